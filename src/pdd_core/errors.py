@@ -1,0 +1,124 @@
+"""Every error this project raises, in one place.
+
+::
+
+    PDDError
+    ├── ConfigurationError          a setting that cannot work; raised at start-up, names the setting
+    │   └── UnsupportedDeployment   a deployment the plugin cannot serve (several API servers, data parallel)
+    ├── InvalidOptIn                a pdd_* request field is wrong                          (HTTP 400)
+    │   └── HandoffInUse            the handoff id belongs to a running or deleted request  (HTTP 400)
+    ├── HandoffNotFound             unknown or expired id                                   (HTTP 404)
+    ├── SchemaVersionError          the other side speaks a newer major version of the wire schema
+    ├── TokenizerMismatch           device and cloud do not share one vocabulary
+    ├── CloudError
+    │   ├── CloudUnreachable        no connection, or no server that answers as vLLM does
+    │   ├── CloudRefused            the cloud answered with an error of its own
+    │   └── CloudLost               the stream broke off before the cloud's part had ended
+    ├── DeviceError
+    │   ├── ContextOverflow         prompt and answer do not fit the device's context
+    │   └── DeviceEngineFailed      llama.cpp returned an error code
+    ├── ModelError                  a model file is missing, unreadable or not what it claims to be
+    └── PolicyError                 a third-party hook failed, and `strict` asks for a stop
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CloudError",
+    "CloudLost",
+    "CloudRefused",
+    "CloudUnreachable",
+    "ConfigurationError",
+    "ContextOverflow",
+    "DeviceEngineFailed",
+    "DeviceError",
+    "HandoffInUse",
+    "HandoffNotFound",
+    "InvalidOptIn",
+    "ModelError",
+    "PDDError",
+    "PolicyError",
+    "SchemaVersionError",
+    "TokenizerMismatch",
+    "UnsupportedDeployment",
+]
+
+
+class PDDError(Exception):
+    """Base of all errors of this project."""
+
+
+class ConfigurationError(PDDError):
+    """A setting that cannot work. The message names the setting and what to change."""
+
+
+class UnsupportedDeployment(ConfigurationError):
+    """A deployment the plugin cannot serve. Raised at start-up, never per request."""
+
+
+class InvalidOptIn(PDDError):
+    """A ``pdd_*`` field of a request is wrong.
+
+    `param` is the field's path in the request body, such as ``vllm_xargs.pdd_decode_budget``.
+    """
+
+    def __init__(self, message: str, *, param: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class HandoffInUse(InvalidOptIn):
+    """The handoff id names a request that is running, or one that was deleted a moment ago."""
+
+
+class HandoffNotFound(PDDError):
+    """No state for this id: it never existed, has expired, or was deleted."""
+
+
+class SchemaVersionError(PDDError):
+    """The other side's schema has a higher major version than this reader knows."""
+
+
+class TokenizerMismatch(PDDError):
+    """Device and cloud disagree on a token, so token ids cannot cross. Names the first difference."""
+
+
+class CloudError(PDDError):
+    """Anything that goes wrong between the device and the cloud."""
+
+
+class CloudUnreachable(CloudError):
+    """No connection to the cloud."""
+
+
+class CloudRefused(CloudError):
+    """The cloud answered with an error. `status` is its HTTP status, `code` the code in its error object."""
+
+    def __init__(self, message: str, *, status: int | None = None, code: str | int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class CloudLost(CloudError):
+    """The stream ended without a finish reason, or with an error event."""
+
+
+class DeviceError(PDDError):
+    """Anything that goes wrong in the device's engine."""
+
+
+class ContextOverflow(DeviceError):
+    """Prompt plus answer need more tokens than the device's context holds."""
+
+
+class DeviceEngineFailed(DeviceError):
+    """llama.cpp returned an error code, or its engine thread died."""
+
+
+class ModelError(PDDError):
+    """A model file is missing, unreadable, or not what it claims to be."""
+
+
+class PolicyError(PDDError):
+    """A third-party hook raised or returned nonsense while `strict` is set."""

@@ -1,0 +1,150 @@
+"""The wire: what the cloud tells about a request it began, and about itself.
+
+Readers ignore unknown fields; a higher major `schema_version` is refused, so that a field can change its meaning
+only together with the number that says so.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from pdd_core.errors import SchemaVersionError
+from pdd_core.fingerprint import TokenizerFingerprint
+
+SCHEMA_VERSION = "1.0"
+
+
+def _readable(version: str) -> str:
+    major, _, _ = version.partition(".")
+    if not major.isdigit() or int(major) > int(SCHEMA_VERSION.partition(".")[0]):
+        raise SchemaVersionError(
+            f"schema_version {version!r} is newer than {SCHEMA_VERSION}, the newest this side reads: "
+            "upgrade pdd-device here, or pin the other side to the same major version"
+        )
+    return version
+
+
+SchemaVersion = Annotated[str, AfterValidator(_readable)]
+
+
+class Status(StrEnum):
+    """Where a request's part in the cloud stands."""
+
+    RUNNING = "running"
+    HANDED_OFF = "handed_off"
+    """The decode budget is used up: the device goes on."""
+    FINISHED = "finished"
+    """The answer ended in the cloud: end of sequence, stop string, or the client's own max_tokens."""
+    ABORTED = "aborted"
+    """Cancelled, disconnected, or lost with the engine."""
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class DecodeBudget(_Wire):
+    """How many tokens the cloud may decode, and which policy said so."""
+
+    tokens: int
+    set_by: str
+    """Name of the plugin that decided: ``client``, ``default``, or a third party's."""
+
+
+class Refinement(_Wire):
+    """The refined prompt: which of the prompt's tokens stay, by the cloud's own attention."""
+
+    kind: Literal["refined"] = "refined"
+    method: str
+    ratio: float
+    kept_indices: list[int]
+    kept_token_ids: list[int]
+    window: int
+    layers: list[int]
+
+
+class NoRefinement(_Wire):
+    """Why there is no refined prompt."""
+
+    kind: Literal["none"] = "none"
+    reason: Literal["not_requested", "not_enabled"]
+    message: str
+
+
+class HandoffState(_Wire):
+    """Everything needed to go on with a request elsewhere. ``GET /v1/pdd/handoffs/{id}``."""
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    handoff_id: str
+    request_id: str
+    """The ``id`` of the completion as the client saw it."""
+    model: str
+    tokenizer: str
+    """Digest of the server's tokenizer fingerprint."""
+    created: float
+    """Unix time in seconds."""
+    expires: float
+    """Unix time in seconds at which the state is dropped; moves on while the request runs."""
+    status: Status
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    prompt_token_ids: list[int]
+    """Empty until the engine has answered for the first time."""
+    output_token_ids: list[int]
+    """Exactly the ids that were streamed so far, end-of-sequence included; from `after` on."""
+    after: int = 0
+    """How many output ids were left out on request (``?after=K``)."""
+    output_logprobs: list[dict[int, float]] | None = None
+    """Per output id: token id -> log probability, when the client asked for logprobs."""
+    sampling_params: dict[str, Any]
+    """The sampling parameters as the client gave them, under vLLM's own names."""
+    decode_budget: DecodeBudget | None = None
+    """None until the scheduler has admitted the request."""
+    refinement: Annotated[Refinement | NoRefinement, "by kind"]
+
+
+class Limits(_Wire):
+    """Bounds the server enforces."""
+
+    max_decode_budget: int
+    max_handoffs: int
+    ttl_s: float
+    cancel_timeout_s: float
+
+
+class CloudInfo(_Wire):
+    """``GET /v1/pdd/info``: what the plugin is and what it has switched on."""
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    plugin_version: str
+    engine: str
+    """Such as ``vllm 0.32.0``."""
+    model: str
+    """The name that a request's `model` field takes."""
+    max_model_len: int
+    tokenizer: TokenizerFingerprint
+    features: list[str]
+    """``decode_budget`` and what else is active."""
+    refinement: str
+    """``off``, or the capture backend."""
+    limits: Limits
+
+
+class VocabularyPiece(_Wire):
+    """``GET /v1/pdd/vocabulary?start=K``: raw token strings from id `start` on, null at holes."""
+
+    start: int
+    tokens: list[str | None]
+
+
+class HandoffDeleted(_Wire):
+    """Answer to ``DELETE /v1/pdd/handoffs/{id}``."""
+
+    id: str
+    object: str = "pdd.handoff.deleted"
+    deleted: bool = True
+    confirmed: bool
+    """True: the engine has confirmed that it makes no further token. False: it did not answer in time."""

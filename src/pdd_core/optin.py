@@ -1,0 +1,113 @@
+"""The three opt-in fields of a request: their names, their bounds, and one check that both sides use.
+
+They travel in vLLM's ``vllm_xargs`` (``SamplingParams.extra_args``), whose values must be flat scalars. vLLM
+hands them through unchecked, so this is the only check there is.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pdd_core.errors import InvalidOptIn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HANDOFF = "pdd_handoff"
+DECODE_BUDGET = "pdd_decode_budget"
+REFINE_RATIO = "pdd_refine_ratio"
+
+PREFIX = "pdd_"
+FIELDS = (HANDOFF, DECODE_BUDGET, REFINE_RATIO)
+MAX_DECODE_BUDGET = 1_000_000
+"""Far above any context length; larger values are typing errors, not wishes."""
+
+HANDOFF_ID_CHARS = (16, 128)
+"""Shortest and longest handoff id. 16 characters is where guessing stops being practical."""
+_HANDOFF_ID = re.compile(r"[A-Za-z0-9._-]+")
+
+STOP_REASON = "pdd_handoff"
+"""``stop_reason`` of a choice that ended because its decode budget was used up."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptIn:
+    """A request's valid opt-in."""
+
+    handoff_id: str
+    """Client-chosen and unguessable: the only handle by which the state is read."""
+    decode_budget: int | None = None
+    """Tokens the cloud may decode, >= 1. None leaves it to the cloud's policy."""
+    refine_ratio: float | None = None
+    """Share of the prompt's tokens to keep, 0 < ratio <= 1. None asks for no refinement."""
+
+    def xargs(self) -> dict[str, str | int | float]:
+        """Return the fields as they go into ``vllm_xargs``."""
+        fields = {
+            HANDOFF: self.handoff_id,
+            DECODE_BUDGET: self.decode_budget,
+            REFINE_RATIO: self.refine_ratio,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+def parse_opt_in(xargs: Mapping[str, Any] | None) -> OptIn | None:
+    """Check the ``pdd_*`` fields of `xargs`.
+
+    Returns None when there is none: the request has not opted in.
+
+    Raises:
+        InvalidOptIn: a field is unknown, of the wrong type or out of range, or ``pdd_handoff`` is missing.
+    """
+    if not xargs or not any(name.startswith(PREFIX) for name in xargs):
+        return None
+    for name in xargs:
+        if name.startswith(PREFIX) and name not in FIELDS:
+            raise _invalid(name, f"is not a field; the fields are {', '.join(FIELDS)}")
+    return OptIn(
+        handoff_id=check_handoff_id(xargs.get(HANDOFF)),
+        decode_budget=_decode_budget(xargs[DECODE_BUDGET]) if DECODE_BUDGET in xargs else None,
+        refine_ratio=_refine_ratio(xargs[REFINE_RATIO]) if REFINE_RATIO in xargs else None,
+    )
+
+
+def check_handoff_id(value: object) -> str:
+    """Return `value` if it can serve as a handoff id.
+
+    Raises:
+        InvalidOptIn: it is missing, not a string, too short, too long, or has characters outside ``A-Za-z0-9._-``.
+    """
+    if value is None:
+        raise _invalid(HANDOFF, "is required when another pdd_ field is given; use uuid4().hex")
+    if not isinstance(value, str):
+        raise _invalid(HANDOFF, f"must be a string, not {type(value).__name__}; use uuid4().hex")
+    shortest, longest = HANDOFF_ID_CHARS
+    if not shortest <= len(value) <= longest:
+        raise _invalid(HANDOFF, f"must have {shortest} to {longest} characters, not {len(value)}; use uuid4().hex")
+    if not _HANDOFF_ID.fullmatch(value):
+        raise _invalid(HANDOFF, "may only have the characters A-Z a-z 0-9 . _ -; use uuid4().hex")
+    return value
+
+
+def _decode_budget(value: object) -> int:
+    # bool is an int in Python, and JSON's true is never a budget
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_DECODE_BUDGET:
+        raise _invalid(DECODE_BUDGET, f"must be an integer from 1 to {MAX_DECODE_BUDGET}, not {_show(value)}")
+    return value
+
+
+def _refine_ratio(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise _invalid(REFINE_RATIO, f"must be a number above 0 and at most 1, not {_show(value)}")
+    return float(value)
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _invalid(name: str, problem: str) -> InvalidOptIn:
+    return InvalidOptIn(f"{name} {problem}", param=f"vllm_xargs.{name}")

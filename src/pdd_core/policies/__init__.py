@@ -1,0 +1,1 @@
+"""Built-in policies: ordinary hook implementations, asked after every third party's."""

@@ -1,0 +1,5 @@
+"""vLLM plugin."""
+
+
+def register() -> None:
+    """Entry point of ``vllm.general_plugins``."""
