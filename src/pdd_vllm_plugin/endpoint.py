@@ -1,0 +1,53 @@
+"""The plugin object that vLLM's API server loads (group ``vllm.endpoint_plugins``).
+
+vllm.plugins.endpoint_plugins.interface.EndpointPlugin, since vLLM 0.26.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from pdd_vllm_plugin.config import PDDConfig
+from pdd_vllm_plugin.deployment import check_api_server
+from pdd_vllm_plugin.middleware import OptInCheck
+from pdd_vllm_plugin.routes import make_router
+from pdd_vllm_plugin.service import HandoffService
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+logger = logging.getLogger("vllm.pdd")
+
+
+class PDDEndpoints:
+    """Attaches routes and middleware; completes them when the engine is there."""
+
+    name = "pdd"
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: Any) -> None:
+        """Attach the routes, and the opt-in check behind vLLM's authentication."""
+        self._service = HandoffService()
+        app.include_router(make_router(self._service))
+        app.add_middleware(OptInCheck, service=self._service)
+
+    async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
+        """Check the deployment, start recording, and say in one line what is active.
+
+        Raises:
+            UnsupportedDeployment: this deployment cannot be served; vLLM ends with it.
+            ConfigurationError: a setting under ``additional_config.pdd`` is wrong.
+        """
+        vllm_config = engine_client.vllm_config
+        check_api_server(vllm_config, args)
+        config = PDDConfig.from_vllm(vllm_config)
+        names = getattr(args, "served_model_name", None) or [vllm_config.model_config.model]
+        info = self._service.start(engine_client, config, names[0] if isinstance(names, list) else names)
+        state.pdd = self._service
+        logger.info(
+            "pdd %s active on %s: decode budgets (default %d), handoff state at /v1/pdd/handoffs/{id} "
+            "(up to %d, %g s), refinement off, model %r, tokenizer %s",
+            info.plugin_version, info.engine, config.default_decode_budget, info.limits.max_handoffs,
+            info.limits.ttl_s, info.model, info.tokenizer.digest[:12],
+        )  # fmt: skip

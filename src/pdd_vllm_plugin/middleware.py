@@ -1,0 +1,97 @@
+"""Answers a wrong opt-in with a 400 that names the field, before anything is tokenised or scheduled.
+
+vLLM puts it inside its own middleware: a request without a valid key has been refused by then.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pdd_core.errors import InvalidOptIn
+from pdd_core.optin import HANDOFF, check_one_answer, parse_opt_in
+from pdd_vllm_plugin import answers
+
+if TYPE_CHECKING:
+    from starlette.responses import JSONResponse
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from pdd_vllm_plugin.service import HandoffService
+
+PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+MAX_PARSED_BYTES = 8 * 1024 * 1024
+"""Parsing blocks the event loop (0.13 s for 10 MB); the recorder checks what is larger."""
+
+
+class OptInCheck:
+    """ASGI middleware. Reads the body once and replays it; parses it only if ``pdd_`` occurs in it."""
+
+    def __init__(self, app: ASGIApp, service: HandoffService) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer it with an error."""
+        if scope["type"] != "http" or scope["method"] != "POST" or _path(scope) not in PATHS:
+            await self._app(scope, receive, send)
+            return
+        messages, body = await _read(receive)
+        refusal = self._check(body) if b"pdd_" in body and len(body) <= MAX_PARSED_BYTES else None
+        if refusal is not None:
+            await refusal(scope, receive, send)
+            return
+        replayed = iter(messages)
+
+        async def replay() -> Message:
+            # After the stored messages the real channel: it is how vLLM learns that the client has left.
+            return next(replayed, None) or await receive()
+
+        await self._app(scope, replay, send)
+
+    def _check(self, body: bytes) -> JSONResponse | None:
+        try:
+            request = json.loads(body)
+        except ValueError:
+            return None  # vLLM says what is wrong with it
+        xargs = request.get("vllm_xargs") if isinstance(request, dict) else None
+        if not isinstance(xargs, dict):
+            return None
+        try:
+            opt_in = parse_opt_in(xargs)
+            if opt_in is None:
+                return None
+            _check_single(request)
+            self._service.store.check_free(opt_in.handoff_id)
+        except InvalidOptIn as error:
+            return answers.error(400, str(error), param=error.param)
+        if self._service.store.full_of_running():
+            return answers.error(
+                429,
+                "the server keeps as many running handoffs as additional_config.pdd.max_handoffs allows; "
+                "retry later, or send the request without pdd_ fields",
+                headers={"retry-after": "1"},
+            )
+        return None
+
+
+def _check_single(request: dict[str, Any]) -> None:
+    check_one_answer(request.get("n"))
+    if request.get("use_beam_search"):
+        raise InvalidOptIn(f"{HANDOFF} does not go with beam search", param="use_beam_search")
+    prompt = request.get("prompt")
+    if isinstance(prompt, list) and len(prompt) != 1 and not all(isinstance(entry, int) for entry in prompt):
+        raise InvalidOptIn(f"{HANDOFF} hands over one answer: send one prompt per request", param="prompt")
+
+
+def _path(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+async def _read(receive: Receive) -> tuple[list[Message], bytes]:
+    messages: list[Message] = []
+    while True:
+        message = await receive()
+        messages.append(message)
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return messages, b"".join(message.get("body", b"") for message in messages)

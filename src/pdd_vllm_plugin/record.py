@@ -1,0 +1,116 @@
+"""What the API server remembers of one opted-in request."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from pdd_core.handoff import DecodeBudget, HandoffState, NoRefinement, Status
+from pdd_core.optin import STOP_REASON
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pdd_core.optin import OptIn
+
+_ABORTED = frozenset({"abort", "error"})
+
+
+def _ids() -> array[int]:
+    # 4 bytes per id: a list of Python ints takes nine times as much, and long prompts are kept for minutes
+    return array("I")
+
+
+@dataclass(slots=True)
+class HandoffRecord:
+    """State of one request, written by the recorder in the same event-loop turn that streams a token.
+
+    So a reader sees exactly the ids that have been streamed: never more, never a placeholder.
+    """
+
+    opt_in: OptIn
+    completion_id: str
+    engine_request_id: str
+    """Unique, unlike the completion's id, which a client can choose (``X-Request-Id``)."""
+    model: str
+    tokenizer: str
+    sampling_params: Mapping[str, Any]
+    created: float
+    """Unix seconds."""
+    touched: float
+    """Monotonic seconds of the last change: time to live counts from here once the request has ended."""
+    status: Status = Status.RUNNING
+    started: bool = False
+    """False between vLLM's call of ``generate`` and its first iteration, which may never come."""
+    cancelled: bool = False
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    prompt_token_ids: array[int] = field(default_factory=_ids)
+    output_token_ids: array[int] = field(default_factory=_ids)
+    output_logprobs: list[dict[int, float]] | None = None
+    text: list[str] = field(default_factory=list)
+    decode_budget: DecodeBudget | None = None
+    changed: anyio.Event = field(default_factory=anyio.Event)
+    """Set when the status changes."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Token ids held."""
+        return len(self.prompt_token_ids) + len(self.output_token_ids)
+
+    def add_output(self, completion: Any, *, delta: bool) -> None:
+        """Take in one ``CompletionOutput``: new tokens only if `delta`, else the whole answer."""
+        if not delta:
+            del self.output_token_ids[:]
+            self.text.clear()
+            self.output_logprobs = None
+        self.output_token_ids.extend(completion.token_ids)
+        if completion.text:
+            self.text.append(completion.text)
+        if completion.logprobs:
+            rows = [{token: entry.logprob for token, entry in row.items()} for row in completion.logprobs]
+            self.output_logprobs = [*(self.output_logprobs or ()), *rows]
+        if completion.finish_reason is not None:
+            self.end(completion.finish_reason, completion.stop_reason)
+
+    def end(self, finish_reason: str | None, stop_reason: int | str | None = None) -> None:
+        """Record how the cloud's part ended. The first ending counts."""
+        if self.status is not Status.RUNNING:
+            return
+        self.finish_reason, self.stop_reason = finish_reason, stop_reason
+        if finish_reason is None or finish_reason in _ABORTED:
+            self.status = Status.ABORTED
+        elif stop_reason == STOP_REASON:
+            self.status = Status.HANDED_OFF
+        else:
+            self.status = Status.FINISHED
+        self.changed.set()
+
+    def state(self, *, expires: float, after: int = 0) -> HandoffState:
+        """Return the state as it goes over the wire, output ids from `after` on."""
+        return HandoffState(
+            handoff_id=self.opt_in.handoff_id,
+            request_id=self.completion_id,
+            model=self.model,
+            tokenizer=self.tokenizer,
+            created=self.created,
+            expires=expires,
+            status=self.status,
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+            prompt_token_ids=self.prompt_token_ids.tolist(),
+            output_token_ids=self.output_token_ids[after:].tolist(),
+            after=after,
+            output_logprobs=self.output_logprobs[after:] if self.output_logprobs is not None else None,
+            sampling_params=dict(self.sampling_params),
+            decode_budget=self.decode_budget,
+            refinement=self._refinement(),
+        )
+
+    def _refinement(self) -> NoRefinement:
+        if self.opt_in.refine_ratio is None:
+            return NoRefinement(reason="not_requested", message="the request names no pdd_refine_ratio")
+        return NoRefinement(reason="not_enabled", message="this server has no capture of attention switched on")

@@ -1,0 +1,116 @@
+"""The routes of the handoff state. All lie under ``/v1``: vLLM's API key guards nothing else."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import anyio
+from fastapi import APIRouter, Query
+from starlette.responses import JSONResponse, Response
+
+from pdd_core.errors import HandoffNotFound, InvalidOptIn
+from pdd_core.fingerprint import PIECE
+from pdd_core.handoff import CloudInfo, HandoffDeleted, HandoffState, Status, VocabularyPiece
+from pdd_core.optin import check_handoff_id
+from pdd_vllm_plugin import answers
+from pdd_vllm_plugin.cancel import cancel, confirm
+
+if TYPE_CHECKING:
+    from pdd_vllm_plugin.record import HandoffRecord
+    from pdd_vllm_plugin.service import HandoffService
+
+MAX_WAIT_S = 60.0
+
+
+def make_router(service: HandoffService) -> APIRouter:
+    """Routes over `service`, which `init_state` completes before the first request."""
+    router = APIRouter(tags=["pdd"])
+
+    def state_of(record: HandoffRecord, after: int = 0) -> HandoffState:
+        return record.state(expires=time.time() + service.store.expires_in(record), after=after)
+
+    @router.get("/v1/pdd/info", response_model=CloudInfo)
+    async def info() -> Response:
+        """Tell what the plugin is and what is switched on."""
+        return Response(service.info_json, media_type="application/json")
+
+    @router.get("/v1/pdd/vocabulary", response_model=VocabularyPiece)
+    async def vocabulary(start: Annotated[int, Query(ge=0)] = 0) -> VocabularyPiece:
+        """Send raw token strings, so that a device can name the first token on which it differs."""
+        return VocabularyPiece(start=start, tokens=service.vocabulary[start : start + PIECE])
+
+    @router.get("/v1/pdd/handoffs/{handoff_id}", response_model=HandoffState)
+    async def get_handoff(
+        handoff_id: str,
+        wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0,
+        after: Annotated[int, Query(ge=0)] = 0,
+    ) -> Response:
+        """Send the state now, or after up to `wait` seconds when the request's status changes."""
+        try:
+            record = service.store.get(handoff_id)
+        except HandoffNotFound as error:
+            return answers.error(404, str(error))
+        if wait and record.status is Status.RUNNING:
+            with anyio.move_on_after(wait):
+                await record.changed.wait()
+        return Response(state_of(record, after).model_dump_json(), media_type="application/json")
+
+    @router.delete("/v1/pdd/handoffs/{handoff_id}", response_model=HandoffDeleted)
+    async def delete_handoff(handoff_id: str) -> Response:
+        """Stop the cloud's decoding, drop the state, and answer when the engine has confirmed."""
+        try:
+            record = service.store.get(handoff_id)
+        except HandoffNotFound as error:
+            return await forget_unknown(handoff_id, error)
+        service.store.delete(handoff_id)
+        return await stopped(handoff_id, record, object_name="pdd.handoff.deleted")
+
+    async def forget_unknown(handoff_id: str, error: HandoffNotFound) -> Response:
+        if service.store.was_deleted(handoff_id):
+            confirmed = await confirm(service.engine_client, service.config.cancel_timeout_s)
+            return deletion(handoff_id, "pdd.handoff.deleted", confirmed=confirmed)
+        try:
+            # It may have overtaken its POST: the id is refused for a minute.
+            service.store.delete(check_handoff_id(handoff_id))
+        except InvalidOptIn:
+            return answers.error(404, str(error))
+        return answers.error(404, f"{error}; a request that comes with this id within a minute is refused")
+
+    @router.get("/v1/chat/completions/{completion_id}")
+    async def get_chat_completion(completion_id: str) -> Response:
+        """Send the state in OpenAI's shape; takes the completion's id or the handoff id."""
+        record = the_one(completion_id)
+        if isinstance(record, Response):
+            return record
+        return JSONResponse(answers.chat_completion(record, state_of(record)))
+
+    @router.delete("/v1/chat/completions/{completion_id}")
+    async def delete_chat_completion(completion_id: str) -> Response:
+        """Stop and drop, in OpenAI's shape."""
+        if service.store.was_deleted(completion_id):
+            confirmed = await confirm(service.engine_client, service.config.cancel_timeout_s)
+            return deletion(completion_id, "chat.completion.deleted", confirmed=confirmed)
+        record = the_one(completion_id)
+        if isinstance(record, Response):
+            return record
+        service.store.delete(record.opt_in.handoff_id)
+        return await stopped(completion_id, record, object_name="chat.completion.deleted")
+
+    def the_one(completion_id: str) -> HandoffRecord | Response:
+        records = service.store.find(completion_id)
+        if not records:
+            return answers.error(404, "no opted-in completion has this id: it is unknown, expired or deleted")
+        if len(records) > 1:
+            return answers.error(409, "several requests were sent with this X-Request-Id: use the handoff id")
+        return records[0]
+
+    async def stopped(shown_id: str, record: HandoffRecord, *, object_name: str) -> Response:
+        confirmed = await cancel(service.engine_client, record, service.config.cancel_timeout_s)
+        return deletion(shown_id, object_name, confirmed=confirmed)
+
+    def deletion(shown_id: str, object_name: str, *, confirmed: bool) -> Response:
+        body: dict[str, Any] = HandoffDeleted(id=shown_id, object=object_name, confirmed=confirmed).model_dump()
+        return JSONResponse(body, status_code=200 if confirmed else 202)
+
+    return router

@@ -1,0 +1,155 @@
+"""All handoff states of this server: bounded in number and in tokens, and gone when their time is up."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from pdd_core.errors import HandoffInUse, HandoffNotFound
+from pdd_core.handoff import Status
+from pdd_core.optin import HANDOFF, HANDOFF_ID_CHARS
+from pdd_vllm_plugin.compat import client_chosen_part
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pdd_vllm_plugin.config import PDDConfig
+    from pdd_vllm_plugin.record import HandoffRecord
+
+NOT_STARTED_TTL_S = 30.0
+"""A request that vLLM registered but never began: another prompt of the same POST was refused."""
+TOMBSTONE_TTL_S = 60.0
+"""How long a deleted id refuses a POST that comes after its own DELETE."""
+MAX_TOMBSTONES = 4096
+
+
+class HandoffStore:
+    """Records by handoff id, oldest first. Used from one event loop only."""
+
+    def __init__(self, config: PDDConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config = config
+        self._clock = clock
+        self._records: OrderedDict[str, HandoffRecord] = OrderedDict()
+        self._by_completion: dict[str, list[str]] = {}
+        self._tombstones: OrderedDict[str, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def check_free(self, handoff_id: str) -> None:
+        """Check that a new request may use this id.
+
+        Raises:
+            HandoffInUse: a running request has it, or it was deleted within the last minute.
+        """
+        self.purge()
+        param = f"vllm_xargs.{HANDOFF}"
+        if handoff_id in self._tombstones:
+            raise HandoffInUse(f"{HANDOFF} was deleted a moment ago; use a new id", param=param)
+        record = self._records.get(handoff_id)
+        if record is not None and record.status is Status.RUNNING:
+            raise HandoffInUse(f"{HANDOFF} is in use by a running request; use a new id", param=param)
+
+    def full_of_running(self) -> bool:
+        """Is there no room for one more, because every state belongs to a running request?"""
+        return len(self._records) >= self._config.max_handoffs and all(
+            record.status is Status.RUNNING for record in self._records.values()
+        )
+
+    def add(self, record: HandoffRecord) -> None:
+        """Keep `record`; an ended one of the same id makes way.
+
+        Raises:
+            HandoffInUse: see `check_free`.
+        """
+        handoff_id = record.opt_in.handoff_id
+        self.check_free(handoff_id)
+        if handoff_id in self._records:
+            self._drop(handoff_id)
+        self._records[handoff_id] = record
+        self._by_completion.setdefault(record.completion_id, []).append(handoff_id)
+        self.make_room()
+
+    def get(self, handoff_id: str) -> HandoffRecord:
+        """Return a record.
+
+        Raises:
+            HandoffNotFound: unknown, expired or deleted.
+        """
+        self.purge()
+        record = self._records.get(handoff_id)
+        if record is None:
+            raise HandoffNotFound("no handoff has this id: it is unknown, expired or deleted")
+        return record
+
+    def find(self, completion_or_handoff_id: str) -> list[HandoffRecord]:
+        """Return the records that a completion's id, or a handoff id, names.
+
+        More than one only if clients sent the same ``X-Request-Id``. A completion's id whose client-chosen part is
+        shorter than a handoff id must be names nothing: it could be guessed.
+        """
+        self.purge()
+        if completion_or_handoff_id in self._records:
+            return [self._records[completion_or_handoff_id]]
+        if len(client_chosen_part(completion_or_handoff_id)) < HANDOFF_ID_CHARS[0]:
+            return []
+        return [self._records[handoff_id] for handoff_id in self._by_completion.get(completion_or_handoff_id, ())]
+
+    def delete(self, handoff_id: str) -> None:
+        """Drop a record, or remember an id that is not known yet, so that its late POST is refused."""
+        names = [handoff_id]
+        if handoff_id in self._records:
+            names.append(self._records[handoff_id].completion_id)
+            self._drop(handoff_id)
+        for name in names:
+            self._tombstones[name] = self._clock()
+            self._tombstones.move_to_end(name)
+        while len(self._tombstones) > MAX_TOMBSTONES:
+            self._tombstones.popitem(last=False)
+
+    def was_deleted(self, completion_or_handoff_id: str) -> bool:
+        """Was this id deleted within the last minute?"""
+        self.purge()
+        return completion_or_handoff_id in self._tombstones
+
+    def expires_in(self, record: HandoffRecord) -> float:
+        """Seconds until `record` is dropped if nothing changes."""
+        ends_at = self._clock() if record.status is Status.RUNNING else record.touched
+        return ends_at + self._config.ttl_s - self._clock()
+
+    def touch(self, record: HandoffRecord) -> None:
+        """Start the time to live anew."""
+        record.touched = self._clock()
+
+    def purge(self) -> None:
+        """Drop what has expired."""
+        now = self._clock()
+        # Records end out of order, so all are looked at; there are at most `max_handoffs`.
+        expired = [key for key, record in self._records.items() if now - record.touched > self._ttl(record)]
+        for handoff_id in expired:
+            self._drop(handoff_id)
+        while self._tombstones and now - next(iter(self._tombstones.values())) > TOMBSTONE_TTL_S:
+            self._tombstones.popitem(last=False)
+
+    def make_room(self) -> None:
+        """Drop the oldest ended records until both bounds hold. Running ones stay: their DELETE must work."""
+        tokens = sum(record.num_tokens for record in self._records.values())
+        for handoff_id, record in list(self._records.items()):
+            if len(self._records) <= self._config.max_handoffs and tokens <= self._config.max_state_tokens:
+                return
+            if record.status is not Status.RUNNING:
+                tokens -= record.num_tokens
+                self._drop(handoff_id)
+
+    def _ttl(self, record: HandoffRecord) -> float:
+        if record.status is not Status.RUNNING:
+            return self._config.ttl_s
+        return float("inf") if record.started else NOT_STARTED_TTL_S
+
+    def _drop(self, handoff_id: str) -> None:
+        record = self._records.pop(handoff_id)
+        same = self._by_completion[record.completion_id]
+        same.remove(handoff_id)
+        if not same:
+            del self._by_completion[record.completion_id]

@@ -1,0 +1,82 @@
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pdd_core.errors import InvalidOptIn
+from pdd_core.optin import MAX_DECODE_BUDGET, OptIn, check_one_answer, parse_opt_in
+
+ID = uuid.uuid4().hex
+
+
+@pytest.mark.parametrize("xargs", [None, {}, {"other": 1}])
+def test_a_request_without_pdd_fields_has_not_opted_in(xargs):
+    assert parse_opt_in(xargs) is None
+
+
+def test_all_three_fields_are_read():
+    xargs = {"pdd_handoff": ID, "pdd_decode_budget": 24, "pdd_refine_ratio": 0.5, "mine": "too"}
+    assert parse_opt_in(xargs) == OptIn(ID, 24, 0.5)
+
+
+@pytest.mark.parametrize("value", [0, -1, "5", 1e9, 10**9, MAX_DECODE_BUDGET + 1, True, None, 1.5, [3]])
+def test_a_wrong_budget_is_named(value):
+    with pytest.raises(InvalidOptIn, match="pdd_decode_budget must be an integer") as caught:
+        parse_opt_in({"pdd_handoff": ID, "pdd_decode_budget": value})
+    assert caught.value.param == "vllm_xargs.pdd_decode_budget"
+
+
+@pytest.mark.parametrize("value", [0, 2, -0.5, "0.5", True, None, float("nan"), float("inf")])
+def test_a_wrong_ratio_is_named(value):
+    with pytest.raises(InvalidOptIn) as caught:
+        parse_opt_in({"pdd_handoff": ID, "pdd_refine_ratio": value})
+    assert caught.value.param == "vllm_xargs.pdd_refine_ratio"
+
+
+@pytest.mark.parametrize(
+    "value", ["", "short", "x" * 129, "x" * 15, "spaces are not allowed", "../../etc/passwd-x", 7, None]
+)
+def test_a_wrong_id_is_named(value):
+    with pytest.raises(InvalidOptIn) as caught:
+        parse_opt_in({"pdd_handoff": value})
+    assert caught.value.param == "vllm_xargs.pdd_handoff"
+
+
+def test_an_id_is_required_with_a_budget():
+    with pytest.raises(InvalidOptIn, match="pdd_handoff is required"):
+        parse_opt_in({"pdd_decode_budget": 4})
+
+
+def test_a_misspelt_field_is_named_with_the_right_ones():
+    with pytest.raises(InvalidOptIn, match=r"pdd_decod_budget is not a field.*pdd_decode_budget") as caught:
+        parse_opt_in({"pdd_handoff": ID, "pdd_decod_budget": 4})
+    assert caught.value.param == "vllm_xargs.pdd_decod_budget"
+
+
+def test_a_huge_value_is_not_echoed_whole():
+    with pytest.raises(InvalidOptIn) as caught:
+        parse_opt_in({"pdd_handoff": ID, "pdd_decode_budget": "9" * 100_000})
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("n", [None, 1])
+def test_one_answer_is_fine(n):
+    check_one_answer(n)
+
+
+@pytest.mark.parametrize("n", [0, 2, "1"])
+def test_more_than_one_answer_is_refused(n):
+    with pytest.raises(InvalidOptIn) as caught:
+        check_one_answer(n)
+    assert caught.value.param == "n"
+
+
+@given(
+    handoff_id=st.uuids().map(lambda u: u.hex),
+    budget=st.none() | st.integers(1, MAX_DECODE_BUDGET),
+    ratio=st.none() | st.floats(0, 1, exclude_min=True),
+)
+def test_what_one_side_sends_the_other_reads(handoff_id, budget, ratio):
+    opt_in = OptIn(handoff_id, budget, ratio)
+    assert parse_opt_in(opt_in.xargs()) == opt_in

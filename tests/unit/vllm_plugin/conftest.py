@@ -1,0 +1,28 @@
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+class FakeValidationError(ValueError):
+    def __init__(self, message, *, parameter=None):
+        super().__init__(message)
+        self.parameter = parameter
+
+
+@pytest.fixture(autouse=True)
+def vllm_exceptions(monkeypatch):
+    """The one class the recorder takes from vLLM, which is not installed here."""
+    exceptions = ModuleType("vllm.exceptions")
+    exceptions.VLLMValidationError = FakeValidationError
+    monkeypatch.setitem(sys.modules, "vllm.exceptions", exceptions)
+    if "vllm" not in sys.modules:
+        monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"

@@ -1,0 +1,65 @@
+"""Stand-ins for vLLM's engine, as small as the plugin's use of it."""
+
+import asyncio
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+
+class Kind:
+    def __init__(self, name):
+        self.name = name
+
+
+def sampling_params(extra_args=None, *, n=1, kind="DELTA", **more):
+    given = {"temperature": 0.0, "max_tokens": 8, "min_tokens": 0}
+    return SimpleNamespace(extra_args=extra_args, n=n, output_kind=Kind(kind), **{**given, **more})
+
+
+def output(token_ids, text="", finish_reason=None, stop_reason=None, *, prompt=(1, 2, 3), kv=None, logprobs=None):
+    completion = SimpleNamespace(
+        index=0,
+        token_ids=token_ids,
+        text=text,
+        logprobs=logprobs,
+        finish_reason=finish_reason,
+        stop_reason=stop_reason,
+    )
+    return SimpleNamespace(
+        prompt_token_ids=list(prompt),
+        outputs=[completion],
+        kv_transfer_params=kv,
+        finished=finish_reason is not None,
+    )
+
+
+@dataclass
+class FakeEngine:
+    """Streams `outputs`; counts what was asked of it."""
+
+    outputs: list = field(default_factory=list)
+    aborted: list = field(default_factory=list)
+    closed: int = 0
+    paused_calls: int = 0
+    answers_after: float = 0.0
+    calls: list = field(default_factory=list)
+
+    def generate(self, prompt, params, request_id, **kwargs):
+        self.calls.append((request_id, kwargs))
+
+        async def stream():
+            try:
+                for item in self.outputs:
+                    await asyncio.sleep(0)
+                    yield item
+            finally:
+                self.closed += 1
+
+        return stream()
+
+    async def abort(self, request_id):
+        self.aborted.append(request_id)
+
+    async def is_paused(self):
+        self.paused_calls += 1
+        await asyncio.sleep(self.answers_after)
+        return False

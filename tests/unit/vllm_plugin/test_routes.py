@@ -1,0 +1,252 @@
+import asyncio
+import json
+
+import pytest
+from fakes import FakeEngine, output, sampling_params
+from fastapi import FastAPI
+from httpx2 import ASGITransport, AsyncClient
+
+from pdd_vllm_plugin.config import PDDConfig
+from pdd_vllm_plugin.middleware import OptInCheck
+from pdd_vllm_plugin.recorder import Recorder
+from pdd_vllm_plugin.routes import make_router
+from pdd_vllm_plugin.service import HandoffService
+from pdd_vllm_plugin.store import HandoffStore
+
+pytestmark = pytest.mark.anyio
+ID = "a" * 32
+CHAT_ID = "chatcmpl-" + "c" * 20
+OPT_IN = {"pdd_handoff": ID, "pdd_decode_budget": 2}
+
+
+class Server:
+    """The plugin's routes and middleware over a fake engine, and one route that stands for vLLM's."""
+
+    def __init__(self, **config):
+        self.engine = FakeEngine([output([7], "a"), output([8], "b"), output([9], "c", "stop")])
+        self.service = HandoffService()
+        self.service.config = PDDConfig(**config)
+        self.service.store = HandoffStore(self.service.config)
+        self.service.engine_client = self.engine
+        self.service.vocabulary = ["a", None, "c"]
+        self.service.info_json = b'{"model":"m"}'
+        self.recorder = Recorder(self.engine, self.service.store, model="m", tokenizer="digest")
+        self.posted = []
+        self.streams = []  # kept, or the garbage collector would end them as a leaving client does
+        app = FastAPI()
+        app.include_router(make_router(self.service))
+        app.add_middleware(OptInCheck, service=self.service)
+
+        @app.post("/v1/completions")
+        async def completions(body: dict):
+            self.posted.append(body)
+            return {"ok": True}
+
+        self.client = AsyncClient(transport=ASGITransport(app), base_url="http://plugin")
+
+    def begin(self, request_id=CHAT_ID, opt_in=OPT_IN):
+        self.streams.append(
+            self.recorder.generate({"prompt_token_ids": [1, 2]}, sampling_params(opt_in), request_id)
+        )
+        return self.streams[-1]
+
+
+@pytest.fixture
+async def server():
+    made = Server()
+    async with made.client:
+        yield made
+
+
+async def test_the_state_can_be_read_from_the_first_token_on(server):
+    stream = server.begin()
+    await anext(stream)
+    state = (await server.client.get(f"/v1/pdd/handoffs/{ID}")).json()
+    assert (state["status"], state["prompt_token_ids"], state["output_token_ids"]) == ("running", [1, 2], [7])
+    await anext(stream)
+    later = (await server.client.get(f"/v1/pdd/handoffs/{ID}", params={"after": 1})).json()
+    assert (later["after"], later["output_token_ids"]) == (1, [8])
+    assert later["refinement"]["reason"] == "not_requested"
+
+
+async def test_a_reader_can_wait_for_the_status_to_change(server):
+    stream = server.begin()
+    await anext(stream)
+    waiting = asyncio.create_task(server.client.get(f"/v1/pdd/handoffs/{ID}", params={"wait": 30}))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    async for _ in stream:
+        pass
+    assert (await waiting).json()["status"] == "finished"
+
+
+async def test_waiting_ends_in_time_when_nothing_changes(server):
+    await anext(server.begin())
+    answer = await server.client.get(f"/v1/pdd/handoffs/{ID}", params={"wait": 0.01})
+    assert answer.json()["status"] == "running"
+
+
+async def test_openai_shape_by_completion_id_and_by_handoff_id(server):
+    stream = server.begin()
+    await anext(stream)
+    for name in (CHAT_ID, ID):
+        body = (await server.client.get(f"/v1/chat/completions/{name}")).json()
+        assert (body["id"], body["object"]) == (CHAT_ID, "chat.completion")
+        assert body["choices"][0]["message"]["content"] == "a"
+        assert body["choices"][0]["finish_reason"] is None
+        assert body["choices"][0]["token_ids"] == [7]
+        assert body["pdd"]["status"] == "running"
+
+
+async def test_unknown_ids_are_404_with_an_error_object(server):
+    for method, path in (
+        ("GET", "/v1/pdd/handoffs/unknown-unknown-1"),
+        ("DELETE", "/v1/pdd/handoffs/unknown-unknown-2"),
+        ("DELETE", "/v1/pdd/handoffs/x"),
+        ("GET", "/v1/chat/completions/chatcmpl-unknown"),
+        ("DELETE", "/v1/chat/completions/chatcmpl-unknown"),
+    ):
+        answer = await server.client.request(method, path)
+        assert answer.status_code == 404
+        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+        assert answer.json()["error"]["code"] == 404
+
+
+async def test_delete_stops_the_engine_and_answers_when_it_has_confirmed(server):
+    stream = server.begin()
+    await anext(stream)
+    answer = await server.client.delete(f"/v1/pdd/handoffs/{ID}")
+    assert answer.status_code == 200
+    assert answer.json() == {"id": ID, "object": "pdd.handoff.deleted", "deleted": True, "confirmed": True}
+    assert server.engine.aborted == [server.engine.calls[0][0]]
+    assert server.engine.paused_calls == 1
+    assert (await server.client.get(f"/v1/pdd/handoffs/{ID}")).status_code == 404
+
+
+@pytest.mark.parametrize("path", [f"/v1/pdd/handoffs/{ID}", f"/v1/chat/completions/{CHAT_ID}"])
+async def test_a_second_delete_is_fine(server, path):
+    await anext(server.begin())
+    assert (await server.client.delete(path)).status_code == 200
+    second = await server.client.delete(path)
+    assert (second.status_code, second.json()["deleted"]) == (200, True)
+    assert len(server.engine.aborted) == 1
+
+
+async def test_an_unconfirmed_delete_says_so_in_bounded_time():
+    server = Server(cancel_timeout_s=0.02)
+    server.engine.answers_after = 30.0
+    async with server.client:
+        await anext(server.begin())
+        answer = await server.client.delete(f"/v1/pdd/handoffs/{ID}")
+    assert (answer.status_code, answer.json()["confirmed"]) == (202, False)
+
+
+async def test_deleting_a_finished_request_needs_no_engine(server):
+    async for _ in server.begin():
+        pass
+    answer = await server.client.delete(f"/v1/chat/completions/{CHAT_ID}")
+    assert answer.json() == {
+        "id": CHAT_ID,
+        "object": "chat.completion.deleted",
+        "deleted": True,
+        "confirmed": True,
+    }
+    assert server.engine.aborted == []
+
+
+async def test_a_delete_that_overtakes_its_post_refuses_it(server):
+    assert (await server.client.delete(f"/v1/pdd/handoffs/{ID}")).status_code == 404
+    answer = await server.client.post("/v1/completions", json={"prompt": "p", "vllm_xargs": OPT_IN})
+    assert answer.status_code == 400
+    assert "deleted a moment ago" in answer.json()["error"]["message"]
+    assert server.posted == []
+
+
+async def test_one_request_id_twice_is_a_conflict_for_the_completions_id_only(server):
+    other = "b" * 32
+    await anext(server.begin())
+    await anext(server.begin(opt_in={"pdd_handoff": other}))
+    assert (await server.client.delete(f"/v1/chat/completions/{CHAT_ID}")).status_code == 409
+    assert (await server.client.delete(f"/v1/pdd/handoffs/{ID}")).status_code == 200
+    assert len(server.engine.aborted) == 1
+    assert (await server.client.get(f"/v1/pdd/handoffs/{other}")).json()["status"] == "running"
+
+
+async def test_info_and_vocabulary(server):
+    assert (await server.client.get("/v1/pdd/info")).json() == {"model": "m"}
+    piece = (await server.client.get("/v1/pdd/vocabulary", params={"start": 1})).json()
+    assert piece == {"start": 1, "tokens": [None, "c"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"vllm_xargs": {**OPT_IN, "pdd_decode_budget": True}}, "vllm_xargs.pdd_decode_budget"),
+        ({"vllm_xargs": {**OPT_IN, "pdd_decode_budget": 10**9}}, "vllm_xargs.pdd_decode_budget"),
+        ({"vllm_xargs": {**OPT_IN, "pdd_refine_ratio": 2}}, "vllm_xargs.pdd_refine_ratio"),
+        ({"vllm_xargs": {"pdd_handoff": ""}}, "vllm_xargs.pdd_handoff"),
+        ({"vllm_xargs": OPT_IN, "n": 2}, "n"),
+        ({"vllm_xargs": OPT_IN, "use_beam_search": True}, "use_beam_search"),
+        ({"vllm_xargs": OPT_IN, "prompt": ["one", "two"]}, "prompt"),
+        ({"vllm_xargs": OPT_IN, "prompt": [[1, 2], [3]]}, "prompt"),
+    ],
+)
+async def test_a_wrong_opt_in_is_a_400_that_names_the_field(server, body, param):
+    answer = await server.client.post("/v1/completions", json={"prompt": "p", **body})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+    assert server.posted == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": "about pdd_decode_budget"},
+        {"prompt": [1, 2, 3], "vllm_xargs": OPT_IN},
+        {"prompt": [[1, 2, 3]], "vllm_xargs": OPT_IN},
+        {"prompt": "p", "vllm_xargs": {"mine": 1}},
+        {"prompt": "p", "vllm_xargs": None},
+    ],
+)
+async def test_other_requests_pass_unchanged(server, body):
+    assert (await server.client.post("/v1/completions", json=body)).json() == {"ok": True}
+    assert server.posted == [body]
+
+
+async def test_a_body_that_is_no_json_is_left_to_vllm(server):
+    answer = await server.client.post(
+        "/v1/completions", content=b'{"pdd_": ', headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 422  # FastAPI's own; vLLM turns it into a 400
+
+
+async def test_a_store_full_of_running_requests_is_a_429():
+    server = Server(max_handoffs=1)
+    async with server.client:
+        await anext(server.begin())
+        answer = await server.client.post("/v1/completions", json={"vllm_xargs": {"pdd_handoff": "b" * 32}})
+    assert answer.status_code == 429
+    assert answer.headers["retry-after"] == "1"
+
+
+async def test_the_body_is_replayed_and_then_the_real_channel_speaks():
+    heard = []
+
+    async def app(scope, receive, send):
+        heard.extend([await receive() for _ in range(3)])
+
+    service = HandoffService()
+    body = json.dumps({"vllm_xargs": OPT_IN}).encode()
+    messages = iter([
+        {"type": "http.request", "body": body[:5], "more_body": True},
+        {"type": "http.request", "body": body[5:], "more_body": False},
+        {"type": "http.disconnect"},
+    ])  # fmt: skip
+
+    async def receive():
+        return next(messages)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+    await OptInCheck(app, service)(scope, receive, None)
+    assert [message["type"] for message in heard] == ["http.request", "http.request", "http.disconnect"]
+    assert b"".join(message.get("body", b"") for message in heard) == body

@@ -1,0 +1,190 @@
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from pdd_core.errors import HandoffInUse, HandoffNotFound
+from pdd_core.handoff import Status
+from pdd_core.optin import OptIn
+from pdd_vllm_plugin.config import PDDConfig
+from pdd_vllm_plugin.record import HandoffRecord
+from pdd_vllm_plugin.store import MAX_TOMBSTONES, NOT_STARTED_TTL_S, TOMBSTONE_TTL_S, HandoffStore
+
+LONG = "x" * 20
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def record(handoff_id, completion_id=f"cmpl-{LONG}", *, clock, started=True, tokens=0):
+    made = HandoffRecord(
+        opt_in=OptIn(handoff_id), completion_id=completion_id, engine_request_id="e", model="m", tokenizer="d",
+        sampling_params={}, created=0.0, touched=clock.now, started=started,
+    )  # fmt: skip
+    made.output_token_ids.extend(range(tokens))
+    return made
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def store(clock):
+    return HandoffStore(PDDConfig(max_handoffs=3, max_state_tokens=100, ttl_s=60.0), clock)
+
+
+def test_a_running_id_is_in_use_and_an_ended_one_makes_way(store, clock):
+    first = record("a", clock=clock)
+    store.add(first)
+    with pytest.raises(HandoffInUse):
+        store.add(record("a", clock=clock))
+    first.end("stop")
+    second = record("a", clock=clock)
+    store.add(second)
+    assert store.get("a") is second
+    assert store.find(f"cmpl-{LONG}") == [second]
+
+
+def test_an_ended_state_expires_and_a_running_one_does_not(store, clock):
+    ended, running = record("a", clock=clock), record("b", clock=clock)
+    store.add(ended)
+    store.add(running)
+    ended.end("stop")
+    clock.now += 61
+    assert store.get("b") is running
+    with pytest.raises(HandoffNotFound):
+        store.get("a")
+    assert store.expires_in(running) == 60
+
+
+def test_a_request_that_never_starts_is_forgotten(store, clock):
+    store.add(record("a", clock=clock, started=False))
+    clock.now += NOT_STARTED_TTL_S + 1
+    with pytest.raises(HandoffNotFound):
+        store.get("a")
+
+
+def test_room_is_made_by_dropping_the_oldest_ended_state(store, clock):
+    records = {name: record(name, f"cmpl-{LONG}{name}", clock=clock) for name in "abcd"}
+    for name in "abc":
+        store.add(records[name])
+    records["b"].end("stop")
+    store.add(records["d"])
+    assert [name for name in "abcd" if store.find(f"cmpl-{LONG}{name}")] == ["a", "c", "d"]
+
+
+def test_tokens_are_bounded_too(store, clock):
+    big = record("a", clock=clock, tokens=90)
+    store.add(big)
+    big.end("stop")
+    store.add(record("b", clock=clock, tokens=20))
+    with pytest.raises(HandoffNotFound):
+        store.get("a")
+
+
+def test_it_says_when_only_running_requests_fill_it(store, clock):
+    records = [record(name, clock=clock) for name in "abc"]
+    for each in records:
+        store.add(each)
+    assert store.full_of_running()
+    records[0].end("stop")
+    assert not store.full_of_running()
+
+
+def test_a_deleted_id_refuses_a_late_post_for_a_minute(store, clock):
+    store.delete("late")
+    assert store.was_deleted("late")
+    with pytest.raises(HandoffInUse, match="deleted"):
+        store.add(record("late", clock=clock))
+    clock.now += TOMBSTONE_TTL_S + 1
+    store.add(record("late", clock=clock))
+
+
+def test_deleting_also_remembers_the_completions_id(store, clock):
+    store.add(record("a", clock=clock))
+    store.delete("a")
+    assert store.was_deleted(f"cmpl-{LONG}")
+
+
+def test_tombstones_are_bounded(store):
+    for index in range(MAX_TOMBSTONES + 10):
+        store.delete(f"id{index}")
+    assert not store.was_deleted("id0")
+    assert store.was_deleted(f"id{MAX_TOMBSTONES + 9}")
+
+
+def test_a_guessable_completion_id_names_nothing(store, clock):
+    store.add(record("a" * 32, "chatcmpl-my-job-1", clock=clock))
+    assert store.find("chatcmpl-my-job-1") == []
+    assert len(store.find("a" * 32)) == 1
+
+
+def test_equal_completion_ids_are_all_found(store, clock):
+    store.add(record("a", clock=clock))
+    store.add(record("b", clock=clock))
+    assert len(store.find(f"cmpl-{LONG}")) == 2
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Whatever happens: running states stay, bounds hold, and the two indexes agree."""
+
+    ids = st.sampled_from([letter * 16 for letter in "abcdefgh"])
+
+    def __init__(self):
+        super().__init__()
+        self.clock = Clock()
+        self.store = HandoffStore(PDDConfig(max_handoffs=4, max_state_tokens=50, ttl_s=60.0), self.clock)
+        self.running = {}
+
+    @rule(handoff_id=ids, tokens=st.integers(0, 30), completion=st.sampled_from([LONG + "1", LONG + "2"]))
+    def add(self, handoff_id, tokens, completion):
+        new = record(handoff_id, f"cmpl-{completion}", clock=self.clock, tokens=tokens)
+        try:
+            self.store.add(new)
+        except HandoffInUse:
+            assert handoff_id in self.running or self.store.was_deleted(handoff_id)
+        else:
+            self.running[handoff_id] = new
+
+    @rule(handoff_id=ids)
+    def end(self, handoff_id):
+        if handoff_id in self.running:
+            self.running.pop(handoff_id).end("stop")
+            self.store.make_room()
+
+    @rule(handoff_id=ids)
+    def delete(self, handoff_id):
+        self.running.pop(handoff_id, None)
+        self.store.delete(handoff_id)
+
+    @rule(seconds=st.floats(0, 100))
+    def wait(self, seconds):
+        self.clock.now += seconds
+
+    @invariant()
+    def running_states_can_be_read(self):
+        for handoff_id, expected in self.running.items():
+            assert self.store.get(handoff_id) is expected
+            assert expected in self.store.find(expected.completion_id)
+
+    @invariant()
+    def bounds_hold(self):
+        ended = len(self.store) - len(self.running)
+        assert len(self.store) <= 4 or ended == 0
+
+
+StoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestStoreMachine = StoreMachine.TestCase
+
+
+def test_status_follows_the_first_ending_only(clock):
+    made = record("a", clock=clock)
+    made.end("length", "pdd_handoff")
+    made.end("abort")
+    assert made.status is Status.HANDED_OFF
