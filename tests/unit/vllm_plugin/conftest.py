@@ -1,10 +1,7 @@
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 class FakeValidationError(ValueError):

@@ -1,7 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
-from fakes import FakeEngine, output, sampling_params
+from vllm_fakes import FakeEngine, output, sampling_params
 
 from pdd_core.handoff import Status
 from pdd_vllm_plugin.config import PDDConfig

@@ -2,9 +2,9 @@ import asyncio
 import json
 
 import pytest
-from fakes import FakeEngine, output, sampling_params
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
+from vllm_fakes import FakeEngine, output, sampling_params
 
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.middleware import OptInCheck

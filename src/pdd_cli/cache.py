@@ -1,0 +1,31 @@
+"""Files and folders that are either complete or not there."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def published(target: Path) -> Iterator[Path]:
+    """Give a path to build `target` at, and rename what stands there to `target` when the block ends well.
+
+    Two processes may build one target at once: each builds its own, the first folder (or the last file) stays, and
+    both find `target` complete. After an exception nothing remains.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # beside the target: a rename is atomic only within one file system
+    with TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+        draft = Path(scratch) / target.name
+        yield draft
+        try:
+            draft.rename(target)
+        except OSError:
+            # a folder cannot replace a folder: another process was first, with the same content
+            if not target.is_dir():
+                raise

@@ -1,0 +1,191 @@
+"""The demo from beginning to end: prepare, start, run three modes, report, and leave nothing running."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from pdd_cli.cloud import ended_by_sigterm, started
+from pdd_cli.demo.facts import Facts
+from pdd_cli.demo.live import LiveView
+from pdd_cli.demo.record import write_record
+from pdd_cli.demo.report import print_header, print_report
+from pdd_cli.demo.scenario import REPETITION_PENALTY, break_even_budget
+from pdd_cli.demo_model import device_gguf, model_name, prepare
+from pdd_cli.extras import require
+from pdd_cli.launcher import CloudServer
+from pdd_cli.progress import ConsoleProgress
+from pdd_cli.urls import openai_base_url
+from pdd_core.errors import PDDError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from pdd_cli.demo.scenario import Scenario
+    from pdd_llamacpp_adapter import CloudClient, DeviceEngine, DeviceProfile, Outcome
+
+N_CTX = 8192
+"""The demo model's own context, on both sides."""
+_WARM_UP_TOKENS = 32
+_PROBE_TOKENS = 256
+_SHARED_MACHINE = 0.5
+"""A device without profile prefills beside a cloud that computes on the same cores."""
+
+
+def run_demo(
+    scenario: Scenario,
+    *,
+    url: str | None,
+    api_key: str | None,
+    port: int | None,
+    json_path: Path | None,
+    console: Console,
+) -> None:
+    """Run the demo against the cloud at `url`, or against one that is started for it.
+
+    Raises:
+        PDDError: something is not installed, cannot be prepared, or fails; nothing is left running.
+    """
+    require("device", need="the demo")
+    from pdd_llamacpp_adapter import DeviceEngine
+
+    progress = ConsoleProgress(console)
+    with ended_by_sigterm(), ExitStack() as stack:
+        if url is None:
+            require("cloud", need="a demo without --url")
+            model = prepare(scenario.gguf, progress=progress)
+            gguf, api_key = model.gguf, secrets.token_urlsafe(16)
+            server = CloudServer(
+                model.vllm_dir,
+                served_name=model.name,
+                port=port,
+                api_key=api_key,
+                demo=scenario.gguf is None,
+            )
+            url = stack.enter_context(started(server, console)).base_url
+        else:
+            gguf = device_gguf(scenario.gguf, progress=progress)
+        engine = stack.enter_context(DeviceEngine.open(gguf, n_ctx=N_CTX, n_threads=scenario.threads))
+        show = _Show(scenario, engine, console)
+        facts, outcomes = anyio.run(show.play, openai_base_url(url), api_key)
+    print_report(console, facts, outcomes)
+    if json_path is not None:
+        write_record(json_path, facts, outcomes)
+        console.print(f"Figures: {json_path}", highlight=False, markup=False, soft_wrap=True)
+
+
+class _Show:
+    """The three modes, on engines that are open."""
+
+    def __init__(self, scenario: Scenario, engine: DeviceEngine, console: Console) -> None:
+        from pdd_llamacpp_adapter import PROFILES
+
+        self._scenario = scenario
+        self._engine = engine
+        self._console = console
+        self._profile: DeviceProfile | None = PROFILES[scenario.profile]
+        self._prompt: Sequence[int] = engine.vocab.render_chat([{"role": "user", "content": scenario.message()}])
+
+    async def play(self, base_url: str, api_key: str | None) -> tuple[Facts, list[Outcome]]:
+        """Run handoff, device alone and cloud alone, one after the other, each from cold caches."""
+        from pdd_llamacpp_adapter import CloudClient
+
+        async with CloudClient(base_url, api_key=api_key) as cloud:
+            info = await cloud.connect(self._engine.vocab)
+            await self._warm_up(cloud)
+            prefill_tps = self._profile.prefill_tps if self._profile else await self._measured_prefill()
+            budget = self._scenario.decode_budget or self._computed_budget(prefill_tps)
+            facts = Facts.of(
+                self._scenario,
+                profile=self._profile,
+                cloud=info,
+                model=model_name(self._scenario.gguf),
+                prompt_tokens=len(self._prompt),
+                decode_budget=budget,
+                prefill_tps=prefill_tps,
+            )
+            print_header(self._console, facts)
+            outcomes = [
+                await self._one("handoff", budget, engine=self._engine, cloud=cloud),
+                await self._one("device_only", None, engine=self._engine),
+                await self._one("cloud_only", None, cloud=cloud),
+            ]
+        return facts, outcomes
+
+    def _computed_budget(self, prefill_tps: float) -> int:
+        speed = prefill_tps if self._profile else prefill_tps * _SHARED_MACHINE
+        budget = break_even_budget(len(self._prompt), rate=self._scenario.rate, prefill_tps=speed)
+        return min(budget or self._scenario.max_tokens, self._scenario.max_tokens)
+
+    async def _one(
+        self,
+        mode: str,
+        budget: int | None,
+        *,
+        engine: DeviceEngine | None = None,
+        cloud: CloudClient | None = None,
+    ) -> Outcome:
+        from pdd_llamacpp_adapter import AnswerRequest, AnswerSession
+
+        self._engine.reset()
+        request = AnswerRequest(
+            prompt_token_ids=self._prompt,
+            max_tokens=self._scenario.max_tokens,
+            repetition_penalty=REPETITION_PENALTY,
+            decode_budget=budget,
+            cache_salt=secrets.token_hex(8),  # vLLM's prefix cache would remember the mode before
+        )
+        with LiveView(self._console, mode) as view, _plain_errors():
+            async with AnswerSession(
+                request,
+                engine=engine,
+                cloud=cloud,
+                rate=self._scenario.rate,
+                profile=self._profile,
+                on_progress=view.progress,
+            ) as answer:
+                async for token in answer:
+                    view.show(token)
+            return answer.outcome
+
+    async def _warm_up(self, cloud: CloudClient) -> None:
+        """Both engines allocate and page in on their first request; no mode should pay for that."""
+        from pdd_llamacpp_adapter import AnswerRequest, AnswerSession
+
+        request = AnswerRequest(
+            prompt_token_ids=self._prompt[:_WARM_UP_TOKENS], max_tokens=2, cache_salt=secrets.token_hex(8)
+        )
+        with _plain_errors():
+            for engines in ({"cloud": cloud}, {"engine": self._engine}):
+                async with AnswerSession(request, rate=float("inf"), **engines) as answer:
+                    async for _ in answer:
+                        pass
+
+    async def _measured_prefill(self) -> float:
+        """Return the device's own prefill speed, tokens per second, on an otherwise idle machine."""
+        self._engine.reset()
+        ids = self._prompt[:_PROBE_TOKENS]
+        begun = time.monotonic()
+        await self._engine.extend(ids, want_logits=True)
+        return len(ids) / (time.monotonic() - begun)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Take the one error of ours out of the group that a task group wraps it in."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        if isinstance(error, PDDError):
+            raise error from None
+        raise

@@ -1,0 +1,78 @@
+"""What the demo asks, and under which conditions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from pdd_core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+QUESTION = "Discuss the historical background of this document and its influence on other nations."
+"""The demo model answers it with 400 tokens that end by themselves."""
+DOCUMENT = "declaration.txt"
+"""The Declaration of Independence of the United States: public domain, 1,700 tokens."""
+REPETITION_PENALTY = 1.1
+"""A model of 135M parameters repeats itself under plain greedy decoding. Deterministic all the same."""
+HEADROOM = 1.25
+"""How far above the break-even the budget lies: the cloud may be a little late, the device a little slow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One demo."""
+
+    gguf: Path | None = None
+    """The device's model; None is the demo model."""
+    document: Path | None = None
+    """None is the Declaration of Independence."""
+    question: str | None = None
+    max_tokens: int
+    decode_budget: int | None = None
+    """Tokens that the cloud may decode; None computes it."""
+    rate: float
+    """Tokens per second at which every mode's answer is shown."""
+    profile: str
+    """Name of a device profile."""
+    threads: int = 1
+    """The device's CPU threads."""
+
+    def asked(self) -> str:
+        """Return the question."""
+        return self.question or QUESTION
+
+    def message(self) -> str:
+        """Return the user's message: the document, then the question.
+
+        Raises:
+            ConfigurationError: the document cannot be read as UTF-8.
+        """
+        return f"{self._document_text().strip()}\n\n{self.asked()}"
+
+    def _document_text(self) -> str:
+        if self.document is None:
+            return files("pdd_cli").joinpath("data", DOCUMENT).read_text(encoding="utf-8")
+        try:
+            return self.document.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{self.document} cannot be read as UTF-8 text: {error}") from error
+
+
+def break_even_budget(
+    prompt_tokens: int, *, rate: float, prefill_tps: float, headroom: float = HEADROOM
+) -> int | None:
+    """Return how many tokens the cloud should decode so that the user never waits for the device.
+
+    The device processes the L prompt tokens and the N received ones at p tokens per second, while the latter are
+    shown at r: (L + N) / p = N / r gives N = r L / (p - r). `headroom` multiplies it. The device takes over as
+    soon as it has caught up, so a budget that is too large costs the cloud a few tokens, one too small a stall.
+
+    Returns None when the device prefills no faster than the answer is shown: it never catches up.
+    """
+    if prefill_tps <= rate:
+        return None
+    return max(1, math.ceil(headroom * math.ceil(rate * prompt_tokens / (prefill_tps - rate))))

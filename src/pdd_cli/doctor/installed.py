@@ -1,0 +1,65 @@
+"""What is installed here, and whether it is what this project was tested with."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from pdd_cli import host
+from pdd_cli.doctor.findings import fail, ok, warn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from packaging.specifiers import SpecifierSet
+
+    from pdd_cli.doctor.findings import Finding
+
+OURS = "pdd-device"
+
+
+def installed() -> Iterator[Finding]:
+    """Check Python and the distributions that the two sides need."""
+    yield ok("Python", platform.python_version())
+    yield ok(OURS, host.version_of(OURS) or "not installed as a distribution")
+    name, version = host.vllm_distribution() or ("vllm", None)
+    yield distribution(name, version, purpose="a cloud", target=f"{OURS}[cloud]")
+    llama = host.version_of("llama-cpp-python")
+    yield distribution("llama-cpp-python", llama, purpose="a device", target=f"{OURS}[device]")
+    yield distribution("openai", host.version_of("openai"), purpose="a device", target=OURS)
+
+
+def distribution(name: str, version: str | None, *, purpose: str, target: str) -> Finding:
+    """Check the installed `version` of `name`; `target` is what to install for `purpose` where there is none."""
+    if version is None:
+        return warn(name, f"not installed; only {purpose} needs it", f'pip install "{target}"')
+    tested = tested_range(name)
+    if tested is None or tested.contains(version, prereleases=True):
+        return ok(name, version)
+    fix = f'pip install "{name}{tested}"'
+    if _below(version, tested):
+        return fail(name, f"{version} is older than what works ({tested})", fix)
+    return warn(name, f"{version} is newer than what was tested ({tested})", fix)
+
+
+def _below(version: str, tested: SpecifierSet) -> bool:
+    lowest = [Version(clause.version) for clause in tested if clause.operator in {">=", ">", "=="}]
+    return any(Version(version) < bound for bound in lowest)
+
+
+def tested_range(name: str) -> SpecifierSet | None:
+    """Return the versions of `name` that our own metadata asks for; None if it names none."""
+    try:
+        lines = metadata.requires(OURS) or []
+    except metadata.PackageNotFoundError:
+        return None
+    for line in lines:
+        parsed = Requirement(line)
+        if canonicalize_name(parsed.name) == name and len(parsed.specifier):
+            return parsed.specifier
+    return None

@@ -1,0 +1,162 @@
+"""The command ``pdd-device``."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pdd_core.errors import ConfigurationError, PDDError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    help="One LLM answer, two engines: it begins on vLLM in the cloud and ends on llama.cpp on the device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+BAD_SETTING = 2
+"""Exit code: nothing was done, because something has to be installed or set otherwise."""
+FAILED = 1
+INTERRUPTED = 130
+
+
+class Profile(StrEnum):
+    """Device profiles that the demo can be held to."""
+
+    PHONE = "phone"
+    NONE = "none"
+
+
+Gguf = Annotated[str, typer.Option(help="A GGUF file, or `demo` for the demo model.", metavar="demo|PATH")]
+ApiKey = Annotated[str | None, typer.Option(help="The cloud's key.", envvar="PDD_CLOUD_API_KEY")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.", dir_okay=False)]
+
+
+@app.command()
+def model(
+    gguf: Gguf = "demo",
+    out: Annotated[
+        Path | None, typer.Option(help="Copy the prepared files here, besides the cache.", file_okay=False)
+    ] = None,
+) -> None:
+    """Make one set of weights for both engines: an F16 GGUF for llama.cpp, a float32 folder for vLLM."""
+    from pdd_cli.demo_model import copy_to, prepare
+    from pdd_cli.progress import ConsoleProgress
+
+    console = _console()
+    prepared = prepare(_gguf(gguf), progress=ConsoleProgress(console))
+    if out is not None:
+        prepared = copy_to(out, prepared)
+    console.print(f"device  {prepared.gguf}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"cloud   {prepared.vllm_dir}", soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def cloud(
+    context: typer.Context,
+    model: Annotated[str, typer.Option(help="A model folder or name, or `demo`.", metavar="demo|MODEL")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    api_key: Annotated[str | None, typer.Option(help="Clients must present it.", envvar="VLLM_API_KEY")] = None,
+    only_print: Annotated[bool, typer.Option("--print", help="Only print the command.")] = False,
+) -> None:
+    """Start vLLM with the plugin. Flags that are not listed here go to `vllm serve`, and win over ours."""
+    from pdd_cli.cloud import print_command, serve, server_of
+    from pdd_cli.progress import ConsoleProgress
+
+    console = _console(stderr=only_print)
+    server = server_of(
+        model, host=host, port=port, api_key=api_key, flags=context.args, progress=ConsoleProgress(console)
+    )
+    if only_print:
+        print_command(server.command, console)
+    else:
+        serve(server, console)
+
+
+@app.command()
+def doctor(
+    url: Annotated[str | None, typer.Option(help="A cloud to check, such as http://host:8000/v1.")] = None,
+    api_key: ApiKey = None,
+    gguf: Annotated[
+        str | None, typer.Option(help="A device model to check against the cloud.", metavar="demo|PATH")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check this installation, and a cloud: what is missing, what would go wrong, and how to mend it."""
+    from pdd_cli.doctor import report
+
+    raise typer.Exit(report(url=url, api_key=api_key, gguf=gguf, as_json=json, console=_console()))
+
+
+@app.command()
+def demo(
+    json: Json = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option(help="The document to ask about.", exists=True, dir_okay=False)
+    ] = None,
+    question: Annotated[str | None, typer.Option(help="What to ask about it.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=2)] = 448,
+    budget: Annotated[str, typer.Option(help="Tokens the cloud may decode.", metavar="auto|N")] = "auto",
+    rate: Annotated[float, typer.Option(help="Tokens per second to show the answer at.", min=0.1)] = 8.0,
+    device_profile: Annotated[Profile, typer.Option(help="Hold the device to this speed.")] = Profile.PHONE,
+    model: Gguf = "demo",
+    threads: Annotated[int, typer.Option(help="The device's CPU threads.", min=1)] = 1,
+    url: Annotated[str | None, typer.Option(help="A running cloud, instead of starting one.")] = None,
+    api_key: ApiKey = None,
+    port: Annotated[int | None, typer.Option(help="Port of the cloud to start.  [default: a free one]")] = None,
+) -> None:
+    """See one answer made in three ways: handed off, by the device alone, by the cloud alone."""
+    from pdd_cli.demo import Scenario, run_demo
+
+    scenario = Scenario(
+        gguf=_gguf(model),
+        document=prompt_file,
+        question=question,
+        max_tokens=max_tokens,
+        decode_budget=_budget(budget),
+        rate=rate,
+        profile=device_profile.value,
+        threads=threads,
+    )
+    run_demo(scenario, url=url, api_key=api_key, port=port, json_path=json, console=_console())
+
+
+def _gguf(name: str) -> Path | None:
+    return None if name == "demo" else Path(name)
+
+
+def _budget(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is neither auto nor a number of tokens", param_hint="--budget")
+    return int(text)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def main() -> None:
+    """Run the command; errors of ours become one message and an exit code, never a traceback."""
+    try:
+        app()
+    except PDDError as error:
+        print(f"pdd-device: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(BAD_SETTING if isinstance(error, ConfigurationError) else FAILED)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""The client of the cloud: an OpenAI client that knows vLLM's extras and the plugin's routes."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import quote
+
+import openai
+from pydantic import BaseModel, ValidationError
+
+from pdd_core.env import Env
+from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable
+from pdd_core.handoff import CloudInfo, HandoffDeleted, VocabularyPiece
+from pdd_llamacpp_adapter.stream import CloudChunk, read_stream
+from pdd_llamacpp_adapter.tokenizer_check import check_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from pdd_core.optin import OptIn
+    from pdd_llamacpp_adapter.request import AnswerRequest
+    from pdd_llamacpp_adapter.tokenizer_check import DeviceVocabulary
+
+__all__ = ["CloudChunk", "CloudClient"]
+
+_NO_KEY = "EMPTY"
+"""vLLM's own convention for a server without keys."""
+_CONNECT_TIMEOUT = 5.0
+_CANCEL_TIMEOUT = 5.0
+"""Seconds for a cancel, until the cloud has told its own bound."""
+_CANCEL_MARGIN = 2.0
+"""Seconds for the way there and back, on top of the cloud's own bound."""
+
+Wire = TypeVar("Wire", bound=BaseModel)
+
+
+class CloudClient:
+    """One cloud. An async context manager; belongs to the event loop it is first used in.
+
+    Args:
+        base_url: as for any OpenAI client, ``http://host:port/v1``.
+        api_key: the cloud's key; default PDD_CLOUD_API_KEY.
+        model: the name to ask for; default what the cloud serves.
+        timeout: seconds without a byte after which the cloud counts as lost.
+    """
+
+    def __init__(
+        self, base_url: str, *, api_key: str | None = None, model: str | None = None, timeout: float = 600.0
+    ) -> None:
+        if api_key is None and (key := Env().cloud_api_key) is not None:
+            api_key = key.get_secret_value()
+        self._client = openai.AsyncOpenAI(
+            base_url=base_url,
+            api_key=api_key or _NO_KEY,
+            timeout=openai.Timeout(timeout, connect=_CONNECT_TIMEOUT),
+            max_retries=2,
+        )
+        self._model = model
+        self._checked: DeviceVocabulary | None = None
+        self.info: CloudInfo | None = None
+        """What the cloud told about itself; None before `connect`."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    @property
+    def cancel_timeout(self) -> float:
+        """Seconds to wait for the answer to a cancel."""
+        return _CANCEL_TIMEOUT if self.info is None else self.info.limits.cancel_timeout_s + _CANCEL_MARGIN
+
+    async def connect(self, vocab: DeviceVocabulary | None = None) -> CloudInfo:
+        """Read what the cloud is and, with `vocab`, check that token ids can cross.
+
+        Raises:
+            CloudUnreachable: no connection.
+            CloudRefused: an error answer, or a server without the plugin.
+            SchemaVersionError: the cloud speaks a newer major version of the wire schema.
+            TokenizerMismatch: the vocabularies differ; the message names the first difference.
+        """
+        return await self._connect(self._client, vocab)
+
+    async def _connect(self, client: openai.AsyncOpenAI, vocab: DeviceVocabulary | None) -> CloudInfo:
+        try:
+            info = await _get(client, "/pdd/info", CloudInfo)
+        except CloudRefused as error:
+            if error.status == 404:
+                raise CloudRefused(
+                    f"the server at {self._client.base_url} answers, but without the pdd plugin: "
+                    "start vLLM with VLLM_PLUGINS=pdd in its environment",
+                    status=404,
+                    code=error.code,
+                ) from error
+            raise
+        if vocab is not None:
+            await check_tokenizer(info.tokenizer, vocab, self._vocabulary_piece)
+        self.info, self._checked = info, vocab
+        return info
+
+    async def connected(self, vocab: DeviceVocabulary) -> CloudInfo:
+        """Return what `connect` returned for this vocabulary; connect if that was not done. Raises as `connect`.
+
+        Fails at the first attempt: whoever calls this in the middle of an answer has a device that can go on.
+        """
+        if self.info is not None and self._checked is vocab:
+            return self.info
+        return await self._connect(self._client.with_options(max_retries=0), vocab)
+
+    async def _vocabulary_piece(self, start: int) -> VocabularyPiece:
+        return await _get(self._client, f"/pdd/vocabulary?start={start}", VocabularyPiece)
+
+    async def stream(self, request: AnswerRequest, opt_in: OptIn | None) -> AsyncGenerator[CloudChunk]:
+        """Send `request` and yield what comes, chunk by chunk, until the cloud's part has ended.
+
+        With `opt_in` the cloud keeps to its budget and can be cancelled; without, it is a plain vLLM request.
+
+        Raises:
+            CloudUnreachable: no connection.
+            CloudRefused: the cloud answered with an error before the first token.
+            CloudLost: the stream broke off, or ended without a finish reason.
+        """
+        # A second POST of one handoff id would be refused, and the device goes on anyway.
+        client = self._client if opt_in is None else self._client.with_options(max_retries=0)
+        try:
+            stream = await client.completions.create(
+                model=await self._model_name(),
+                prompt=list(request.prompt_token_ids),
+                stream=True,
+                extra_body=_extra_body(request, opt_in),
+                **_openai_fields(request),
+            )
+        except openai.OpenAIError as error:
+            raise translated(error) from error
+        async with aclosing(read_stream(stream)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _model_name(self) -> str:
+        if self._model is None:
+            if self.info is not None:
+                self._model = self.info.model
+            else:
+                models = await self._client.models.list()
+                if not models.data:
+                    raise CloudRefused("the cloud serves no model")
+                self._model = models.data[0].id
+        return self._model
+
+    async def cancel(self, handoff_id: str) -> bool:
+        """Stop the cloud's decoding for `handoff_id`, and drop its state.
+
+        Returns whether the cloud confirmed that it makes no further token. An id that is gone counts as confirmed.
+
+        Raises:
+            CloudUnreachable: no connection.
+            CloudRefused: an error answer other than "not found".
+        """
+        path = f"/pdd/handoffs/{quote(handoff_id, safe='')}"
+        try:
+            body = await self._client.delete(path, cast_to=object)
+        except openai.NotFoundError:
+            return True
+        except openai.OpenAIError as error:
+            raise translated(error) from error
+        return _parsed(body, HandoffDeleted).confirmed
+
+
+async def _get(client: openai.AsyncOpenAI, path: str, wire: type[Wire]) -> Wire:
+    try:
+        body = await client.get(path, cast_to=object)
+    except openai.OpenAIError as error:
+        raise translated(error) from error
+    return _parsed(body, wire)
+
+
+def _openai_fields(request: AnswerRequest) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "presence_penalty": request.presence_penalty,
+        "frequency_penalty": request.frequency_penalty,
+    }
+    return fields if request.seed is None else {**fields, "seed": request.seed}
+
+
+def _extra_body(request: AnswerRequest, opt_in: OptIn | None) -> dict[str, Any]:
+    """Return vLLM's own fields. All sampling fields are sent: a model's generation_config would fill the gaps."""
+    body: dict[str, Any] = {
+        "top_k": request.top_k,
+        "min_p": request.min_p,
+        "repetition_penalty": request.repetition_penalty,
+        "min_tokens": request.min_tokens,
+        "stop_token_ids": list(request.stop_token_ids),
+        "return_token_ids": True,
+    }
+    if opt_in is not None:
+        body["vllm_xargs"] = opt_in.xargs()
+    if request.cache_salt is not None:
+        body["cache_salt"] = request.cache_salt
+    return body
+
+
+def _parsed(body: object, wire: type[Wire]) -> Wire:
+    try:
+        return wire.model_validate(body)
+    except ValidationError as error:
+        raise CloudRefused(
+            f"the cloud's answer is not a {wire.__name__}: {error.error_count()} fields are wrong"
+        ) from error
+
+
+def translated(error: openai.OpenAIError) -> CloudUnreachable | CloudRefused | CloudLost:
+    """Return `error` in this project's words."""
+    if isinstance(error, openai.APIConnectionError):
+        url = error.request.url
+        return CloudUnreachable(f"no connection to {url.host}:{url.port}: {error.message}")
+    if isinstance(error, openai.APIStatusError):
+        message = error.body.get("message") if isinstance(error.body, dict) else None
+        return CloudRefused(str(message or error.message), status=error.status_code, code=error.code)
+    return CloudRefused(str(error))

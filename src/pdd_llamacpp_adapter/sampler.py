@@ -1,0 +1,113 @@
+"""Choosing the next token, with vLLM's meanings in vLLM's order (``vllm.v1.sample.sampler.Sampler``).
+
+The cloud's tokens count as output like the device's own, so penalties and min_tokens go on across the handoff.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pdd_llamacpp_adapter.request import AnswerRequest
+
+_GREEDY_BELOW = 1e-5
+"""vLLM's ``_SAMPLING_EPS``."""
+_SEED_MASK = 0xFFFF_FFFF_FFFF_FFFF
+_LEAST = float(np.finfo(np.float32).min)
+"""Below every logit but that of a masked token."""
+
+
+class Sampler:
+    """The sampler of one answer, at a position of it.
+
+    Noise is keyed by seed and position: the same seed with the same handoff position gives the same answer,
+    however many tokens each side made. It cannot be the cloud's noise, which comes from another generator.
+    """
+
+    def __init__(self, request: AnswerRequest, *, stop_ids: Iterable[int], output: Sequence[int] = ()) -> None:
+        self._request = request
+        self._stop_ids = np.fromiter(stop_ids, dtype=np.int64)
+        self._position = len(output)
+        seed = secrets.randbits(64) if request.seed is None else request.seed
+        self._seed = seed & _SEED_MASK
+        self._penalises = request.repetition_penalty != 1.0 or bool(
+            request.presence_penalty or request.frequency_penalty
+        )
+        self._output = list(output)
+        self._seen: np.ndarray | None = None
+        self._count: np.ndarray | None = None
+
+    def sample(self, logits: np.ndarray) -> int:
+        """Return the next token and count it as output.
+
+        Args:
+            logits: float32 of shape (n_vocab,); changed in place.
+        """
+        token = self._choose(logits)
+        self._position += 1
+        if self._penalises and self._seen is not None and self._count is not None:
+            self._seen[token] = True
+            self._count[token] += 1
+        return token
+
+    def _choose(self, logits: np.ndarray) -> int:
+        request = self._request
+        if self._position < request.min_tokens:
+            logits[self._stop_ids[self._stop_ids < logits.size]] = -np.inf
+        if self._penalises:
+            self._apply_penalties(logits)
+        if request.temperature < _GREEDY_BELOW:
+            return int(np.argmax(logits))
+        logits /= request.temperature
+        ids = np.flatnonzero(logits >= _min_p_threshold(logits, request.min_p))
+        ids = _top_k_top_p(logits, ids, request.top_k, request.top_p)
+        return self._draw(logits, ids)
+
+    def _apply_penalties(self, logits: np.ndarray) -> None:
+        """``vllm.model_executor.layers.utils.apply_penalties``: repetition sees the prompt, the others do not."""
+        seen, count = self._counts(logits.size)
+        if self._request.repetition_penalty != 1.0:
+            penalty = self._request.repetition_penalty
+            logits[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
+        logits -= self._request.frequency_penalty * count
+        logits -= self._request.presence_penalty * (count > 0)
+
+    def _counts(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        if self._seen is None or self._count is None:
+            output = np.array(self._output, dtype=np.int64)
+            self._count = np.bincount(output[output < size], minlength=size).astype(np.float32)
+            self._seen = self._count > 0
+            prompt = np.array(self._request.prompt_token_ids, dtype=np.int64)
+            self._seen[prompt[prompt < size]] = True
+        return self._seen, self._count
+
+    def _draw(self, logits: np.ndarray, ids: np.ndarray) -> int:
+        weights = np.exp(logits[ids].astype(np.float64) - logits[ids].max())
+        cumulative = np.cumsum(weights)
+        noise = np.random.default_rng([self._seed, self._position]).random()
+        # noise < 1, but its product with the total may round up to the total
+        index = min(int(np.searchsorted(cumulative, noise * cumulative[-1], side="right")), ids.size - 1)
+        return int(ids[index])
+
+
+def _min_p_threshold(logits: np.ndarray, min_p: float) -> float:
+    """Return the logit of `min_p` times the highest probability."""
+    return float(logits.max() + np.log(min_p)) if min_p > 0 else _LEAST
+
+
+def _top_k_top_p(logits: np.ndarray, ids: np.ndarray, top_k: int, top_p: float) -> np.ndarray:
+    """Return those of `ids` that stay, ascending: ``apply_top_k_top_p_pytorch``, ties at the k-th included."""
+    if 0 < top_k < ids.size:
+        ids = ids[logits[ids] >= np.partition(logits[ids], -top_k)[-top_k]]
+    if top_p < 1.0:
+        ascending = ids[np.argsort(logits[ids], kind="stable")]
+        weights = np.exp(logits[ascending].astype(np.float64) - logits[ascending[-1]])
+        below = np.cumsum(weights) / weights.sum()
+        below[-1] = np.inf  # the most likely token always stays
+        ids = np.sort(ascending[below > 1.0 - top_p])
+    return ids

@@ -1,0 +1,90 @@
+"""What vLLM streams, in this project's words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import openai
+
+from pdd_core.errors import CloudLost, CloudRefused
+from pdd_core.optin import STOP_REASON
+from pdd_llamacpp_adapter.answer import CloudEnd
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from openai.types import Completion
+
+
+@dataclass(frozen=True, slots=True)
+class CloudChunk:
+    """What came in one event."""
+
+    token_ids: tuple[int, ...]
+    """Any number: one is usual, several come with speculative decoding or a slow reader."""
+    text: str
+    end: CloudEnd | None
+    """Set on the last chunk."""
+
+
+async def read_stream(stream: openai.AsyncStream[Completion]) -> AsyncGenerator[CloudChunk]:
+    """Yield chunks up to the one with a finish reason; close the stream in any case.
+
+    Raises:
+        CloudRefused: an error event about the request itself, before the first token.
+        CloudLost: the stream broke off, was aborted, or ended without a finish reason.
+    """
+    started = False
+    try:
+        while True:
+            chunk = _chunk(await anext(stream))
+            if chunk is None:
+                continue
+            started = True
+            yield chunk
+            if chunk.end is not None:
+                return
+    except StopAsyncIteration:
+        raise CloudLost("the stream ended without a finish reason") from None
+    except (CloudLost, CloudRefused):
+        raise
+    except openai.APIError as error:
+        if not started and _is_refusal(error):
+            raise CloudRefused(error.message, code=error.code) from error
+        raise CloudLost(f"the stream broke off: {error.message}") from error
+    except Exception as error:  # an event cut short is no JSON; older openai clients let the transport's own pass
+        raise CloudLost(f"the stream broke off: {type(error).__name__}") from error
+    finally:
+        with anyio.CancelScope(shield=True):
+            await stream.close()
+
+
+def _chunk(event: Completion) -> CloudChunk | None:
+    if not event.choices:
+        return None  # usage
+    choice = event.choices[0]
+    token_ids = getattr(choice, "token_ids", None)
+    if token_ids is None and choice.text:
+        raise CloudRefused("the cloud streams text without token ids: it does not know vLLM's return_token_ids")
+    end = _end(choice.finish_reason, getattr(choice, "stop_reason", None))
+    return CloudChunk(tuple(token_ids or ()), choice.text or "", end)
+
+
+def _end(finish_reason: str | None, stop_reason: int | str | None) -> CloudEnd | None:
+    match finish_reason:
+        case None:
+            return None
+        case "stop":
+            return CloudEnd.STOP
+        case "length":
+            return CloudEnd.BUDGET if stop_reason == STOP_REASON else CloudEnd.LENGTH
+        case _:
+            raise CloudLost(f"the cloud ended the stream with finish reason {finish_reason!r}")
+
+
+def _is_refusal(error: openai.APIError) -> bool:
+    """An error event of a stream whose HTTP status was long sent as 200: vLLM's own status is its code."""
+    code: Any = error.code if not isinstance(error.body, dict) else error.body.get("code")
+    return isinstance(code, int) and 400 <= code < 500

@@ -1,0 +1,142 @@
+"""The model's tokens: text to ids, ids to text, and the raw table that the cloud's is compared with.
+
+llama.cpp's vocabulary never changes once loaded, so these calls need not be made on the engine's thread.
+"""
+
+from __future__ import annotations
+
+import codecs
+import ctypes
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
+
+from pdd_core.errors import DeviceError
+from pdd_llamacpp_adapter.chat import ChatTemplate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+_PIECE_BYTES = 256
+
+
+class Detokenizer:
+    """Ids in, text out, one answer long. Bytes of an unfinished character wait for the next id.
+
+    The same object has to serve both engines' tokens: a character may begin in the cloud and end on the device.
+    """
+
+    def __init__(self, piece: Callable[[int], bytes]) -> None:
+        self._piece = piece
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_id: int) -> str:
+        """Return what `token_id` adds to the text; empty inside a character and for control tokens."""
+        return self._decoder.decode(self._piece(token_id))
+
+    def flush(self) -> str:
+        """Return what is left at the end: a replacement character for an unfinished one, else nothing."""
+        return self._decoder.decode(b"", final=True)
+
+
+class Vocabulary:
+    """The tokens of one loaded model. Invalid once its engine is closed, and says so."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._handle = L.llama_model_get_vocab(model)
+        self._pieces: dict[int, bytes] = {}
+        self.size = int(L.llama_vocab_n_tokens(self._handle))
+        self.bos_id = int(L.llama_vocab_bos(self._handle))
+        """-1 when the model has none."""
+        self.eos_id = int(L.llama_vocab_eos(self._handle))
+        """-1 when the model has none."""
+        ends = (self.eos_id, int(L.llama_vocab_eot(self._handle)))
+        self.stop_ids = frozenset(token for token in ends if token >= 0)
+        """End of sequence and end of turn. Not llama.cpp's wider guess of end-of-generation tokens, which ends
+        answers that vLLM would go on with."""
+        self._adds_bos = bool(L.llama_vocab_get_add_bos(self._handle))
+
+    @cached_property
+    def raw_tokens(self) -> list[str]:
+        """Raw token string per id, as in ``tokenizer.ggml.tokens``. About 40 ms for 50,000, once."""
+        vocab = self._vocab
+        return [L.llama_vocab_get_text(vocab, token).decode("utf-8", "replace") for token in range(self.size)]
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether `token_id` is a control, user-defined or unknown token, as opposed to ordinary text."""
+        marks = L.LLAMA_TOKEN_ATTR_CONTROL | L.LLAMA_TOKEN_ATTR_USER_DEFINED | L.LLAMA_TOKEN_ATTR_UNKNOWN
+        return 0 <= token_id < self.size and bool(L.llama_vocab_get_attr(self._vocab, token_id) & marks)
+
+    def tokenize(self, text: str, *, special: bool = False, add_bos: bool = False) -> list[int]:
+        """Split `text` into ids.
+
+        Args:
+            text: what to split.
+            special: read ``<|im_end|>`` and the like as tokens. Only for text that no user wrote.
+            add_bos: begin with the model's beginning-of-sequence token, if it wants one.
+        """
+        data = text.encode()
+        room = len(data) + 2
+        while True:
+            ids = (L.llama_token * room)()
+            count = L.llama_tokenize(self._vocab, data, len(data), ids, room, add_bos, special)
+            if count >= 0:
+                return list(ids[:count])
+            room = -count
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Return the prompt of a chat, by the model's own template, ready for the assistant's turn.
+
+        Raises:
+            ModelError: the model has no chat template.
+            ConfigurationError: the template refuses these messages.
+        """
+        text = self._chat_template.render(messages)
+        begun = bool(self._chat_template.bos) and text.startswith(self._chat_template.bos)
+        return self.tokenize(text, special=True, add_bos=self._adds_bos and not begun)
+
+    @cached_property
+    def _chat_template(self) -> ChatTemplate:
+        self._check_open()
+        template = L.llama_model_chat_template(self._model, None)
+        text = template.decode("utf-8") if template else None
+        return ChatTemplate(text, bos=self._raw(self.bos_id), eos=self._raw(self.eos_id))
+
+    def detokenizer(self) -> Detokenizer:
+        """Return the detokenizer of one answer."""
+        return Detokenizer(self.piece)
+
+    def piece(self, token_id: int) -> bytes:
+        """Return the bytes that `token_id` adds to the text; none for control tokens."""
+        if token_id not in self._pieces:
+            self._pieces[token_id] = self._read_piece(token_id)
+        return self._pieces[token_id]
+
+    def _read_piece(self, token_id: int) -> bytes:
+        if not 0 <= token_id < self.size:
+            return b""  # padding beyond the table has no text
+        room = _PIECE_BYTES
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = L.llama_token_to_piece(self._vocab, token_id, buffer, room, 0, False)
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count
+
+    def _raw(self, token_id: int) -> str:
+        return self.raw_tokens[token_id] if token_id >= 0 else ""
+
+    @property
+    def _vocab(self) -> Any:
+        self._check_open()
+        return self._handle
+
+    def _check_open(self) -> None:
+        if self._model is None:
+            raise DeviceError("the vocabulary's engine is closed")
+
+    def close(self) -> None:
+        """Let go of the model, which is about to be freed."""
+        self._model = None

@@ -1,0 +1,84 @@
+"""Wrong opt-ins: a 400 that names the field, before any work, on every route."""
+
+import openai
+import pytest
+from cloud_support import PROMPTS, complete, new_id
+
+BUDGET, RATIO, HANDOFF = (f"vllm_xargs.pdd_{name}" for name in ("decode_budget", "refine_ratio", "handoff"))
+
+WRONG = [
+    *[({"pdd_decode_budget": value}, BUDGET) for value in (0, -1, "5", "text", 1e9, 10**9, True, 1.5)],
+    *[({"pdd_refine_ratio": value}, RATIO) for value in (0, 2, -1, "half")],
+    *[({"pdd_handoff": value}, HANDOFF) for value in ("", "short", "x" * 1000, 12345678901234567890)],
+    ({"pdd_budget": 4}, "vllm_xargs.pdd_budget"),
+]
+
+
+def post(client, route, fields, *, stream):
+    xargs = {"pdd_handoff": new_id(), **fields}
+    match route:
+        case "completions":
+            return client.completions.create(
+                model="smollm2", prompt="p", max_tokens=2, stream=stream, extra_body={"vllm_xargs": xargs}
+            )
+        case "chat":
+            return client.chat.completions.create(
+                model="smollm2", messages=[{"role": "user", "content": "p"}], max_tokens=2, stream=stream,
+                extra_body={"vllm_xargs": xargs},
+            )  # fmt: skip
+        case "responses":
+            return client.responses.create(
+                model="smollm2", input="p", max_output_tokens=2, stream=stream, extra_body={"vllm_xargs": xargs}
+            )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("route", ["completions", "chat", "responses"])
+def test_each_wrong_field_is_named(cloud, client, route, stream):
+    steps = len(cloud.steps())
+    for fields, param in WRONG:
+        with pytest.raises(openai.BadRequestError) as caught:
+            post(client, route, fields, stream=stream)
+        assert caught.value.param == param, fields
+        assert caught.value.type == "BadRequestError"
+    assert len(cloud.steps()) == steps  # the engine never heard of them
+
+
+def test_more_than_one_answer_is_refused(client):
+    for more, param in (({"n": 2}, "n"), ({"prompt": ["one", "two"]}, "prompt")):
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.completions.create(
+                **{"model": "smollm2", "prompt": "p", "max_tokens": 2, **more},
+                extra_body={"vllm_xargs": {"pdd_handoff": new_id()}},
+            )
+        assert caught.value.param == param
+
+
+def test_a_name_hidden_by_json_escapes_is_caught_all_the_same(client):
+    body = b'{"model":"smollm2","prompt":"p","max_tokens":2,"vllm_xargs":{"\\u0070dd_handoff":"x"}}'
+    with pytest.raises(openai.BadRequestError, match="pdd_handoff must have"):
+        client.post(
+            "/completions", cast_to=object, content=body, options={"headers": {"Content-Type": "application/json"}}
+        )
+
+
+def test_bad_requests_disturb_nobody(cloud, client):
+    expected = complete(client, budget=12, prompt=PROMPTS[1]).token_ids
+    tried = []
+
+    def disturb(_):
+        with pytest.raises(openai.BadRequestError):
+            post(client, "completions", {"pdd_decode_budget": 0}, stream=True)
+        tried.append(1)
+
+    with cloud.client() as other:
+        streamed = complete(other, budget=12, prompt=PROMPTS[1], on_chunk=disturb)
+    assert streamed.token_ids == expected
+    assert len(tried) >= 12
+
+
+def test_wrong_query_parameters_are_a_400(client):
+    streamed = complete(client, budget=1)
+    for query in ({"after": -1}, {"wait": "long"}, {"wait": 1e9}):
+        with pytest.raises(openai.BadRequestError):
+            client.get(f"/pdd/handoffs/{streamed.handoff_id}", cast_to=object, options={"params": query})

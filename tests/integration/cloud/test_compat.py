@@ -1,0 +1,32 @@
+"""Each fails once its shim in pdd_vllm_plugin/compat.py is no longer needed: then remove the shim."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def test_vllm_cpus_own_command_still_does_not_start():
+    script = Path(sys.executable).parent / "vllm"
+    if not script.exists():
+        pytest.skip("no vllm command is installed")
+    run = subprocess.run([str(script), "--version"], capture_output=True, text=True, timeout=280)
+    assert run.returncode != 0, "`vllm` starts: provide_vllm_metadata() can go"
+    assert "PackageNotFoundError" in run.stderr
+
+
+def test_the_number_of_api_servers_still_has_no_public_name():
+    from vllm.config import ParallelConfig
+
+    assert hasattr(ParallelConfig(), "_api_process_count")
+    assert not hasattr(ParallelConfig(), "api_process_count"), "use the public field in api_process_count()"
+
+
+def test_vllm_still_answers_with_another_id_than_it_passes_to_the_engine(cloud, client):
+    from cloud_support import complete
+
+    streamed = complete(client, budget=1)
+    engine_ids = {name for step in cloud.steps() for name in step["made"]}
+    own = next(name for name in engine_ids if name.startswith(streamed.completion_id))
+    assert own.startswith(f"{streamed.completion_id}-0-"), "completion_id() can go"

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import anyio
+import pytest
+
+from pdd_core.plugins import Policies
+from pdd_core.policies.pacing import FixedRatePacing
+from pdd_core.timeline import Source
+from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, DeviceProfile, generate
+from pdd_llamacpp_adapter.answer import CloudEnd
+from pdd_llamacpp_adapter.stream import CloudChunk
+
+POLICIES = Policies({"fixed-rate": FixedRatePacing()}, allow=())
+OPTIONS = {"policies": POLICIES, "rate": math.inf}
+
+
+def answer(engine, prompt, **options):
+    fields = {name: options.pop(name) for name in ("temperature", "seed", "frequency_penalty") if name in options}
+    request = AnswerRequest(prompt_token_ids=prompt, max_tokens=24, **fields)
+    return generate(request, engine=engine, **OPTIONS, **options)
+
+
+def ids_of(outcome):
+    return [token.token_id for token in outcome.timeline.tokens]
+
+
+class RecordedCloud:
+    """A cloud that sends the first tokens of a known answer and hands off."""
+
+    cancel_timeout = 1.0
+
+    def __init__(self, ids):
+        self._ids = ids
+
+    async def connected(self, vocab):
+        class Info:
+            class tokenizer:  # noqa: N801
+                eos_ids = (2,)
+
+        return Info
+
+    async def stream(self, request, opt_in):
+        for token in self._ids:
+            await anyio.sleep(0.002)
+            yield CloudChunk((token,), "", None)
+        yield CloudChunk((), "", CloudEnd.BUDGET)
+
+    async def cancel(self, handoff_id):
+        return True
+
+
+async def handed_over(engine, request, ids):
+    async with AnswerSession(request, engine=engine, cloud=RecordedCloud(ids), **OPTIONS) as session:
+        async for _ in session:
+            pass
+    return session.outcome
+
+
+def test_greedy_answers_repeat(engine, prompt):
+    first = ids_of(answer(engine, prompt))
+    engine.reset()
+    assert ids_of(answer(engine, prompt)) == first
+    assert len(first) == 24
+
+
+@pytest.mark.parametrize("position", [1, 3, 8, 15])
+def test_a_handed_over_answer_equals_the_devices_own(engine, prompt, position):
+    own = ids_of(answer(engine, prompt))
+    engine.reset()
+    request = AnswerRequest(prompt_token_ids=prompt, max_tokens=24)
+    outcome = anyio.run(handed_over, engine, request, own[:position])
+    assert ids_of(outcome) == own
+    assert outcome.timeline.count(Source.CLOUD) == position
+    assert outcome.took_over_at is not None
+
+
+def test_a_seeded_answer_goes_on_the_same_after_the_same_handoff(engine, prompt):
+    request = AnswerRequest(prompt_token_ids=prompt, max_tokens=24, temperature=0.8, top_p=0.95, seed=11)
+    own = ids_of(answer(engine, prompt))[:4]
+    outcomes = []
+    for _ in range(2):
+        engine.reset()
+        outcomes.append(ids_of(anyio.run(handed_over, engine, request, own)))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_a_warm_context_saves_the_prefill(engine, prompt):
+    cold = answer(engine, prompt)
+    warm = answer(engine, prompt)
+    assert cold.reused_tokens == 0
+    assert warm.reused_tokens == len(prompt) - 1
+    assert ids_of(warm)[0] == ids_of(cold)[0]
+
+
+def test_a_profile_is_never_beaten(engine, prompt):
+    outcome = answer(engine, prompt, profile=DeviceProfile("slow", 200.0, 25.0))
+    assert outcome.timeline.ttft >= len(prompt) / 200.0
+    assert outcome.timeline.tokens[-1].received_at - outcome.timeline.ttft >= 23 / 25.0
+
+
+def test_an_unreachable_cloud_leaves_the_answer_to_the_device(engine, prompt):
+    own = ids_of(answer(engine, prompt))
+    engine.reset()
+    outcome = answer(engine, prompt, cloud_url="http://127.0.0.1:9/v1")
+    assert ids_of(outcome) == own
+    assert outcome.cloud_error.startswith("CloudUnreachable")
+
+
+@pytest.mark.anyio
+async def test_two_sessions_on_one_engine_take_turns(engine, prompt):
+    other = engine.vocab.render_chat([{"role": "user", "content": "Count from one to five."}])
+    answers = {}
+
+    async def make(name, ids):
+        request = AnswerRequest(prompt_token_ids=ids, max_tokens=6)
+        async with AnswerSession(request, engine=engine, **OPTIONS) as session:
+            answers[name] = [token.token_id async for token in session]
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(make, "one", prompt)
+        tasks.start_soon(make, "other", other)
+    for name, ids in (("one", prompt), ("other", other)):
+        together = answers[name]
+        engine.reset()
+        await make(name, ids)
+        assert answers[name] == together
+
+
+@pytest.mark.anyio
+async def test_leaving_early_stops_llama_within_milliseconds(engine, long_prompt):
+    request = AnswerRequest(prompt_token_ids=long_prompt, max_tokens=24)
+    with anyio.move_on_after(0.3):
+        async with AnswerSession(request, engine=engine, **OPTIONS) as session:
+            begun = time.monotonic()
+            async for _ in session:
+                pass
+    assert time.monotonic() - begun < 0.3 + 0.25
+    assert session.outcome.finish_reason == "cancelled"
+    assert engine.n_past % 64 == 0
+
+
+def test_ctrl_c_stops_a_running_prefill(gguf):
+    program = f"""
+from pdd_core.timeline import Source
+from pdd_llamacpp_adapter import AnswerRequest, DeviceEngine, generate
+with DeviceEngine.open({str(gguf)!r}) as engine:
+    request = AnswerRequest(prompt_token_ids=list(range(100, 3600)), max_tokens=8)
+    generate(request, engine=engine, on_progress=lambda *_: print("chunk", flush=True))
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"chunk\n"
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert b"KeyboardInterrupt" in errors
+    assert b"ExceptionGroup" not in errors
+    assert time.monotonic() - begun < 2.0

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+
+from pdd_core.errors import ConfigurationError
+from pdd_core.fingerprint import fingerprint
+from pdd_llamacpp_adapter.tokenizer_check import check_tokenizer
+
+TEXTS = [
+    "Plain words, and some more.",
+    "Grüße aus Zürich, naïve café",
+    "👩‍👩‍👧‍👦 family, 🏳️‍🌈 flag, 🤷🏽‍♀️ shrug",
+    "漢字とかな، العربية, ελληνικά",
+    "def f(x):\n" + " " * 40 + "return x\n",
+    "  leading and trailing  ",
+    "<|im_end|> as plain text",
+]
+
+
+def detokenized(vocab, ids):
+    detokenizer = vocab.detokenizer()
+    return "".join(detokenizer.push(token) for token in ids) + detokenizer.flush()
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_survives_the_round_trip(loaded, text):
+    assert detokenized(loaded.vocab, loaded.vocab.tokenize(text)) == text
+
+
+def test_tokens_longer_than_32_bytes_keep_their_text(loaded):
+    """Deep indentation, mostly: pieces that llama-cpp-python's own detokenizer drops."""
+    vocab = loaded.vocab
+    long = [i for i in range(vocab.size) if not vocab.is_special(i) and len(vocab.piece(i)) > 32]
+    assert len(long) == 47
+    text = detokenized(vocab, long)
+    assert len(text.encode()) == sum(len(vocab.piece(i)) for i in long)
+    assert " " * 40 in text
+
+
+def test_control_tokens_add_no_text(loaded):
+    assert detokenized(loaded.vocab, [1, *loaded.vocab.tokenize("hi"), 2]) == "hi"
+
+
+def test_special_tokens_are_read_only_where_asked(loaded):
+    assert loaded.vocab.tokenize("<|im_end|>", special=True) == [2]
+    assert 2 not in loaded.vocab.tokenize("<|im_end|>")
+
+
+def test_a_chat_is_rendered_by_the_models_own_template(loaded):
+    vocab = loaded.vocab
+    ids = vocab.render_chat([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi 🎉"}])
+    text = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi 🎉<|im_end|>\n<|im_start|>assistant\n"
+    assert ids == vocab.tokenize(text, special=True)
+
+
+def test_messages_the_template_cannot_render_are_an_error(loaded):
+    with pytest.raises(ConfigurationError, match="refuses"):
+        loaded.vocab.render_chat([{"content": "no role"}])
+
+
+def test_the_stop_set_is_narrower_than_llamas_guess(loaded):
+    assert loaded.vocab.eos_id == 2
+    assert loaded.vocab.stop_ids == {0, 2}
+
+
+@pytest.mark.anyio
+async def test_the_table_agrees_with_a_fingerprint_of_itself(loaded):
+    vocab = loaded.vocab
+    assert len(vocab.raw_tokens) == vocab.size == 49152
+    special = [i for i in range(17) if vocab.is_special(i)]
+    assert special == list(range(17))
+    cloud = fingerprint(vocab.raw_tokens, special_ids=special, eos_ids=[2])
+    await check_tokenizer(cloud, vocab, fetch_piece=None)

@@ -1,0 +1,126 @@
+"""Whatever happens to the cloud, the device finishes: no shown token is lost, repeated or taken back."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import pytest
+from cloud_support import KEY
+
+from pdd_core.errors import CloudRefused, CloudUnreachable, TokenizerMismatch
+from pdd_core.timeline import Source
+from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, CloudClient, DeviceProfile
+
+pytestmark = pytest.mark.anyio
+TEXT = "The three primary colours are"
+SLOW = DeviceProfile("slow", prefill_tps=4.0, decode_tps=1000.0)
+
+
+@asynccontextmanager
+async def cut_after(base_url, chunks):
+    """A proxy in front of the real cloud that cuts the TCP connection after so many streamed token chunks."""
+    host, port = base_url.removeprefix("http://").removesuffix("/v1").split(":")
+
+    async def serve(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(
+            (
+                int(line.split(b":")[1])
+                for line in head.split(b"\r\n")
+                if line.lower().startswith(b"content-length")
+            ),
+            0,
+        )
+        body = await reader.readexactly(length)
+        up_reader, up_writer = await asyncio.open_connection(host, int(port))
+        head = b"\r\n".join(line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection"))
+        up_writer.write(head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + body)
+        seen, streaming = 0, b"/completions" in head
+        while data := await up_reader.read(65536):
+            seen += data.count(b"data: ")
+            if streaming and seen > chunks:
+                break
+            writer.write(data)
+            await writer.drain()
+        up_writer.close()
+        writer.transport.abort() if streaming else writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+
+
+async def answer_of(engine, cloud, prompt, profile=SLOW):
+    engine.reset()
+    request = AnswerRequest(prompt_token_ids=prompt, max_tokens=24, decode_budget=20)
+    async with AnswerSession(request, engine=engine, cloud=cloud, rate=1e6, profile=profile) as answer:
+        shown = [token async for token in answer]
+    return shown, answer.outcome
+
+
+@pytest.fixture(scope="module")
+def expected(engine):
+    async def alone():
+        prompt = engine.vocab.tokenize(TEXT)
+        shown, _ = await answer_of(engine, None, prompt, None)
+        return prompt, [token.token_id for token in shown]
+
+    return asyncio.run(alone())
+
+
+async def test_a_cloud_that_cannot_be_reached_leaves_the_answer_to_the_device(engine, expected):
+    prompt, ids = expected
+    async with CloudClient("http://127.0.0.1:9/v1", api_key=KEY) as nobody:
+        shown, outcome = await answer_of(engine, nobody, prompt, None)
+    assert [token.token_id for token in shown] == ids
+    assert {token.source for token in shown} == {Source.DEVICE}
+    assert outcome.cloud_error.startswith("CloudUnreachable: ")
+
+
+async def test_a_cloud_that_refuses_leaves_the_answer_to_the_device(cloud, engine, expected):
+    prompt, ids = expected
+    async with CloudClient(cloud.base_url, api_key="wrong") as refused:
+        shown, outcome = await answer_of(engine, refused, prompt, None)
+        with pytest.raises(CloudRefused) as caught:
+            await refused.connect()
+    assert caught.value.status == 401
+    assert [token.token_id for token in shown] == ids
+    assert outcome.cloud_error.startswith("CloudRefused: ")
+
+
+@pytest.mark.parametrize("chunks", [1, 4])
+async def test_a_cloud_that_dies_in_mid_stream_loses_and_repeats_nothing(cloud, engine, expected, chunks):
+    prompt, ids = expected
+    async with cut_after(cloud.base_url, chunks) as base_url, CloudClient(base_url, api_key=KEY) as dying:
+        await dying.connect(engine.vocab)
+        shown, outcome = await answer_of(engine, dying, prompt)
+    assert [token.token_id for token in shown] == ids
+    sources = [token.source for token in shown]
+    assert sources.count(Source.CLOUD) >= 1
+    assert sources == sorted(sources)  # cloud first, then the device
+    assert outcome.cloud_error.startswith("CloudLost: ")
+    assert outcome.finish_reason in {"stop", "length"}
+
+
+async def test_another_vocabulary_is_refused_with_the_first_difference(cloud, engine):
+    class Altered:
+        def __init__(self, vocab):
+            self._vocab = vocab
+            self.raw_tokens = list(vocab.raw_tokens)
+            self.raw_tokens[4321] = "something else"
+
+        def __getattr__(self, name):
+            return getattr(self._vocab, name)
+
+    async with CloudClient(cloud.base_url, api_key=KEY) as client:
+        with pytest.raises(TokenizerMismatch, match="4321") as caught:
+            await client.connect(Altered(engine.vocab))
+        assert "something else" in str(caught.value)
+        info = await client.connect(engine.vocab)
+    assert json.loads(info.model_dump_json())["tokenizer"]["size"] == 49152
+
+
+async def test_a_port_where_nobody_listens_is_named():
+    async with CloudClient("http://127.0.0.1:9/v1", api_key=KEY) as nobody:
+        with pytest.raises(CloudUnreachable, match="127.0.0.1:9"):
+            await nobody.connect()

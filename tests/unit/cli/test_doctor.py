@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from rich.console import Console
+
+from pdd_cli import host
+from pdd_cli.doctor import installed as installed_module
+from pdd_cli.doctor.findings import Level, fail, ok, warn
+from pdd_cli.doctor.installed import distribution
+from pdd_cli.doctor.plugin import frontend_setting, plugins_setting
+from pdd_cli.doctor.report import report
+from pdd_cli.doctor.server import cloud_problem
+from pdd_core.errors import CloudRefused, CloudUnreachable, SchemaVersionError
+
+
+@pytest.mark.parametrize(
+    ("value", "right"),
+    [
+        ("PDD", "pdd"),
+        ("Pdd", "pdd"),
+        ("pdd-device", "pdd"),
+        ("pdd_device", "pdd"),
+        ("pdd_vllm_plugin", "pdd"),
+        ("pdd ", "pdd"),
+        ("other, pdd", "other,pdd"),
+        ('"pdd"', "pdd"),
+        ("ppd", "pdd"),
+    ],
+)
+def test_a_misspelt_name_is_quoted_and_corrected(value: str, right: str) -> None:
+    finding = plugins_setting(value)
+    assert finding.level is Level.FAIL
+    assert "vLLM compares exactly" in finding.detail
+    assert finding.fix == f"export VLLM_PLUGINS={right}"
+
+
+@pytest.mark.parametrize(("value", "right"), [("", "pdd"), ("lora_resolver", "lora_resolver,pdd")])
+def test_a_list_without_us_keeps_the_others(value: str, right: str) -> None:
+    finding = plugins_setting(value)
+    assert (finding.level, finding.fix) == (Level.FAIL, f"export VLLM_PLUGINS={right}")
+
+
+@pytest.mark.parametrize("value", ["pdd", "other,pdd"])
+def test_the_exact_name_is_fine(value: str) -> None:
+    assert plugins_setting(value).level is Level.OK
+
+
+def test_unset_is_a_warning_because_endpoint_plugins_would_not_load() -> None:
+    finding = plugins_setting(None)
+    assert finding.level is Level.WARN
+    assert "no endpoint plugin" in finding.detail
+
+
+@pytest.mark.parametrize(("value", "count"), [(None, 0), ("0", 0), ("", 0), ("1", 1)])
+def test_the_rust_front_end_is_a_failure(value: str | None, count: int) -> None:
+    assert [finding.level for finding in frontend_setting(value)] == [Level.FAIL] * count
+
+
+def test_the_tested_range_is_read_from_our_own_metadata(monkeypatch) -> None:
+    lines = ['vllm<0.33,>=0.26; extra == "cloud"', "rich>=13.9", 'accelerate; extra == "demo"']
+    monkeypatch.setattr(installed_module.metadata, "requires", lambda _: lines)
+    assert str(installed_module.tested_range("vllm")) == "<0.33,>=0.26"
+    assert installed_module.tested_range("accelerate") is None
+
+
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [
+        ("0.26.0", Level.OK),
+        ("0.32.0+cpu", Level.OK),
+        ("0.25.1", Level.FAIL),
+        ("0.33.0", Level.WARN),
+        (None, Level.WARN),
+    ],
+)
+def test_a_version_outside_the_range_is_told(monkeypatch, version: str | None, level: Level) -> None:
+    monkeypatch.setattr(installed_module.metadata, "requires", lambda _: ["vllm<0.33,>=0.26"])
+    finding = distribution("vllm", version, purpose="a cloud", target="pdd-device[cloud]")
+    assert finding.level is level
+    assert bool(finding.fix) is (level is not Level.OK)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (CloudUnreachable("no connection to h:1"), "no connection to h:1"),
+        (CloudRefused("no", status=401), "refuses the key"),
+        (CloudRefused("no", status=404), "the plugin is not active there"),
+        (CloudRefused("odd", status=500), "odd"),
+        (SchemaVersionError("too new"), "too new"),
+    ],
+)
+def test_each_way_a_cloud_can_fail_has_its_own_words_and_fix(error, says: str) -> None:
+    finding = cloud_problem("http://h:1/v1", error)
+    assert finding.level is Level.FAIL
+    assert says in finding.detail
+    assert finding.fix
+
+
+@pytest.fixture
+def findings(monkeypatch):
+    def use(*given) -> None:
+        monkeypatch.setattr(sys.modules["pdd_cli.doctor.report"], "installed", lambda: iter(given))
+        monkeypatch.setattr(host, "vllm_distribution", lambda: None)
+
+    return use
+
+
+@pytest.mark.parametrize(
+    ("given", "code"), [([ok("a", "b")], 0), ([warn("a", "b", "c")], 0), ([ok("a", "b"), fail("c", "d", "e")], 1)]
+)
+def test_only_a_failure_is_an_error(findings, given, code: int) -> None:
+    findings(*given)
+    assert report(url=None, api_key=None, gguf=None, as_json=False, console=Console(quiet=True)) == code
+
+
+def test_json_has_all_findings(findings, capsys) -> None:
+    findings(ok("a", "b"), fail("c", "d", "e"))
+    report(url=None, api_key=None, gguf=None, as_json=True, console=Console())
+    assert json.loads(capsys.readouterr().out) == {
+        "ok": False,
+        "findings": [
+            {"check": "a", "level": "ok", "detail": "b", "fix": ""},
+            {"check": "c", "level": "fail", "detail": "d", "fix": "e"},
+        ],
+    }
+
+
+def test_an_unreachable_cloud_is_a_finding_not_a_crash(findings, capsys) -> None:
+    findings()
+    code = report(url="http://127.0.0.1:9", api_key=None, gguf=None, as_json=True, console=Console())
+    assert code == 1
+    assert json.loads(capsys.readouterr().out)["findings"][0]["check"] == "cloud"

@@ -1,0 +1,210 @@
+"""Fakes of both engines. Each makes the same answer: every token is the one before it plus one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import anyio
+import numpy as np
+import pytest
+
+from pdd_core.errors import DeviceEngineFailed
+from pdd_core.plugins import Policies
+from pdd_core.policies.pacing import FixedRatePacing
+from pdd_llamacpp_adapter.stream import CloudChunk
+from pdd_llamacpp_adapter.vocab import Detokenizer
+
+N_VOCAB = 1000
+EOS = 999
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+class FakeVocabulary:
+    eos_id = EOS
+    stop_ids = frozenset({EOS})
+
+    def detokenizer(self):
+        return Detokenizer(lambda token: b"" if token == EOS else f"<{token}>".encode())
+
+
+@dataclass
+class FakeEngine:
+    """Takes `seconds` per call and fails at call number `fails_at`."""
+
+    seconds: float = 0.0
+    fails_at: int | None = None
+    ends_at: int = N_VOCAB
+    """The device's answer ends after this token."""
+    n_ctx: int = 512
+    vocab: FakeVocabulary = field(default_factory=FakeVocabulary)
+    held: list = field(default_factory=list)
+    calls: list = field(default_factory=list)
+    aborted: bool = False
+
+    @asynccontextmanager
+    async def exclusive(self):
+        yield
+
+    async def start(self, prompt):
+        self.held = []
+        return 0
+
+    async def extend(self, ids, *, want_logits=False):
+        try:
+            await anyio.sleep(self.seconds)
+        except BaseException:
+            self.aborted = True
+            raise
+        if self.fails_at is not None and len(self.calls) >= self.fails_at:
+            raise DeviceEngineFailed("llama_decode returned -3")
+        self.calls.append(list(ids))
+        self.held.extend(ids)
+        if not want_logits:
+            return None
+        logits = np.zeros(N_VOCAB, dtype=np.float32)
+        logits[EOS if ids[-1] >= self.ends_at else ids[-1] + 1] = 9.0
+        return logits
+
+
+@dataclass
+class FakeCloud:
+    """Plays `script`: a number sleeps, a list of ids is sent, a `CloudEnd` ends
+    (a pair of both is one chunk), an exception is raised."""
+
+    script: list
+    connect_error: Exception | None = None
+    cancel_error: Exception | None = None
+    eos_ids: tuple = (EOS,)
+    cancel_timeout: float = 1.0
+    opt_in: object = None
+    cancelled: list = field(default_factory=list)
+    closed: bool = False
+
+    async def connected(self, vocab):
+        if self.connect_error is not None:
+            raise self.connect_error
+        return SimpleNamespace(tokenizer=SimpleNamespace(eos_ids=self.eos_ids))
+
+    async def stream(self, request, opt_in):
+        self.opt_in = opt_in
+        try:
+            for step in self.script:
+                await anyio.lowlevel.checkpoint()
+                match step:
+                    case int() | float():
+                        await anyio.sleep(step)
+                    case list():
+                        yield CloudChunk(tuple(step), "".join(f"[{i}]" for i in step), None)
+                    case (ids, end):
+                        yield CloudChunk(tuple(ids), "", end)
+                    case Exception():
+                        raise step
+                    case end:
+                        yield CloudChunk((), "", end)
+        finally:
+            self.closed = True
+
+    async def cancel(self, handoff_id):
+        await anyio.sleep(0.01)
+        self.cancelled.append(handoff_id)
+        if self.cancel_error is not None:
+            raise self.cancel_error
+        return True
+
+
+@pytest.fixture
+def fake_engine():
+    return FakeEngine
+
+
+@pytest.fixture
+def fake_cloud():
+    return FakeCloud
+
+
+@pytest.fixture
+def policies():
+    return Policies({"fixed-rate": FixedRatePacing()}, allow=())
+
+
+def event(data) -> bytes:
+    return f"data: {data if isinstance(data, str) else json.dumps(data)}\n\n".encode()
+
+
+def chunk(ids, *, text="t", finish=None, stop=None) -> bytes:
+    choice = {"index": 0, "text": text, "token_ids": ids, "finish_reason": finish, "stop_reason": stop}
+    return event({"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]})
+
+
+@dataclass
+class FakeServer:
+    """HTTP on 127.0.0.1, one answer per (method, path): (status, body); a list body is streamed piece by piece."""
+
+    answers: dict
+    requests: list = field(default_factory=list)
+    url: str = ""
+
+    async def handle(self, reader, writer):
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            method, path, _ = head.split("\r\n", 1)[0].split(" ")
+            length = next((int(x.split(":")[1]) for x in head.lower().split("\r\n") if "content-length" in x), 0)
+            body = await reader.readexactly(length)
+            self.requests.append((method, path, json.loads(body) if body else None))
+            status, answer = self.answers.get((method, path), (404, {"error": {"message": "no", "code": 404}}))
+            kind = "text/event-stream" if isinstance(answer, list) else "application/json"
+            writer.write(f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nConnection: close\r\n".encode())
+            if isinstance(answer, list):
+                await self._stream(writer, answer)
+            else:
+                data = json.dumps(answer).encode()
+                writer.write(f"Content-Length: {len(data)}\r\n\r\n".encode() + data)
+            await writer.drain()
+        finally:
+            writer.close()
+
+    @staticmethod
+    async def _stream(writer, pieces):
+        writer.write(b"Transfer-Encoding: chunked\r\n\r\n")
+        for piece in pieces:
+            if piece is BREAK:
+                return
+            if piece is WAIT:
+                await asyncio.sleep(30)
+            writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+
+
+BREAK = object()
+WAIT = object()
+
+
+@pytest.fixture
+async def serve():
+    """Start a fake server for `answers`; returns it, with its base URL."""
+    servers = []
+
+    async def start(answers):
+        fake = FakeServer({(m, f"/v1{p}"): a for (m, p), a in answers.items()})
+        server = await asyncio.start_server(fake.handle, "127.0.0.1", 0)
+        servers.append(server)
+        fake.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        return fake
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def sse():
+    return SimpleNamespace(event=event, chunk=chunk, BREAK=BREAK, WAIT=WAIT, DONE=event("[DONE]"))

@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import math
+import time
+
+import anyio
+import pytest
+
+from pdd_core.errors import (
+    CloudLost,
+    CloudRefused,
+    CloudUnreachable,
+    ConfigurationError,
+    ContextOverflow,
+    DeviceEngineFailed,
+    TokenizerMismatch,
+)
+from pdd_core.hookspecs import hookimpl
+from pdd_core.plugins import Policies
+from pdd_core.policies.pacing import FixedRatePacing
+from pdd_core.timeline import Source
+from pdd_llamacpp_adapter.answer import CloudEnd
+from pdd_llamacpp_adapter.request import AnswerRequest
+from pdd_llamacpp_adapter.session import AnswerSession
+
+pytestmark = pytest.mark.anyio
+
+EOS = 999
+PROMPT = list(range(1, 101))
+
+
+@pytest.fixture
+def session(policies):
+    def make(*, rate=math.inf, max_tokens=10, decode_budget=64, **options):
+        request = AnswerRequest(prompt_token_ids=PROMPT, max_tokens=max_tokens, decode_budget=decode_budget)
+        return AnswerSession(request, **{"policies": policies, "rate": rate, **options})
+
+    return make
+
+
+async def collect(session):
+    async with session as answer:
+        tokens = [token async for token in answer]
+    assert [token.index for token in tokens] == list(range(len(tokens)))
+    assert all(token.shown_at >= token.received_at for token in tokens)
+    assert answer.outcome.timeline.tokens == tokens
+    return [token.token_id for token in tokens], answer.outcome
+
+
+async def test_the_device_goes_on_where_the_clouds_budget_ended(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([[101], [102, 103], CloudEnd.BUDGET])
+    ids, outcome = await collect(session(engine=fake_engine(seconds=0.02), cloud=cloud))
+    assert ids == list(range(101, 111))
+    assert (outcome.mode, outcome.finish_reason) == ("handoff", "length")
+    assert outcome.timeline.count(Source.CLOUD) == 3
+    assert [t.source for t in outcome.timeline.tokens[3:]] == [Source.DEVICE] * 7
+    assert outcome.timeline.text == "".join(f"<{i}>" for i in ids)
+    assert 0 < outcome.caught_up_at <= outcome.took_over_at
+    assert (outcome.cloud_error, outcome.cancel_confirmed) == (None, None)
+    assert cloud.cancelled == [], "there was nothing left to cancel"
+
+
+async def test_the_device_takes_over_from_a_cloud_that_still_streams_and_cancels_it(
+    session, fake_engine, fake_cloud
+):
+    cloud = fake_cloud([[101], *[step for i in range(102, 160) for step in (0.01, [i])], 60, CloudEnd.BUDGET])
+    ids, outcome = await collect(session(engine=fake_engine(seconds=0.002), cloud=cloud, max_tokens=40))
+    assert ids == list(range(101, 141))
+    assert 1 <= outcome.timeline.count(Source.CLOUD) < 40
+    assert outcome.cancel_confirmed is True
+    assert cloud.cancelled == [outcome.handoff_id]
+    assert cloud.closed
+
+
+async def test_tokens_that_arrive_until_the_cancel_is_through_are_in_vain(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([[101], *[step for i in range(700, 800) for step in (0.004, [i])]])
+    ids, outcome = await collect(session(engine=fake_engine(seconds=0.001), cloud=cloud))
+    assert ids[0] == 101
+    assert ids[-1] == 100 + len(ids) or ids[1] >= 700, "all after the take-over is the device's"
+    assert outcome.cloud_tokens_in_vain > 0
+    assert len(ids) == 10
+
+
+async def test_received_tokens_are_processed_in_batches(session, fake_engine, fake_cloud):
+    engine = fake_engine(seconds=0.03)
+    cloud = fake_cloud([[i] for i in range(101, 131)] + [CloudEnd.BUDGET])
+    await collect(session(engine=engine, cloud=cloud, max_tokens=32))
+    assert [len(call) for call in engine.calls[:3]] == [64, 64, 2]
+
+
+async def test_the_answer_goes_on_without_a_cloud_that_dies_in_mid_stream(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([[101], [102], CloudLost("the stream broke off")])
+    ids, outcome = await collect(session(engine=fake_engine(), cloud=cloud))
+    assert ids == list(range(101, 111))
+    assert outcome.cloud_error == "CloudLost: the stream broke off"
+
+
+@pytest.mark.parametrize("error", [CloudUnreachable("no"), TokenizerMismatch("token 3"), CloudRefused("no")])
+async def test_the_device_answers_alone_when_the_cloud_has_no_part(session, fake_engine, fake_cloud, error):
+    cloud = fake_cloud([[555]], connect_error=error)
+    ids, outcome = await collect(session(engine=fake_engine(ends_at=104), cloud=cloud))
+    assert ids == [101, 102, 103, 104, EOS]
+    assert outcome.finish_reason == "stop"
+    assert outcome.cloud_error == f"{type(error).__name__}: {error}"
+    assert cloud.opt_in is None, "nothing was sent"
+
+
+async def test_a_silent_cloud_is_given_up(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([60])
+    ids, outcome = await collect(session(engine=fake_engine(), cloud=cloud, first_token_patience=0.05))
+    assert ids == list(range(101, 111))
+    assert outcome.cloud_error.startswith("CloudLost: no first token")
+    assert cloud.cancelled == [outcome.handoff_id]
+
+
+async def test_an_answer_that_ends_in_the_cloud_stops_the_device(session, fake_engine, fake_cloud):
+    engine = fake_engine(seconds=30)
+    cloud = fake_cloud([[101], ([102, EOS], CloudEnd.STOP)])
+    with anyio.fail_after(5):
+        ids, outcome = await collect(session(engine=engine, cloud=cloud))
+    assert ids == [101, 102, EOS]
+    assert (outcome.finish_reason, outcome.took_over_at) == ("stop", None)
+    assert outcome.timeline.text == "<101><102>"
+    assert engine.aborted
+    assert cloud.cancelled == []
+
+
+async def test_the_clouds_ids_end_the_devices_part(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([[101], CloudEnd.BUDGET], eos_ids=(105,))
+    ids, outcome = await collect(session(engine=fake_engine(), cloud=cloud))
+    assert ids == [101, 102, 103, 104, 105]
+    assert outcome.finish_reason == "stop"
+
+
+async def test_a_late_device_shows_as_a_stall(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([[101], [102], CloudEnd.BUDGET])
+    ids, outcome = await collect(session(engine=fake_engine(seconds=0.1), cloud=cloud, max_tokens=4))
+    assert ids == [101, 102, 103, 104]
+    assert outcome.timeline.tpot_max > 0.15
+
+
+async def test_the_cloud_alone_answers_without_opting_in(session, fake_cloud):
+    cloud = fake_cloud([[101], [102, 103], CloudEnd.LENGTH])
+    ids, outcome = await collect(session(cloud=cloud))
+    assert ids == [101, 102, 103]
+    assert (outcome.mode, outcome.finish_reason, outcome.handoff_id) == ("cloud_only", "length", None)
+    assert cloud.opt_in is None
+    assert [t.text for t in outcome.timeline.tokens] == ["[101]", "", "[102][103]"]
+
+
+async def test_a_lost_cloud_without_a_device_is_an_error_after_its_last_token(session, fake_cloud):
+    answer = session(cloud=fake_cloud([[101, 102], CloudLost("broke off")]))
+    with pytest.raises(CloudLost, match="broke off"):
+        await collect(answer)
+    assert [token.token_id for token in answer.outcome.timeline.tokens] == [101, 102]
+    assert answer.outcome.finish_reason == "error"
+
+
+async def test_the_device_alone(session, fake_engine):
+    progress = []
+    ids, outcome = await collect(session(engine=fake_engine(), on_progress=lambda *p: progress.append(p)))
+    assert ids == list(range(101, 111))
+    assert (outcome.mode, outcome.took_over_at, outcome.cloud_error) == ("device_only", None, None)
+    assert progress == [(64, 100, "prefill"), (100, 100, "prefill")]
+
+
+async def test_a_failed_device_leaves_the_answer_to_the_cloud(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([[101], 0.01, ([102, EOS], CloudEnd.STOP)])
+    ids, outcome = await collect(session(engine=fake_engine(fails_at=0), cloud=cloud))
+    assert ids == [101, 102, EOS]
+    assert outcome.finish_reason == "stop"
+
+
+async def test_a_failed_device_is_an_error_after_the_clouds_last_token(session, fake_engine, fake_cloud):
+    answer = session(engine=fake_engine(fails_at=1), cloud=fake_cloud([[101, 102], CloudEnd.BUDGET]))
+    with pytest.raises(DeviceEngineFailed, match="-3"):
+        await collect(answer)
+    assert [token.token_id for token in answer.outcome.timeline.tokens] == [101, 102]
+    assert answer.outcome.finish_reason == "error"
+
+
+async def test_an_error_of_the_consumer_stays_what_it_is(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([[101], 60])
+
+    async def consume():
+        async with session(engine=fake_engine(seconds=30), cloud=cloud) as answer:
+            raise KeyError((await anext(answer)).token_id)
+
+    with pytest.raises(KeyError, match="101"):
+        await consume()
+    assert cloud.closed
+
+
+async def test_a_consumer_that_leaves_stops_both_engines(session, fake_engine, fake_cloud):
+    engine = fake_engine(seconds=30)
+    cloud = fake_cloud([[101], [102], 60])
+    begun = time.monotonic()
+    async with session(engine=engine, cloud=cloud) as answer:
+        async for _ in answer:
+            break
+    assert time.monotonic() - begun < 2
+    assert answer.outcome.finish_reason == "cancelled"
+    assert len(answer.outcome.timeline.tokens) == 1
+    assert engine.aborted
+    assert cloud.closed
+    assert cloud.cancelled == [answer.outcome.handoff_id]
+
+
+async def test_a_cancelled_consumer_stops_both_engines(session, fake_engine, fake_cloud):
+    engine = fake_engine(seconds=30)
+    cloud = fake_cloud([[101], 60])
+    with anyio.move_on_after(0.1) as scope:
+        await collect(session(engine=engine, cloud=cloud))
+    assert scope.cancelled_caught
+    assert engine.aborted
+    assert len(cloud.cancelled) == 1
+
+
+async def test_a_cloud_that_does_not_answer_the_cancel_does_not_hold_the_session(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([[101], 60], cancel_timeout=0.05)
+
+    async def never(handoff_id):
+        await anyio.sleep(60)
+
+    cloud.cancel = never
+    with anyio.fail_after(5):
+        ids, outcome = await collect(session(engine=fake_engine(), cloud=cloud))
+    assert len(ids) == 10
+    assert outcome.cancel_confirmed is None
+    assert cloud.closed
+
+
+async def test_a_cancel_that_fails_does_not_touch_the_answer(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([[101], 60], cancel_error=CloudUnreachable("gone"))
+    ids, outcome = await collect(session(engine=fake_engine(), cloud=cloud))
+    assert len(ids) == 10
+    assert (outcome.cancel_confirmed, outcome.cloud_error) == (None, None)
+
+
+async def test_no_token_is_shown_before_it_is_due(session, fake_engine, fake_cloud):
+    due_at = []
+
+    def due(now, **_):
+        due_at.append(now if not due_at else due_at[-1] + 0.01)
+        return due_at[-1]
+
+    policies = Policies({"builtin": FixedRatePacing(), "probe": Pacers(due)}, allow=())
+    cloud = fake_cloud([list(range(101, 106)), CloudEnd.BUDGET])
+    _, outcome = await collect(session(engine=fake_engine(), cloud=cloud, policies=policies))
+    assert len(due_at) == 10
+    assert all(token.shown_at >= due for token, due in zip(outcome.timeline.tokens, due_at, strict=True))
+
+
+async def test_the_first_token_is_shown_on_arrival_whatever_the_pacer_says(session, fake_engine):
+    policies = Policies({"builtin": FixedRatePacing(), "late": Pacers(lambda now, **_: now + 0.3)}, allow=())
+    _, outcome = await collect(session(engine=fake_engine(), policies=policies, max_tokens=2))
+    assert outcome.timeline.ttft < 0.25
+    assert outcome.timeline.tpot_max > 0.25
+
+
+class Pacers:
+    """A policy plugin whose pacer is `due`."""
+
+    def __init__(self, due):
+        self.due = due
+
+    @hookimpl
+    def pdd_pace(self):
+        return self
+
+
+async def test_a_pacer_learns_what_it_needs(session, fake_engine, fake_cloud):
+    seen = []
+
+    def due(now, *, buffered, complete, ready_in):
+        seen.append((buffered, complete, ready_in))
+        return now
+
+    policies = Policies({"builtin": FixedRatePacing(), "probe": Pacers(due)}, allow=())
+    cloud = fake_cloud([[101, 102], CloudEnd.BUDGET])
+    await collect(session(engine=fake_engine(seconds=0.02), cloud=cloud, policies=policies, max_tokens=4))
+    assert seen[0] == (2, False, None), "no estimate before the first chunk"
+    assert seen[1][:2] == (1, False)
+    assert seen[-1][1:] == (True, 0.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "soon", ValueError("boom")])
+async def test_a_failing_pacer_costs_the_pacing_not_the_answer(session, fake_engine, caplog, value):
+    def due(now, **_):
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    policies = Policies({"builtin": FixedRatePacing(), "broken": Pacers(due)}, allow=())
+    with anyio.fail_after(5):
+        ids, _ = await collect(session(engine=fake_engine(), policies=policies))
+    assert ids == list(range(101, 111))
+    assert [record.message for record in caplog.records if "'broken'" in record.message] != []
+
+
+async def test_a_token_survives_a_consumer_that_was_interrupted_while_it_waited(session, fake_engine):
+    ids = []
+    async with session(engine=fake_engine(), rate=20.0, max_tokens=5) as answer:
+        while len(ids) < 5:
+            with anyio.move_on_after(0.03):
+                ids.append((await anext(answer)).token_id)
+    assert ids == [101, 102, 103, 104, 105]
+
+
+async def test_an_answer_that_does_not_fit_is_refused_before_any_work(session, fake_engine, fake_cloud):
+    engine, cloud = fake_engine(n_ctx=105), fake_cloud([[101]])
+    with pytest.raises(ContextOverflow, match="105"):
+        async with session(engine=engine, cloud=cloud):
+            pass
+    assert engine.calls == []
+    assert cloud.opt_in is None
+
+
+async def test_a_session_needs_an_engine():
+    with pytest.raises(ConfigurationError):
+        AnswerSession(AnswerRequest(prompt_token_ids=[1], max_tokens=1))
+
+
+async def test_a_session_makes_one_answer(session, fake_engine):
+    used = session(engine=fake_engine())
+    await collect(used)
+    with pytest.raises(ConfigurationError, match="one answer"):
+        await collect(used)

@@ -1,0 +1,160 @@
+"""Installs this project with some extras into the running interpreter's environment, and shows what it is doing.
+
+    python tools/install_extras.py cloud-cpu device demo
+
+The install is ``uv pip install --editable .[extras]`` in the repository's root, so that ``[tool.uv]`` of
+pyproject.toml is in force. What is added is sight: llama.cpp is compiled from source for minutes, in silence
+unless uv is verbose, and a verbose uv prints thousands of lines. Exits with uv's own code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ROOT = Path(__file__).resolve().parent.parent
+INTERVAL = 10.0
+"""Seconds between two lines while nothing else is worth one, where lines cannot be overwritten."""
+TAIL = 200
+"""Lines of uv's output that are shown when it fails."""
+
+_NOISE = re.compile(r"^(DEBUG|TRACE)\s?")
+# ninja's and make's own progress, as the build backend prints it through `uv -v`
+_STEP = re.compile(r"^\s*\[\s*(?P<step>\d+/\d+|\d+%)\]\s+(?P<what>.+)$")
+_PACKAGE = re.compile(r"^\s*(?P<verb>Building|Downloading)\s+(?P<package>\S+)")
+_NEWS = re.compile(
+    r"^\s*(Building|Built|Downloading|Resolved|Prepared|Installed|Uninstalled|Audited|Using Python)\b"
+    r"|^\s[+~-]\s\S|^(error|warning)\b"
+)
+
+
+class Progress:
+    """Turns uv's verbose output into the lines worth reading."""
+
+    def __init__(self, out: TextIO, *, interval: float = INTERVAL) -> None:
+        self._out = out
+        self._tty = out.isatty()
+        self._interval = 0.2 if self._tty else interval
+        self._start = time.monotonic()
+        self._shown = self._start
+        self._lock = threading.Lock()
+        self._now = "starting"
+        self.tail: deque[str] = deque(maxlen=TAIL)
+
+    def feed(self, line: str) -> None:
+        """Take one line of uv's output."""
+        line = line.rstrip()
+        with self._lock:
+            self.tail.append(line)
+            if _NOISE.match(line):
+                if step := _STEP.match(_NOISE.sub("", line)):
+                    self._now = f"compiling [{step['step']}] {_what(step['what'])}"
+            elif _NEWS.match(line):
+                if package := _PACKAGE.match(line):
+                    self._now = f"{package['verb'].lower()} {package['package']}"
+                self._print(line)
+
+    def beat(self) -> None:
+        """Show what goes on, if nothing was shown for a while."""
+        with self._lock:
+            if time.monotonic() - self._shown >= self._interval:
+                self._print(f"{self._elapsed()} {self._now}", passing=self._tty)
+
+    def _print(self, line: str, *, passing: bool = False) -> None:
+        if self._tty:
+            width = shutil.get_terminal_size().columns - 1
+            self._out.write("\r\x1b[K" + (line[:width] if passing else f"{line}\n"))
+        else:
+            self._out.write(f"{line}\n")
+        self._out.flush()
+        self._shown = time.monotonic()
+
+    def _elapsed(self) -> str:
+        minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
+        return f"[{minutes}:{seconds:02}]"
+
+
+def _what(step: str) -> str:
+    """Return a build step without the path of its object file's folder: the file's name says enough."""
+    *words, target = step.split()
+    return " ".join([*words, Path(target).name])
+
+
+def find_uv() -> list[str]:
+    """Return the command that runs uv: ``$UV``, else the one on PATH, else ``python -m uv``."""
+    if named := os.environ.get("UV"):
+        return [named]
+    if on_path := shutil.which("uv"):
+        return [on_path]
+    if find_spec("uv"):
+        return [sys.executable, "-m", "uv"]
+    sys.exit("uv was not found: set UV to its path, put it on PATH, or run `pip install uv`")
+
+
+def install_command(extras: Iterable[str]) -> list[str]:
+    """Return the command that installs the project with `extras` beside the running interpreter."""
+    names = ",".join(extras)
+    target = f".[{names}]" if names else "."
+    return [*find_uv(), "pip", "install", "--verbose", "--python", sys.executable, "--editable", target]
+
+
+def run(command: list[str], progress: Progress) -> int:
+    """Run `command` in the repository's root, feed its output to `progress`, and return its exit code."""
+    # RUST_LOG would turn --verbose's own lines off
+    environment = {name: value for name, value in os.environ.items() if name != "RUST_LOG"}
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        done = threading.Event()
+        ticker = threading.Thread(target=_tick, args=(progress, done), daemon=True)
+        ticker.start()
+        try:
+            for line in process.stdout or ():
+                progress.feed(line)
+        finally:
+            done.set()
+            ticker.join()
+    return process.returncode
+
+
+def _tick(progress: Progress, done: threading.Event) -> None:
+    while not done.wait(0.2):
+        progress.beat()
+
+
+def main() -> None:
+    """Parse the command line and install."""
+    parser = argparse.ArgumentParser(description="Install this project with extras, showing progress.")
+    parser.add_argument("extras", nargs="*", metavar="EXTRA", help="such as: cloud-cpu device demo dev")
+    progress = Progress(sys.stdout)
+    try:
+        code = run(install_command(parser.parse_args().extras), progress)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if code:
+        sys.stdout.write("\n".join(["", *progress.tail, f"uv ended with exit code {code}", ""]))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
