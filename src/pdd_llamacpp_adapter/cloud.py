@@ -223,6 +223,8 @@ def translated(error: openai.OpenAIError) -> CloudUnreachable | CloudRefused | C
         url = error.request.url
         return CloudUnreachable(f"no connection to {url.host}:{url.port}: {error.message}")
     if isinstance(error, openai.APIStatusError):
-        message = error.body.get("message") if isinstance(error.body, dict) else None
-        return CloudRefused(str(message or error.message), status=error.status_code, code=error.code)
+        # vLLM's answer to a wrong key is a bare {"error": "Unauthorized"}
+        message = error.body.get("message") if isinstance(error.body, dict) else error.body
+        text = f"{message or error.message} (HTTP {error.status_code})"
+        return CloudRefused(text, status=error.status_code, code=error.code)
     return CloudRefused(str(error))

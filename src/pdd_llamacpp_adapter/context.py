@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
@@ -31,9 +32,15 @@ class DecodeAborted(Exception):
     """llama_decode stopped because it was told to. Never leaves this package."""
 
 
+_errors: deque[str] = deque(["no reason given"], maxlen=1)
+"""llama.cpp's last complaint. For our exceptions, not for the user's terminal: an abort is a complaint as well."""
+
+
 def _log(level: int, text: bytes, _: object) -> None:
-    severity = logging.WARNING if level == _GGML_LOG_ERROR else logging.DEBUG
-    logger.log(severity, "%s", text.decode("utf-8", "replace").rstrip())
+    line = text.decode("utf-8", "replace").strip()
+    if level == _GGML_LOG_ERROR and line:
+        _errors.append(line)
+    logger.debug("%s", line)
 
 
 _LOG_CALLBACK = L.llama_log_callback(_log)
@@ -66,7 +73,7 @@ class LlamaContext:
         self._batch: Any = None
         self.model: Any = L.llama_model_load_from_file(str(path).encode(), L.llama_model_default_params())
         if not self.model:
-            raise ModelError(f"llama.cpp cannot load {path}: the file is damaged, or of an unsupported kind")
+            raise ModelError(f"llama.cpp cannot load {path}: {_errors[-1]}")
         self._should_abort = L.ggml_abort_callback(lambda _: should_abort())
         params = L.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, n_batch
@@ -79,7 +86,7 @@ class LlamaContext:
         self._ctx = L.llama_init_from_model(self.model, params)
         if not self._ctx:
             self.close()
-            raise DeviceEngineFailed(f"llama.cpp cannot make a context of {n_ctx} tokens: too little memory?")
+            raise DeviceEngineFailed(f"llama.cpp cannot make a context of {n_ctx} tokens: {_errors[-1]}")
         self.n_ctx = min(n_ctx, int(L.llama_n_ctx_seq(self._ctx)))
         self.n_batch = n_batch
         self.ids: list[int] = []
@@ -125,7 +132,9 @@ class LlamaContext:
             self.rewind(past)
             if code == _ABORTED:
                 raise DecodeAborted
-            raise DeviceEngineFailed(f"llama_decode returned {code} for {count} tokens at position {past}")
+            raise DeviceEngineFailed(
+                f"llama_decode returned {code} for {count} tokens at position {past}: {_errors[-1]}"
+            )
         self.ids.extend(ids)
         if (held := self._held()) != len(self.ids):
             self.rewind(0)

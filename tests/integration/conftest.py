@@ -1,16 +1,23 @@
 """One real vLLM with the plugin, one real llama.cpp, for the whole run: a server takes over a minute to start."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from cloud_support import KEY, Cloud
+from readme import blocks, serve_command
 from third_party import install_example_policy
 
+from pdd_cli.cloud_command import CloudCommand
 from pdd_cli.demo_model import prepare
+from pdd_cli.host import cpu_count
 from pdd_cli.launcher import CloudServer
 
 WATCH = Path(__file__).parent / "watch"
+README = Path(__file__).parents[2] / "README.md"
+PLUGINS_SCHEDULER = "pdd_vllm_plugin.scheduler.PDDAsyncScheduler"
+SMALL = ("--served-model-name", "smollm2", "--host", "127.0.0.1", "--max-model-len", "8192", "--max-num-seqs", "8")
 
 
 def pytest_report_header():
@@ -27,20 +34,31 @@ def prepared():
 
 @pytest.fixture(scope="session")
 def cloud(prepared, tmp_path_factory):
+    """The server that README.md starts on a CPU, in the very words it uses, with a scheduler that can be watched."""
     folder = tmp_path_factory.mktemp("cloud")
     steps, log = folder / "steps.jsonl", folder / "vllm.log"
     steps.touch()
     policy = install_example_policy(folder / "policy")
-    path = os.pathsep.join([str(WATCH), str(policy), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", path)
-        patch.setenv("PDD_TEST_STEPS", str(steps))
-        server = CloudServer(
-            prepared.vllm_dir, served_name=prepared.name, api_key=KEY, demo=True, log_path=log,
-            extra_args=["--scheduler-cls", "watching_scheduler.WatchingScheduler", "--max-num-seqs", "8"],
-        )  # fmt: skip
-        with server:
-            yield Cloud(server.base_url, steps, log)
+    settings, (python, *words) = serve_command(next(b for b in blocks(README, "bash") if "enforce-eager" in b))
+    assert python == "python"
+    server = CloudServer(prepared.vllm_dir, api_key=KEY, log_path=log)
+    words = [str(prepared.vllm_dir) if word == "MODEL" else word for word in words]
+    words = [word.replace(PLUGINS_SCHEDULER, "watching_scheduler.WatchingScheduler") for word in words]
+    server.command = CloudCommand(
+        argv=(sys.executable, *words, "--port", server.root_url.rsplit(":", 1)[1], *SMALL),
+        settings={
+            **settings,
+            "PYTHONPATH": os.pathsep.join([str(WATCH), str(policy)]),
+            "PDD_TEST_STEPS": str(steps),
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": f"0-{cpu_count() - 1}",
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+        },
+        api_key=KEY,
+    )
+    with server:
+        yield Cloud(server.base_url, steps, log)
 
 
 @pytest.fixture

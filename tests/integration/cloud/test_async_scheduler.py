@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-pytest.importorskip("vllm")
+BLOCK = 16
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def make_scheduler(prepared):
         model = ModelConfig(model=str(prepared.vllm_dir), dtype="float32", seed=0)
         config = VllmConfig(
             model_config=model,
-            cache_config=CacheConfig(block_size=16, gpu_memory_utilization=0.5, enable_prefix_caching=True),
+            cache_config=CacheConfig(block_size=BLOCK, gpu_memory_utilization=0.5, enable_prefix_caching=True),
             scheduler_config=SchedulerConfig(
                 max_num_seqs=8, max_num_batched_tokens=64, max_model_len=256, enable_chunked_prefill=True,
                 is_encoder_decoder=False, async_scheduling=True,
@@ -35,14 +35,14 @@ def make_scheduler(prepared):
         )  # fmt: skip
         config.scheduler_config.async_scheduling = True  # the CPU platform has just switched it off
         config.cache_config.num_gpu_blocks = 100
-        spec = FullAttentionSpec(block_size=16, num_kv_heads=1, head_size=1, dtype=torch.float32)
+        spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=1, dtype=torch.float32)
         return PDDAsyncScheduler(
             vllm_config=config,
             kv_cache_config=KVCacheConfig(
                 num_blocks=100, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
             ),
             structured_output_manager=StructuredOutputManager(config),
-            block_size=16,
+            block_size=BLOCK,
             log_stats=False,
         )
 
@@ -51,15 +51,22 @@ def make_scheduler(prepared):
 
 def request(name, *, budget, max_tokens, prompt_length):
     from vllm import SamplingParams
+    from vllm.utils.hashing import sha256
+    from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
     from vllm.v1.request import Request
 
+    init_none_hash(sha256)
     params = SamplingParams(
         max_tokens=max_tokens,
         ignore_eos=True,
         extra_args={"pdd_handoff": name * 16, "pdd_decode_budget": budget} if budget else None,
     )
     return Request(
-        request_id=name, prompt_token_ids=list(range(prompt_length)), sampling_params=params, pooling_params=None
+        request_id=name,
+        prompt_token_ids=list(range(prompt_length)),
+        sampling_params=params,
+        pooling_params=None,
+        block_hasher=get_request_block_hasher(BLOCK, sha256),
     )
 
 
@@ -80,9 +87,10 @@ def run(scheduler, *, in_flight):
                 held = scheduler.requests.get(name)
                 done = held is None or held.num_computed_tokens >= held.num_prompt_tokens
                 sampled.append([7] if done else [])
+            index = {name: i for i, name in enumerate(names)}
             result = ModelRunnerOutput(
-                req_ids=names, req_id_to_index={name: i for i, name in enumerate(names)}, sampled_token_ids=sampled,
-                logprobs=None, prompt_logprobs_dict={}, pooler_output=[],
+                req_ids=names, req_id_to_index=index,
+                sampled_token_ids=sampled, logprobs=None, prompt_logprobs_dict={}, pooler_output=[],
             )  # fmt: skip
             for of_client in scheduler.update_from_output(step, result).values():
                 for out in of_client.outputs:
@@ -99,7 +107,8 @@ def test_budgets_are_exact_with_steps_in_flight(make_scheduler, in_flight):
     scheduler = make_scheduler()
     expected, ends = {}, {}
     for name, budget, limit, length in (
-        ("a", 1, 40, 10), ("b", 2, 40, 30), ("c", 7, 40, 100), ("d", 16, 40, 5), ("e", None, 9, 20), ("f", 12, 5, 20),
+        ("a", 1, 40, 10), ("b", 2, 40, 30), ("c", 7, 40, 100), ("d", 16, 40, 5),
+        ("e", None, 9, 20), ("f", 12, 5, 20),
     ):  # fmt: skip
         scheduler.add_request(request(name, budget=budget, max_tokens=limit, prompt_length=length))
         handed_off = budget is not None and budget < limit

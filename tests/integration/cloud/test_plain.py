@@ -62,9 +62,9 @@ def plain_answers(prepared, tmp_path_factory):
         server.command, argv=tuple(argv), settings={**server.command.settings, "VLLM_PLUGINS": ""}
     )
     with server:
-        with openai.OpenAI(base_url=server.base_url, api_key=KEY, max_retries=0) as client:
-            with pytest.raises(openai.NotFoundError):
-                client.get("/pdd/info", cast_to=object)  # it really is plain
+        client = openai.OpenAI(base_url=server.base_url, api_key=KEY, max_retries=0)
+        with client, pytest.raises(openai.NotFoundError):
+            client.get("/pdd/info", cast_to=object)  # it really is plain
         return ask(server.base_url)
 
 

@@ -15,7 +15,9 @@ from vllm import LLM, SamplingParams
 llm = LLM(
     sys.argv[1], dtype="float32", enforce_eager=True, max_model_len=512, max_num_seqs=8,
     scheduler_cls="pdd_vllm_plugin.scheduler.PDDAsyncScheduler",
-    speculative_config={"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3, "prompt_lookup_min": 1},
+    speculative_config={
+        "method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3, "prompt_lookup_min": 1
+    },
 )
 prompt = "one two three one two three one two three one two three one two"
 budgets = [1, 2, 3, 5, 7, 8, 9, 11, 30]

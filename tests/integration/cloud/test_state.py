@@ -1,5 +1,7 @@
 """The handoff state: exact at every chunk, guarded, and in OpenAI's shape."""
 
+import urllib.error
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -127,17 +129,17 @@ def test_unknown_ids_are_404_with_an_error_object(client):
         with pytest.raises(openai.NotFoundError) as caught:
             request(client, method, path.replace("a" * 32, new_id()))
         assert caught.value.type == "NotFoundError"
-        assert caught.value.code == 404
+        assert caught.value.body["code"] == 404
 
 
-@pytest.mark.parametrize("key", ["", "wrong"])
-def test_no_route_answers_without_the_key(cloud, key):
-    with openai.OpenAI(base_url=cloud.base_url, api_key=key or "x", max_retries=0) as stranger:
-        if not key:
-            stranger = stranger.with_options(default_headers={"Authorization": openai.Omit()})
-        for method, path in ROUTES:
-            with pytest.raises(openai.AuthenticationError):
-                request(stranger, method, path)
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}], ids=["no key", "a wrong key"])
+def test_no_route_answers_without_the_key(cloud, headers):
+    for method, path in ROUTES:
+        stranger = urllib.request.Request(f"{cloud.base_url}{path}", method=method, headers=headers)  # noqa: S310
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(stranger)  # noqa: S310 - our own server
+        with caught.value:
+            assert caught.value.code == 401
 
 
 def test_nothing_of_a_prompt_is_in_the_log(cloud, client):

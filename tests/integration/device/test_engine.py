@@ -54,6 +54,14 @@ async def test_cancelling_stops_llama_at_once_and_leaves_the_context_usable(engi
     assert np.array_equal(await process(engine, long_prompt[100:300], 100), fresh)
 
 
+async def test_an_abort_prints_nothing(engine, long_prompt, capfd, caplog):
+    with anyio.move_on_after(0.1):
+        await engine.extend(long_prompt[:512])
+    assert engine.n_past == 0
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+
+
 async def test_a_job_that_was_cancelled_in_the_queue_does_nothing(engine, long_prompt):
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(engine.extend, long_prompt[:200])

@@ -122,5 +122,5 @@ async def test_another_vocabulary_is_refused_with_the_first_difference(cloud, en
 
 async def test_a_port_where_nobody_listens_is_named():
     async with CloudClient("http://127.0.0.1:9/v1", api_key=KEY) as nobody:
-        with pytest.raises(CloudUnreachable, match="127.0.0.1:9"):
+        with pytest.raises(CloudUnreachable, match=r"127\.0\.0\.1:9"):
             await nobody.connect()

@@ -170,6 +170,11 @@ async def test_an_error_answer_is_a_refusal(stream, status):
     assert caught.value.status == status
 
 
+async def test_a_wrong_key_is_told_as_one(stream):
+    with pytest.raises(CloudRefused, match=r"Unauthorized \(HTTP 401\)"):
+        await stream((401, {"error": "Unauthorized"}))
+
+
 async def test_an_opted_in_request_is_sent_once(stream):
     with pytest.raises(CloudRefused):
         await stream((503, {"error": {"message": "busy"}}))
