@@ -1,4 +1,4 @@
-"""Background jobs, whose handoff ids begin with ``batch-``, get few tokens from the cloud, fewer when it is busy."""
+"""Background jobs, whose handoff ids begin with ``batch-``, get few tokens, and fewer when the cloud is busy."""
 
 from pdd_core import BudgetRequest, CloudLoad, hookimpl
 

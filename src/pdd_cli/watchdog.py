@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 GRACE = 10.0
 """Seconds from asking the leader to end until everything left is killed."""
+_ORPHANS = 2.0
+"""Seconds that the leader's children get once it is gone: nobody tells them to end any more."""
+_LAST = 1.0
+"""Seconds that killed processes get to go."""
+_POLL = 0.05
 
 
 def end_group(group: int, *, grace: float = GRACE, reap: Callable[[], object] = lambda: None) -> None:
@@ -26,25 +31,31 @@ def end_group(group: int, *, grace: float = GRACE, reap: Callable[[], object] = 
     `reap` waits for dead children without blocking: the leader's parent has to, since a dead leader stays in its
     group until then. Returns when no process of the group runs, or a second after the last were killed.
     """
+    if not _exists(os.killpg, group):
+        return  # all is over; the leader's number may belong to a stranger by now
     # only the leader: vLLM ends its workers in order, and workers that die first look like a crash to it
     with contextlib.suppress(ProcessLookupError):
         os.kill(group, signal.SIGTERM)
-    if not _gone(group, grace, reap):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGKILL)
-        _gone(group, 1.0, reap)
-
-
-def _gone(group: int, seconds: float, reap: Callable[[], object]) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    leader, deadline = True, time.monotonic() + grace
+    while _exists(os.killpg, group) and time.monotonic() < deadline:
         reap()
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
+        if leader and not _exists(os.kill, group):
+            leader, deadline = False, min(deadline, time.monotonic() + _ORPHANS)
+        time.sleep(_POLL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+    deadline = time.monotonic() + _LAST
+    while _exists(os.killpg, group) and time.monotonic() < deadline:
+        reap()
+        time.sleep(_POLL)
+
+
+def _exists(kill: Callable[[int, int], None], target: int) -> bool:
+    try:
+        kill(target, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def main() -> None:

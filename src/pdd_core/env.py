@@ -1,4 +1,7 @@
-"""Every environment variable of this project. Nothing else reads ``os.environ`` for a ``PDD_*`` name."""
+"""Every environment variable of this project.
+
+Nothing else reads a ``PDD_*`` name, but the command line, whose help names PDD_CLOUD_API_KEY beside `--api-key`.
+"""
 
 from __future__ import annotations
 

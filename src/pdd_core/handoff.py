@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pdd_core.errors import SchemaVersionError
 from pdd_core.fingerprint import TokenizerFingerprint
@@ -103,7 +103,7 @@ class HandoffState(_Wire):
     """The sampling parameters as the client gave them, under vLLM's own names."""
     decode_budget: DecodeBudget | None = None
     """None until the scheduler has admitted the request."""
-    refinement: Annotated[Refinement | NoRefinement, "by kind"]
+    refinement: Annotated[Refinement | NoRefinement, Field(discriminator="kind")]
 
 
 class Limits(_Wire):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pdd_core.env import Env
-from pdd_core.errors import InvalidOptIn
+from pdd_core.errors import InvalidOptIn, PolicyError
 from pdd_core.hookspecs import BudgetRequest, CloudLoad
 from pdd_core.optin import STOP_REASON, OptIn, parse_opt_in
 from pdd_core.plugins import Policies
@@ -54,19 +54,21 @@ class BudgetMixin:
         refuse_data_parallel(self.vllm_config)
         self._pdd_config = PDDConfig.from_vllm(self.vllm_config)
         self._pdd_policies = budget_policies(self._pdd_config)
+        self._pdd_built_in = budget_policies(self._pdd_config, third_parties=False)
         self._pdd_admitted: dict[str, Admitted] = {}
         logger.info("pdd: %s grants decode budgets (%s)", type(self).__name__, self._pdd_policies.describe())
 
     def add_request(self, request: Request) -> None:
         """Admit `request`, with its budget if it has opted in."""
         # A streaming-input session adds its id again: the budget of its first part stands.
-        if request.request_id not in self.requests:  # type: ignore[attr-defined]
-            opt_in = _opt_in_of(request)
-            if opt_in is not None:
-                self._pdd_admit(request, opt_in)
+        new = request.request_id not in self.requests  # type: ignore[attr-defined]
+        opt_in = _opt_in_of(request) if new else None
+        admitted = self._pdd_admit(request, opt_in) if opt_in is not None else None
         super().add_request(request)  # type: ignore[misc]
+        if admitted is not None:
+            self._pdd_admitted[request.request_id] = admitted
 
-    def _pdd_admit(self, request: Request, opt_in: OptIn) -> None:
+    def _pdd_admit(self, request: Request, opt_in: OptIn) -> Admitted:
         wish = BudgetRequest(
             handoff_id=opt_in.handoff_id,
             num_prompt_tokens=request.num_prompt_tokens,
@@ -74,10 +76,8 @@ class BudgetMixin:
             decode_budget=opt_in.decode_budget,
             priority=request.priority,
         )
-        budget, set_by = decide_budget(self._pdd_policies, wish, self._pdd_load(), self._pdd_config)
-        self._pdd_admitted[request.request_id] = Admitted(
-            request, request.max_tokens, budget, {"tokens": budget, "set_by": set_by}
-        )
+        budget, set_by = self._pdd_decide(wish)
+        admitted = Admitted(request, request.max_tokens, budget, {"tokens": budget, "set_by": set_by})
         if budget < request.max_tokens:
             request.max_tokens = budget
             params = request.sampling_params
@@ -86,6 +86,16 @@ class BudgetMixin:
                 # knows the client's min_tokens from the handoff state and goes on with it.
                 request.sampling_params = params.clone()
                 request.sampling_params.min_tokens = budget
+        return admitted
+
+    def _pdd_decide(self, wish: BudgetRequest) -> tuple[int, str]:
+        load = self._pdd_load()
+        try:
+            return decide_budget(self._pdd_policies, wish, load, self._pdd_config)
+        except PolicyError as error:
+            # `strict`. An exception here would end the engine, and with it everybody's requests.
+            logger.error("pdd: %s; the built-in policies decide", error)  # noqa: TRY400 - its cause is in it
+            return decide_budget(self._pdd_built_in, wish, load, self._pdd_config)
 
     def _pdd_load(self) -> CloudLoad:
         return CloudLoad(
@@ -127,11 +137,11 @@ class BudgetMixin:
         return finished
 
 
-def budget_policies(config: PDDConfig) -> Policies:
+def budget_policies(config: PDDConfig, *, third_parties: bool = True) -> Policies:
     """The budget policies of this server: third parties', then the client's wish, then the default."""
     return Policies(
         {"client": ClientBudget(config.max_decode_budget), "default": DefaultBudget(config.default_decode_budget)},
-        allow=Env().allowed_policies(),
+        allow=Env().allowed_policies() if third_parties else (),
         strict=config.strict,
     )
 

@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from pdd_core.handoff import HandoffState
     from pdd_vllm_plugin.record import HandoffRecord
 
-_TYPES = {400: "BadRequestError", 404: "NotFoundError", 409: "ConflictError", 429: "RateLimitError",
-          503: "ServiceUnavailableError"}  # fmt: skip
+_TYPES = {400: "BadRequestError", 404: "NotFoundError", 409: "ConflictError", 429: "RateLimitError"}
 
 
 def error(

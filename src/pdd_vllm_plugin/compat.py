@@ -1,6 +1,6 @@
 """Every place where this plugin leans on something of vLLM's that may move. One function per reason.
 
-Each says why it exists and when it can go; tests/integration/test_compat.py fails once it is no longer needed.
+Each says why it exists and when it can go; tests/integration/cloud/test_compat.py fails once it is not needed.
 """
 
 from __future__ import annotations

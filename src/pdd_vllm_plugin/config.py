@@ -23,13 +23,13 @@ class PDDConfig:
     max_handoffs: int = 1024
     """Handoff states kept at once; the oldest ended one goes first."""
     max_state_tokens: int = 16_000_000
-    """Token ids kept over all states (4 bytes each)."""
+    """Bound on what all states hold together, in token ids of 4 bytes; text and logprobs count as so many."""
     ttl_s: float = 600.0
     """Seconds for which a state can be read after its request has ended."""
     cancel_timeout_s: float = 10.0
     """Longest wait for the engine's confirmation of a DELETE: the rest of its running step."""
     strict: bool = False
-    """Raise where a third party's policy fails, instead of passing it over."""
+    """Refuse to start with a policy plugin that cannot be loaded; log each failure in a request as an error."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from pdd_core.optin import OptIn
 
+_IDS_PER_LOGPROB = 16
+"""An entry of a dict of floats takes about as much as so many ids."""
 _ABORTED = frozenset({"abort", "error"})
 
 
@@ -60,6 +62,12 @@ class HandoffRecord:
     def num_tokens(self) -> int:
         """Token ids held."""
         return len(self.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
+    def size(self) -> int:
+        """What is held, in token ids of 4 bytes: the ids, the text, and what logprobs were asked for."""
+        logprobs = sum(map(len, self.output_logprobs)) if self.output_logprobs else 0
+        return self.num_tokens + sum(map(len, self.text)) // 4 + _IDS_PER_LOGPROB * logprobs
 
     def add_output(self, completion: Any, *, delta: bool) -> None:
         """Take in one ``CompletionOutput``: new tokens only if `delta`, else the whole answer."""

@@ -88,11 +88,12 @@ def make_router(service: HandoffService) -> APIRouter:
     @router.delete("/v1/chat/completions/{completion_id}")
     async def delete_chat_completion(completion_id: str) -> Response:
         """Stop and drop, in OpenAI's shape."""
-        if service.store.was_deleted(completion_id):
-            confirmed = await confirm(service.engine_client, service.config.cancel_timeout_s)
-            return deletion(completion_id, "chat.completion.deleted", confirmed=confirmed)
         record = the_one(completion_id)
         if isinstance(record, Response):
+            # A live record comes first: clients can send one X-Request-Id again after its DELETE.
+            if record.status_code == 404 and service.store.was_deleted(completion_id):
+                confirmed = await confirm(service.engine_client, service.config.cancel_timeout_s)
+                return deletion(completion_id, "chat.completion.deleted", confirmed=confirmed)
             return record
         service.store.delete(record.opt_in.handoff_id)
         return await stopped(completion_id, record, object_name="chat.completion.deleted")

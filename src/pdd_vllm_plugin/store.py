@@ -134,12 +134,12 @@ class HandoffStore:
 
     def make_room(self) -> None:
         """Drop the oldest ended records until both bounds hold. Running ones stay: their DELETE must work."""
-        tokens = sum(record.num_tokens for record in self._records.values())
+        tokens = sum(record.size for record in self._records.values())
         for handoff_id, record in list(self._records.items()):
             if len(self._records) <= self._config.max_handoffs and tokens <= self._config.max_state_tokens:
                 return
             if record.status is not Status.RUNNING:
-                tokens -= record.num_tokens
+                tokens -= record.size
                 self._drop(handoff_id)
 
     def _ttl(self, record: HandoffRecord) -> float:

@@ -13,6 +13,7 @@ import json
 import statistics
 import sys
 import time
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -45,10 +46,10 @@ def plain(server: CloudServer) -> CloudServer:
     return server
 
 
-async def burst(base_url: str, *, requests: int, prompt_tokens: int, output_tokens: int, seed: int) -> Round:
-    """Send all requests at once; every prompt is new, so no prefix is cached."""
+async def send(base_url: str, numbers: range, *, prompt_tokens: int, output_tokens: int, seed: int) -> list[float]:
+    """Send one client's share of the requests at once; return each one's seconds to the first token."""
 
-    async def one(number: int) -> tuple[float, int]:
+    async def one(number: int) -> float:
         prompt = [100 + (seed * 7919 + number * 104729 + i * 31) % 40000 for i in range(prompt_tokens)]
         begun, first, tokens = time.perf_counter(), None, 0
         stream = await client.completions.create(
@@ -59,27 +60,37 @@ async def burst(base_url: str, *, requests: int, prompt_tokens: int, output_toke
             if chunk.choices and chunk.choices[0].token_ids:
                 first = first or time.perf_counter() - begun
                 tokens += len(chunk.choices[0].token_ids)
-        return first, tokens
+        assert tokens == output_tokens
+        return first
 
     async with openai.AsyncOpenAI(base_url=base_url, api_key=KEY, max_retries=0, timeout=600) as client:
         model = (await client.models.list()).data[0].id
-        begun = time.perf_counter()
-        answers = await asyncio.gather(*[one(number) for number in range(requests)])
-        seconds = time.perf_counter() - begun
-    assert all(tokens == output_tokens for _, tokens in answers)
-    return Round(
-        tokens_per_s=sum(tokens for _, tokens in answers) / seconds,
-        ttft_ms=1000 * statistics.median(first for first, _ in answers),
-    )
+        return list(await asyncio.gather(*[one(number) for number in numbers]))
 
 
-def measure(urls: dict[str, str], rounds: int, **load: int) -> dict[str, list[Round]]:
+def send_share(share: tuple[str, range, dict[str, int]]) -> list[float]:
+    """Run `send` in a process of its own: one Python client is slower than a GPU."""
+    base_url, numbers, load = share
+    return asyncio.run(send(base_url, numbers, **load))
+
+
+def burst(pool: Executor, base_url: str, *, clients: int, requests: int, **load: int) -> Round:
+    """Send `requests` at once from several clients; every prompt is new, so no prefix is cached."""
+    shares = [(base_url, range(client, requests, clients), load) for client in range(clients)]
+    begun = time.perf_counter()
+    first = [ttft for share in pool.map(send_share, shares) for ttft in share]
+    seconds = time.perf_counter() - begun
+    tokens = requests * load["output_tokens"]
+    return Round(tokens_per_s=tokens / seconds, ttft_ms=1000 * statistics.median(first))
+
+
+def measure(pool: Executor, urls: dict[str, str], rounds: int, **load: int) -> dict[str, list[Round]]:
     """Alternate between the servers, `rounds` times each after one warm-up."""
     results: dict[str, list[Round]] = {name: [] for name in urls}
     for number in range(rounds + 1):
         # the order changes from pair to pair, so that a drift of the machine favours neither
         for name in sorted(urls, reverse=bool(number % 2)):
-            result = asyncio.run(burst(urls[name], seed=number, **load))
+            result = burst(pool, urls[name], seed=number, **load)
             if number:
                 results[name].append(result)
             shown = f"{result.tokens_per_s:8.1f} tok/s  TTFT {result.ttft_ms:8.1f} ms"
@@ -105,6 +116,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="folder of a model; default the demo model")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--requests", type=int, default=8, help="in flight at once")
+    parser.add_argument("--clients", type=int, default=1, help="processes that send them")
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--output-tokens", type=int, default=32)
     parser.add_argument("--json", type=Path)
@@ -121,8 +133,9 @@ def main() -> None:
             server = CloudServer(model, served_name="m", api_key=KEY, extra_args=options.flags)
             print(f"starting {name} vLLM ...", flush=True)
             urls[name] = stack.enter_context(server if name == "plugin" else plain(server)).base_url
+        pool = stack.enter_context(ProcessPoolExecutor(options.clients))
         results = measure(
-            urls, options.rounds, requests=options.requests,
+            pool, urls, options.rounds, clients=options.clients, requests=options.requests,
             prompt_tokens=options.prompt_tokens, output_tokens=options.output_tokens,
         )  # fmt: skip
     ratios = {figure: ratio(results, figure) for figure in ("tokens_per_s", "ttft_ms")}

@@ -34,7 +34,7 @@ def prepared():
 
 @pytest.fixture(scope="session")
 def cloud(prepared, tmp_path_factory):
-    """The server that README.md starts on a CPU, in the very words it uses, with a scheduler that can be watched."""
+    """The server that README.md starts on a CPU, in the words it uses, with a scheduler that can be watched."""
     folder = tmp_path_factory.mktemp("cloud")
     steps, log = folder / "steps.jsonl", folder / "vllm.log"
     steps.touch()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from pdd_cli import host
-from pdd_cli.demo.scenario import DOCUMENT, REPETITION_PENALTY
+from pdd_cli.demo.scenario import DOCUMENT, FREQUENCY_PENALTY
 
 if TYPE_CHECKING:
     from pdd_cli.demo.scenario import Scenario
@@ -50,7 +50,7 @@ class Facts:
     rate: float
     """Tokens per second."""
     temperature: float
-    repetition_penalty: float
+    frequency_penalty: float
     threads: int
     """The device's CPU threads."""
     cpus: int
@@ -81,7 +81,7 @@ class Facts:
             decode_budget_set_by="user" if scenario.decode_budget else "auto",
             rate=scenario.rate,
             temperature=0.0,
-            repetition_penalty=REPETITION_PENALTY,
+            frequency_penalty=FREQUENCY_PENALTY,
             threads=scenario.threads,
             cpus=host.cpu_count(),
             versions={

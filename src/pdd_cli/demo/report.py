@@ -37,7 +37,7 @@ def print_header(console: Console, facts: Facts) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items() if name != "cloud")
     lines = {
         "model": f"{facts.model}, the same weights on both sides; greedy, "
-        f"repetition penalty {facts.repetition_penalty}, at most {facts.max_tokens} tokens",
+        f"frequency penalty {facts.frequency_penalty}, at most {facts.max_tokens} tokens",
         "prompt": f"{facts.prompt_tokens:,} tokens: {facts.document}, then: {facts.question}",
         "device": _device(facts),
         "engines": f"{facts.versions['cloud']}, {versions}; device {facts.threads} of {facts.cpus} CPUs",

@@ -14,7 +14,7 @@ from pdd_cli.demo.facts import Facts
 from pdd_cli.demo.live import LiveView
 from pdd_cli.demo.record import write_record
 from pdd_cli.demo.report import print_header, print_report
-from pdd_cli.demo.scenario import REPETITION_PENALTY, break_even_budget
+from pdd_cli.demo.scenario import FREQUENCY_PENALTY, break_even_budget
 from pdd_cli.demo_model import device_gguf, model_name, prepare
 from pdd_cli.extras import require
 from pdd_cli.launcher import CloudServer
@@ -138,7 +138,7 @@ class _Show:
         request = AnswerRequest(
             prompt_token_ids=self._prompt,
             max_tokens=self._scenario.max_tokens,
-            repetition_penalty=REPETITION_PENALTY,
+            frequency_penalty=FREQUENCY_PENALTY,
             decode_budget=budget,
             cache_salt=secrets.token_hex(8),  # vLLM's prefix cache would remember the mode before
         )

@@ -9,10 +9,14 @@ from pdd_cli.cache import published
 
 
 def test_nothing_is_left_of_a_failed_build(tmp_path) -> None:
-    with pytest.raises(ZeroDivisionError), published(tmp_path / "a" / "model") as draft:
-        draft.mkdir()
-        (draft / "part").write_text("x")
-        raise ZeroDivisionError
+    def build() -> None:
+        with published(tmp_path / "a" / "model") as draft:
+            draft.mkdir()
+            (draft / "part").write_text("x")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        build()
     assert list((tmp_path / "a").iterdir()) == []
 
 

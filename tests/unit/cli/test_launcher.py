@@ -195,7 +195,8 @@ def test_a_port_in_use_is_refused_before_anything_starts(fake_vllm, tmp_path) ->
     fake_vllm("serve(sys.argv[1])")
     with CloudServer("m") as first:
         port = int(first.root_url.rpartition(":")[2])
-        with pytest.raises(ConfigurationError, match=f"cannot listen on 127.0.0.1:{port}"), CloudServer("m", port=port):
+        second = CloudServer("m", port=port)
+        with pytest.raises(ConfigurationError, match=f"cannot listen on 127.0.0.1:{port}"), second:
             pass
 
 

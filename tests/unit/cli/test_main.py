@@ -15,7 +15,8 @@ ENGINES = ("vllm", "torch", "llama_cpp", "transformers", "openai")
 
 
 def run(*arguments: str, prelude: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    code = f"{prelude}\nimport sys\nfrom pdd_cli.main import main\nsys.argv = ['pdd-device', *{arguments!r}]\nmain()"
+    argv = ["pdd-device", *arguments]
+    code = f"{prelude}\nimport sys\nfrom pdd_cli.main import main\nsys.argv = {argv!r}\nmain()"
     return subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -8,8 +8,9 @@ from pdd_cli.demo.record import record, write_record
 from pdd_llamacpp_adapter.outcome import Mode
 
 FIELDS = {
-    "mode", "prompt_tokens", "cloud_tokens", "device_tokens", "token_ids", "source", "shown_at_ms", "received_at_ms",
-    "caught_up_at_ms", "decode_budget", "ttft_ms", "tpot_mean_ms", "tpot_max_ms", "text", "finish_reason",
+    "mode", "prompt_tokens", "cloud_tokens", "device_tokens", "token_ids", "source", "shown_at_ms",
+    "received_at_ms", "caught_up_at_ms", "decode_budget", "ttft_ms", "tpot_mean_ms", "tpot_max_ms", "text",
+    "finish_reason",
 }  # fmt: skip
 
 

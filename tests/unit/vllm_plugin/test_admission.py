@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdd_core.errors import ConfigurationError, UnsupportedDeployment
-from pdd_core.hookspecs import BudgetRequest, CloudLoad
+from pdd_core.hookspecs import BudgetRequest, CloudLoad, hookimpl
 from pdd_vllm_plugin.admission import BudgetMixin, budget_policies, decide_budget
 from pdd_vllm_plugin.config import PDDConfig
 
@@ -124,6 +124,20 @@ def test_min_tokens_above_the_budget_does_not_outlive_it():
     assert given_params.min_tokens == 8  # the client's own object is not changed
 
 
+def test_strict_never_ends_the_engine(caplog):
+    class Broken:
+        @hookimpl
+        def pdd_decode_budget(self):
+            raise ZeroDivisionError("oops")
+
+    scheduler = Scheduler({"pdd": {"strict": True}})
+    scheduler._pdd_policies.manager.register(Broken(), "broken")
+    for name in "ab":
+        scheduler.add_request(request(name, budget=3))
+    assert scheduler._pdd_admitted["b"].report == {"tokens": 3, "set_by": "client"}
+    assert caplog.text.count("'broken', pdd_decode_budget: ZeroDivisionError: oops") == 2
+
+
 def test_an_abort_forgets_the_budget():
     scheduler = Scheduler()
     scheduler.add_request(request(budget=3))
@@ -153,9 +167,14 @@ def test_data_parallel_is_refused_by_name(caplog):
 
 @pytest.mark.parametrize(
     ("settings", "named"),
-    [({"ttl": 5}, "pdd.ttl is unknown"), ({"ttl_s": -1}, "pdd.ttl_s must be above 0"), ({"strict": 1}, "pdd.strict"),
-     ({"max_handoffs": 1.5}, "pdd.max_handoffs"), ({"default_decode_budget": True}, "pdd.default_decode_budget")],
-)  # fmt: skip
+    [
+        ({"ttl": 5}, "pdd.ttl is unknown"),
+        ({"ttl_s": -1}, "pdd.ttl_s must be above 0"),
+        ({"strict": 1}, "pdd.strict"),
+        ({"max_handoffs": 1.5}, "pdd.max_handoffs"),
+        ({"default_decode_budget": True}, "pdd.default_decode_budget"),
+    ],
+)
 def test_a_wrong_setting_is_named_at_start(settings, named):
     with pytest.raises(ConfigurationError, match=named):
         Scheduler({"pdd": settings})

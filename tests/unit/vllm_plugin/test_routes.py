@@ -132,6 +132,14 @@ async def test_a_second_delete_is_fine(server, path):
     assert len(server.engine.aborted) == 1
 
 
+async def test_a_new_request_with_a_deleted_completions_id_is_still_found(server):
+    await anext(server.begin())
+    assert (await server.client.delete(f"/v1/chat/completions/{CHAT_ID}")).status_code == 200
+    await anext(server.begin(opt_in={"pdd_handoff": "b" * 32}))
+    answer = await server.client.delete(f"/v1/chat/completions/{CHAT_ID}")
+    assert (answer.status_code, len(server.engine.aborted)) == (200, 2)
+
+
 async def test_an_unconfirmed_delete_says_so_in_bounded_time():
     server = Server(cancel_timeout_s=0.02)
     server.engine.answers_after = 30.0

@@ -1,0 +1,123 @@
+"""The main job, as a user runs it, against the running server: real tokens from both engines, and every figure."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import pytest
+from cloud_support import KEY
+
+DEMO = [sys.executable, "-m", "pdd_cli.main", "demo"]
+PER_TOKEN = ("token_ids", "source", "shown_at_ms", "received_at_ms")
+
+
+@pytest.fixture(scope="module")
+def record(cloud, tmp_path_factory):
+    """The JSON of one short demo, and what it printed."""
+    path = tmp_path_factory.mktemp("demo") / "out.json"
+    command = [*DEMO, "--url", cloud.base_url, "--api-key", KEY, "--json", str(path), "--max-tokens", "40"]
+    command += [
+        "--budget",
+        "24",
+        "--rate",
+        "30",
+        "--question",
+        "Who is accused?",
+        "--prompt-file",
+        str(document(path)),
+    ]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert run.returncode == 0, run.stderr
+    return json.loads(path.read_text()), run.stdout
+
+
+def document(path):
+    """A document short enough for a test."""
+    short = path.parent / "document.txt"
+    short.write_text("The history of the present King of Great Britain is a history of repeated injuries. " * 8)
+    return short
+
+
+def test_each_mode_has_every_figure_for_every_token(record):
+    facts, _ = record
+    assert [run["mode"] for run in facts["runs"]] == ["handoff", "device_only", "cloud_only"]
+    for run in facts["runs"]:
+        total = len(run["token_ids"])
+        assert total > 1
+        assert {len(run[name]) for name in PER_TOKEN} == {total}
+        assert run["source"].count("cloud") == run["cloud_tokens"]
+        assert run["source"].count("device") == run["device_tokens"]
+        assert run["ttft_ms"] == run["shown_at_ms"][0]
+        gaps = [later - earlier for earlier, later in pairwise(run["shown_at_ms"])]
+        assert run["tpot_max_ms"] == pytest.approx(max(gaps), abs=0.01)
+        assert run["tpot_mean_ms"] == pytest.approx(sum(gaps) / len(gaps), abs=0.01)
+        assert all(shown >= got for shown, got in zip(run["shown_at_ms"], run["received_at_ms"], strict=True))
+        assert run["shown_at_ms"] == sorted(run["shown_at_ms"])
+        assert run["prompt_tokens"] == facts["prompt_tokens"] > 100
+        assert run["text"].strip()
+
+
+def test_the_modes_use_the_engines_they_say(record):
+    handoff, device, cloud = record[0]["runs"]
+    assert handoff["decode_budget"] == 24
+    assert 1 <= handoff["cloud_tokens"] <= 24
+    assert handoff["source"][0] == "cloud"
+    assert handoff["source"] == sorted(handoff["source"])
+    assert handoff["caught_up_at_ms"] is not None
+    assert (device["cloud_tokens"], cloud["device_tokens"]) == (0, 0)
+    assert handoff["token_ids"][: handoff["cloud_tokens"]] == cloud["token_ids"][: handoff["cloud_tokens"]]
+
+
+def test_the_profile_is_disclosed_and_never_beaten(record):
+    facts, printed = record
+    assert facts["device_profile"] == {"name": "phone", "prefill_tps": 120.0, "decode_tps": 30.0}
+    assert "phone" in printed
+    assert "120" in printed
+    device = facts["runs"][1]
+    assert device["ttft_ms"] >= 1000 * device["prompt_tokens"] / 120
+    for earlier, later in pairwise(device["received_at_ms"]):
+        assert later - earlier >= 1000 / 30 - 0.01
+
+
+def test_ctrl_c_ends_it_at_once_and_frees_the_cloud(cloud, tmp_path):
+    command = [*DEMO, "--url", cloud.base_url, "--api-key", KEY, "--prompt-file", str(document(tmp_path / "x"))]
+    demo = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    before = len(cloud.steps())
+    deadline = time.monotonic() + 120
+    while len(cloud.steps()) < before + 12:  # the warm-up has two tokens: the answer is being streamed
+        assert time.monotonic() < deadline
+        assert demo.poll() is None, demo.stderr.read()
+        time.sleep(0.05)
+    os.killpg(demo.pid, signal.SIGINT)
+    _, errors = demo.communicate(timeout=30)
+    assert demo.returncode == 130
+    assert "Traceback" not in errors
+    time.sleep(1.0)
+    ended = len(cloud.steps())
+    time.sleep(1.0)
+    assert len(cloud.steps()) == ended, "the cloud still works for a demo that has ended"
+
+
+def test_doctor_finds_a_healthy_cloud(cloud, prepared):
+    command = [sys.executable, "-m", "pdd_cli.main", "doctor", "--json", "--url", cloud.base_url, "--api-key", KEY]
+    environ = {**os.environ, "VLLM_PLUGINS": "pdd"}
+    run = subprocess.run(
+        [*command, "--gguf", str(prepared.gguf)], capture_output=True, text=True, timeout=280, env=environ
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    findings = json.loads(run.stdout)["findings"]
+    assert not [finding for finding in findings if finding["level"] == "fail"]
+    assert {"cloud", "tokenizer"} <= {finding["check"] for finding in findings}
+
+
+def test_doctor_names_a_wrong_key(cloud):
+    command = [sys.executable, "-m", "pdd_cli.main", "doctor", "--url", cloud.base_url, "--api-key", "wrong"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert run.returncode == 1
+    assert "key" in run.stdout

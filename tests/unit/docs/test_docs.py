@@ -1,0 +1,164 @@
+"""The documents name everything there is, and their code is right as far as it needs no engine."""
+
+import ast
+import importlib
+import inspect
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from readme import blocks, run
+
+import pdd_llamacpp_adapter
+from pdd_core import errors, hookspecs
+from pdd_core.env import Env
+from pdd_core.fingerprint import TokenizerFingerprint
+from pdd_core.handoff import CloudInfo, DecodeBudget, HandoffState, Limits, NoRefinement, Refinement, Status
+from pdd_core.optin import FIELDS, HANDOFF_ID_CHARS, MAX_DECODE_BUDGET, STOP_REASON
+from pdd_llamacpp_adapter.outcome import Mode, Outcome
+from pdd_llamacpp_adapter.request import AnswerRequest
+from pdd_llamacpp_adapter.session import AnswerSession
+from pdd_vllm_plugin.config import PDDConfig
+from pdd_vllm_plugin.middleware import MAX_PARSED_BYTES, PATHS
+from pdd_vllm_plugin.record import HandoffRecord
+from pdd_vllm_plugin.recorder import SAMPLING_FIELDS
+from pdd_vllm_plugin.routes import MAX_WAIT_S, make_router
+from pdd_vllm_plugin.service import HandoffService
+from pdd_vllm_plugin.store import MAX_TOMBSTONES, NOT_STARTED_TTL_S, TOMBSTONE_TTL_S
+
+ROOT = Path(__file__).parents[3]
+DOCS = ROOT / "docs"
+README = (ROOT / "README.md").read_text()
+WIRE = (DOCS / "wire.md").read_text()
+HOOKS = (DOCS / "hooks.md").read_text()
+DEVICE = (DOCS / "device.md").read_text()
+ERRORS = (DOCS / "errors.md").read_text()
+PYTHON = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+
+def unnamed(names, text):
+    return [name for name in names if not re.search(rf"`[^`\n]*(?<!\w){re.escape(str(name))}(?!\w)[^`\n]*`", text)]
+
+
+def section(text, title):
+    return text.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+@pytest.mark.parametrize("model", [HandoffState, CloudInfo])
+def test_every_field_has_its_row(model):
+    table = section(WIRE, model.__name__)
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(model.model_fields)
+
+
+@pytest.mark.parametrize("model", [Limits, DecodeBudget, Refinement, NoRefinement, TokenizerFingerprint])
+def test_every_field_inside_a_field_is_named(model):
+    assert not unnamed(model.model_fields, WIRE)
+
+
+def test_opt_in_fields_statuses_and_sampling_parameters_are_named():
+    assert not unnamed([*FIELDS, STOP_REASON, *Status, *SAMPLING_FIELDS, *PATHS], WIRE)
+
+
+def test_bounds_are_the_codes():
+    shortest, longest = HANDOFF_ID_CHARS
+    for text in (
+        f"{shortest} to {longest} characters",
+        f"1 to {MAX_DECODE_BUDGET:,}",
+        f"0 to {MAX_WAIT_S:g} seconds",
+        f"after {NOT_STARTED_TTL_S:g} seconds",
+        f"lasts {TOMBSTONE_TTL_S:g} seconds",
+        f"{MAX_TOMBSTONES:,} are kept",
+        f"above {MAX_PARSED_BYTES // 2**20} MiB",
+        f"`ttl_s` seconds ({PDDConfig().ttl_s:g})",
+        f"`max_handoffs` states ({PDDConfig().max_handoffs:,})",
+        f"({PDDConfig().max_state_tokens:,})",
+    ):
+        assert text in " ".join(WIRE.split()), text
+
+
+def test_every_route_has_its_row_and_no_other():
+    rows = re.findall(r"^\| `(GET|DELETE) ([^`?]+)", section(WIRE, "Routes"), re.MULTILINE)
+    served = [(method, route.path) for route in make_router(HandoffService()).routes for method in route.methods]
+    shown = [(method, re.sub(r"\{\w+\}", "{id}", path)) for method, path in served]
+    assert sorted(rows) == sorted(shown)
+
+
+def test_the_end_of_the_clouds_part_is_as_the_record_sees_it():
+    table = section(WIRE, "The end of the cloud's part")
+    rows = re.findall(r"^\| `(\w+)` \| `?(\w+)[^|]*\|[^|]*\| `(\w+)` \|$", table, re.MULTILINE)
+    assert len(rows) == 4
+    for finish, stop, status in rows:
+        record = HandoffRecord(None, "c", "e", "m", "t", {}, 0.0, 0.0)
+        record.end(finish, None if stop == "null" else stop)
+        assert record.status == status
+
+
+def test_every_setting_and_variable_is_named():
+    everything = "\n".join(path.read_text() for path in PYTHON)
+    assert not unnamed([field.name for field in fields(PDDConfig)], everything)
+    assert not unnamed([f"PDD_{name.upper()}" for name in Env.model_fields], everything)
+
+
+def test_the_defaults_of_the_settings_are_the_codes():
+    shown = dict(re.findall(r"`(\w+)`: [^|]*\| ([\d,]+|true|false) \|$", README, re.MULTILINE))
+    for name in ("default_decode_budget", "max_decode_budget", "ttl_s", "cancel_timeout_s"):
+        assert float(shown[name].replace(",", "")) == getattr(PDDConfig(), name)
+    assert (shown["strict"], PDDConfig().strict) == ("false", False)
+    assert "`max_handoffs`, `max_state_tokens`: bounds on the states kept | 1,024; 16,000,000 |" in README
+
+
+def test_every_error_class_has_its_row():
+    assert re.findall(r"^\| `(\w+)` \|", ERRORS, re.MULTILINE) == [
+        name for name, kind in vars(errors).items() if inspect.isclass(kind)
+    ]
+
+
+def test_every_hook_has_its_row_with_its_arguments():
+    for name, hook in vars(hookspecs.PDDSpecs).items():
+        if name.startswith("pdd_"):
+            signature = str(inspect.signature(hook)).replace("'", "").replace("(self, ", "(").replace("|", "\\|")
+            assert f"| `{name}{signature}` |" in HOOKS
+
+
+def test_everything_that_a_hook_is_given_is_named():
+    for given in (hookspecs.BudgetRequest, hookspecs.CloudLoad, hookspecs.PaceRequest, hookspecs.PaceTarget):
+        row = re.search(rf"^\| `{given.__name__}` \|.*$", HOOKS, re.MULTILINE)[0]
+        assert not unnamed([field.name for field in fields(given)], row)
+
+
+def test_the_example_policy_is_the_one_shown():
+    policy = (ROOT / "examples/policy_package/pdd_batch_budget.py").read_text()
+    shown = blocks(DOCS / "hooks.md", "python")[0]
+    [function] = [node for node in ast.parse(policy).body if isinstance(node, ast.FunctionDef)]
+    assert ast.unparse(function).replace("BUSY", "8") in ast.unparse(ast.parse(shown))
+    assert blocks(DOCS / "hooks.md", "toml")[0] in (ROOT / "examples/policy_package/pyproject.toml").read_text()
+
+
+def test_every_field_of_the_adapter_is_named():
+    assert not unnamed([field.name for field in fields(AnswerRequest)], DEVICE)
+    assert not unnamed([field.name for field in fields(Outcome)], DEVICE)
+    assert not unnamed(Mode, DEVICE)
+    assert not unnamed(inspect.signature(AnswerSession).parameters, DEVICE)
+
+
+def test_the_code_about_hooks_runs():
+    assert run(DOCS / "hooks.md") == 4
+
+
+def test_what_the_device_page_says_of_a_wrong_request_is_so():
+    [block] = [block for block in blocks(DOCS / "device.md", "python") if "except ConfigurationError" in block]
+    exec(block, {"AnswerRequest": AnswerRequest})  # noqa: S102
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: path.name)
+def test_every_import_in_a_code_block_names_what_there_is(path):
+    for block in blocks(path, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("pdd_"):
+                known = (
+                    pdd_llamacpp_adapter.__all__
+                    if node.module == "pdd_llamacpp_adapter"
+                    else dir(importlib.import_module(node.module))
+                )
+                assert {alias.name for alias in node.names} <= set(known)

@@ -1,0 +1,37 @@
+"""Files that stand in two places are the same, and lists of things name them all."""
+
+import configparser
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_demos_document_is_the_examples_document():
+    shipped = ROOT / "src/pdd_cli/data/declaration.txt"
+    assert (ROOT / "examples/declaration.txt").read_bytes() == shipped.read_bytes()
+
+
+def test_every_example_is_listed():
+    listed = re.findall(r"^\| \[([\w./]+)\]", (ROOT / "examples/README.md").read_text(), re.MULTILINE)
+    there = {path.name for path in (ROOT / "examples").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert set(listed) == there - {"__pycache__"}
+
+
+def test_every_tox_environment_is_described():
+    tox = configparser.ConfigParser(interpolation=None)
+    tox.read(ROOT / "tox.ini")
+    environments = [name.removeprefix("testenv:") for name in tox.sections() if name.startswith("testenv:")]
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert rows == environments
+
+
+def test_fragments_have_a_type_that_towncrier_knows():
+    names = [path.name for path in (ROOT / "changes").glob("*") if path.name not in {"README.md", ".gitignore"}]
+    for name in names:
+        assert re.fullmatch(r"(\+[\w-]+|\d+)\.(feature|bugfix|doc|removal|misc)\.md", name), name
+
+
+def test_decisions_are_numbered_without_gaps():
+    numbers = sorted(int(path.name[:3]) for path in (ROOT / "docs/adr").glob("*.md"))
+    assert numbers == list(range(1, len(numbers) + 1))
