@@ -12,12 +12,13 @@ from pdd_core.errors import ConfigurationError
 if TYPE_CHECKING:
     from pathlib import Path
 
-QUESTION = "Discuss the historical background of this document and its influence on other nations."
-"""The demo model answers it with 372 tokens and ends by itself."""
+QUESTION = "Discuss the historical background of this document and its influence on the world."
+"""The demo model answers it with 410 tokens and ends by itself."""
 DOCUMENT = "declaration.txt"
 """The Declaration of Independence of the United States: public domain, 1,700 tokens of the demo model."""
-FREQUENCY_PENALTY = 0.5
-"""A model of 135M parameters repeats itself under plain greedy decoding. Deterministic all the same."""
+FREQUENCY_PENALTY = 0.6
+"""A model of 135M parameters repeats itself under plain greedy decoding. Deterministic all the same: question and
+penalty are chosen so that the best token leads by at least 0.017 nats throughout the answer."""
 HEADROOM = 1.25
 """How far above the break-even the budget lies: the cloud may be a little late, the device a little slow."""
 

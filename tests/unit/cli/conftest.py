@@ -23,7 +23,7 @@ def facts() -> Facts:
         decode_budget_set_by="auto",
         rate=RATE,
         temperature=0.0,
-        frequency_penalty=0.5,
+        frequency_penalty=0.6,
         threads=1,
         cpus=2,
         versions={"pdd-device": "0.1.0", "cloud": "vllm 0.32.0", "llama-cpp-python": "0.3.36", "python": "3.11.7"},
