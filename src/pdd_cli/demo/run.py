@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import anyio
@@ -20,10 +20,9 @@ from pdd_cli.extras import require
 from pdd_cli.launcher import CloudServer
 from pdd_cli.progress import ConsoleProgress
 from pdd_cli.urls import openai_base_url
-from pdd_core.errors import PDDError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rich.console import Console
@@ -142,7 +141,7 @@ class _Show:
             decode_budget=budget,
             cache_salt=secrets.token_hex(8),  # vLLM's prefix cache would remember the mode before
         )
-        with LiveView(self._console, mode) as view, _plain_errors():
+        with LiveView(self._console, mode) as view:
             async with AnswerSession(
                 request,
                 engine=engine,
@@ -162,11 +161,10 @@ class _Show:
         request = AnswerRequest(
             prompt_token_ids=self._prompt[:_WARM_UP_TOKENS], max_tokens=2, cache_salt=secrets.token_hex(8)
         )
-        with _plain_errors():
-            for engines in ({"cloud": cloud}, {"engine": self._engine}):
-                async with AnswerSession(request, rate=float("inf"), **engines) as answer:
-                    async for _ in answer:
-                        pass
+        for engines in ({"cloud": cloud}, {"engine": self._engine}):
+            async with AnswerSession(request, rate=float("inf"), **engines) as answer:
+                async for _ in answer:
+                    pass
 
     async def _measured_prefill(self) -> float:
         """Return the device's own prefill speed, tokens per second, on an otherwise idle machine."""
@@ -175,17 +173,3 @@ class _Show:
         begun = time.monotonic()
         await self._engine.extend(ids, want_logits=True)
         return len(ids) / (time.monotonic() - begun)
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Take the one error of ours out of the group that a task group wraps it in."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
-        if isinstance(error, PDDError):
-            raise error from None
-        raise
