@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -103,9 +104,9 @@ def demo(
         Path | None, typer.Option(help="The document to ask about.", exists=True, dir_okay=False)
     ] = None,
     question: Annotated[str | None, typer.Option(help="What to ask about it.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=2)] = 448,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=2)] = 384,
     budget: Annotated[str, typer.Option(help="Tokens the cloud may decode.", metavar="auto|N")] = "auto",
-    rate: Annotated[float, typer.Option(help="Tokens per second to show the answer at.", min=0.1)] = 8.0,
+    rate: Annotated[str, typer.Option(help="Tokens per second to show the answer at.", metavar="auto|R")] = "auto",
     device_profile: Annotated[Profile, typer.Option(help="Hold the device to this speed.")] = Profile.PHONE,
     model: Gguf = "demo",
     threads: Annotated[int, typer.Option(help="The device's CPU threads.", min=1)] = 1,
@@ -122,7 +123,7 @@ def demo(
         question=question,
         max_tokens=max_tokens,
         decode_budget=_budget(budget),
-        rate=rate,
+        rate=_rate(rate),
         profile=device_profile.value,
         threads=threads,
     )
@@ -139,6 +140,20 @@ def _budget(text: str) -> int | None:
     if not text.isdigit() or int(text) < 1:
         raise typer.BadParameter(f"{text!r} is neither auto nor a number of tokens", param_hint="--budget")
     return int(text)
+
+
+def _rate(text: str) -> float | None:
+    if text == "auto":
+        return None
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < math.inf:
+        raise typer.BadParameter(
+            f"{text!r} is neither auto nor a number of tokens per second", param_hint="--rate"
+        )
+    return rate
 
 
 def _console(*, stderr: bool = False) -> Console:

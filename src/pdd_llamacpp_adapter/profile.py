@@ -55,7 +55,7 @@ class DeviceProfile:
 
 
 PROFILES: Mapping[str, DeviceProfile | None] = MappingProxyType(
-    {"phone": DeviceProfile("phone", 120.0, 30.0), "none": None}
+    {"phone": DeviceProfile("phone", 80.0, 20.0), "none": None}
 )
 """Profiles by name; ``none`` is the machine as it is."""
 

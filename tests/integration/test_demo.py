@@ -74,23 +74,33 @@ def test_the_modes_use_the_engines_they_say(record):
 
 def test_the_profile_is_disclosed_and_never_beaten(record):
     facts, printed = record
-    assert facts["device_profile"] == {"name": "phone", "prefill_tps": 120.0, "decode_tps": 30.0}
+    assert facts["device_profile"] == {"name": "phone", "prefill_tps": 80.0, "decode_tps": 20.0}
     assert "phone" in printed
-    assert "120" in printed
+    assert "80" in printed
     device = facts["runs"][1]
-    assert device["ttft_ms"] >= 1000 * device["prompt_tokens"] / 120
+    assert device["ttft_ms"] >= 1000 * device["prompt_tokens"] / 80
     for earlier, later in pairwise(device["received_at_ms"]):
-        assert later - earlier >= 1000 / 30 - 0.01
+        assert later - earlier >= 1000 / 20 - 0.01
+
+
+def interruptible():
+    """A test run in the background has Ctrl-C ignored, and its children would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_ctrl_c_ends_it_at_once_and_frees_the_cloud(cloud, tmp_path):
     command = [*DEMO, "--url", cloud.base_url, "--api-key", KEY, "--prompt-file", str(document(tmp_path / "x"))]
     demo = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=interruptible,
     )
     before = len(cloud.steps())
     deadline = time.monotonic() + 120
-    while len(cloud.steps()) < before + 12:  # the warm-up has two tokens: the answer is being streamed
+    while len(cloud.steps()) < before + 40:  # warm-up and measuring take 26: the answer is being streamed
         assert time.monotonic() < deadline
         assert demo.poll() is None, demo.stderr.read()
         time.sleep(0.05)

@@ -49,6 +49,8 @@ class Facts:
     """``user``, or ``auto``."""
     rate: float
     """Tokens per second."""
+    rate_set_by: str
+    """``user``, or ``auto``: measured."""
     temperature: float
     frequency_penalty: float
     threads: int
@@ -66,6 +68,7 @@ class Facts:
         model: str,
         prompt_tokens: int,
         decode_budget: int,
+        rate: float,
         prefill_tps: float,
     ) -> Self:
         """Collect the conditions."""
@@ -79,7 +82,8 @@ class Facts:
             max_tokens=scenario.max_tokens,
             decode_budget=decode_budget,
             decode_budget_set_by="user" if scenario.decode_budget else "auto",
-            rate=scenario.rate,
+            rate=rate,
+            rate_set_by="user" if scenario.rate else "auto",
             temperature=0.0,
             frequency_penalty=FREQUENCY_PENALTY,
             threads=scenario.threads,

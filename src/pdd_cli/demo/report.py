@@ -35,13 +35,14 @@ _COLUMNS = (
 def print_header(console: Console, facts: Facts) -> None:
     """Disclose the conditions of the run before anything of it is shown."""
     versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items() if name != "cloud")
+    measured = "" if facts.rate_set_by == "user" else ": measured, what the cloud keeps up beside the device"
     lines = {
         "model": f"{facts.model}, the same weights on both sides; greedy, "
         f"frequency penalty {facts.frequency_penalty}, at most {facts.max_tokens} tokens",
         "prompt": f"{facts.prompt_tokens:,} tokens: {facts.document}, then: {facts.question}",
         "device": _device(facts),
         "engines": f"{facts.versions['cloud']}, {versions}; device {facts.threads} of {facts.cpus} CPUs",
-        "shown at": f"{facts.rate:g} tokens/s in every mode",
+        "shown at": f"{facts.rate:g} tokens/s in every mode{measured}",
         "budget": f"{facts.decode_budget} tokens may be decoded by the cloud ({facts.decode_budget_set_by})",
     }
     console.print()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from contextlib import ExitStack
@@ -14,12 +15,13 @@ from pdd_cli.demo.facts import Facts
 from pdd_cli.demo.live import LiveView
 from pdd_cli.demo.record import write_record
 from pdd_cli.demo.report import print_header, print_report
-from pdd_cli.demo.scenario import FREQUENCY_PENALTY, break_even_budget
+from pdd_cli.demo.scenario import FREQUENCY_PENALTY, READING_RATE, break_even_budget, sustained_rate
 from pdd_cli.demo_model import device_gguf, model_name, prepare
 from pdd_cli.extras import require
 from pdd_cli.launcher import CloudServer
 from pdd_cli.progress import ConsoleProgress
 from pdd_cli.urls import openai_base_url
+from pdd_core.timeline import Source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +36,7 @@ N_CTX = 8192
 """The demo model's own context, on both sides."""
 _WARM_UP_TOKENS = 32
 _PROBE_TOKENS = 256
+_RATE_PROMPT, _RATE_TOKENS = 768, 24
 _SHARED_MACHINE = 0.5
 """A device without profile prefills beside a cloud that computes on the same cores."""
 
@@ -90,6 +93,7 @@ class _Show:
         self._engine = engine
         self._console = console
         self._profile: DeviceProfile | None = PROFILES[scenario.profile]
+        self._rate = READING_RATE
         self._prompt: Sequence[int] = engine.vocab.render_chat([{"role": "user", "content": scenario.message()}])
 
     async def play(self, base_url: str, api_key: str | None) -> tuple[Facts, list[Outcome]]:
@@ -100,6 +104,7 @@ class _Show:
             info = await cloud.connect(self._engine.vocab)
             await self._warm_up(cloud)
             prefill_tps = self._profile.prefill_tps if self._profile else await self._measured_prefill()
+            self._rate = self._scenario.rate or await self._measured_rate(cloud)
             budget = self._scenario.decode_budget or self._computed_budget(prefill_tps)
             facts = Facts.of(
                 self._scenario,
@@ -108,6 +113,7 @@ class _Show:
                 model=model_name(self._scenario.gguf),
                 prompt_tokens=len(self._prompt),
                 decode_budget=budget,
+                rate=self._rate,
                 prefill_tps=prefill_tps,
             )
             print_header(self._console, facts)
@@ -120,7 +126,7 @@ class _Show:
 
     def _computed_budget(self, prefill_tps: float) -> int:
         speed = prefill_tps if self._profile else prefill_tps * _SHARED_MACHINE
-        budget = break_even_budget(len(self._prompt), rate=self._scenario.rate, prefill_tps=speed)
+        budget = break_even_budget(len(self._prompt), rate=self._rate, prefill_tps=speed)
         return min(budget or self._scenario.max_tokens, self._scenario.max_tokens)
 
     async def _one(
@@ -146,7 +152,7 @@ class _Show:
                 request,
                 engine=engine,
                 cloud=cloud,
-                rate=self._scenario.rate,
+                rate=self._rate,
                 profile=self._profile,
                 on_progress=view.progress,
             ) as answer:
@@ -162,9 +168,27 @@ class _Show:
             prompt_token_ids=self._prompt[:_WARM_UP_TOKENS], max_tokens=2, cache_salt=secrets.token_hex(8)
         )
         for engines in ({"cloud": cloud}, {"engine": self._engine}):
-            async with AnswerSession(request, rate=float("inf"), **engines) as answer:
+            async with AnswerSession(request, rate=math.inf, **engines) as answer:
                 async for _ in answer:
                     pass
+
+    async def _measured_rate(self, cloud: CloudClient) -> float:
+        """Return a rate that the cloud keeps up while the device prefills beside it."""
+        from pdd_llamacpp_adapter import AnswerRequest, AnswerSession
+
+        self._engine.reset()
+        request = AnswerRequest(
+            prompt_token_ids=self._prompt[:_RATE_PROMPT],
+            max_tokens=_RATE_TOKENS,
+            min_tokens=_RATE_TOKENS,
+            cache_salt=secrets.token_hex(8),
+        )
+        with ConsoleProgress(self._console)("Measuring how fast the cloud answers beside the device"):
+            async with AnswerSession(
+                request, engine=self._engine, cloud=cloud, rate=math.inf, profile=self._profile
+            ) as answer:
+                tokens = [token async for token in answer]
+        return sustained_rate([token.received_at for token in tokens if token.source is Source.CLOUD])
 
     async def _measured_prefill(self) -> float:
         """Return the device's own prefill speed, tokens per second, on an otherwise idle machine."""

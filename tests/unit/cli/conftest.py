@@ -12,8 +12,8 @@ RATE = 8.0
 @pytest.fixture
 def facts() -> Facts:
     return Facts(
-        device_profile=ProfileFacts(name="phone", prefill_tps=120.0, decode_tps=30.0),
-        prefill_tps=120.0,
+        device_profile=ProfileFacts(name="phone", prefill_tps=80.0, decode_tps=20.0),
+        prefill_tps=80.0,
         model="smollm2",
         document="declaration.txt",
         question="Why?",
@@ -22,6 +22,7 @@ def facts() -> Facts:
         decode_budget=156,
         decode_budget_set_by="auto",
         rate=RATE,
+        rate_set_by="auto",
         temperature=0.0,
         frequency_penalty=0.6,
         threads=1,

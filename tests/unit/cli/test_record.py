@@ -45,7 +45,7 @@ def test_a_figure_that_does_not_exist_is_null(facts, outcomes) -> None:
 
 def test_the_header_has_the_profiles_numbers_and_the_versions(facts, outcomes) -> None:
     header = record(facts, outcomes)
-    assert header["device_profile"] == {"name": "phone", "prefill_tps": 120.0, "decode_tps": 30.0}
+    assert header["device_profile"] == {"name": "phone", "prefill_tps": 80.0, "decode_tps": 20.0}
     assert header["versions"]["cloud"] == "vllm 0.32.0"
 
 

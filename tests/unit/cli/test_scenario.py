@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdd_cli.demo.scenario import Scenario, break_even_budget
+from pdd_cli.demo.scenario import READING_RATE, Scenario, break_even_budget, sustained_rate
 from pdd_core.errors import ConfigurationError
 
 
 def test_the_formula_without_headroom() -> None:
     # 8 x 1746 / 112 = 124.7
     assert break_even_budget(1746, rate=8, prefill_tps=120, headroom=1.0) == 125
-    assert break_even_budget(1746, rate=8, prefill_tps=120) == 157
+    assert break_even_budget(1746, rate=8, prefill_tps=120) == 138
 
 
 @pytest.mark.parametrize("prefill_tps", [8.0, 5.0])
@@ -30,6 +30,13 @@ def test_the_device_is_ready_before_the_last_cloud_token_is_shown(prompt, rate, 
     budget = break_even_budget(prompt, rate=rate, prefill_tps=prefill_tps, headroom=headroom)
     assert budget is not None
     assert (prompt + budget) / prefill_tps <= budget / rate * (1 + 1e-9)
+
+
+def test_the_rate_is_what_the_cloud_keeps_up_with_a_margin() -> None:
+    assert sustained_rate([1.0 + i / 10 for i in range(20)]) == READING_RATE  # 10 tokens/s
+    assert sustained_rate([1.0 + i / 5 for i in range(20)]) == 3.0  # 70 % of 5, rounded down
+    assert sustained_rate([float(i) for i in range(20)]) == 1.0
+    assert sustained_rate([1.0, 2.0]) == READING_RATE  # too few to tell
 
 
 def scenario(**changes) -> Scenario:

@@ -71,4 +71,4 @@ async def test_named_profiles():
     assert PROFILES["none"] is None
     phone = PROFILES["phone"]
     assert phone is not None
-    assert (phone.prefill_tps, phone.decode_tps) == (120.0, 30.0)
+    assert (phone.prefill_tps, phone.decode_tps) == (80.0, 20.0)
