@@ -104,7 +104,7 @@ def demo(
         Path | None, typer.Option(help="The document to ask about.", exists=True, dir_okay=False)
     ] = None,
     question: Annotated[str | None, typer.Option(help="What to ask about it.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=2)] = 384,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=2)] = 288,
     budget: Annotated[str, typer.Option(help="Tokens the cloud may decode.", metavar="auto|N")] = "auto",
     rate: Annotated[str, typer.Option(help="Tokens per second to show the answer at.", metavar="auto|R")] = "auto",
     device_profile: Annotated[Profile, typer.Option(help="Hold the device to this speed.")] = Profile.PHONE,

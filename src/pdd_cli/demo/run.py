@@ -36,7 +36,7 @@ N_CTX = 8192
 """The demo model's own context, on both sides."""
 _WARM_UP_TOKENS = 32
 _PROBE_TOKENS = 256
-_RATE_PROMPT, _RATE_TOKENS = 768, 24
+_RATE_TOKENS = 20
 _SHARED_MACHINE = 0.5
 """A device without profile prefills beside a cloud that computes on the same cores."""
 
@@ -178,7 +178,7 @@ class _Show:
 
         self._engine.reset()
         request = AnswerRequest(
-            prompt_token_ids=self._prompt[:_RATE_PROMPT],
+            prompt_token_ids=self._prompt,
             max_tokens=_RATE_TOKENS,
             min_tokens=_RATE_TOKENS,
             cache_salt=secrets.token_hex(8),

@@ -21,11 +21,11 @@ FREQUENCY_PENALTY = 0.6
 """A model of 135M parameters repeats itself under plain greedy decoding. Deterministic all the same: question and
 penalty are chosen so that the best token leads by at least 0.017 nats throughout the answer."""
 HEADROOM = 1.1
-"""How far above the break-even the budget lies: the device may be a little slow. That its prefill begins before the
+"""How far above the break-even the budget lies, for a device a little slow. That its prefill begins before the
 cloud's first token is shown is a reserve of its own."""
-READING_RATE = 6.0
+READING_RATE = 5.0
 """Tokens per second: no faster than one reads, where the cloud can make them."""
-RATE_MARGIN = 0.7
+RATE_MARGIN = 0.6
 """Share of the cloud's own speed at which its tokens are shown, so that a hiccup of the machine is no stall."""
 
 
