@@ -5,7 +5,6 @@ llama.cpp's vocabulary never changes once loaded, so these calls need not be mad
 
 from __future__ import annotations
 
-import codecs
 import ctypes
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,30 +13,12 @@ import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C fu
 
 from pdd_core.errors import DeviceError
 from pdd_llamacpp_adapter.chat import ChatTemplate
+from pdd_llamacpp_adapter.detokenizer import Detokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 _PIECE_BYTES = 256
-
-
-class Detokenizer:
-    """Ids in, text out, one answer long. Bytes of an unfinished character wait for the next id.
-
-    The same object has to serve both engines' tokens: a character may begin in the cloud and end on the device.
-    """
-
-    def __init__(self, piece: Callable[[int], bytes]) -> None:
-        self._piece = piece
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def push(self, token_id: int) -> str:
-        """Return what `token_id` adds to the text; empty inside a character and for control tokens."""
-        return self._decoder.decode(self._piece(token_id))
-
-    def flush(self) -> str:
-        """Return what is left at the end: a replacement character for an unfinished one, else nothing."""
-        return self._decoder.decode(b"", final=True)
 
 
 class Vocabulary:

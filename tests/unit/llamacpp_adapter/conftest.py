@@ -16,7 +16,7 @@ from pdd_core.errors import DeviceEngineFailed
 from pdd_core.plugins import Policies
 from pdd_core.policies.pacing import FixedRatePacing
 from pdd_llamacpp_adapter.stream import CloudChunk
-from pdd_llamacpp_adapter.vocab import Detokenizer
+from pdd_llamacpp_adapter.detokenizer import Detokenizer
 
 N_VOCAB = 1000
 EOS = 999
