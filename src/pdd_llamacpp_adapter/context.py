@@ -16,6 +16,7 @@ import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C fu
 import numpy as np
 
 from pdd_core.errors import ContextOverflow, DeviceEngineFailed, ModelError
+from pdd_llamacpp_adapter.engine import DecodeAborted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,10 +27,6 @@ logger = logging.getLogger(__name__)
 _SEQUENCE = 0
 _ABORTED = 2
 _GGML_LOG_ERROR = 4  # ggml_log_level: none, debug, info, warn, error, cont
-
-
-class DecodeAborted(Exception):
-    """llama_decode stopped because it was told to. Never leaves this package."""
 
 
 _errors: deque[str] = deque(["no reason given"], maxlen=1)

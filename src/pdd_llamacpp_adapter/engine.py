@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import anyio
 
 from pdd_core.errors import DeviceEngineFailed
-from pdd_llamacpp_adapter.context import DecodeAborted, LlamaContext
-from pdd_llamacpp_adapter.vocab import Vocabulary
 
 if TYPE_CHECKING:
     import os
@@ -25,10 +23,17 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from pdd_llamacpp_adapter.context import LlamaContext
+    from pdd_llamacpp_adapter.vocab import Vocabulary
+
 N_BATCH = 512
 """Most tokens of one llama_decode; also n_ubatch, so that an aborted call leaves nothing half done."""
 
 T = TypeVar("T")
+
+
+class DecodeAborted(Exception):
+    """llama_decode stopped because it was told to. Never leaves this package."""
 
 
 @dataclass(slots=True)
@@ -73,6 +78,10 @@ class DeviceEngine:
             ModelError: the file is missing, unreadable or not a GGUF model.
             DeviceEngineFailed: llama.cpp cannot make a context of this size.
         """
+        # here, so that this module can be imported where llama.cpp is not installed
+        from pdd_llamacpp_adapter.context import LlamaContext
+        from pdd_llamacpp_adapter.vocab import Vocabulary
+
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llama")
         engine = cls(executor)
 

@@ -15,8 +15,8 @@ import pytest
 from pdd_core.errors import DeviceEngineFailed
 from pdd_core.plugins import Policies
 from pdd_core.policies.pacing import FixedRatePacing
-from pdd_llamacpp_adapter.stream import CloudChunk
 from pdd_llamacpp_adapter.detokenizer import Detokenizer
+from pdd_llamacpp_adapter.stream import CloudChunk
 
 N_VOCAB = 1000
 EOS = 999

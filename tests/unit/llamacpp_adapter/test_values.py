@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 import pdd_llamacpp_adapter
 from pdd_core.errors import ConfigurationError
+from pdd_llamacpp_adapter.detokenizer import Detokenizer
 from pdd_llamacpp_adapter.engine import common_prefix
 from pdd_llamacpp_adapter.request import AnswerRequest
-from pdd_llamacpp_adapter.detokenizer import Detokenizer
 
 
 def test_importing_the_package_loads_neither_engine_nor_numpy():
