@@ -22,6 +22,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+import wheel_cache
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -59,13 +61,17 @@ class Progress:
         line = line.rstrip()
         with self._lock:
             self.tail.append(line)
-            if _NOISE.match(line):
-                if step := _STEP.match(_NOISE.sub("", line)):
-                    self._now = f"compiling [{step['step']}] {_what(step['what'])}"
-            elif _NEWS.match(line):
+            if step := _STEP.match(_NOISE.sub("", line)):
+                self._now = f"compiling [{step['step']}] {_what(step['what'])}"
+            elif _NEWS.match(line) and not _NOISE.match(line):
                 if package := _PACKAGE.match(line):
                     self._now = f"{package['verb'].lower()} {package['package']}"
                 self._print(line)
+
+    def say(self, line: str) -> None:
+        """Show a line of our own."""
+        with self._lock:
+            self._print(line)
 
     def beat(self) -> None:
         """Show what goes on, if nothing was shown for a while."""
@@ -88,9 +94,10 @@ class Progress:
 
 
 def _what(step: str) -> str:
-    """Return a build step without the path of its object file's folder: the file's name says enough."""
-    *words, target = step.split()
-    return " ".join([*words, Path(target).name])
+    """Return the name of the file that a build step is about, which says enough."""
+    words = step.split()
+    source = words[words.index("-c") + 1] if "-c" in words[:-1] else words[-1]
+    return Path(source).name
 
 
 def find_uv() -> list[str]:
@@ -104,11 +111,22 @@ def find_uv() -> list[str]:
     sys.exit("uv was not found: set UV to its path, put it on PATH, or run `pip install uv`")
 
 
-def install_command(extras: Iterable[str]) -> list[str]:
+def install_command(extras: Iterable[str], pinned: Iterable[str] = ()) -> list[str]:
     """Return the command that installs the project with `extras` beside the running interpreter."""
     names = ",".join(extras)
     target = f".[{names}]" if names else "."
-    return [*find_uv(), "pip", "install", "--verbose", "--python", sys.executable, "--editable", target]
+    return [*find_uv(), "pip", "install", "--verbose", "--python", sys.executable, *pinned, "--editable", target]
+
+
+def provide_engine(progress: Progress) -> tuple[int, list[str]]:
+    """Build llama.cpp's wheel if this user has none. Returns the exit code, and how to install that very wheel."""
+    folder = wheel_cache.wheel_folder()
+    requirement = wheel_cache.engine_requirement(ROOT / "pyproject.toml")
+    if wheel_cache.cached_version(folder) is None:
+        progress.say(f"Building {requirement} from source, once for this user: several minutes")
+    code, version = wheel_cache.provide(find_uv(), requirement, folder, lambda command: run(command, progress))
+    pinned = [] if version is None else ["--find-links", str(folder), f"{wheel_cache.ENGINE}=={version}"]
+    return code, pinned
 
 
 def run(command: list[str], progress: Progress) -> int:
@@ -146,9 +164,12 @@ def main() -> None:
     """Parse the command line and install."""
     parser = argparse.ArgumentParser(description="Install this project with extras, showing progress.")
     parser.add_argument("extras", nargs="*", metavar="EXTRA", help="such as: cloud-cpu device demo dev")
+    extras = parser.parse_args().extras
     progress = Progress(sys.stdout)
     try:
-        code = run(install_command(parser.parse_args().extras), progress)
+        code, pinned = provide_engine(progress) if wheel_cache.EXTRA in extras else (0, [])
+        if not code:
+            code = run(install_command(extras, pinned), progress)
     except KeyboardInterrupt:
         sys.exit(130)
     if code:
