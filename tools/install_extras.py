@@ -118,15 +118,16 @@ def install_command(extras: Iterable[str], pinned: Iterable[str] = ()) -> list[s
     return [*find_uv(), "pip", "install", "--verbose", "--python", sys.executable, *pinned, "--editable", target]
 
 
-def provide_engine(progress: Progress) -> tuple[int, list[str]]:
-    """Build llama.cpp's wheel if this user has none. Returns the exit code, and how to install that very wheel."""
+def provide_engine(progress: Progress) -> tuple[int, tuple[str, ...]]:
+    """Build llama.cpp's wheel if this user has none. Returns the exit code, and how to require that very wheel."""
     folder = wheel_cache.wheel_folder()
     requirement = wheel_cache.engine_requirement(ROOT / "pyproject.toml")
     if wheel_cache.cached_version(folder) is None:
         progress.say(f"Building {requirement} from source, once for this user: several minutes")
     code, version = wheel_cache.provide(find_uv(), requirement, folder, lambda command: run(command, progress))
-    pinned = [] if version is None else ["--find-links", str(folder), f"{wheel_cache.ENGINE}=={version}"]
-    return code, pinned
+    # In the environment: as a flag it would replace what UV_FIND_LINKS says already.
+    os.environ["UV_FIND_LINKS"] = ",".join([*filter(None, [os.environ.get("UV_FIND_LINKS")]), str(folder)])
+    return code, () if version is None else (f"{wheel_cache.ENGINE}=={version}",)
 
 
 def run(command: list[str], progress: Progress) -> int:
@@ -167,7 +168,7 @@ def main() -> None:
     extras = parser.parse_args().extras
     progress = Progress(sys.stdout)
     try:
-        code, pinned = provide_engine(progress) if wheel_cache.EXTRA in extras else (0, [])
+        code, pinned = provide_engine(progress) if wheel_cache.EXTRA in extras else (0, ())
         if not code:
             code = run(install_command(extras, pinned), progress)
     except KeyboardInterrupt:

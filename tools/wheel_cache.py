@@ -1,7 +1,7 @@
 """Builds llama.cpp's wheel once per user and kind of processor, and keeps it.
 
-Compiling takes minutes. uv keeps what it builds only as long as the index tells it that the source is unchanged, which
-not every index does; and a wheel built for one processor (llama.cpp compiles for the one it is on) crashes on another.
+Compiling takes minutes. uv keeps what it builds only as long as the index tells it that the source is unchanged,
+which not every index does; and a wheel built for one processor, as llama.cpp's is, crashes on another.
 """
 
 from __future__ import annotations
