@@ -1,7 +1,7 @@
 """Wire schema, hooks and policies of pdd-device. Imports neither vLLM nor llama.cpp."""
 
 from pdd_core.handoff import SCHEMA_VERSION, CloudInfo, HandoffState, Status
-from pdd_core.hookspecs import BudgetRequest, CloudLoad, PaceRequest, PaceTarget, hookimpl
+from pdd_core.hookspecs import BudgetRequest, CloudLoad, Pacer, PaceRequest, PaceTarget, hookimpl
 from pdd_core.optin import OptIn, parse_opt_in
 from pdd_core.plugins import Policies
 from pdd_core.timeline import ShownToken, Source, Timeline
@@ -15,6 +15,7 @@ __all__ = [
     "OptIn",
     "PaceRequest",
     "PaceTarget",
+    "Pacer",
     "Policies",
     "ShownToken",
     "Source",

@@ -12,12 +12,9 @@ Implement one in a module of your own and name that module in the entry-point gr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import pluggy
-
-if TYPE_CHECKING:
-    from pdd_core.policies.pacing import Pacer
 
 PROJECT = "pdd"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -61,6 +58,23 @@ class PaceTarget:
 
     rate: float
     """Tokens per second; ``inf`` shows each token as it comes."""
+
+
+class Pacer(Protocol):
+    """Shows one answer. Not shared between answers."""
+
+    def due(self, now: float, *, buffered: int, complete: bool, ready_in: float | None) -> float:
+        """Return when to show the next token, in the clock of `now` (seconds). At or before `now` means at once.
+
+        Called when a token is at hand; the first call of an answer must return `now` or earlier.
+
+        Args:
+            now: the current time.
+            buffered: tokens at hand that have not been shown, >= 1.
+            complete: True when no token will follow the buffered ones.
+            ready_in: the device's own estimate of the seconds until it has caught up; 0 after the take-over,
+                None while it has no estimate or takes no part.
+        """
 
 
 class PDDSpecs(Protocol):

@@ -16,7 +16,7 @@ import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C fu
 import numpy as np
 
 from pdd_core.errors import ContextOverflow, DeviceEngineFailed, ModelError
-from pdd_llamacpp_adapter.engine import DecodeAborted
+from pdd_llamacpp_adapter.aborted import DecodeAborted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

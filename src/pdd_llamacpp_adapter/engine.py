@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import anyio
 
 from pdd_core.errors import DeviceEngineFailed
+from pdd_llamacpp_adapter.aborted import DecodeAborted
 
 if TYPE_CHECKING:
     import os
@@ -30,10 +31,6 @@ N_BATCH = 512
 """Most tokens of one llama_decode; also n_ubatch, so that an aborted call leaves nothing half done."""
 
 T = TypeVar("T")
-
-
-class DecodeAborted(Exception):
-    """llama_decode stopped because it was told to. Never leaves this package."""
 
 
 @dataclass(slots=True)

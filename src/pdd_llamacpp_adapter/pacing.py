@@ -13,7 +13,7 @@ from pdd_core.plugins import Policies
 from pdd_core.policies.pacing import FixedRatePacing
 
 if TYPE_CHECKING:
-    from pdd_core.policies.pacing import Pacer
+    from pdd_core.hookspecs import Pacer
 
 logger = logging.getLogger(__name__)
 

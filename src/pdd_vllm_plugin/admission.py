@@ -48,6 +48,9 @@ class Admitted:
 class BudgetMixin:
     """Adds decode budgets to a vLLM scheduler. Overrides methods of ``SchedulerInterface`` only."""
 
+    pdd_grants_budgets = True
+    """By this the API server knows that ``--scheduler-cls`` names one of ours, or a subclass."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.vllm_config: Any

@@ -33,8 +33,6 @@ def check_api_server(vllm_config: Any, args: Any) -> None:
     Raises:
         UnsupportedDeployment: several API servers, data parallel, no tokenizer, or another scheduler class.
     """
-    from pdd_vllm_plugin.admission import BudgetMixin
-
     refuse_data_parallel(vllm_config)
     count = api_process_count(vllm_config)
     if count > 1:
@@ -45,7 +43,7 @@ def check_api_server(vllm_config: Any, args: Any) -> None:
     if getattr(vllm_config.model_config, "skip_tokenizer_init", False):
         _refuse("--skip-tokenizer-init is not supported: devices check the tokenizer before they send ids")
     scheduler = vllm_config.scheduler_config.get_scheduler_cls()
-    if not issubclass(scheduler, BudgetMixin):
+    if not getattr(scheduler, "pdd_grants_budgets", False):
         _refuse(f"the scheduler is {scheduler.__name__}, which knows no decode budgets: add {SCHEDULER_FLAG}")
     if getattr(args, "tokens_only", False):
         _refuse("--tokens-only is not supported: handoff state is kept for the OpenAI routes, which it removes")
