@@ -6,6 +6,7 @@ original generator back, untouched.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,8 @@ class Recorder:
             record.end(None)
             self._store.touch(record)
             self._store.make_room()
+            # Nobody may ever ask again, and a prompt is not to stay in memory for that.
+            asyncio.get_running_loop().call_later(self._store.ttl_s + 1.0, self._store.purge)
             # Closing it here aborts the engine's request now, not when the garbage collector comes by.
             await inner.aclose()
 

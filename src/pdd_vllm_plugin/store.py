@@ -37,6 +37,11 @@ class HandoffStore:
     def __len__(self) -> int:
         return len(self._records)
 
+    @property
+    def ttl_s(self) -> float:
+        """Seconds for which an ended request's state is kept."""
+        return self._config.ttl_s
+
     def check_free(self, handoff_id: str) -> None:
         """Check that a new request may use this id.
 

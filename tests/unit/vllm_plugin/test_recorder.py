@@ -1,3 +1,4 @@
+import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -154,6 +155,23 @@ async def test_a_delete_before_the_first_iteration_is_not_lost():
     with pytest.raises(ValueError, match="deleted before"):
         await anext(generator)
     assert store.get(ID).status is Status.ABORTED
+
+
+async def test_a_state_leaves_memory_when_its_time_is_up_though_nobody_asks(monkeypatch):
+    timers = []
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "call_later", lambda delay, call: timers.append((delay, call)))
+    engine = FakeEngine([output([7], finish_reason="stop")])
+    clock = SimpleNamespace(now=0.0)
+    store = HandoffStore(PDDConfig(ttl_s=60.0), lambda: clock.now)
+    recorder = Recorder(engine, store, model="m", tokenizer="digest")
+    async for _ in recorder.generate({}, sampling_params(OPT_IN), "cmpl-1-0"):
+        pass
+    ((delay, purge),) = timers
+    clock.now += delay
+    assert len(store) == 1
+    purge()
+    assert len(store) == 0
 
 
 async def test_the_model_of_a_lora_request_is_the_adapter():
