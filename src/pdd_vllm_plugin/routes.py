@@ -68,8 +68,7 @@ def make_router(service: HandoffService) -> APIRouter:
 
     async def forget_unknown(handoff_id: str, error: HandoffNotFound) -> Response:
         if service.store.was_deleted(handoff_id):
-            confirmed = await confirm(service.engine_client, service.config.cancel_timeout_s)
-            return deletion(handoff_id, "pdd.handoff.deleted", confirmed=confirmed)
+            return await stopped(handoff_id, None, object_name="pdd.handoff.deleted")
         try:
             # It may have overtaken its POST: the id is refused for a minute.
             service.store.delete(check_handoff_id(handoff_id))
@@ -92,8 +91,7 @@ def make_router(service: HandoffService) -> APIRouter:
         if isinstance(record, Response):
             # A live record comes first: clients can send one X-Request-Id again after its DELETE.
             if record.status_code == 404 and service.store.was_deleted(completion_id):
-                confirmed = await confirm(service.engine_client, service.config.cancel_timeout_s)
-                return deletion(completion_id, "chat.completion.deleted", confirmed=confirmed)
+                return await stopped(completion_id, None, object_name="chat.completion.deleted")
             return record
         service.store.delete(record.opt_in.handoff_id)
         return await stopped(completion_id, record, object_name="chat.completion.deleted")
@@ -106,11 +104,10 @@ def make_router(service: HandoffService) -> APIRouter:
             return answers.error(409, "several requests were sent with this X-Request-Id: use the handoff id")
         return records[0]
 
-    async def stopped(shown_id: str, record: HandoffRecord, *, object_name: str) -> Response:
-        confirmed = await cancel(service.engine_client, record, service.config.cancel_timeout_s)
-        return deletion(shown_id, object_name, confirmed=confirmed)
-
-    def deletion(shown_id: str, object_name: str, *, confirmed: bool) -> Response:
+    async def stopped(shown_id: str, record: HandoffRecord | None, *, object_name: str) -> Response:
+        # Without a record it was deleted before: only the engine's word may still be missing.
+        engine, timeout = service.engine_client, service.config.cancel_timeout_s
+        confirmed = await (confirm(engine, timeout) if record is None else cancel(engine, record, timeout))
         body: dict[str, Any] = HandoffDeleted(id=shown_id, object=object_name, confirmed=confirmed).model_dump()
         return JSONResponse(body, status_code=200 if confirmed else 202)
 

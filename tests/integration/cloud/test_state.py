@@ -155,5 +155,5 @@ def test_the_log_says_in_one_line_what_is_active(cloud):
     assert "/v1/pdd/handoffs" in line
 
 
-def test_the_names_in_the_readme_are_the_names_on_the_wire():
+def test_the_documented_fields_are_an_opt_in():
     assert parse_opt_in({"pdd_handoff": new_id(), "pdd_decode_budget": 24, "pdd_refine_ratio": 0.5}) is not None
