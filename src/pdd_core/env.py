@@ -6,10 +6,21 @@ Nothing else reads a ``PDD_*`` name, but the command line, whose help names PDD_
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, TomlConfigSettingsSource
+
+from pdd_core.errors import ConfigurationError
+from pdd_core.patience import Patience
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic_core import ErrorDetails
+    from pydantic_settings import PydanticBaseSettingsSource
 
 
 def _default_cache() -> Path:
@@ -35,3 +46,84 @@ class Env(BaseSettings):
         if self.policies is None:
             return None
         return [name.strip() for name in self.policies.split(",") if name.strip()]
+
+
+class ServeSettings(BaseSettings):
+    """What ``pdd-device serve`` is told: its flags, else ``PDD_*`` variables, else a TOML file, else the defaults.
+
+    In the environment, the fields of `patience` are ``PDD_PATIENCE__FIRST_TOKEN_S`` and so on; in a file, a table.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="PDD_", env_nested_delimiter="__", extra="forbid")
+
+    gguf: str = "demo"
+    """PDD_GGUF: the device's model file, or ``demo``."""
+    cloud_url: str | None = None
+    """PDD_CLOUD_URL: the cloud's base URL, ``http://host:port/v1``; unset: the device answers alone."""
+    cloud_api_key: SecretStr | None = None
+    """PDD_CLOUD_API_KEY: the key for the cloud."""
+    cloud_model: str | None = None
+    """PDD_CLOUD_MODEL: the name to ask the cloud for; unset: what it serves."""
+    host: str = "127.0.0.1"
+    """PDD_HOST: address to listen on."""
+    port: int = Field(default=8090, ge=0, le=65535)
+    """PDD_PORT: port to listen on; 0 takes a free one."""
+    api_key: SecretStr | None = None
+    """PDD_API_KEY: clients must present it; unset: anyone who reaches the port may ask."""
+    allow_origins: tuple[str, ...] = ()
+    """PDD_ALLOW_ORIGINS, a JSON list: origins of web pages that may use the server (CORS)."""
+    model_name: str | None = None
+    """PDD_MODEL_NAME: the name that clients see; unset: the model file's."""
+    n_ctx: int = Field(default=4096, ge=64)
+    """PDD_N_CTX: tokens of prompt and answer that the device's context holds."""
+    threads: int = Field(default=1, ge=1)
+    """PDD_THREADS: the device's CPU threads."""
+    flash_attn: bool = False
+    """PDD_FLASH_ATTN: faster for long prompts; greedy answers may then differ from the cloud's at near-ties."""
+    rate: Literal["auto", "unlimited"] | PositiveFloat = "auto"
+    """PDD_RATE: tokens per second at which streamed answers are shown; ``auto``: as fast as the device decodes."""
+    pacing: str = "adaptive"
+    """PDD_PACING: how the rate is kept: adaptive, fixed, ewma, reading or unlimited."""
+    decode_budget: Literal["auto"] | PositiveInt = "auto"
+    """PDD_DECODE_BUDGET: tokens that the cloud may decode; ``auto``: what the device's prefill takes."""
+    max_queue: int = Field(default=8, ge=0)
+    """PDD_MAX_QUEUE: answers that may wait for the device besides the one it makes; more are refused."""
+    grace_s: float = Field(default=5.0, ge=0)
+    """PDD_GRACE_S: seconds that answers in flight have to finish when the server is stopped."""
+    patience: Patience = Patience()
+    """PDD_PATIENCE__*: time limits and retry budgets."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings calls by name
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags win over the environment, the environment over the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @classmethod
+    def load(cls, file: Path | None, flags: Mapping[str, object]) -> ServeSettings:
+        """Read all sources.
+
+        Raises:
+            ConfigurationError: a name that does not exist, or a value that cannot work; the message names it.
+        """
+        config = SettingsConfigDict(**{**cls.model_config, "toml_file": file})
+        with_file = type(cls.__name__, (cls,), {"model_config": config, "__module__": cls.__module__})
+        try:
+            settings: ServeSettings = with_file(**flags)
+        except ValidationError as error:
+            raise ConfigurationError("; ".join(_problem(one) for one in error.errors())) from error
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise ConfigurationError(f"{file} cannot be read: {error}") from error
+        return settings
+
+
+def _problem(error: ErrorDetails) -> str:
+    branches = ("literal[", "constrained-")  # of a union: pydantic's words, not the user's
+    name = ".".join(str(part) for part in error["loc"] if not str(part).startswith(branches))
+    return f"{name}: {error['msg']}"

@@ -5,6 +5,9 @@
     PDDError
     ├── ConfigurationError          a setting that cannot work; raised at start-up, names the setting
     │   └── UnsupportedDeployment   a deployment the plugin cannot serve (several API servers, data parallel)
+    ├── InvalidRequest              a field of a request to the device is wrong             (HTTP 400)
+    │   └── InvalidGrammar          a JSON schema or grammar that cannot be compiled        (HTTP 400)
+    ├── DeviceBusy                  more answers are asked for than the device's queue holds (HTTP 429)
     ├── InvalidOptIn                a pdd_* request field is wrong                          (HTTP 400)
     │   └── HandoffInUse            the handoff id belongs to a running or deleted request  (HTTP 400)
     ├── HandoffNotFound             unknown or expired id                                   (HTTP 404)
@@ -16,7 +19,8 @@
     │   └── CloudLost               the stream broke off before the cloud's part had ended
     ├── DeviceError
     │   ├── ContextOverflow         prompt and answer do not fit the device's context
-    │   └── DeviceEngineFailed      llama.cpp returned an error code
+    │   ├── DeviceEngineFailed      llama.cpp returned an error code, or made no token in time
+    │   └── GrammarRejected         the cloud's tokens do not fit the device's reading of the grammar
     ├── ModelError                  a model file is missing, unreadable or not what it claims to be
     └── PolicyError                 a third-party hook failed, and `strict` asks for a stop
 """
@@ -30,18 +34,28 @@ __all__ = [
     "CloudUnreachable",
     "ConfigurationError",
     "ContextOverflow",
+    "DeviceBusy",
     "DeviceEngineFailed",
     "DeviceError",
+    "GrammarRejected",
     "HandoffInUse",
     "HandoffNotFound",
+    "InvalidGrammar",
     "InvalidOptIn",
+    "InvalidRequest",
     "ModelError",
     "PDDError",
     "PolicyError",
     "SchemaVersionError",
     "TokenizerMismatch",
     "UnsupportedDeployment",
+    "named",
 ]
+
+
+def named(error: BaseException) -> str:
+    """Return ``Type: message``, as errors stand in outcomes, decisions and warnings."""
+    return f"{type(error).__name__}: {error}"
 
 
 class PDDError(Exception):
@@ -54,6 +68,30 @@ class ConfigurationError(PDDError):
 
 class UnsupportedDeployment(ConfigurationError):
     """A deployment the plugin cannot serve. Raised at start-up, never per request."""
+
+
+class InvalidRequest(PDDError):
+    """A field of a request has a value that cannot be obeyed. The message says what to send instead.
+
+    `param` is the field's path in the request, `code` a stable word for programs, or None.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class InvalidGrammar(InvalidRequest):
+    """A JSON schema, regular expression or grammar that cannot be compiled."""
+
+
+class DeviceBusy(PDDError):
+    """The device's queue is full. `retry_after` is a guess of the seconds until it is not."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class InvalidOptIn(PDDError):
@@ -113,7 +151,11 @@ class ContextOverflow(DeviceError):
 
 
 class DeviceEngineFailed(DeviceError):
-    """llama.cpp returned an error code, or its engine thread died."""
+    """llama.cpp returned an error code, made no token in time, or its engine thread died."""
+
+
+class GrammarRejected(DeviceError):
+    """The device's grammar engine refuses tokens that the cloud's let through: the cloud has to finish."""
 
 
 class ModelError(PDDError):

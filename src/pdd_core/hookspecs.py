@@ -16,6 +16,8 @@ from typing import Protocol
 
 import pluggy
 
+from pdd_core.errors import ConfigurationError
+
 PROJECT = "pdd"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -50,30 +52,80 @@ class PaceRequest:
 
     num_prompt_tokens: int
     max_tokens: int
+    """The longest the answer can get, in tokens."""
+
+
+FLUSH_WITHIN_S = 0.5
+"""Seconds by which the pacing may delay a finished answer, unless it is told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class PaceTarget:
-    """How the user wants the answer shown."""
+    """How the user wants the answer shown.
+
+    Raises:
+        ConfigurationError: a rate or gap that is not positive, or a negative bound.
+    """
 
     rate: float
-    """Tokens per second; ``inf`` shows each token as it comes."""
+    """Tokens per second at most; ``inf`` shows each token as it comes."""
+    max_gap: float = 1.0
+    """Seconds to which a pacer may stretch a gap while it has a token at hand, to make the buffer last. One second
+    is about the limit for a user's thought to stay uninterrupted (Nielsen, Usability Engineering, 1993). Where
+    1 / `rate` is longer, that holds."""
+    flush_within: float = FLUSH_WITHIN_S
+    """Seconds after the end of the answer by which all of it is shown, if need be faster than `rate`; 0 shows at
+    once what is left, ``inf`` keeps to `rate`."""
+
+    def __post_init__(self) -> None:
+        if not self.rate > 0:
+            raise ConfigurationError(f"rate must be a positive number of tokens per second, not {self.rate}")
+        if not self.max_gap > 0:
+            raise ConfigurationError(f"max_gap must be a positive number of seconds, not {self.max_gap}")
+        if not self.flush_within >= 0:
+            raise ConfigurationError(f"flush_within must be a number of seconds >= 0, not {self.flush_within}")
 
 
 class Pacer(Protocol):
     """Shows one answer. Not shared between answers."""
 
-    def due(self, now: float, *, buffered: int, complete: bool, ready_in: float | None) -> float:
+    def due(
+        self,
+        now: float,
+        *,
+        shown: int,
+        shown_at: float | None,
+        buffered: int,
+        complete: bool,
+        cloud_left: int | None,
+        cloud_step: float | None,
+        ready_in: float | None,
+        device_step: float | None,
+        idle: float,
+    ) -> float:
         """Return when to show the next token, in the clock of `now` (seconds). At or before `now` means at once.
 
-        Called when a token is at hand; the first call of an answer must return `now` or earlier.
+        Asked when the token is at hand and the one before it has been shown; asked again, for the same token,
+        whenever the state of the answer changes while it waits. The last result counts; a wait that ends shows the
+        token. So asking must not commit to anything: that a token was shown is seen from `shown` and `shown_at`.
+        The first token of an answer is shown on arrival: a pacer need not be asked about it, nor heard.
+
+        All arguments but `now` are keywords, and all are given each time; ``**_`` takes those of no interest.
+        Estimates may be wrong and may change from call to call.
 
         Args:
-            now: the current time.
+            now: seconds since the request began.
+            shown: tokens of the answer that have been shown.
+            shown_at: when the last of them was shown; None before the first.
             buffered: tokens at hand that have not been shown, >= 1.
             complete: True when no token will follow the buffered ones.
-            ready_in: the device's own estimate of the seconds until it has caught up; 0 after the take-over,
-                None while it has no estimate or takes no part.
+            cloud_left: tokens that the cloud may still add if the device does not take over before; 0 once it adds
+                no more, None if its budget is not known.
+            cloud_step: seconds from one of the cloud's tokens to the next, an estimate; None before there is one.
+            ready_in: the device's own estimate of the seconds until it has caught up; 0 after the take-over, None
+                while it has no estimate or takes no part.
+            device_step: seconds in which the device makes a token, an estimate; None before there is one.
+            idle: seconds since the last token arrived, from either side.
         """
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from pdd_core.errors import PolicyError
+from pdd_core.errors import PolicyError, named
 from pdd_core.hookspecs import PROJECT, PDDSpecs
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Policies:
             try:
                 result = caller(**arguments)
             except Exception as error:  # noqa: BLE001 - third-party code
-                self._failed(name, hook, f"{type(error).__name__}: {error}", error)
+                self._failed(name, hook, named(error), error)
                 continue
             if result is None:
                 continue

@@ -15,18 +15,40 @@ class Source(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token and the natural logarithm of its probability, before temperature, penalties and logit bias.
+
+    Where a grammar constrains the answer, only among the tokens it allows (as in vLLM): minus infinity for others.
+    """
+
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """What one step of an answer knew: the chosen token's logprob, and the most likely tokens', best first."""
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ShownToken:
     """One token of the answer, at the moment it is shown."""
 
     index: int
     token_id: int
     text: str
-    """What this token adds to the text; empty inside a multi-byte character and for control tokens."""
+    """What this token adds to the text; empty inside a multi-byte character, for control tokens, and while the
+    text could be the beginning of a stop string. Text that waited comes with a later token."""
     source: Source
     received_at: float
     """Seconds since the request began: arrival from the cloud, or made on the device."""
     shown_at: float
     """Seconds since the request began."""
+    logprobs: TokenLogprobs | None = None
+    """None unless the request asked for them."""
 
 
 @dataclass(slots=True)

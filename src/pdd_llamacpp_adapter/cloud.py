@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.parse import quote
 
+import anyio
 import openai
 from pydantic import BaseModel, ValidationError
 
 from pdd_core.env import Env
 from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable
 from pdd_core.handoff import CloudInfo, HandoffDeleted, VocabularyPiece
+from pdd_llamacpp_adapter.cloud_request import openai_fields, vllm_fields
 from pdd_llamacpp_adapter.stream import CloudChunk, read_stream
 from pdd_llamacpp_adapter.tokenizer_check import check_tokenizer
 
@@ -65,7 +67,8 @@ class CloudClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        with anyio.CancelScope(shield=True):
+            await self.close()
 
     async def close(self) -> None:
         """Close all connections."""
@@ -76,7 +79,7 @@ class CloudClient:
         """Seconds to wait for the answer to a cancel."""
         return _CANCEL_TIMEOUT if self.info is None else self.info.limits.cancel_timeout_s + _CANCEL_MARGIN
 
-    async def connect(self, vocab: DeviceVocabulary | None = None) -> CloudInfo:
+    async def connect(self, vocab: DeviceVocabulary | None = None, *, retries: int = 2) -> CloudInfo:
         """Read what the cloud is and, with `vocab`, check that token ids can cross.
 
         Raises:
@@ -85,7 +88,7 @@ class CloudClient:
             SchemaVersionError: the cloud speaks a newer major version of the wire schema.
             TokenizerMismatch: the vocabularies differ; the message names the first difference.
         """
-        return await self._connect(self._client, vocab)
+        return await self._connect(self._client.with_options(max_retries=retries), vocab)
 
     async def _connect(self, client: openai.AsyncOpenAI, vocab: DeviceVocabulary | None) -> CloudInfo:
         try:
@@ -99,7 +102,8 @@ class CloudClient:
                     code=error.code,
                 ) from error
             raise
-        if vocab is not None:
+        known = self.info is not None and self._checked is vocab and self.info.tokenizer == info.tokenizer
+        if vocab is not None and not known:
             await check_tokenizer(info.tokenizer, vocab, self._vocabulary_piece)
         self.info, self._checked = info, vocab
         return info
@@ -133,12 +137,12 @@ class CloudClient:
                 model=await self._model_name(),
                 prompt=list(request.prompt_token_ids),
                 stream=True,
-                extra_body=_extra_body(request, opt_in),
-                **_openai_fields(request),
+                extra_body=vllm_fields(request, opt_in),
+                **openai_fields(request),
             )
         except openai.OpenAIError as error:
             raise translated(error) from error
-        async with aclosing(read_stream(stream)) as chunks:
+        async with aclosing(read_stream(stream, top_logprobs=request.logprobs or 0)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -178,34 +182,6 @@ async def _get(client: openai.AsyncOpenAI, path: str, wire: type[Wire]) -> Wire:
     except openai.OpenAIError as error:
         raise translated(error) from error
     return _parsed(body, wire)
-
-
-def _openai_fields(request: AnswerRequest) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "max_tokens": request.max_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "presence_penalty": request.presence_penalty,
-        "frequency_penalty": request.frequency_penalty,
-    }
-    return fields if request.seed is None else {**fields, "seed": request.seed}
-
-
-def _extra_body(request: AnswerRequest, opt_in: OptIn | None) -> dict[str, Any]:
-    """Return vLLM's own fields. All sampling fields are sent: a model's generation_config would fill the gaps."""
-    body: dict[str, Any] = {
-        "top_k": request.top_k,
-        "min_p": request.min_p,
-        "repetition_penalty": request.repetition_penalty,
-        "min_tokens": request.min_tokens,
-        "stop_token_ids": list(request.stop_token_ids),
-        "return_token_ids": True,
-    }
-    if opt_in is not None:
-        body["vllm_xargs"] = opt_in.xargs()
-    if request.cache_salt is not None:
-        body["cache_salt"] = request.cache_salt
-    return body
 
 
 def _parsed(body: object, wire: type[Wire]) -> Wire:

@@ -79,7 +79,6 @@ class LlamaContext:
         params.flash_attn_type = (
             L.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attn else L.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
-        params.abort_callback = self._should_abort
         self._ctx = L.llama_init_from_model(self.model, params)
         if not self._ctx:
             self.close()
@@ -88,6 +87,7 @@ class LlamaContext:
         self.n_batch = n_batch
         self.ids: list[int] = []
         """What the memory holds; agrees with llama.cpp's own count after every call, failed ones included."""
+        self._watched = False
         self._memory = L.llama_get_memory(self._ctx)
         self._window = int(L.llama_model_n_swa(self.model))
         self._n_vocab = int(L.llama_vocab_n_tokens(L.llama_model_get_vocab(self.model)))
@@ -118,6 +118,7 @@ class LlamaContext:
             raise ContextOverflow(f"{past} + {count} tokens do not fit a context of {self.n_ctx}")
         if not (min(ids) >= 0 and max(ids) < self._n_vocab):
             raise DeviceEngineFailed(f"a token id lies outside the model's {self._n_vocab} tokens")
+        self._watch_for_abort(watched=count > 1)
         self._batch.n_tokens = count
         self._token[:count] = ids
         self._pos[:count] = np.arange(past, past + count)
@@ -137,6 +138,18 @@ class LlamaContext:
             self.rewind(0)
             raise DeviceEngineFailed(f"llama.cpp holds {held} tokens where {past + count} were processed")
         return self._logits() if want_logits else None
+
+    def _watch_for_abort(self, *, watched: bool) -> None:
+        """Have llama.cpp ask whether to go on, but for single tokens.
+
+        It asks for every node of its graph, about a thousand times, and each question takes the GIL. Beside a
+        chunk of prefill that is nothing, but it shows in a small model's step, which is over at once anyway.
+        """
+        if watched is self._watched:
+            return
+        callback = self._should_abort if watched else L.ggml_abort_callback(0)
+        L.llama_set_abort_callback(self._ctx, callback, ctypes.c_void_p(0))
+        self._watched = watched
 
     def _logits(self) -> np.ndarray:
         pointer = L.llama_get_logits_ith(self._ctx, -1)

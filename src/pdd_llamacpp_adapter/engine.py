@@ -20,10 +20,11 @@ from pdd_llamacpp_adapter.aborted import DecodeAborted
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
     import numpy as np
 
+    from pdd_core.timeline import TokenLogprobs
     from pdd_llamacpp_adapter.context import LlamaContext
     from pdd_llamacpp_adapter.vocab import Vocabulary
 
@@ -38,6 +39,16 @@ class _Job:
     """What the engine's thread is doing. `cancelled` is read by llama.cpp's abort callback."""
 
     cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One step's token."""
+
+    token: int
+    last: bool
+    """No token follows it."""
+    logprobs: TokenLogprobs | None = None
 
 
 class DeviceEngine:
@@ -133,6 +144,10 @@ class DeviceEngine:
         """Tokens that the context holds."""
         return len(self._open_context().ids)
 
+    def holds(self, prompt: Sequence[int]) -> int:
+        """Return how many tokens of `prompt` the context holds now: what `start` would keep, called at once."""
+        return common_prefix(self._open_context().ids, prompt[:-1])
+
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
         """Hold the context for one answer; others wait in line."""
@@ -164,6 +179,41 @@ class DeviceEngine:
         await self._call(lambda: context.decode(head, want_logits=False))
         return await self.extend(tail, want_logits=want_logits)
 
+    async def generate(self, logits: np.ndarray, choose: Callable[[np.ndarray], Choice]) -> AsyncGenerator[Choice]:
+        """Make tokens, one step after the other, and yield each until one is the last.
+
+        The thread does not wait for the event loop between two steps. Closing the generator stops it after the
+        step in progress; the context may then hold a token more than were yielded.
+
+        Args:
+            logits: those behind what the context holds; changed in place.
+            choose: called on the engine's thread with each step's logits; the last token is not processed.
+
+        Raises:
+            ContextOverflow: no room for another token.
+            DeviceEngineFailed: llama.cpp returned an error; the context holds what it held before.
+        """
+        context, loop = self._open_context(), asyncio.get_running_loop()
+        made: asyncio.Queue[Choice | None] = asyncio.Queue()
+
+        def steps(job: _Job) -> None:
+            following: np.ndarray | None = logits
+            while following is not None and not job.cancelled:
+                choice = choose(following)
+                loop.call_soon_threadsafe(made.put_nowait, choice)
+                following = None if choice.last else context.decode((choice.token,), want_logits=True)
+
+        working = asyncio.ensure_future(self._call_with_job(steps))
+        working.add_done_callback(lambda _: made.put_nowait(None))
+        try:
+            while (choice := await made.get()) is not None:
+                yield choice
+            await working
+        finally:
+            working.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([working])
+
     async def rewind(self, length: int) -> int:
         """Keep the first `length` tokens, or none where that cannot be had exactly. Returns how many are kept."""
         context = self._open_context()
@@ -180,6 +230,10 @@ class DeviceEngine:
         return self._context
 
     async def _call(self, work: Callable[[], T]) -> T:
+        """Run `work` on the engine's thread; see `_call_with_job`."""
+        return await self._call_with_job(lambda _: work())
+
+    async def _call_with_job(self, work: Callable[[_Job], T]) -> T:
         """Run `work` on the engine's thread. On cancellation, abort it and wait until the thread is free again."""
         job = _Job()
 
@@ -187,7 +241,7 @@ class DeviceEngine:
             self._job = job
             if job.cancelled:
                 raise DecodeAborted
-            return work()
+            return work(job)
 
         future = asyncio.wrap_future(self._executor.submit(run))
         try:

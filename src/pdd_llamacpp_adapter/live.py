@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.answer import Answer
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Something that was decided about an answer, for the log."""
+
+    at: float
+    """Seconds since the request began."""
+    what: str
+    """No text of prompt or answer."""
+
+
 class LiveAnswer:
     """What the parts of a session share. One event loop, so no lock: between two awaits nothing changes."""
 
@@ -22,14 +33,26 @@ class LiveAnswer:
         self.answer = answer
         self.received_at: list[float] = []
         """Per token of the answer: seconds since the request began."""
+        self.shown = 0
+        """Tokens that the user has seen."""
         self.caught_up_at: float | None = None
         self.took_over_at: float | None = None
+        self.decisions: list[Decision] = []
         self._begun = time.monotonic()
         self._bell = anyio.Event()
 
     def now(self) -> float:
         """Seconds since the request began."""
         return time.monotonic() - self._begun
+
+    @property
+    def buffered(self) -> int:
+        """Tokens at hand that the user has not seen."""
+        return len(self.answer) - self.shown
+
+    def decided(self, what: str) -> None:
+        """Write `what` into the answer's log."""
+        self.decisions.append(Decision(self.now(), what))
 
     def changed(self) -> None:
         """Note the time of what is new, and wake everyone who waits."""
@@ -46,3 +69,9 @@ class LiveAnswer:
         """Return once `condition` holds. It is looked at after every change."""
         while not condition():
             await self._bell.wait()
+
+    async def next_change(self, within: float) -> None:
+        """Return at the next change, or after `within` seconds."""
+        bell = self._bell
+        with anyio.move_on_after(within):
+            await bell.wait()

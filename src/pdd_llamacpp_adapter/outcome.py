@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from pdd_core.timeline import Source
+
 if TYPE_CHECKING:
     from pdd_core.timeline import Timeline
+    from pdd_llamacpp_adapter.live import Decision
 
 
 class Mode(StrEnum):
@@ -43,3 +46,39 @@ class Outcome:
     """Whether the cloud confirmed that it stopped; None if nothing had to be cancelled, or it gave no answer."""
     reused_tokens: int
     """Prompt tokens that the device found in its context from an earlier answer."""
+    stop_reason: str | int | None = None
+    """The request's stop string or token that ended the answer; None for the model's own end and for a length."""
+    extensions: int = 0
+    """Further budgets that the cloud was asked for because the device was late."""
+    cloud_retries: int = 0
+    """Further attempts after the cloud was lost."""
+    decisions: tuple[Decision, ...] = ()
+    """What was decided about the answer and when; no text of prompt or answer."""
+
+    def summary(self) -> dict[str, object]:
+        """Return what happened, JSON-ready and without any text: the ``pdd`` object of the device's server."""
+        timeline = self.timeline
+        return {
+            "mode": self.mode.value,
+            "finish_reason": self.finish_reason,
+            "tokens": {
+                "prompt": self.prompt_tokens,
+                "reused": self.reused_tokens,
+                "cloud": timeline.count(Source.CLOUD),
+                "device": timeline.count(Source.DEVICE),
+                "cloud_in_vain": self.cloud_tokens_in_vain,
+            },
+            "ttft_s": _rounded(timeline.ttft),
+            "tpot_mean_s": _rounded(timeline.tpot_mean),
+            "max_gap_s": _rounded(timeline.tpot_max),
+            "caught_up_s": _rounded(self.caught_up_at),
+            "took_over_s": _rounded(self.took_over_at),
+            "extensions": self.extensions,
+            "cloud_retries": self.cloud_retries,
+            "cloud_error": self.cloud_error,
+            "decisions": [{"at_s": _rounded(one.at), "what": one.what} for one in self.decisions],
+        }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)

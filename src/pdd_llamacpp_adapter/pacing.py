@@ -5,24 +5,44 @@ from __future__ import annotations
 import logging
 import math
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pdd_core.env import Env
-from pdd_core.hookspecs import PaceRequest, PaceTarget
+from pdd_core.errors import ConfigurationError, named
 from pdd_core.plugins import Policies
-from pdd_core.policies.pacing import FixedRatePacing
+from pdd_core.policies.pacing import BUILT_IN
 
 if TYPE_CHECKING:
-    from pdd_core.hookspecs import Pacer
+    from collections.abc import Sequence
+
+    from pdd_core.hookspecs import Pacer, PaceRequest, PaceTarget
+
+PACINGS = tuple(BUILT_IN)
+"""Names of the built-in pacings; the first is the default."""
+_RECENT = 16
+"""Arrivals that say how fast tokens come now: enough to average over chunks of several tokens."""
 
 logger = logging.getLogger(__name__)
 
 
 @cache
-def default_policies() -> Policies:
-    """Return the built-in pacing and what is installed, as PDD_POLICIES and PDD_STRICT say. Made once."""
+def default_policies(pacing: str = PACINGS[0]) -> Policies:
+    """Return a built-in pacing and what is installed, as PDD_POLICIES and PDD_STRICT say. Made once for each name.
+
+    Raises:
+        ConfigurationError: `pacing` is none of `PACINGS`.
+        PolicyError: the policies are strict, and an installed one cannot be loaded.
+    """
+    if pacing not in BUILT_IN:
+        raise ConfigurationError(f"pacing must be one of {', '.join(PACINGS)}, not {pacing!r}")
     env = Env()
-    return Policies({"fixed-rate": FixedRatePacing()}, allow=env.allowed_policies(), strict=env.strict)
+    return Policies({pacing: BUILT_IN[pacing]()}, allow=env.allowed_policies(), strict=env.strict)
+
+
+def recent_step(received_at: Sequence[float]) -> float | None:
+    """Return the mean seconds between the latest arrivals; None before there are two."""
+    count = min(len(received_at), _RECENT)
+    return (received_at[-1] - received_at[-count]) / (count - 1) if count > 1 else None
 
 
 class GuardedPacer:
@@ -31,28 +51,35 @@ class GuardedPacer:
     def __init__(self, pacer: Pacer, name: str) -> None:
         self._pacer: Pacer | None = pacer
         self._name = name
+        self._shown = -1
+        self._due = math.inf
 
     @classmethod
-    def resolve(cls, policies: Policies, request: PaceRequest, rate: float) -> GuardedPacer:
+    def resolve(cls, policies: Policies, request: PaceRequest, target: PaceTarget) -> GuardedPacer:
         """Ask `policies` for the pacer of one answer.
 
         Raises:
             PolicyError: no policy gave one, or one failed and the policies are strict.
         """
-        pacer, name = policies.first_result("pdd_pace", _is_pacer, request=request, target=PaceTarget(rate))
+        pacer, name = policies.first_result("pdd_pace", _is_pacer, request=request, target=target)
         return cls(pacer, name)
 
-    def due(self, now: float, *, buffered: int, complete: bool, ready_in: float | None) -> float:
-        """Return the pacer's answer; `now` from its first failure on. See `pdd_core.policies.pacing.Pacer`."""
-        if self._pacer is None:
+    def due(self, now: float, *, shown: int, **outlook: Any) -> float:
+        """Return the pacer's answer, and `now` for a first token, after a wait, and from its first failure on.
+
+        See `pdd_core.hookspecs.Pacer`.
+        """
+        waited = shown == self._shown and now >= self._due
+        if self._pacer is None or waited:
             return now
         try:
-            due = float(self._pacer.due(now, buffered=buffered, complete=complete, ready_in=ready_in))
+            due = float(self._pacer.due(now, shown=shown, **outlook))
             if math.isfinite(due):
-                return due
+                self._shown, self._due = shown, due
+                return due if shown else now
             problem = f"returned {due}"
         except Exception as error:  # noqa: BLE001 - third-party code
-            problem = f"{type(error).__name__}: {error}"
+            problem = named(error)
         logger.warning(
             "the pacer of policy plugin %r failed, tokens now show as they come: %s", self._name, problem
         )

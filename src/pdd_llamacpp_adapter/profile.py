@@ -70,9 +70,9 @@ class Throttle:
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
 
     @property
-    def chunk(self) -> int:
-        """Tokens per prefill chunk."""
-        return DEFAULT_CHUNK if self.profile is None else self.profile.chunk
+    def chunk(self) -> int | None:
+        """Tokens per prefill chunk; None leaves it to the engine's own speed."""
+        return None if self.profile is None else self.profile.chunk
 
     async def wait(self, tokens: int, begun: float) -> None:
         """Return when the profiled device would have processed `tokens` since `begun`, at once if that is past."""

@@ -3,14 +3,41 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pdd_core.errors import ConfigurationError
+from pdd_core.errors import InvalidRequest
 from pdd_core.optin import MAX_DECODE_BUDGET
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+MAX_TOP_LOGPROBS = 20
+"""As in OpenAI's API and vLLM's default."""
+
+
+class GrammarKind(StrEnum):
+    """The languages in which an answer can be constrained; names as in vLLM's ``StructuredOutputsParams``."""
+
+    JSON = "json"
+    """`Grammar.text` is a JSON schema."""
+    JSON_OBJECT = "json_object"
+    """Any JSON object; `Grammar.text` is empty."""
+    REGEX = "regex"
+    GRAMMAR = "grammar"
+    """`Grammar.text` is a Lark grammar."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the whole answer has to look like."""
+
+    kind: GrammarKind
+    text: str = ""
+    param: str = "response_format"
+    """The request's field that it comes from; an error names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +45,7 @@ class AnswerRequest:
     """A prompt and how to go on from it. Names and meanings are those of vLLM's ``SamplingParams``.
 
     Raises:
-        ConfigurationError: a value that neither engine could obey; the message names the field.
+        InvalidRequest: a value that neither engine could obey; the message and `param` name the field.
     """
 
     prompt_token_ids: Sequence[int]
@@ -38,6 +65,16 @@ class AnswerRequest:
     """No stop token before the answer has this many tokens."""
     stop_token_ids: Sequence[int] = ()
     """Tokens that end the answer, besides the model's own end of sequence."""
+    stop: Sequence[str] = ()
+    """Strings that end the answer, and do not belong to it."""
+    ignore_eos: bool = False
+    """Go on past the model's end of sequence; for benchmarks."""
+    logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
+    """Added to the logits of these token ids, -100 to 100."""
+    logprobs: int | None = None
+    """Return each token's logprob, and those of this many most likely tokens (0 to 20); None returns none."""
+    grammar: Grammar | None = None
+    """What the answer has to look like."""
     decode_budget: int | None = 64
     """Tokens the cloud may decode before it hands off; None leaves it to the cloud's policy."""
     cache_salt: str | None = None
@@ -46,6 +83,8 @@ class AnswerRequest:
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_token_ids", tuple(self.prompt_token_ids))
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias)))
         _require(bool(self.prompt_token_ids), "prompt_token_ids", "must not be empty")
         _require(self.max_tokens >= 1, "max_tokens", "must be at least 1")
         _require(0 <= self.temperature < math.inf, "temperature", "must be 0 or a positive number")
@@ -56,10 +95,28 @@ class AnswerRequest:
         _require(-2 <= self.frequency_penalty <= 2, "frequency_penalty", "must be from -2 to 2")
         _require(0 < self.repetition_penalty < math.inf, "repetition_penalty", "must be a positive number")
         _require(0 <= self.min_tokens <= self.max_tokens, "min_tokens", "must be from 0 to max_tokens")
+        _require(all(self.stop), "stop", "must not hold an empty string")
+        _require(
+            all(-100 <= bias <= 100 for bias in self.logit_bias.values()), "logit_bias", "must be from -100 to 100"
+        )
+        _require(all(token >= 0 for token in self.logit_bias), "logit_bias", "must have token ids as keys")
+        known = self.logprobs is None or 0 <= self.logprobs <= MAX_TOP_LOGPROBS
+        _require(known, "logprobs", f"must be None or from 0 to {MAX_TOP_LOGPROBS}")
         budget = self.decode_budget
         _require(budget is None or 1 <= budget <= MAX_DECODE_BUDGET, "decode_budget", "must be None or at least 1")
 
 
-def _require(holds: bool, field: str, rule: str) -> None:
+def check_token_ids(ids: Iterable[int], size: int, *, param: str) -> None:
+    """Refuse ids that a vocabulary of `size` tokens does not have.
+
+    Raises:
+        InvalidRequest: there is one; `param` is the field it stands in.
+    """
+    for token in ids:
+        if not 0 <= token < size:
+            raise InvalidRequest(f"{param} has the token id {token}: the model has 0 to {size - 1}", param=param)
+
+
+def _require(holds: bool, name: str, rule: str) -> None:
     if not holds:
-        raise ConfigurationError(f"{field} {rule}")
+        raise InvalidRequest(f"{name} {rule}", param=name)

@@ -1,6 +1,7 @@
 """Choosing the next token, with vLLM's meanings in vLLM's order (``vllm.v1.sample.sampler.Sampler``).
 
-The cloud's tokens count as output like the device's own, so penalties and min_tokens go on across the handoff.
+The cloud's tokens count as output like the device's own, so penalties, min_tokens and the grammar go on across the
+handoff.
 """
 
 from __future__ import annotations
@@ -10,9 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pdd_core.errors import DeviceEngineFailed
+from pdd_llamacpp_adapter.logprobs import log_probabilities
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from pdd_core.timeline import TokenLogprobs
+    from pdd_llamacpp_adapter.grammar import GrammarMatcher
     from pdd_llamacpp_adapter.request import AnswerRequest
 
 _GREEDY_BELOW = 1e-5
@@ -27,11 +33,28 @@ class Sampler:
 
     Noise is keyed by seed and position: the same seed with the same handoff position gives the same answer,
     however many tokens each side made. It cannot be the cloud's noise, which comes from another generator.
+
+    Args:
+        request: what the client asked for.
+        stop_ids: ids that end the answer; not before `AnswerRequest.min_tokens`.
+        output: the answer's ids so far, whoever made them.
+        matcher: the grammar, already advanced over `output`; None where there is none.
     """
 
-    def __init__(self, request: AnswerRequest, *, stop_ids: Iterable[int], output: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        request: AnswerRequest,
+        *,
+        stop_ids: Iterable[int],
+        output: Sequence[int] = (),
+        matcher: GrammarMatcher | None = None,
+    ) -> None:
         self._request = request
         self._stop_ids = np.fromiter(stop_ids, dtype=np.int64)
+        self._bias_ids = np.fromiter(request.logit_bias.keys(), dtype=np.int64)
+        self._bias = np.fromiter(request.logit_bias.values(), dtype=np.float32)
+        self._matcher = matcher
+        self._foreign_ends = _foreign_ends(matcher, self._stop_ids)
         self._position = len(output)
         seed = secrets.randbits(64) if request.seed is None else request.seed
         self._seed = seed & _SEED_MASK
@@ -42,23 +65,41 @@ class Sampler:
         self._seen: np.ndarray | None = None
         self._count: np.ndarray | None = None
 
-    def sample(self, logits: np.ndarray) -> int:
-        """Return the next token and count it as output.
+    def sample(self, logits: np.ndarray) -> tuple[int, TokenLogprobs | None]:
+        """Return the next token and, where the request asks for them, its logprobs; count it as output.
 
         Args:
             logits: float32 of shape (n_vocab,); changed in place.
+
+        Raises:
+            DeviceEngineFailed: the grammar has outgrown llguidance's limits; no token was chosen.
         """
+        if self._matcher is not None:
+            self._apply_grammar(logits, self._matcher)
+        top = self._request.logprobs
+        raw = None if top is None else logits.copy()
         token = self._choose(logits)
+        if self._matcher is not None and self._matcher.advance((token,)) is not None:
+            raise DeviceEngineFailed("the grammar rejects a token that it allowed")
         self._position += 1
         if self._penalises and self._seen is not None and self._count is not None:
             self._seen[token] = True
             self._count[token] += 1
-        return token
+        return token, None if raw is None or top is None else log_probabilities(raw, token, top)
+
+    def _apply_grammar(self, logits: np.ndarray, matcher: GrammarMatcher) -> None:
+        """On the raw logits, so that logprobs see it too: ``vllm.v1.worker.gpu_model_runner.sample_tokens``."""
+        allowed = matcher.mask(logits.size)
+        allowed[self._foreign_ends[self._foreign_ends < logits.size]] = False
+        logits[~allowed] = -np.inf
 
     def _choose(self, logits: np.ndarray) -> int:
         request = self._request
+        if self._bias_ids.size:
+            known = self._bias_ids < logits.size
+            logits[self._bias_ids[known]] += self._bias[known]
         if self._position < request.min_tokens:
-            logits[self._stop_ids[self._stop_ids < logits.size]] = -np.inf
+            self._forbid_stopping(logits)
         if self._penalises:
             self._apply_penalties(logits)
         if request.temperature < _GREEDY_BELOW:
@@ -67,6 +108,14 @@ class Sampler:
         ids = np.flatnonzero(logits >= _min_p_threshold(logits, request.min_p))
         ids = _top_k_top_p(logits, ids, request.top_k, request.top_p)
         return self._draw(logits, ids)
+
+    def _forbid_stopping(self, logits: np.ndarray) -> None:
+        """``MinTokensLogitsProcessor``: a complete grammar may end all the same, as nothing else is left to it."""
+        ids = self._stop_ids[self._stop_ids < logits.size]
+        before = logits[ids]
+        logits[ids] = -np.inf
+        if self._matcher is not None and logits.max() == -np.inf:
+            logits[ids] = before
 
     def _apply_penalties(self, logits: np.ndarray) -> None:
         """``vllm.model_executor.layers.utils.apply_penalties``: repetition sees the prompt, the others do not."""
@@ -93,6 +142,16 @@ class Sampler:
         # noise < 1, but its product with the total may round up to the total
         index = min(int(np.searchsorted(cumulative, noise * cumulative[-1], side="right")), ids.size - 1)
         return int(ids[index])
+
+
+def _foreign_ends(matcher: GrammarMatcher | None, stop_ids: np.ndarray) -> np.ndarray:
+    """Return the ends of sequence that would not end this answer, though others would.
+
+    The grammar was compiled with the device's idea of an end; the cloud may have told another since.
+    """
+    ends = np.array(() if matcher is None else sorted(matcher.eos_ids), dtype=np.int64)
+    foreign: np.ndarray = ends[~np.isin(ends, stop_ids)]
+    return foreign if foreign.size < ends.size else foreign[:0]
 
 
 def _min_p_threshold(logits: np.ndarray, min_p: float) -> float:

@@ -1,46 +1,49 @@
-"""One answer by two engines: the parts run side by side, the consumer sees one stream.
+"""One answer over two engines, as an async iterator of shown tokens.
 
-The life of a session:
-
-1. ``async with`` starts both parts: the cloud streams, the device prefills.
-2. Every token goes into one `Answer`; iteration shows its tokens in order, when the pacer says so.
-3. When the device has processed everything there is, it takes over; the cloud is cancelled in the background.
-4. The end of the answer stops whichever engine still works. So does leaving ``async with`` early.
+The cloud's stream, the device's prefill and the consumer's pacing run side by side. Whoever iterates gets each
+token when it is due; the end of the answer stops whichever engine still works. So does leaving ``async with``.
 """
 
 from __future__ import annotations
 
+import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
-from uuid import uuid4
 
 import anyio
 
-from pdd_core.errors import ConfigurationError, ContextOverflow
-from pdd_core.hookspecs import PaceRequest
-from pdd_core.optin import OptIn
-from pdd_core.timeline import ShownToken, Source, Timeline
+from pdd_core.errors import ConfigurationError, ContextOverflow, named
+from pdd_core.hookspecs import FLUSH_WITHIN_S, PaceRequest, PaceTarget
+from pdd_core.patience import Patience
 from pdd_llamacpp_adapter.answer import Answer
-from pdd_llamacpp_adapter.cloud_part import CloudPart
+from pdd_llamacpp_adapter.conductor import Conductor
 from pdd_llamacpp_adapter.device_part import DevicePart
+from pdd_llamacpp_adapter.display import Display
+from pdd_llamacpp_adapter.leg_plan import depends_on_output
 from pdd_llamacpp_adapter.live import LiveAnswer
 from pdd_llamacpp_adapter.outcome import Mode, Outcome
 from pdd_llamacpp_adapter.pacing import GuardedPacer, default_policies
 from pdd_llamacpp_adapter.profile import Throttle
+from pdd_llamacpp_adapter.request import check_token_ids
+from pdd_llamacpp_adapter.speed import DeviceSpeed
+from pdd_llamacpp_adapter.text import AnswerText
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from anyio.abc import TaskGroup
 
+    from pdd_core.errors import PDDError
     from pdd_core.plugins import Policies
+    from pdd_core.timeline import ShownToken
     from pdd_llamacpp_adapter.cloud import CloudClient
     from pdd_llamacpp_adapter.device_part import Progress
     from pdd_llamacpp_adapter.engine import DeviceEngine
+    from pdd_llamacpp_adapter.grammar import GrammarEngine, GrammarMatcher
     from pdd_llamacpp_adapter.profile import DeviceProfile
     from pdd_llamacpp_adapter.request import AnswerRequest
-
-FIRST_TOKEN_PATIENCE = 10.0
-"""Seconds that a device which is ready waits for the cloud's first token."""
+    from pdd_llamacpp_adapter.vocab import Vocabulary
 
 
 class AnswerSession:
@@ -49,20 +52,25 @@ class AnswerSession:
         async with AnswerSession(request, engine=engine, cloud=cloud) as answer:
             async for token in answer:
                 print(token.text, end="", flush=True)
-        print(answer.outcome.finish_reason)
+        print(answer.tail, answer.outcome.finish_reason)
 
-    With both engines the answer is handed over; with one, that one makes it alone. A cloud that cannot be reached,
-    refuses, or is lost leaves the answer to the device, and its reason in `Outcome.cloud_error`.
+    With both engines the answer is handed over; with one, that one makes it alone. Whichever engine is lost, the
+    other finishes; why is in `Outcome.decisions`.
 
     Args:
         request: what to answer.
         engine: the device, or None.
         cloud: the cloud, or None.
+        vocab: turns ids into text where the device has no part but its model is at hand; default the engine's.
         policies: where the pacer comes from; default the built-in one and what is installed.
         rate: target of the pacing, tokens per second; ``inf`` shows each token as it comes.
+        flush_within: seconds after its end by which all of an answer is shown; ``inf`` keeps to `rate`.
         profile: hold the device to the speed of a slower one.
-        first_token_patience: seconds that the device, once ready, waits for the cloud's first token.
+        patience: time limits and retry budgets.
+        speed: what is known of the engine's speed; learns from this answer.
+        grammars: compiles grammars; needed only for a request that has one.
         on_progress: called after every chunk the device has processed, before it takes over.
+        on_cloud_error: called when the cloud is lost, with why.
 
     Raises:
         ConfigurationError: neither engine is given, or `rate` is not positive.
@@ -77,31 +85,39 @@ class AnswerSession:
         *,
         engine: DeviceEngine | None = None,
         cloud: CloudClient | None = None,
+        vocab: Vocabulary | None = None,
         policies: Policies | None = None,
         rate: float = 12.0,
+        flush_within: float = FLUSH_WITHIN_S,
         profile: DeviceProfile | None = None,
-        first_token_patience: float = FIRST_TOKEN_PATIENCE,
+        patience: Patience | None = None,
+        speed: DeviceSpeed | None = None,
+        grammars: GrammarEngine | None = None,
         on_progress: Progress | None = None,
+        on_cloud_error: Callable[[PDDError], object] | None = None,
     ) -> None:
         if engine is None and cloud is None:
             raise ConfigurationError("a session needs an engine, a cloud, or both")
         if not rate > 0:
             raise ConfigurationError(f"rate must be a positive number of tokens per second, not {rate}")
-        self._request = request
         self._engine = engine
         self._cloud = cloud
+        self._vocab = vocab if engine is None else engine.vocab
         self._policies = policies
         self._rate = rate
+        self._flush_within = flush_within
         self._profile = profile
-        self._patience = first_token_patience
+        self._patience = patience or Patience()
+        self._speed = speed or DeviceSpeed()
+        self._grammars = grammars
         self._on_progress = on_progress
+        self._on_cloud_error = on_cloud_error
         self._mode = _mode(engine, cloud)
-        self._opt_in = OptIn(uuid4().hex, request.decode_budget) if self._mode is Mode.HANDOFF else None
-        self._timeline = Timeline()
-        self._due: float | None = None
+        # a cloud that loses its place begins again, and must then say the same
+        sampled_anew = cloud is not None and depends_on_output(request) and request.seed is None
+        self._request = replace(request, seed=secrets.randbits(31)) if sampled_anew else request
         self._tasks: TaskGroup | None = None
-        self._cloud_part: CloudPart | None = None
-        self._device_part: DevicePart | None = None
+        self._device: DevicePart | None = None
 
     async def __aenter__(self) -> Self:
         """Start both parts.
@@ -109,46 +125,53 @@ class AnswerSession:
         Raises:
             ConfigurationError: the session was used before; it makes one answer.
             ContextOverflow: prompt and answer do not fit the device's context; nothing was sent or computed.
+            InvalidGrammar: the request's grammar cannot be compiled; nothing was sent or computed.
+            InvalidRequest: a token id that the model does not have.
             PolicyError: no usable pacer.
         """
         if self._tasks is not None:
             raise ConfigurationError("a session makes one answer: make a new one")
         self._check_room()
+        self._check_ids()
         request = self._request
-        self._pacer = GuardedPacer.resolve(
+        matcher = await self._matcher()
+        pacer = GuardedPacer.resolve(
             self._policies or default_policies(),
             PaceRequest(num_prompt_tokens=len(request.prompt_token_ids), max_tokens=request.max_tokens),
-            self._rate,
+            PaceTarget(self._rate, flush_within=self._flush_within),
         )
-        vocab = None if self._engine is None else self._engine.vocab
-        # the device's own idea of an end, until the cloud has told its
-        own_stops = frozenset() if vocab is None else vocab.stop_ids
-        self._live = LiveAnswer(
-            Answer(
-                request.prompt_token_ids,
-                max_tokens=request.max_tokens,
-                stop_ids=(*own_stops, *request.stop_token_ids),
-                cloud=self._cloud is not None,
-                device=self._engine is not None,
-            )
-        )
-        self._detokenizer = None if vocab is None else vocab.detokenizer()
-        if self._cloud is not None:
-            self._cloud_part = CloudPart(self._cloud, request, self._live, opt_in=self._opt_in, vocab=vocab)
+        self._live = LiveAnswer(self._new_answer())
         if self._engine is not None:
-            self._device_part = DevicePart(
+            self._device = DevicePart(
                 self._engine,
                 request,
                 self._live,
                 throttle=Throttle(self._profile, self._live.now),
+                speed=self._speed,
                 patience=self._patience,
+                rate=self._rate,
+                matcher=matcher,
                 on_progress=self._on_progress,
             )
         self._tasks = await anyio.create_task_group().__aenter__()
-        for part in (self._cloud_part, self._device_part):
-            if part is not None:
-                self._tasks.start_soon(part.run)
-        self._tasks.start_soon(self._release)
+        self._conductor = Conductor(
+            self._live,
+            request,
+            tasks=self._tasks,
+            cloud=self._cloud,
+            device=self._device,
+            vocab=self._vocab,
+            rate=self._rate,
+            patience=self._patience,
+            on_cloud_error=self._on_cloud_error,
+        )
+        self._display = Display(
+            self._live, pacer, conductor=self._conductor, device=self._device, speed=self._speed
+        )
+        self._tasks.start_soon(self._conductor.run)
+        if self._device is not None:
+            self._tasks.start_soon(self._device.run)
+            self._tasks.start_soon(self._device.watch)
         return self
 
     async def __aexit__(
@@ -170,39 +193,43 @@ class AnswerSession:
         return self
 
     async def __anext__(self) -> ShownToken:
-        answer, index = self._live.answer, len(self._timeline.tokens)
-        await self._live.until(lambda: len(answer) > index or answer.finished)
-        if index >= len(answer):
-            if answer.error is not None:
-                raise answer.error
-            raise StopAsyncIteration
-        await self._sleep_until_due(index)
-        token = self._show(index)
-        self._timeline.tokens.append(token)
-        return token
+        if (token := await self._display.next()) is not None:
+            return token
+        if (error := self._live.answer.error) is not None:
+            raise error
+        raise StopAsyncIteration
+
+    @property
+    def tail(self) -> str:
+        """Text that was withheld until the answer ended, and belongs behind its last token; usually empty."""
+        return self._live.answer.tail if self._live.shown == len(self._live.answer) else ""
 
     @property
     def outcome(self) -> Outcome:
         """What became of the answer, or has until now."""
-        live, answer = self._live, self._live.answer
+        live, answer, conductor = self._live, self._live.answer, self._conductor
         return Outcome(
             mode=self._mode,
             finish_reason=self._finish_reason(),
-            timeline=self._timeline,
+            stop_reason=answer.stop_reason,
+            timeline=self._display.timeline,
             prompt_tokens=len(answer.prompt),
-            decode_budget=None if self._opt_in is None else self._opt_in.decode_budget,
-            handoff_id=None if self._opt_in is None else self._opt_in.handoff_id,
+            decode_budget=self._request.decode_budget if self._mode is Mode.HANDOFF else None,
+            handoff_id=conductor.handoff_id,
             caught_up_at=live.caught_up_at,
             took_over_at=live.took_over_at if self._mode is Mode.HANDOFF else None,
             cloud_tokens_in_vain=answer.in_vain,
-            cloud_error=_named(answer.cloud_error),
-            cancel_confirmed=None if self._cloud_part is None else self._cloud_part.cancel_confirmed,
-            reused_tokens=0 if self._device_part is None else self._device_part.reused,
+            cloud_error=None if answer.cloud_error is None else named(answer.cloud_error),
+            cancel_confirmed=conductor.cancel_confirmed,
+            reused_tokens=0 if self._device is None else self._device.reused,
+            extensions=conductor.extensions,
+            cloud_retries=conductor.retries,
+            decisions=tuple(live.decisions),
         )
 
     def _finish_reason(self) -> str:
         answer = self._live.answer
-        if answer.finish_reason is None or len(self._timeline.tokens) < len(answer):
+        if answer.finish_reason is None or self._live.shown < len(answer):
             return "cancelled"
         return answer.finish_reason
 
@@ -214,55 +241,40 @@ class AnswerSession:
                 f"do not fit the device's context of {self._engine.n_ctx}"
             )
 
-    async def _release(self) -> None:
-        """Stop each engine as soon as the answer no longer needs it."""
-        answer = self._live.answer
-        await self._live.until(lambda: answer.finished or answer.owner is Source.DEVICE)
-        if self._cloud_part is not None and self._tasks is not None:
-            self._tasks.start_soon(self._cloud_part.cancel)
-        await self._live.until(lambda: answer.finished)
-        if self._device_part is not None:
-            self._device_part.stop()
+    def _check_ids(self) -> None:
+        if self._vocab is None:
+            return
+        for name in ("prompt_token_ids", "stop_token_ids", "logit_bias"):
+            check_token_ids(getattr(self._request, name), self._vocab.size, param=name)
 
-    async def _sleep_until_due(self, index: int) -> None:
-        live, answer = self._live, self._live.answer
-        if self._due is None:  # kept when the consumer was interrupted while it waited
-            self._due = self._pacer.due(
-                live.now(),
-                buffered=len(answer) - index,
-                complete=answer.finished,
-                ready_in=None if self._device_part is None else self._device_part.ready_in(),
-            )
-        # the first token is shown on arrival, whatever the pacer thinks
-        if index > 0 and (left := self._due - live.now()) > 0:
-            await anyio.sleep(left)
-        self._due = None
+    async def _matcher(self) -> GrammarMatcher | None:
+        grammar = self._request.grammar
+        if grammar is None or self._engine is None:
+            return None
+        if self._grammars is None:
+            from pdd_llamacpp_adapter.grammar import GrammarEngine
 
-    def _show(self, index: int) -> ShownToken:
-        live, answer = self._live, self._live.answer
-        return ShownToken(
-            index=index,
-            token_id=answer[index],
-            text=self._text(index),
-            source=Source.CLOUD if index < answer.cloud_tokens else Source.DEVICE,
-            received_at=live.received_at[index],
-            shown_at=live.now(),
+            self._grammars = GrammarEngine(self._engine.vocab, self._engine.vocab.stop_ids)
+        return await anyio.to_thread.run_sync(self._grammars.matcher, grammar)
+
+    def _new_answer(self) -> Answer:
+        request, vocab = self._request, self._vocab
+        # the device's own idea of an end, until the cloud has told its
+        own_stops = frozenset() if vocab is None or request.ignore_eos else vocab.stop_ids
+        return Answer(
+            request.prompt_token_ids,
+            max_tokens=request.max_tokens,
+            stop_ids=(*own_stops, *request.stop_token_ids),
+            stop_token_ids=request.stop_token_ids,
+            text=None
+            if vocab is None
+            else AnswerText(vocab.piece, stop=request.stop, min_tokens=request.min_tokens),
+            cloud=self._cloud is not None,
+            device=self._engine is not None,
         )
-
-    def _text(self, index: int) -> str:
-        answer = self._live.answer
-        if self._detokenizer is None:
-            return "" if self._cloud_part is None else self._cloud_part.texts.pop(index, "")
-        text = self._detokenizer.push(answer[index])
-        last = answer.finished and index == len(answer) - 1
-        return text + self._detokenizer.flush() if last else text
 
 
 def _mode(engine: DeviceEngine | None, cloud: CloudClient | None) -> Mode:
     if engine is None:
         return Mode.CLOUD_ONLY
     return Mode.DEVICE_ONLY if cloud is None else Mode.HANDOFF
-
-
-def _named(error: Exception | None) -> str | None:
-    return None if error is None else f"{type(error).__name__}: {error}"

@@ -10,12 +10,14 @@ import openai
 
 from pdd_core.errors import CloudLost, CloudRefused
 from pdd_core.optin import STOP_REASON
+from pdd_core.timeline import TokenLogprob, TokenLogprobs
 from pdd_llamacpp_adapter.answer import CloudEnd
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from openai.types import Completion
+    from openai.types.completion_choice import Logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +29,16 @@ class CloudChunk:
     text: str
     end: CloudEnd | None
     """Set on the last chunk."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One per token where the request asked for them, else none."""
 
 
-async def read_stream(stream: openai.AsyncStream[Completion]) -> AsyncGenerator[CloudChunk]:
+async def read_stream(
+    stream: openai.AsyncStream[Completion], *, top_logprobs: int = 0
+) -> AsyncGenerator[CloudChunk]:
     """Yield chunks up to the one with a finish reason; close the stream in any case.
+
+    Of each token's logprobs, the `top_logprobs` best are passed on: vLLM adds the chosen one to them.
 
     Raises:
         CloudRefused: an error event about the request itself, before the first token.
@@ -39,7 +47,7 @@ async def read_stream(stream: openai.AsyncStream[Completion]) -> AsyncGenerator[
     started = False
     try:
         while True:
-            chunk = _chunk(await anext(stream))
+            chunk = _chunk(await anext(stream), top_logprobs)
             if chunk is None:
                 continue
             started = True
@@ -61,7 +69,7 @@ async def read_stream(stream: openai.AsyncStream[Completion]) -> AsyncGenerator[
             await stream.close()
 
 
-def _chunk(event: Completion) -> CloudChunk | None:
+def _chunk(event: Completion, top: int) -> CloudChunk | None:
     if not event.choices:
         return None  # usage
     choice = event.choices[0]
@@ -69,7 +77,28 @@ def _chunk(event: Completion) -> CloudChunk | None:
     if token_ids is None and choice.text:
         raise CloudRefused("the cloud streams text without token ids: it does not know vLLM's return_token_ids")
     end = _end(choice.finish_reason, getattr(choice, "stop_reason", None))
-    return CloudChunk(tuple(token_ids or ()), choice.text or "", end)
+    return CloudChunk(tuple(token_ids or ()), choice.text or "", end, _logprobs(choice.logprobs, top))
+
+
+def _logprobs(given: Logprobs | None, count: int) -> tuple[TokenLogprobs, ...]:
+    """Read completions' logprobs, whose tokens are ``token_id:N`` (vLLM's ``return_tokens_as_token_ids``)."""
+    if given is None or not given.tokens or not given.token_logprobs:
+        return ()
+    tops = given.top_logprobs or [{}] * len(given.tokens)
+    return tuple(
+        TokenLogprobs(
+            TokenLogprob(_token_id(token), logprob),
+            tuple(
+                TokenLogprob(_token_id(other), value)
+                for other, value in sorted((top or {}).items(), key=lambda entry: -entry[1])[:count]
+            ),
+        )
+        for token, logprob, top in zip(given.tokens, given.token_logprobs, tops, strict=False)
+    )
+
+
+def _token_id(name: str) -> int:
+    return int(name.removeprefix("token_id:"))
 
 
 def _end(finish_reason: str | None, stop_reason: int | str | None) -> CloudEnd | None:

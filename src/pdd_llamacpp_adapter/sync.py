@@ -35,7 +35,7 @@ def generate(
         cloud_url: the cloud's base URL, ``http://host:port/v1``, or None for the device alone.
         api_key: the cloud's key; default PDD_CLOUD_API_KEY.
         on_token: called with every token at the moment it is shown.
-        options: as for `AnswerSession`: `policies`, `rate`, `profile`, `first_token_patience`, `on_progress`.
+        options: as for `AnswerSession`: `policies`, `rate`, `profile`, `patience`, `speed`, `grammars` and more.
 
     Raises:
         PDDError: as `AnswerSession` does.

@@ -67,19 +67,35 @@ class Vocabulary:
                 return list(ids[:count])
             room = -count
 
-    def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **template_variables: Any,
+    ) -> list[int]:
         """Return the prompt of a chat, by the model's own template, ready for the assistant's turn.
+
+        Args:
+            messages: OpenAI's chat messages.
+            tools: OpenAI's function tools, for a template that reads them (`ChatTemplate.supports_tools`).
+            template_variables: what else the template reads, such as `enable_thinking`.
 
         Raises:
             ModelError: the model has no chat template.
-            ConfigurationError: the template refuses these messages.
+            InvalidRequest: the template refuses these messages.
         """
-        text = self._chat_template.render(messages)
-        begun = bool(self._chat_template.bos) and text.startswith(self._chat_template.bos)
+        text = self.chat_template.render(messages, tools=tools, **template_variables)
+        begun = bool(self.chat_template.bos) and text.startswith(self.chat_template.bos)
         return self.tokenize(text, special=True, add_bos=self._adds_bos and not begun)
 
     @cached_property
-    def _chat_template(self) -> ChatTemplate:
+    def chat_template(self) -> ChatTemplate:
+        """The model's own chat template.
+
+        Raises:
+            ModelError: there is none, or it is not valid Jinja.
+        """
         self._check_open()
         template = L.llama_model_chat_template(self._model, None)
         text = template.decode("utf-8") if template else None

@@ -24,7 +24,7 @@ def record(cloud, tmp_path_factory):
         "--budget",
         "24",
         "--rate",
-        "30",
+        "8",
         "--question",
         "Who is accused?",
         "--prompt-file",
@@ -59,6 +59,13 @@ def test_each_mode_has_every_figure_for_every_token(record):
         assert run["shown_at_ms"] == sorted(run["shown_at_ms"])
         assert run["prompt_tokens"] == facts["prompt_tokens"] > 100
         assert run["text"].strip()
+
+
+def test_every_mode_keeps_the_rate_to_the_end_of_its_answer(record):
+    facts, _ = record
+    assert facts["rate"] == 8
+    for run in facts["runs"]:
+        assert run["tpot_mean_ms"] >= 0.9 * 1000 / 8
 
 
 def test_the_modes_use_the_engines_they_say(record):

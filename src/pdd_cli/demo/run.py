@@ -15,12 +15,13 @@ from pdd_cli.demo.facts import Facts
 from pdd_cli.demo.live import LiveView
 from pdd_cli.demo.record import write_record
 from pdd_cli.demo.report import print_header, print_report
-from pdd_cli.demo.scenario import FREQUENCY_PENALTY, READING_RATE, break_even_budget, sustained_rate
+from pdd_cli.demo.scenario import FREQUENCY_PENALTY, HEADROOM, READING_RATE, sustained_rate
 from pdd_cli.demo_model import device_gguf, model_name, prepare
 from pdd_cli.extras import require
 from pdd_cli.launcher import CloudServer
 from pdd_cli.progress import ConsoleProgress
 from pdd_cli.urls import openai_base_url
+from pdd_core.break_even import break_even_budget
 from pdd_core.timeline import Source
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class _Show:
 
     def _computed_budget(self, prefill_tps: float) -> int:
         speed = prefill_tps if self._profile else prefill_tps * _SHARED_MACHINE
-        budget = break_even_budget(len(self._prompt), rate=self._rate, prefill_tps=speed)
+        budget = break_even_budget(len(self._prompt), rate=self._rate, prefill_tps=speed, headroom=HEADROOM)
         return min(budget or self._scenario.max_tokens, self._scenario.max_tokens)
 
     async def _one(
@@ -153,6 +154,7 @@ class _Show:
                 engine=engine,
                 cloud=cloud,
                 rate=self._rate,
+                flush_within=math.inf,  # the modes are compared at one rate, to their ends
                 profile=self._profile,
                 on_progress=view.progress,
             ) as answer:

@@ -78,19 +78,3 @@ def sustained_rate(received_at: Sequence[float]) -> float:
         return READING_RATE
     per_second = (len(received_at) - 1) / (received_at[-1] - received_at[0])
     return max(1.0, min(READING_RATE, math.floor(2 * RATE_MARGIN * per_second) / 2))
-
-
-def break_even_budget(
-    prompt_tokens: int, *, rate: float, prefill_tps: float, headroom: float = HEADROOM
-) -> int | None:
-    """Return how many tokens the cloud should decode so that the user never waits for the device.
-
-    The device processes the L prompt tokens and the N received ones at p tokens per second, while the latter are
-    shown at r: (L + N) / p = N / r gives N = r L / (p - r). `headroom` multiplies it. The device takes over as
-    soon as it has caught up, so a budget that is too large costs the cloud a few tokens, one too small a stall.
-
-    Returns None when the device prefills no faster than the answer is shown: it never catches up.
-    """
-    if prefill_tps <= rate:
-        return None
-    return max(1, math.ceil(headroom * math.ceil(rate * prompt_tokens / (prefill_tps - rate))))

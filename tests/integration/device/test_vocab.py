@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pdd_core.errors import ConfigurationError
+from pdd_core.errors import InvalidRequest
 from pdd_core.fingerprint import fingerprint
 from pdd_llamacpp_adapter.tokenizer_check import check_tokenizer
 
@@ -54,7 +54,7 @@ def test_a_chat_is_rendered_by_the_models_own_template(loaded):
 
 
 def test_messages_the_template_cannot_render_are_an_error(loaded):
-    with pytest.raises(ConfigurationError, match="refuses"):
+    with pytest.raises(InvalidRequest, match="refuses"):
         loaded.vocab.render_chat([{"content": "no role"}])
 
 

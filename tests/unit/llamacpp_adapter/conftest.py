@@ -11,11 +11,12 @@ from types import SimpleNamespace
 import anyio
 import numpy as np
 import pytest
+from step_by_step import StepByStep
 
-from pdd_core.errors import DeviceEngineFailed
+from pdd_core.errors import CloudUnreachable, DeviceEngineFailed
 from pdd_core.plugins import Policies
 from pdd_core.policies.pacing import FixedRatePacing
-from pdd_llamacpp_adapter.detokenizer import Detokenizer
+from pdd_llamacpp_adapter.answer import CloudEnd
 from pdd_llamacpp_adapter.stream import CloudChunk
 
 N_VOCAB = 1000
@@ -30,13 +31,14 @@ def anyio_backend():
 class FakeVocabulary:
     eos_id = EOS
     stop_ids = frozenset({EOS})
+    size = N_VOCAB
 
-    def detokenizer(self):
-        return Detokenizer(lambda token: b"" if token == EOS else f"<{token}>".encode())
+    def piece(self, token):
+        return b"" if token == EOS else f"<{token}>".encode()
 
 
 @dataclass
-class FakeEngine:
+class FakeEngine(StepByStep):
     """Takes `seconds` per call and fails at call number `fails_at`."""
 
     seconds: float = 0.0
@@ -77,9 +79,11 @@ class FakeEngine:
 @dataclass
 class FakeCloud:
     """Plays `script`: a number sleeps, a list of ids is sent, a `CloudEnd` ends
-    (a pair of both is one chunk), an exception is raised."""
+    (a pair of both is one chunk), an exception is raised, "goes on" finishes. `later` are the scripts of further
+    legs; behind them the cloud cannot be reached."""
 
     script: list
+    later: list = field(default_factory=list)
     connect_error: Exception | None = None
     cancel_error: Exception | None = None
     eos_ids: tuple = (EOS,)
@@ -87,6 +91,7 @@ class FakeCloud:
     opt_in: object = None
     cancelled: list = field(default_factory=list)
     closed: bool = False
+    asked: list = field(default_factory=list)
 
     async def connected(self, vocab):
         if self.connect_error is not None:
@@ -95,8 +100,12 @@ class FakeCloud:
 
     async def stream(self, request, opt_in):
         self.opt_in = opt_in
+        self.asked.append(request)
+        scripts = [self.script, *self.later]
+        if len(self.asked) > len(scripts):
+            raise CloudUnreachable("no connection")
         try:
-            for step in self.script:
+            for step in scripts[len(self.asked) - 1]:
                 await anyio.lowlevel.checkpoint()
                 match step:
                     case int() | float():
@@ -107,6 +116,9 @@ class FakeCloud:
                         yield CloudChunk(tuple(ids), "", end)
                     case Exception():
                         raise step
+                    case "goes on":
+                        first, count = request.prompt_token_ids[-1] + 1, request.max_tokens
+                        yield CloudChunk(tuple(range(first, first + count)), "", CloudEnd.LENGTH)
                     case end:
                         yield CloudChunk((), "", end)
         finally:

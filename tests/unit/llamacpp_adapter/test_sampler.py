@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pdd_llamacpp_adapter.logprobs import log_probabilities
 from pdd_llamacpp_adapter.request import AnswerRequest
 from pdd_llamacpp_adapter.sampler import Sampler, _top_k_top_p
 
@@ -14,6 +15,28 @@ PROMPT = (1, 2, 2, 3)
 
 def request(**fields):
     return AnswerRequest(prompt_token_ids=PROMPT, max_tokens=64, **fields)
+
+
+class FakeMatcher:
+    """A grammar in which tokens follow one another as in a table; it ends with token 0 or 1."""
+
+    eos_ids = frozenset({0, 1})
+
+    def __init__(self, follow, last):
+        self.follow, self.last, self.taken = follow, last, []
+
+    def mask(self, size):
+        allowed = np.zeros(size, dtype=bool)
+        allowed[list(self.follow.get(self.last, self.eos_ids))] = True
+        return allowed
+
+    def advance(self, ids):
+        self.taken += ids
+        self.last = ids[-1]
+
+
+def choose(sampler, logits):
+    return sampler.sample(logits.copy())[0]
 
 
 def some_logits(seed=0):
@@ -26,7 +49,7 @@ def draws(count=4000, *, logits=None, output=(), **fields):
     counts = np.zeros(N)
     for seed in range(count):
         sampler = Sampler(request(temperature=1.0, seed=seed, **fields), stop_ids=(), output=output)
-        counts[sampler.sample(logits.copy())] += 1
+        counts[choose(sampler, logits)] += 1
     return counts / count
 
 
@@ -37,7 +60,7 @@ def softmax(logits):
 
 def test_temperature_zero_takes_the_most_likely_token():
     logits = some_logits()
-    assert Sampler(request(), stop_ids=()).sample(logits.copy()) == logits.argmax()
+    assert Sampler(request(), stop_ids=()).sample(logits.copy()) == (logits.argmax(), None)
 
 
 def test_penalties_follow_vllms_definition():
@@ -50,7 +73,7 @@ def test_penalties_follow_vllms_definition():
             expected[token] = expected[token] / 1.3 if expected[token] > 0 else expected[token] * 1.3
         expected[token] -= 0.4 * output.count(token) + 0.25 * (token in output)
     given_logits = logits.copy()
-    token = Sampler(request(**fields), stop_ids=(), output=output).sample(given_logits)
+    token, _ = Sampler(request(**fields), stop_ids=(), output=output).sample(given_logits)
     np.testing.assert_allclose(given_logits, expected, rtol=1e-5)
     assert token == expected.argmax()
 
@@ -59,20 +82,97 @@ def test_penalties_go_on_with_the_tokens_it_has_chosen_itself():
     logits = np.zeros(N, dtype=np.float32)
     logits[4], logits[6] = 2.0, 1.5
     sampler = Sampler(request(frequency_penalty=1.0), stop_ids=())
-    assert [sampler.sample(logits.copy()) for _ in range(4)] == [4, 6, 4, 6]
+    assert [choose(sampler, logits) for _ in range(4)] == [4, 6, 4, 6]
 
 
 def test_clouds_tokens_count_as_output():
     logits = np.zeros(N, dtype=np.float32)
     logits[4], logits[6] = 2.0, 1.5
-    assert Sampler(request(presence_penalty=1.0), stop_ids=(), output=[4]).sample(logits) == 6
+    assert choose(Sampler(request(presence_penalty=1.0), stop_ids=(), output=[4]), logits) == 6
 
 
 def test_no_stop_token_before_min_tokens():
     logits = np.zeros(N, dtype=np.float32)
     logits[0], logits[8], logits[9] = 5.0, 4.0, 3.0
     sampler = Sampler(request(min_tokens=3), stop_ids=(0, 8), output=[1])
-    assert [sampler.sample(logits.copy()) for _ in range(3)] == [9, 9, 0]
+    assert [choose(sampler, logits) for _ in range(3)] == [9, 9, 0]
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.integers(0, N - 1), min_size=1, max_size=20),
+    st.sampled_from([0.0, 0.7]),
+    st.integers(0, 2**32),
+    st.integers(0, 20),
+)
+def test_wherever_the_answer_is_cut_the_rest_is_the_same(biased, temperature, seed, min_tokens):
+    """The tokens of one engine alone, and those of a second one that goes on after any of them."""
+    fields = {
+        "temperature": temperature,
+        "seed": seed,
+        "min_tokens": min_tokens,
+        "repetition_penalty": 1.2,
+        "frequency_penalty": 0.7,
+        "presence_penalty": -0.3,
+        "logit_bias": dict.fromkeys(biased, 0.5),
+    }
+    rows = [some_logits(row) for row in range(8)]
+    alone = Sampler(request(**fields), stop_ids=(7,))
+    seen, ids = [], []
+    for row in rows:
+        seen.append(row.copy())
+        ids.append(alone.sample(seen[-1])[0])
+    for cut in range(len(rows)):
+        second = Sampler(request(**fields), stop_ids=(7,), output=ids[:cut])
+        for index in range(cut, len(rows)):
+            logits = rows[index].copy()
+            assert second.sample(logits)[0] == ids[index]
+            np.testing.assert_array_equal(logits, seen[index])
+
+
+def test_logit_bias_comes_before_penalties_as_in_vllm():
+    logits = np.zeros(N, dtype=np.float32)
+    Sampler(request(logit_bias={1: 3.0, N + 5: 9.0}, repetition_penalty=2.0), stop_ids=()).sample(logits)
+    assert logits[1] == 1.5  # the other way round: 3.0
+
+
+def test_logprobs_are_those_before_bias_penalties_and_temperature():
+    fields = {"temperature": 0.3, "logit_bias": {3: 50.0}, "repetition_penalty": 1.4, "seed": 1}
+    logits = some_logits()
+    token, found = Sampler(request(logprobs=2, **fields), stop_ids=()).sample(logits.copy())
+    assert token == 3
+    assert found == log_probabilities(logits, 3, 2)
+
+
+def test_without_logprobs_none_are_made():
+    assert Sampler(request(), stop_ids=()).sample(some_logits())[1] is None
+
+
+@pytest.mark.parametrize("fields", [{}, {"temperature": 1.5, "seed": 4, "min_p": 0.1, "top_k": 7, "top_p": 0.9}])
+def test_only_what_the_grammar_allows_is_chosen_and_the_grammar_goes_on(fields):
+    matcher = FakeMatcher({2: [5, 6], 5: [6], 6: [9]}, last=2)
+    sampler = Sampler(request(logit_bias={8: 100.0}, **fields), stop_ids=(0,), output=[2], matcher=matcher)
+    made = [choose(sampler, some_logits(row)) for row in range(4)]
+    assert made in ([5, 6, 9, 0], [6, 9, 0, 0])
+    assert matcher.taken == made
+
+
+def test_logprobs_see_the_grammar_as_in_vllm():
+    matcher = FakeMatcher({2: [5]}, last=2)
+    _, found = Sampler(request(logprobs=1), stop_ids=(), matcher=matcher).sample(some_logits())
+    assert (found.chosen.token_id, found.chosen.logprob) == (5, 0.0)
+
+
+def test_a_complete_grammar_ends_the_answer_even_before_min_tokens():
+    sampler = Sampler(request(min_tokens=9), stop_ids=(0, 7), matcher=FakeMatcher({}, last=2))
+    assert choose(sampler, some_logits()) == 0
+
+
+def test_an_end_of_sequence_that_would_not_end_this_answer_is_not_chosen():
+    logits = np.zeros(N, dtype=np.float32)
+    logits[0] = 9.0
+    assert choose(Sampler(request(), stop_ids=(1, 7), matcher=FakeMatcher({}, last=2)), logits) == 1
+    assert choose(Sampler(request(ignore_eos=True), stop_ids=(), matcher=FakeMatcher({}, last=2)), logits) == 0
 
 
 def test_draws_follow_the_distribution():
@@ -125,7 +225,7 @@ def test_same_seed_and_handoff_position_give_the_same_answer():
 
     def answer():
         sampler = Sampler(request(temperature=1.0, seed=3), stop_ids=(), output=[1, 2])
-        return [sampler.sample(row.copy()) for row in logits]
+        return [choose(sampler, row) for row in logits]
 
     assert answer() == answer()
 
@@ -134,14 +234,14 @@ def test_noise_depends_on_the_position_in_the_answer_only():
     flat = np.zeros(N, dtype=np.float32)
     early = Sampler(request(temperature=1.0, seed=3), stop_ids=(), output=[1])
     late = Sampler(request(temperature=1.0, seed=3), stop_ids=(), output=[1, 2, 3])
-    tokens = [early.sample(flat.copy()) for _ in range(8)]
-    assert tokens[2:] == [late.sample(flat.copy()) for _ in range(6)]
+    tokens = [choose(early, flat) for _ in range(8)]
+    assert tokens[2:] == [choose(late, flat) for _ in range(6)]
 
 
 def test_without_a_seed_two_answers_differ():
     def answer():
         sampler = Sampler(request(temperature=1.0), stop_ids=())
-        return [sampler.sample(np.zeros(N, dtype=np.float32)) for _ in range(30)]
+        return [choose(sampler, np.zeros(N, dtype=np.float32)) for _ in range(30)]
 
     assert answer() != answer()
 
@@ -150,4 +250,4 @@ def test_without_a_seed_two_answers_differ():
 def test_a_masked_token_is_never_drawn(fields):
     logits = np.zeros(N, dtype=np.float32)
     sampler = Sampler(request(temperature=2.0, min_tokens=60, seed=1, **fields), stop_ids=range(1, N))
-    assert {sampler.sample(logits.copy()) for _ in range(40)} == {0}
+    assert {choose(sampler, logits) for _ in range(40)} == {0}

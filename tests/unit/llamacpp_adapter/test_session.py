@@ -16,8 +16,9 @@ from pdd_core.errors import (
     TokenizerMismatch,
 )
 from pdd_core.hookspecs import hookimpl
+from pdd_core.patience import Patience
 from pdd_core.plugins import Policies
-from pdd_core.policies.pacing import FixedRatePacing
+from pdd_core.policies.pacing import AdaptivePacing, FixedRatePacing
 from pdd_core.timeline import Source
 from pdd_llamacpp_adapter.answer import CloudEnd
 from pdd_llamacpp_adapter.request import AnswerRequest
@@ -32,8 +33,10 @@ PROMPT = list(range(1, 101))
 @pytest.fixture
 def session(policies):
     def make(*, rate=math.inf, max_tokens=10, decode_budget=64, **options):
-        request = AnswerRequest(prompt_token_ids=PROMPT, max_tokens=max_tokens, decode_budget=decode_budget)
-        return AnswerSession(request, **{"policies": policies, "rate": rate, **options})
+        fields = {"prompt_token_ids": PROMPT, "max_tokens": max_tokens, "decode_budget": decode_budget}
+        request = AnswerRequest(**fields | options.pop("fields", {}))
+        patience = Patience(**{"retry_delay_s": 0.01, "late_s": 0.05, **options.pop("patience", {})})
+        return AnswerSession(request, **{"policies": policies, "rate": rate, "patience": patience, **options})
 
     return make
 
@@ -85,7 +88,9 @@ async def test_received_tokens_are_processed_in_batches(session, fake_engine, fa
     engine = fake_engine(seconds=0.2)
     cloud = fake_cloud([[i] for i in range(101, 131)] + [CloudEnd.BUDGET])
     await collect(session(engine=engine, cloud=cloud, max_tokens=32))
-    assert [len(call) for call in engine.calls[:3]] == [64, 64, 2]
+    assert [len(call) for call in engine.calls[:2]] == [64, 66], (
+        "the rest of the prompt and 30 tokens of the cloud"
+    )
 
 
 async def test_the_answer_goes_on_without_a_cloud_that_dies_in_mid_stream(session, fake_engine, fake_cloud):
@@ -107,7 +112,7 @@ async def test_the_device_answers_alone_when_the_cloud_has_no_part(session, fake
 
 async def test_a_silent_cloud_is_given_up(session, fake_engine, fake_cloud):
     cloud = fake_cloud([60])
-    ids, outcome = await collect(session(engine=fake_engine(), cloud=cloud, first_token_patience=0.05))
+    ids, outcome = await collect(session(engine=fake_engine(), cloud=cloud, patience={"first_token_s": 0.05}))
     assert ids == list(range(101, 111))
     assert outcome.cloud_error.startswith("CloudLost: no first token")
     assert cloud.cancelled == [outcome.handoff_id]
@@ -132,11 +137,151 @@ async def test_the_clouds_ids_end_the_devices_part(session, fake_engine, fake_cl
     assert outcome.finish_reason == "stop"
 
 
-async def test_a_late_device_shows_as_a_stall(session, fake_engine, fake_cloud):
-    cloud = fake_cloud([[101], [102], CloudEnd.BUDGET])
-    ids, outcome = await collect(session(engine=fake_engine(seconds=0.1), cloud=cloud, max_tokens=4))
+async def test_a_late_device_is_helped_out_with_a_further_budget(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([[101], [102], CloudEnd.BUDGET], [[[103], 1, [104], CloudEnd.BUDGET]])
+    ids, outcome = await collect(session(engine=fake_engine(seconds=0.1), cloud=cloud, max_tokens=6))
+    assert ids == list(range(101, 107))
+    assert outcome.timeline.count(Source.CLOUD) == 3
+    assert outcome.extensions == 1
+    assert cloud.asked[1].prompt_token_ids == (*PROMPT, 101, 102)
+    assert cloud.asked[1].max_tokens == 4
+    assert cloud.asked[1].decode_budget >= 4
+    assert outcome.handoff_id == cloud.opt_in.handoff_id, "the latest"
+    assert any("the device is late" in decision.what for decision in outcome.decisions)
+
+
+async def test_a_device_that_stays_late_leaves_the_answer_to_the_cloud(session, fake_engine, fake_cloud):
+    legs = [[[102 + i], CloudEnd.BUDGET] for i in range(3)] + [[[105, 106, EOS], CloudEnd.STOP]]
+    cloud = fake_cloud([[101], CloudEnd.BUDGET], legs)
+    ids, outcome = await collect(
+        session(engine=fake_engine(seconds=30), cloud=cloud, max_tokens=50, patience={"max_extensions": 3})
+    )
+    assert ids == [101, 102, 103, 104, 105, 106, EOS]
+    assert outcome.extensions == 3
+    assert cloud.asked[-1].decode_budget == 50 - 4, "uncapped"
+    assert outcome.took_over_at is None
+
+
+async def test_a_budget_is_not_extended_while_what_is_at_hand_lasts(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([list(range(101, 121)), CloudEnd.BUDGET])
+    ids, outcome = await collect(
+        session(engine=fake_engine(seconds=0.1), cloud=cloud, max_tokens=22, rate=20.0, decode_budget=20)
+    )
+    assert ids == list(range(101, 123))
+    assert (outcome.extensions, len(cloud.asked)) == (0, 1)
+
+
+async def test_the_cloud_is_asked_again_when_a_device_is_far_from_ready(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([[101], CloudLost("cut")], [[CloudRefused("busy", status=429)], [[102], CloudEnd.BUDGET]])
+    ids, outcome = await collect(session(engine=fake_engine(seconds=0.3), cloud=cloud, max_tokens=4))
     assert ids == [101, 102, 103, 104]
-    assert outcome.timeline.tpot_max > 0.15
+    assert outcome.cloud_retries == 2
+    assert outcome.timeline.count(Source.CLOUD) == 2
+
+
+async def test_a_cloud_that_refuses_for_good_is_not_asked_again(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([CloudRefused("wrong key", status=401)], [[[999]]])
+    ids, outcome = await collect(session(engine=fake_engine(seconds=0.2), cloud=cloud, max_tokens=4))
+    assert ids == [101, 102, 103, 104]
+    assert (len(cloud.asked), outcome.cloud_retries) == (1, 0)
+    assert outcome.cloud_error == "CloudRefused: wrong key"
+
+
+async def test_the_cloud_finishes_behind_a_device_that_fails_after_its_take_over(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([[101], CloudEnd.BUDGET], [[[106, 107], 0.01, ([108], CloudEnd.LENGTH)]])
+    ids, outcome = await collect(
+        session(engine=fake_engine(fails_at=6), cloud=cloud, max_tokens=8, decode_budget=1)
+    )
+    assert ids == list(range(101, 109))
+    assert [str(t.source)[0] for t in outcome.timeline.tokens] == ["c", "d", "d", "d", "d", "c", "c", "c"]
+    assert cloud.asked[1].prompt_token_ids == (*PROMPT, *range(101, 106))
+    assert cloud.asked[1].decode_budget == 3
+    assert outcome.finish_reason == "length"
+
+
+async def test_a_device_that_hangs_after_its_take_over_is_given_up(session, fake_engine, fake_cloud):
+    engine = fake_engine()
+    extend = engine.extend
+
+    async def hanging(ids, **options):
+        if len(engine.calls) > 5:
+            await anyio.sleep(60)
+        return await extend(ids, **options)
+
+    engine.extend = hanging
+    cloud = fake_cloud([[101], CloudEnd.BUDGET], [["goes on"]])
+    with anyio.fail_after(10):
+        ids, outcome = await collect(
+            session(engine=engine, cloud=cloud, max_tokens=10, patience={"device_step_s": 0.1})
+        )
+    assert ids == list(range(101, 111))
+    assert outcome.timeline.count(Source.DEVICE) > 0
+    assert any("did not come back within 0.1 s" in decision.what for decision in outcome.decisions)
+
+
+@pytest.mark.parametrize("calls", [0, 5], ids=["in prefill", "after its take-over"])
+async def test_the_cloud_does_not_wait_for_a_device_that_cannot_be_stopped(
+    session, fake_engine, fake_cloud, calls
+):
+    engine = fake_engine()
+    extend = engine.extend
+
+    async def stuck(ids, **options):
+        if len(engine.calls) >= calls:
+            with anyio.CancelScope(shield=True):  # as llama.cpp's thread does while it computes
+                await anyio.sleep(2)
+        return await extend(ids, **options)
+
+    engine.extend = stuck
+    cloud = fake_cloud([[101], CloudEnd.BUDGET], [["goes on"]] * 3)
+    async with session(engine=engine, cloud=cloud, max_tokens=10, patience={"device_step_s": 0.1}) as answer:
+        ids = [token.token_id async for token in answer]
+        assert ids == list(range(101, 111))
+        assert answer.outcome.timeline.tokens[-1].shown_at < 1.5
+
+
+async def test_where_the_output_counts_the_cloud_repeats_it_and_is_checked(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([[101], [102], CloudEnd.BUDGET], [[[101, 102, 103], ([104], CloudEnd.LENGTH)]])
+    ids, outcome = await collect(
+        session(engine=fake_engine(fails_at=0), cloud=cloud, max_tokens=4, fields={"presence_penalty": 0.5})
+    )
+    assert ids == [101, 102, 103, 104]
+    assert cloud.asked[1].prompt_token_ids == tuple(PROMPT)
+    assert outcome.cloud_tokens_in_vain == 2
+
+
+async def test_a_cloud_that_does_not_repeat_itself_cannot_go_on(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([[101], [102], CloudEnd.BUDGET], [[[101, 777, 103]]])
+    answer = session(engine=fake_engine(fails_at=0), cloud=cloud, max_tokens=4, fields={"presence_penalty": 0.5})
+    with pytest.raises(CloudRefused, match="did not repeat the answer: token 1"):
+        await collect(answer)
+    assert [token.token_id for token in answer.outcome.timeline.tokens] == [101, 102]
+
+
+async def test_a_cloud_that_grants_nothing_is_not_asked_forever(session, fake_cloud, fake_engine):
+    cloud = fake_cloud([[101], CloudEnd.BUDGET], [[CloudEnd.BUDGET] for _ in range(99)])
+    answer = session(engine=fake_engine(fails_at=0), cloud=cloud)
+    with pytest.raises(CloudLost, match="without a token"):
+        await collect(answer)
+    assert len(cloud.asked) == 4, "the first leg, the one to finish, and two retries"
+
+
+async def test_a_silent_stream_is_lost_and_asked_for_again(session, fake_cloud):
+    cloud = fake_cloud([[101], 60], [[[102], CloudEnd.LENGTH]])
+    with anyio.fail_after(10):
+        ids, outcome = await collect(session(cloud=cloud, patience={"cloud_silence_s": 0.05}))
+    assert ids == [101, 102]
+    assert outcome.cloud_retries == 1
+
+
+async def test_a_cloud_faster_than_the_devices_steps_is_closed_on_the_last_lap(session, fake_engine, fake_cloud):
+    fast = [step for i in range(101, 160) for step in ([i], 0.004)]
+    cloud = fake_cloud([*fast, CloudEnd.BUDGET])
+    ids, outcome = await collect(session(engine=fake_engine(seconds=0.02), cloud=cloud, max_tokens=60, rate=50.0))
+    assert ids == list(range(101, 161))
+    assert any("was closed" in decision.what for decision in outcome.decisions)
+    assert outcome.cancel_confirmed is True
+    assert outcome.timeline.count(Source.DEVICE) > 5
 
 
 async def test_the_cloud_alone_answers_without_opting_in(session, fake_cloud):
@@ -149,7 +294,7 @@ async def test_the_cloud_alone_answers_without_opting_in(session, fake_cloud):
 
 
 async def test_a_lost_cloud_without_a_device_is_an_error_after_its_last_token(session, fake_cloud):
-    answer = session(cloud=fake_cloud([[101, 102], CloudLost("broke off")]))
+    answer = session(cloud=fake_cloud([[101, 102], CloudLost("broke off")]), patience={"cloud_retries": 0})
     with pytest.raises(CloudLost, match="broke off"):
         await collect(answer)
     assert [token.token_id for token in answer.outcome.timeline.tokens] == [101, 102]
@@ -171,8 +316,15 @@ async def test_a_failed_device_leaves_the_answer_to_the_cloud(session, fake_engi
     assert outcome.finish_reason == "stop"
 
 
-async def test_a_failed_device_is_an_error_after_the_clouds_last_token(session, fake_engine, fake_cloud):
+async def test_both_engines_lost_is_an_error_after_everything_received(session, fake_engine, fake_cloud):
     answer = session(engine=fake_engine(fails_at=1), cloud=fake_cloud([[101, 102], CloudEnd.BUDGET]))
+    with pytest.raises(CloudUnreachable):
+        await collect(answer)
+    assert answer.outcome.cloud_retries == 2
+
+
+async def test_a_failed_device_without_a_cloud_is_an_error(session, fake_engine):
+    answer = session(engine=fake_engine(fails_at=3))
     with pytest.raises(DeviceEngineFailed, match="-3"):
         await collect(answer)
     assert [token.token_id for token in answer.outcome.timeline.tokens] == [101, 102]
@@ -238,30 +390,37 @@ async def test_a_cancel_that_fails_does_not_touch_the_answer(session, fake_engin
 
 
 async def test_no_token_is_shown_before_it_is_due(session, fake_engine, fake_cloud):
-    due_at = []
+    due_at = {}
 
-    def due(now, **_):
-        due_at.append(now if not due_at else due_at[-1] + 0.01)
-        return due_at[-1]
+    def due(now, *, shown, shown_at, **_):
+        due_at[shown] = shown_at + 0.01
+        return due_at[shown]
 
     policies = Policies({"builtin": FixedRatePacing(), "probe": Pacers(due)}, allow=())
     cloud = fake_cloud([list(range(101, 106)), CloudEnd.BUDGET])
     _, outcome = await collect(session(engine=fake_engine(), cloud=cloud, policies=policies))
-    assert len(due_at) == 10
-    assert all(token.shown_at >= due for token, due in zip(outcome.timeline.tokens, due_at, strict=True))
+    assert sorted(due_at) == list(range(1, 10)), "the first one is shown on arrival"
+    assert all(token.shown_at >= due_at[token.index] for token in outcome.timeline.tokens[1:])
 
 
-async def test_the_first_token_is_shown_on_arrival_whatever_the_pacer_says(session, fake_engine):
-    calls = []
+@pytest.mark.parametrize(("flush_within", "bound"), [(0.1, (0.0, 0.6)), (math.inf, (0.9, 5.0))])
+async def test_a_finished_answer_is_flushed_or_keeps_its_rate(fake_cloud, session, flush_within, bound):
+    cloud = fake_cloud([list(range(101, 111)), CloudEnd.LENGTH])
+    policies = Policies({"adaptive": AdaptivePacing()}, allow=())
+    _, outcome = await collect(session(cloud=cloud, rate=10.0, policies=policies, flush_within=flush_within))
+    tokens = outcome.timeline.tokens
+    assert bound[0] <= tokens[-1].shown_at - tokens[0].shown_at <= bound[1]
 
-    def due(now, **_):
-        calls.append(now)
-        return now + 60 if len(calls) == 1 else now
 
-    policies = Policies({"builtin": FixedRatePacing(), "late": Pacers(due)}, allow=())
+async def test_a_token_that_waits_is_asked_about_again_when_the_answer_changes(session, fake_cloud):
+    def due(now, *, complete, **_):
+        return now if complete else now + 60
+
+    policies = Policies({"builtin": FixedRatePacing(), "patient": Pacers(due)}, allow=())
+    cloud = fake_cloud([[101, 102, 103], 0.1, CloudEnd.LENGTH])
     with anyio.fail_after(10):
-        ids, _ = await collect(session(engine=fake_engine(), policies=policies, max_tokens=2))
-    assert ids == [101, 102]
+        ids, _ = await collect(session(cloud=cloud, policies=policies))
+    assert ids == [101, 102, 103]
 
 
 class Pacers:
@@ -278,16 +437,25 @@ class Pacers:
 async def test_a_pacer_learns_what_it_needs(session, fake_engine, fake_cloud):
     seen = []
 
-    def due(now, *, buffered, complete, ready_in):
-        seen.append((buffered, complete, ready_in))
+    def due(now, **known):
+        seen.append(known)
         return now
 
     policies = Policies({"builtin": FixedRatePacing(), "probe": Pacers(due)}, allow=())
-    cloud = fake_cloud([[101, 102], CloudEnd.BUDGET])
-    await collect(session(engine=fake_engine(seconds=0.02), cloud=cloud, policies=policies, max_tokens=4))
-    assert seen[0] == (2, False, None), "no estimate before the first chunk"
-    assert seen[1][:2] == (1, False)
-    assert seen[-1][1:] == (True, 0.0)
+    cloud = fake_cloud([[101, 102], 0.03, [103], CloudEnd.BUDGET])
+    await collect(
+        session(engine=fake_engine(seconds=0.02), cloud=cloud, policies=policies, max_tokens=6, decode_budget=3)
+    )
+    first, last = seen[0], seen[-1]
+    assert (first["shown"], first["buffered"], first["complete"], first["cloud_left"]) == (1, 1, False, 1)
+    assert first["ready_in"] is None, "no estimate before the first chunk"
+    assert not first["cloud_step"]
+    assert first["device_step"] is None
+    assert [known["cloud_left"] for known in seen if known["shown"] == 3] == [0]
+    assert (last["complete"], last["ready_in"]) == (True, 0.0)
+    assert 0.01 < last["cloud_step"] < 0.1
+    assert 0.01 < last["device_step"] < 0.1
+    assert all(known["idle"] >= 0 for known in seen)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "soon", ValueError("boom")])

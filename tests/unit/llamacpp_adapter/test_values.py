@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pdd_llamacpp_adapter
-from pdd_core.errors import ConfigurationError
+from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.detokenizer import Detokenizer
 from pdd_llamacpp_adapter.engine import common_prefix
 from pdd_llamacpp_adapter.request import AnswerRequest
@@ -50,7 +50,7 @@ def test_every_exported_name_exists():
     ],
 )
 def test_a_wrong_field_is_named(field, value):
-    with pytest.raises(ConfigurationError, match=f"^{field} "):
+    with pytest.raises(InvalidRequest, match=f"^{field} "):
         AnswerRequest(**{"prompt_token_ids": [1], "max_tokens": 8, field: value})
 
 

@@ -1,0 +1,89 @@
+"""Whether the cloud is there: connects, notices when it is gone, and reconnects."""
+
+from __future__ import annotations
+
+import logging
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import anyio
+
+from pdd_core.errors import CloudError, CloudUnreachable, SchemaVersionError, TokenizerMismatch
+
+if TYPE_CHECKING:
+    from pdd_core.errors import PDDError
+    from pdd_core.handoff import CloudInfo
+    from pdd_llamacpp_adapter.cloud import CloudClient
+    from pdd_llamacpp_adapter.tokenizer_check import DeviceVocabulary
+
+logger = logging.getLogger(__name__)
+
+_FIRST_DELAY_S = 1.0
+_LONGEST_DELAY_S = 30.0
+_LOOK_AGAIN_S = 60.0
+"""A connected cloud may have been restarted with another model."""
+
+
+class CloudState(StrEnum):
+    """What is known of the cloud."""
+
+    NONE = "none"
+    """The device answers alone, by configuration."""
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    DOWN = "down"
+    """It cannot be reached, refuses, or has another vocabulary; it is tried again."""
+
+
+class CloudMonitor:
+    """Keeps the connection to one cloud. `client` None: there is none."""
+
+    def __init__(self, client: CloudClient | None, vocab: DeviceVocabulary) -> None:
+        self._client = client
+        self._vocab = vocab
+        self._look_now = anyio.Event()
+        self.state = CloudState.NONE if client is None else CloudState.CONNECTING
+        self.error: PDDError | None = None
+        """Why the cloud is down."""
+
+    @property
+    def client(self) -> CloudClient | None:
+        """The cloud to ask; None while there is none that would answer."""
+        return None if self.state is CloudState.DOWN else self._client
+
+    @property
+    def info(self) -> CloudInfo | None:
+        """What the connected cloud told about itself."""
+        if self._client is None or self.state is not CloudState.CONNECTED:
+            return None
+        return self._client.info
+
+    async def run(self) -> None:
+        """Watch the cloud until cancelled; returns at once where there is none."""
+        delay = _FIRST_DELAY_S
+        while self._client is not None:
+            await self._look(self._client)
+            down = self.state is CloudState.DOWN
+            self._look_now = anyio.Event()
+            with anyio.move_on_after(delay if down else _LOOK_AGAIN_S):
+                await self._look_now.wait()
+            delay = min(_LONGEST_DELAY_S, delay * 2) if down else _FIRST_DELAY_S
+
+    async def _look(self, client: CloudClient) -> None:
+        before = self.state
+        try:
+            info = await client.connect(self._vocab, retries=0)
+        except (CloudError, SchemaVersionError, TokenizerMismatch) as error:
+            self.state, self.error = CloudState.DOWN, error
+            if before is not CloudState.DOWN:
+                logger.warning("the cloud is not available: %s: %s", type(error).__name__, error)
+        else:
+            self.state, self.error = CloudState.CONNECTED, None
+            if before is not CloudState.CONNECTED:
+                logger.info("connected to %s, model %s", info.engine, info.model)
+
+    def suspect(self, error: PDDError) -> None:
+        """Look at once: an answer could not reach the cloud. Until it is found again, answers do without it."""
+        if isinstance(error, CloudUnreachable) and self.state is CloudState.CONNECTED:
+            self.state, self.error = CloudState.DOWN, error
+            self._look_now.set()

@@ -1,0 +1,203 @@
+"""A device, its cloud, and how every answer is made with them: what the server and the Python API stand on."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import anyio
+
+from pdd_core.break_even import break_even_budget
+from pdd_core.errors import named
+from pdd_llamacpp_adapter.cloud import CloudClient
+from pdd_llamacpp_adapter.engine import DeviceEngine
+from pdd_llamacpp_adapter.grammar import GrammarEngine
+from pdd_llamacpp_adapter.monitor import CloudMonitor
+from pdd_llamacpp_adapter.pacing import default_policies
+from pdd_llamacpp_adapter.request import Grammar, GrammarKind
+from pdd_llamacpp_adapter.session import AnswerSession
+from pdd_llamacpp_adapter.speed import DeviceSpeed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from pdd_core.env import ServeSettings
+    from pdd_llamacpp_adapter.request import AnswerRequest
+    from pdd_llamacpp_adapter.vocab import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+HEADROOM = 1.3
+"""Of a computed decode budget over the break-even: the device takes over as soon as it has caught up, so what is
+too much costs the cloud a few tokens, what is too little a further request."""
+_LEAST_BUDGET = 4
+_RATE_SHARE = 0.9
+"""Of the device's own decode rate, where the rate is `auto`: answers are then shown evenly across the handoff."""
+_PROBE_TOKENS = 96
+_PROBE_STEPS = 6
+
+
+class Runtime:
+    """One model on the device, at most one cloud, and the settings. Belongs to one event loop.
+
+    Use `running`, which opens and closes it.
+    """
+
+    def __init__(
+        self, engine: DeviceEngine, cloud: CloudClient | None, settings: ServeSettings, *, model_name: str
+    ) -> None:
+        self.model_name = model_name
+        self.created = int(time.time())
+        self._engine = engine
+        self._settings = settings
+        self._speed = DeviceSpeed()
+        self._grammars = GrammarEngine(engine.vocab, engine.vocab.stop_ids)
+        self._policies = default_policies(settings.pacing)
+        self.cloud = CloudMonitor(cloud, engine.vocab)
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, gguf: Path, settings: ServeSettings, *, model_name: str) -> AsyncIterator[Runtime]:
+        """Load the model, measure the device, connect to the cloud, and undo all of it at the end.
+
+        A cloud that is not there is no error: it is tried again for as long as this runs.
+
+        Raises:
+            ConfigurationError: a setting that cannot work.
+            DeviceEngineFailed: llama.cpp cannot make a context of this size.
+            ModelError: the file is missing, unreadable or not a GGUF model.
+        """
+
+        def load() -> DeviceEngine:
+            return DeviceEngine.open(
+                gguf, n_ctx=settings.n_ctx, n_threads=settings.threads, flash_attn=settings.flash_attn
+            )
+
+        default_policies(settings.pacing)  # an unknown one is refused before the model is loaded
+        engine = await anyio.to_thread.run_sync(load)
+        try:
+            cloud = _client(settings)
+            async with cloud or nullcontext(), anyio.create_task_group() as tasks:
+                runtime = cls(engine, cloud, settings, model_name=model_name)
+                tasks.start_soon(runtime.cloud.run)
+                await runtime._measure()
+                tasks.start_soon(runtime._warm_up_grammars)
+                try:
+                    yield runtime
+                finally:
+                    tasks.cancel_scope.cancel()
+        finally:
+            engine.close()
+
+    async def _measure(self) -> None:
+        """Learn the device's speed before the first answer needs it: under a second on a small model."""
+        engine, speed = self._engine, self._speed
+        async with engine.exclusive():
+            await engine.start([0])
+            ids = [token % self.vocab.size for token in range(min(_PROBE_TOKENS, self.n_ctx // 2))]
+            for batch in (ids[:8], ids, *([1] for _ in range(_PROBE_STEPS))):
+                begun = time.monotonic()
+                await engine.extend(batch, want_logits=True)
+                speed.measured(len(batch), time.monotonic() - begun)
+            await engine.rewind(0)
+        logger.info("the device prefills %.0f and decodes %.1f tokens per second", *self.device_speed())
+
+    async def _warm_up_grammars(self) -> None:
+        """Read the vocabulary for grammars: half a second that no answer should wait for, nor the start."""
+        await anyio.to_thread.run_sync(self._grammars.matcher, Grammar(GrammarKind.JSON_OBJECT))
+
+    def device_speed(self) -> tuple[float, float]:
+        """Return the device's prefill and decode rates, tokens per second."""
+        return self._speed.prefill_tps or math.nan, 1.0 / self._speed.step_s if self._speed.step_s else math.nan
+
+    @property
+    def vocab(self) -> Vocabulary:
+        """The model's tokens."""
+        return self._engine.vocab
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that the device's context holds."""
+        return self._engine.n_ctx
+
+    def context_limit(self) -> int:
+        """Return the largest prompt and answer together that either side can take now."""
+        info = self.cloud.info
+        return self.n_ctx if info is None else max(self.n_ctx, info.max_model_len)
+
+    def default_max_tokens(self, prompt_tokens: int) -> int:
+        """Return the longest answer to a prompt where the client named no limit; below 1 where none fits.
+
+        An answer that fits the device stays within it; a prompt that does not is the cloud's.
+        """
+        return (self.n_ctx if prompt_tokens < self.n_ctx else self.context_limit()) - prompt_tokens
+
+    def cloud_status(self) -> dict[str, object]:
+        """Return what is known of the cloud, JSON-ready."""
+        error = self.cloud.error
+        return {
+            "url": self._settings.cloud_url,
+            "state": self.cloud.state.value,
+            "error": None if error is None else named(error),
+        }
+
+    def session(self, request: AnswerRequest, *, paced: bool = True) -> AnswerSession:
+        """Return the session that makes one answer. `paced` False is for a client that waits for all of it.
+
+        Entering it raises ContextOverflow where prompt and answer fit neither side.
+        """
+        cloud, needed = self.cloud.client, len(request.prompt_token_ids) + request.max_tokens
+        info = self.cloud.info
+        if info is not None and needed > info.max_model_len:
+            cloud = None
+        too_long = needed > self.n_ctx and info is not None and cloud is not None
+        rate = self._rate(has_cloud=cloud is not None) if paced else math.inf
+        return AnswerSession(
+            self._with_budget(request, rate),
+            engine=None if too_long else self._engine,
+            cloud=cloud,
+            vocab=self.vocab,
+            policies=self._policies,
+            rate=rate,
+            patience=self._settings.patience,
+            speed=self._speed,
+            grammars=self._grammars,
+            on_cloud_error=self.cloud.suspect,
+        )
+
+    def _rate(self, *, has_cloud: bool) -> float:
+        match self._settings.rate:
+            case "unlimited":
+                return math.inf
+            case "auto":
+                step = self._speed.step_s
+                return _RATE_SHARE / step if step and has_cloud else math.inf
+            case rate:
+                return rate
+
+    def _with_budget(self, request: AnswerRequest, rate: float) -> AnswerRequest:
+        budget = self._settings.decode_budget
+        tokens = self._computed_budget(request, rate) if budget == "auto" else budget
+        return replace(request, decode_budget=min(tokens, request.max_tokens))
+
+    def _computed_budget(self, request: AnswerRequest, rate: float) -> int:
+        prefill, decode = self.device_speed()
+        fresh = len(request.prompt_token_ids) - self._engine.holds(request.prompt_token_ids)
+        budget = break_even_budget(fresh, rate=min(rate, decode), prefill_tps=prefill, headroom=HEADROOM)
+        return max(_LEAST_BUDGET, budget or request.max_tokens)
+
+
+def _client(settings: ServeSettings) -> CloudClient | None:
+    if settings.cloud_url is None:
+        return None
+    key = settings.cloud_api_key
+    return CloudClient(
+        settings.cloud_url,
+        api_key=None if key is None else key.get_secret_value(),
+        model=settings.cloud_model,
+    )

@@ -1,0 +1,253 @@
+"""Chat templates as models have them, in short, with the demo model's own vocabulary."""
+
+import json
+
+import pytest
+
+from pdd_core.errors import InvalidRequest
+from pdd_llamacpp_adapter.chat import ChatTemplate
+from pdd_llamacpp_adapter.grammar import GrammarEngine
+from pdd_llamacpp_adapter.server.deltas import ToolCallDelta
+from pdd_llamacpp_adapter.server.output import output_parser
+from pdd_llamacpp_adapter.server.reasoning import ReasoningStart, reasoning_start
+from pdd_llamacpp_adapter.server.tool_formats import CallFormat
+from pdd_llamacpp_adapter.server.tools import plan_tools
+
+QWEN3 = """{%- if tools %}
+    {{- '<|im_start|>system\\n' }}
+    {%- if messages[0].role == 'system' %}{{- messages[0].content + '\\n\\n' }}{%- endif %}
+    {{- "# Tools\\n<tools>" }}
+    {%- for tool in tools %}{{- "\\n" }}{{- tool | tojson }}{%- endfor %}
+    {{- "\\n</tools><|im_end|>\\n" }}
+{%- elif messages[0].role == 'system' %}
+    {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.role == "user" %}
+        {{- '<|im_start|>user\\n' + message.content + '<|im_end|>\\n' }}
+    {%- elif message.role == "assistant" %}
+        {{- '<|im_start|>assistant\\n' + message.content }}
+        {%- for tool_call in message.tool_calls or [] %}
+            {%- if (loop.first and message.content) or not loop.first %}{{- '\\n' }}{%- endif %}
+            {%- if tool_call.function %}{%- set tool_call = tool_call.function %}{%- endif %}
+            {{- '<tool_call>\\n{"name": "' + tool_call.name + '", "arguments": ' }}
+            {%- if tool_call.arguments is string %}{{- tool_call.arguments }}
+            {%- else %}{{- tool_call.arguments | tojson }}{%- endif %}
+            {{- '}\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- elif message.role == "tool" %}
+        {%- if loop.first or (messages[loop.index0 - 1].role != "tool") %}{{- '<|im_start|>user' }}{%- endif %}
+        {{- '\\n<tool_response>\\n' + message.content + '\\n</tool_response>' }}
+        {%- if loop.last or (messages[loop.index0 + 1].role != "tool") %}{{- '<|im_end|>\\n' }}{%- endif %}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}
+    {%- if enable_thinking is true %}{{- '<think>\\n' }}{%- endif %}
+{%- endif %}"""
+
+LLAMA31 = """{{- bos_token }}
+{%- if not date_string is defined %}{%- set date_string = "26 Jul 2024" %}{%- endif %}
+{%- if not tools is defined %}{%- set tools = none %}{%- endif %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content']|trim %}{%- set messages = messages[1:] %}
+{%- else %}{%- set system_message = "" %}{%- endif %}
+{{- "system: Today Date: " + date_string + "\\n\\n" + system_message + "<|eot|>" }}
+{%- if not tools is none %}
+    {%- if messages | length == 0 %}{{- raise_exception("there's no first user message!") }}{%- endif %}
+    {%- set first_user_message = messages[0]['content']|trim %}{%- set messages = messages[1:] %}
+    {{- 'user: Respond in the format {"name": function name, "parameters": arguments}.' }}
+    {%- for t in tools %}{{- t | tojson(indent=4) }}{{- "\\n\\n" }}{%- endfor %}
+    {{- first_user_message + "<|eot|>" }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if 'tool_calls' in message %}
+        {%- if not message.tool_calls|length == 1 %}{{- raise_exception("single tool-calls only!") }}{%- endif %}
+        {%- set tool_call = message.tool_calls[0].function %}
+        {{- 'assistant: {"name": "' + tool_call.name + '", "parameters": ' }}
+        {{- tool_call.arguments | tojson }}{{- "}<|eot|>" }}
+    {%- elif message.role == "tool" or message.role == "ipython" %}{{- 'ipython: ' + message.content | tojson }}
+    {%- else %}{{- message['role'] + ': ' + message['content'] | trim + '<|eot|>' }}{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- 'assistant: ' }}{%- endif %}"""
+
+GEMMA2 = """{{ bos_token }}
+{%- if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
+{%- for message in messages %}
+{%- if (message.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('no alternation') }}{% endif %}
+{%- set role = 'model' if message.role == 'assistant' else message.role %}
+{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}
+{%- endfor %}{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"""
+
+DEEPSEEK_R1 = """{{ bos_token }}{% for message in messages %}
+{%- if message['role'] == 'user' %}{{ '<User>' + message['content'] }}
+{%- elif message['role'] == 'assistant' and message['content'] is not none %}
+{%- if '</think>' in message['content'] %}{% set content = message['content'].split('</think>')[-1] %}
+{%- else %}{% set content = message['content'] %}{% endif %}{{ '<Assistant>' + content + eos_token }}
+{%- else %}{{ message['content'] }}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}{{ '<Assistant><think>\n' }}{% endif %}"""
+
+TEMPLATES = {"qwen3": QWEN3, "llama": LLAMA31, "gemma": GEMMA2, "deepseek": DEEPSEEK_R1, "own": None}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather now",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+def called(*cities):
+    calls = [
+        {
+            "id": f"call_{city}",
+            "type": "function",
+            "function": {"name": "weather", "arguments": json.dumps({"city": city})},
+        }
+        for city in cities
+    ]
+    results = [{"role": "tool", "tool_call_id": f"call_{city}", "content": f"sun in {city}"} for city in cities]
+    return [
+        {"role": "user", "content": "How is it?"},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        *results,
+    ]
+
+
+@pytest.fixture
+def template(loaded):
+    own = loaded.vocab.chat_template
+
+    def make(name):
+        source = TEMPLATES[name]
+        return own if source is None else ChatTemplate(source, bos=own.bos, eos=own.eos)
+
+    return make
+
+
+def prompted(vocab, template, plan, messages, **variables):
+    text = template.render(plan.messages(messages), tools=plan.template_tools, **variables)
+    ids = vocab.tokenize(text, special=True)
+    return text, ids
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_conversation_with_tools_becomes_a_prompt(loaded, template, name):
+    chat = template(name)
+    plan = plan_tools([WEATHER], "auto", template=chat)
+    text, ids = prompted(loaded.vocab, chat, plan, called("Rome", "Oslo"))
+    for part in (
+        "The weather now",
+        "How is it?",
+        '{"city": "Rome"}',
+        '{"city": "Oslo"}',
+        "sun in Rome",
+        "sun in Oslo",
+    ):
+        assert part in text
+    assert ids
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("qwen3", CallFormat.HERMES),
+        ("llama", CallFormat.LLAMA3_JSON),
+        ("gemma", None),
+        ("deepseek", None),
+        ("own", None),
+    ],
+)
+def test_the_way_of_calling_is_that_of_the_template(template, name, form):
+    plan = plan_tools([WEATHER], "auto", template=template(name))
+    assert plan.native is form
+    assert plan.format is (form or CallFormat.HERMES)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_call_in_the_models_own_tokens_is_read(loaded, template, name):
+    """What a template writes for a call is what its model will write."""
+    chat = template(name)
+    plan = plan_tools([WEATHER], "auto", template=chat)
+    user, assistant, _ = called("Zürich")
+    before, _ = prompted(loaded.vocab, chat, plan, [user])
+    after, _ = prompted(loaded.vocab, chat, plan, [user, assistant], add_generation_prompt=False)
+    written = after[len(before.removesuffix("<think>\n")) :]
+    parser = output_parser(reasoning=ReasoningStart.TAGGED, tools=plan)
+    detokenizer = loaded.vocab.detokenizer()
+    texts = [detokenizer.push(token) for token in loaded.vocab.tokenize(written, special=True)]
+    deltas = [delta for text in [*texts, detokenizer.flush()] for delta in parser.push(text)] + parser.finish()
+    (call,) = [delta for delta in deltas if isinstance(delta, ToolCallDelta)]
+    assert (call.name, json.loads(call.arguments)) == ("weather", {"city": "Zürich"})
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "start"),
+    [
+        ("qwen3", {}, ReasoningStart.TAGGED),
+        ("qwen3", {"enable_thinking": False}, ReasoningStart.TAGGED),
+        ("qwen3", {"enable_thinking": True}, ReasoningStart.INSIDE),
+        ("deepseek", {}, ReasoningStart.INSIDE),
+        ("own", {}, ReasoningStart.TAGGED),
+    ],
+)
+def test_the_prompts_tokens_say_whether_thoughts_have_begun(loaded, template, name, variables, start):
+    chat = template(name)
+    text = chat.render([{"role": "user", "content": "Hi"}], **variables)
+    ids = loaded.vocab.tokenize(text, special=True)
+    assert reasoning_start(ids, loaded.vocab.piece) is start
+
+
+def test_the_models_own_template_takes_variables_and_tools_by_description(loaded):
+    vocab = loaded.vocab
+    assert vocab.chat_template.supports_tools is False
+    plan = plan_tools([WEATHER], "auto", template=vocab.chat_template)
+    messages = plan.messages([{"role": "user", "content": "Hi"}])
+    assert messages[0]["role"] == "system"
+    ids = vocab.render_chat(messages, tools=plan.template_tools, enable_thinking=False)
+    assert ids == vocab.render_chat(messages)
+    assert len(ids) > len(vocab.render_chat([{"role": "user", "content": "Hi"}]))
+
+
+TREE = {
+    "type": "object",
+    "properties": {"root": {"$ref": "#/$defs/Node"}},
+    "required": ["root"],
+    "$defs": {
+        "Node": {"type": "object", "properties": {"of": {"$ref": "#/$defs/Node"}, "n": {"type": "integer"}}}
+    },
+}
+GROW = {"type": "function", "function": {"name": "grow", "parameters": TREE}}
+
+
+@pytest.mark.parametrize(
+    ("calls", "fits"),
+    [
+        ([("weather", {"city": "Rome"})], True),
+        ([("grow", {"root": {"of": {"n": 1}}}), ("weather", {"city": "Rome"})], True),
+        ([("grow", {"root": {"of": {"n": "one"}}})], False),
+        ([("weather", {})], False),
+        ([("other", {})], False),
+        ([], False),
+    ],
+)
+def test_a_forced_choice_lets_no_other_answer_through(loaded, template, calls, fits):
+    plan = plan_tools([WEATHER, GROW], "required", template=template("own"))
+    matcher = GrammarEngine(loaded.vocab, [loaded.vocab.eos_id]).matcher(plan.grammar)
+    text = json.dumps([{"name": name, "arguments": arguments} for name, arguments in calls])
+    ids = [*loaded.vocab.tokenize(text), loaded.vocab.eos_id]
+    assert (matcher.advance(ids) is None) is fits
+    if fits:
+        parser = output_parser(reasoning=ReasoningStart.TAGGED, tools=plan)
+        detokenizer = loaded.vocab.detokenizer()
+        deltas = [delta for token in ids for delta in parser.push(detokenizer.push(token))] + parser.finish()
+        assert [delta.name for delta in deltas if delta.name] == [name for name, _ in calls]
+
+
+def test_a_templates_own_refusal_names_the_messages(template):
+    with pytest.raises(InvalidRequest, match="System role not supported") as refused:
+        template("gemma").render([{"role": "system", "content": "x"}, {"role": "user", "content": "Hi"}])
+    assert refused.value.param == "messages"

@@ -1,0 +1,179 @@
+"""A cloud made of recordings of the real one, that breaks wherever it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+STREAM_FAULTS = ("cut", "truncated", "garbage", "silent", "error event", "early DONE", "aborted", "slow")
+"""What can happen instead of an event, or before it."""
+ANSWER_FAULTS = ("refused", "401", "429", "500", "503", "no sse")
+"""What can happen instead of a stream."""
+CANCEL_FAULTS = ("cut", "500", "silent")
+
+
+@dataclass
+class Recording:
+    """One answer of the real cloud: its prompt, and the events it streamed, one token each."""
+
+    prompt: tuple
+    events: list
+    ids: list = field(init=False)
+
+    def __post_init__(self):
+        self.ids = [event["choices"][0]["token_ids"][0] for event in self.events]
+
+    def leg(self, start, budget, max_tokens):
+        """The events of a request that begins at token `start`, as the plugin would end it."""
+        count = min(budget or max_tokens, max_tokens)
+        events = [json.loads(json.dumps(event)) for event in self.events[start : start + count]]
+        last = events[-1]["choices"][0]
+        if last["finish_reason"] is None:
+            last["finish_reason"] = "length"
+            last["stop_reason"] = "pdd_handoff" if count < max_tokens else None
+        return events
+
+
+@dataclass
+class Fault:
+    """Happens once, when token `at` of the answer would be sent; `later` says what further requests meet."""
+
+    kind: str | None = None
+    at: int = 0
+    later: str | None = None
+    cancel: str | None = None
+    happened: bool = False
+
+
+class FaultCloud:
+    """Serves recordings over real HTTP on 127.0.0.1. A request's `cache_salt` says which fault it gets."""
+
+    def __init__(self, info, recordings):
+        self._info = json.dumps(info).encode()
+        self._model = info["model"]
+        self._recordings = {recording.prompt: recording for recording in recordings}
+        self.faults: dict[str, Fault] = {}
+        self.posts: dict[str, int] = {}
+        self._handoffs: dict[str, Fault] = {}
+        self.url = ""
+
+    @asynccontextmanager
+    async def running(self):
+        server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        try:
+            yield self
+        finally:
+            server.close()
+
+    async def _handle(self, reader, writer):
+        try:
+            while await self._one(reader, writer):
+                pass
+        except (ConnectionError, asyncio.IncompleteReadError, Cut):
+            pass
+        finally:
+            writer.transport.abort()
+
+    async def _one(self, reader, writer):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        method, path, _ = head.split("\r\n", 1)[0].split(" ")
+        headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        if path.endswith("/pdd/info"):
+            return await answer(writer, 200, self._info)
+        if method == "delete":
+            fault = self._handoffs.get(path.rsplit("/", 1)[1])
+            if fault is not None and fault.cancel is not None:
+                return await self._cancel_fails(writer, fault.cancel)
+            done = {"id": path.rsplit("/", 1)[1], "confirmed": True}
+            return await answer(writer, 200, json.dumps(done).encode())
+        request = json.loads(body)
+        key = request["cache_salt"]
+        fault = self.faults[key]
+        self._handoffs[request["vllm_xargs"]["pdd_handoff"]] = fault
+        self.posts[key] = self.posts.get(key, 0) + 1
+        return await self._complete(writer, fault, request, first=self.posts[key] == 1)
+
+    @staticmethod
+    async def _cancel_fails(writer, kind):
+        if kind == "cut":
+            raise Cut
+        if kind == "silent":
+            await asyncio.sleep(30)
+        return await answer(writer, 500, b'{"error": {"message": "no", "code": 500}}')
+
+    async def _complete(self, writer, fault, request, *, first):
+        if fault.kind in ANSWER_FAULTS and first:
+            fault.happened = True
+            return await self._refuse(writer, fault.kind)
+        if not first and fault.later == "down":
+            raise Cut
+        prompt = tuple(request["prompt"])
+        recording = next(r for p, r in self._recordings.items() if prompt[: len(p)] == p)
+        start = len(prompt) - len(recording.prompt)
+        assert list(prompt[len(recording.prompt) :]) == recording.ids[:start], "went on from another answer"
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        budget = request["vllm_xargs"].get("pdd_decode_budget")
+        for position, event in enumerate(recording.leg(start, budget, request["max_tokens"]), start):
+            data = f"data: {json.dumps(event)}\n\n".encode()
+            if fault.kind in STREAM_FAULTS and position == fault.at and not fault.happened:
+                fault.happened = True
+                await self._break(writer, fault.kind, data)
+            await send(writer, data)
+            await asyncio.sleep(0.001)
+        await send(writer, b"data: [DONE]\n\n")
+        writer.write(b"0\r\n\r\n")
+        return True
+
+    @staticmethod
+    async def _refuse(writer, kind):
+        if kind == "refused":
+            raise Cut
+        if kind == "no sse":
+            return await answer(writer, 200, b"<html>a captive portal</html>")
+        return await answer(writer, int(kind), b'{"error": {"message": "no", "code": %s}}' % kind.encode())
+
+    @staticmethod
+    async def _break(writer, kind, data):
+        match kind:
+            case "cut":
+                raise Cut
+            case "truncated":
+                await send(writer, data[: len(data) // 2])
+                raise Cut
+            case "garbage":
+                await send(writer, b'data: {"choices": [{"te\xff\xfe\n\n')
+            case "silent":
+                await asyncio.sleep(30)
+            case "error event":
+                await send(writer, b'data: {"error": {"message": "EngineCore", "code": 500}}\n\n')
+                raise Cut
+            case "early DONE":
+                await send(writer, b"data: [DONE]\n\n")
+                raise Cut
+            case "aborted":
+                choice = {"index": 0, "text": "", "token_ids": [], "finish_reason": "abort"}
+                event = {"id": "c", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+                await send(writer, f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n".encode())
+                raise Cut
+            case "slow":
+                await asyncio.sleep(0.03)
+
+
+class Cut(Exception):
+    """The connection is to break off here."""
+
+
+async def send(writer, data):
+    writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+    await writer.drain()
+
+
+async def answer(writer, status, body):
+    writer.write(f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n".encode())
+    writer.write(f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    await writer.drain()
+    return True

@@ -1,0 +1,11 @@
+"""For fake engines that have only `extend`."""
+
+
+class StepByStep:
+    """`DeviceEngine.generate` by one `extend` per token, on the event loop."""
+
+    async def generate(self, logits, choose):
+        while logits is not None:
+            choice = choose(logits)
+            yield choice
+            logits = None if choice.last else await self.extend([choice.token], want_logits=True)
