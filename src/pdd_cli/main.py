@@ -82,6 +82,57 @@ def cloud(
         serve(server, console)
 
 
+@app.command(name="serve")
+def serve_command(
+    config: Annotated[
+        Path | None, typer.Option(help="A TOML file with any of these settings, and more.", dir_okay=False)
+    ] = None,
+    cloud: Annotated[str | None, typer.Option(help="The cloud, such as http://host:8000/v1.")] = None,
+    cloud_api_key: ApiKey = None,
+    cloud_model: Annotated[str | None, typer.Option(help="The name to ask the cloud for.")] = None,
+    gguf: Annotated[str | None, typer.Option(help="The device's model.", metavar="demo|PATH")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="Clients must present it.")] = None,
+    rate: Annotated[
+        str | None, typer.Option(help="Tokens per second to show.", metavar="auto|unlimited|R")
+    ] = None,
+    pacing: Annotated[
+        str | None, typer.Option(help="How to keep the rate.", metavar="adaptive|fixed|ewma|reading|unlimited")
+    ] = None,
+    decode_budget: Annotated[
+        str | None, typer.Option(help="Tokens that the cloud may decode.", metavar="auto|N")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="The device's CPU threads.")] = None,
+    n_ctx: Annotated[int | None, typer.Option(help="Tokens that the device's context holds.")] = None,
+    max_queue: Annotated[int | None, typer.Option(help="Answers that may wait for the device.")] = None,
+) -> None:
+    """Serve OpenAI's API on this device: the cloud begins each answer, the device finishes it.
+
+    Every setting can also stand in the file, or in the environment as PDD_NAME; flags win over the environment,
+    the environment over the file.
+    """
+    from pdd_cli.serve import serve
+    from pdd_core.env import ServeSettings
+
+    flags = {
+        "cloud_url": cloud,
+        "cloud_api_key": cloud_api_key,
+        "cloud_model": cloud_model,
+        "gguf": gguf,
+        "host": host,
+        "port": port,
+        "api_key": api_key,
+        "rate": rate,
+        "pacing": pacing,
+        "decode_budget": decode_budget,
+        "threads": threads,
+        "n_ctx": n_ctx,
+        "max_queue": max_queue,
+    }
+    serve(ServeSettings.load(config, {name: flag for name, flag in flags.items() if flag is not None}), _console())
+
+
 @app.command()
 def doctor(
     url: Annotated[str | None, typer.Option(help="A cloud to check, such as http://host:8000/v1.")] = None,

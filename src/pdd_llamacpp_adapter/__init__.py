@@ -11,20 +11,31 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pdd_llamacpp_adapter.cloud import CloudClient
     from pdd_llamacpp_adapter.engine import DeviceEngine
+    from pdd_llamacpp_adapter.grammar import GrammarEngine
+    from pdd_llamacpp_adapter.local import AsyncPDDevice, PDDevice
     from pdd_llamacpp_adapter.outcome import Outcome
     from pdd_llamacpp_adapter.profile import PROFILES, DeviceProfile
-    from pdd_llamacpp_adapter.request import AnswerRequest
+    from pdd_llamacpp_adapter.request import AnswerRequest, Grammar, GrammarKind
+    from pdd_llamacpp_adapter.runtime import Runtime
     from pdd_llamacpp_adapter.session import AnswerSession
+    from pdd_llamacpp_adapter.speed import DeviceSpeed
     from pdd_llamacpp_adapter.sync import generate
 
 __all__ = [
     "PROFILES",
     "AnswerRequest",
     "AnswerSession",
+    "AsyncPDDevice",
     "CloudClient",
     "DeviceEngine",
     "DeviceProfile",
+    "DeviceSpeed",
+    "Grammar",
+    "GrammarEngine",
+    "GrammarKind",
     "Outcome",
+    "PDDevice",
+    "Runtime",
     "generate",
 ]
 
@@ -32,10 +43,17 @@ _HOMES = {
     "PROFILES": "profile",
     "AnswerRequest": "request",
     "AnswerSession": "session",
+    "AsyncPDDevice": "local",
     "CloudClient": "cloud",
     "DeviceEngine": "engine",
     "DeviceProfile": "profile",
+    "DeviceSpeed": "speed",
+    "Grammar": "request",
+    "GrammarEngine": "grammar",
+    "GrammarKind": "request",
     "Outcome": "outcome",
+    "PDDevice": "local",
+    "Runtime": "runtime",
     "generate": "sync",
 }
 

@@ -40,6 +40,16 @@ def test_a_wrong_key_is_refused(cloud):
     assert "AuthenticationError" in errors
 
 
+def test_chat_on_device(cloud, prepared):
+    printed = example(
+        "chat_on_device.py", "--gguf", prepared.gguf, "--cloud", cloud.base_url, "--api-key", KEY,
+        "--max-tokens", 40, "Name three rivers.", "Which one is the longest?",
+    )  # fmt: skip
+    first, second = re.findall(r"\[cloud: (\d+), device: (\d+), read before: (\d+)\]", printed)
+    assert int(first[0]) > 0
+    assert int(second[2]) > 20, "the first turn is in the device's context"
+
+
 def test_resume_on_device(cloud, prepared):
     printed = example(
         "resume_on_device.py", "--gguf", prepared.gguf, "--cloud", cloud.base_url, "--api-key", KEY,

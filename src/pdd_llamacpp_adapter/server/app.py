@@ -1,0 +1,93 @@
+"""The application: all routes over one `Service`, and what every request goes through."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from pdd_core.errors import PDDError
+from pdd_llamacpp_adapter.server import chat, completions, info, responses
+from pdd_llamacpp_adapter.server.delivery import PDD_HEADER
+from pdd_llamacpp_adapter.server.failures import CLIENT_GONE, INTERNAL, INVALID, error_object, error_response
+from pdd_llamacpp_adapter.server.middleware import REQUEST_ID, Gate, RequestBooks
+from pdd_llamacpp_adapter.server.turn import ErrorObject
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from pdd_llamacpp_adapter.server.service import Service
+
+logger = logging.getLogger(__name__)
+
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+def create_app(service: Service) -> Starlette:
+    """Return the ASGI application.
+
+    It can serve before ``service.runtime`` is set: every route but ``/metrics`` and ``/version`` then answers 503.
+    """
+    routes = [
+        *info.routes(service),
+        *chat.routes(service),
+        *completions.routes(service),
+        *responses.routes(service),
+    ]
+    paths: dict[object, str] = {route.endpoint: route.path for route in routes}
+    middleware = [Middleware(RequestBooks, service=service, paths=paths)]
+    if service.settings.allow_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(service.settings.allow_origins),
+                allow_methods=["GET", "POST", "DELETE"],
+                allow_headers=["*"],
+                expose_headers=[REQUEST_ID, PDD_HEADER],
+            )
+        )
+    return Starlette(
+        routes=routes,
+        middleware=[*middleware, Middleware(Gate, service=service)],
+        exception_handlers={
+            PDDError: _ours,
+            HTTPException: _http,
+            ClientDisconnect: _gone,
+            Exception: _unexpected,
+        },
+    )
+
+
+async def _ours(_: Request, error: Exception) -> Response:
+    told = error_object(error) if isinstance(error, PDDError) else INTERNAL
+    if told is INTERNAL:
+        logger.error("a request failed", exc_info=error)
+    return error_response(told)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    """Answer a request that has no route."""
+    if not isinstance(error, HTTPException):
+        raise error
+    message = f"{error.detail}: {request.method} {request.url.path[:200]}"
+    response = error_response(ErrorObject(error.status_code, message, INVALID, code=_CODES.get(error.status_code)))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    """Answer a client that left before it had sent its body: for the metrics only."""
+    return Response(status_code=CLIENT_GONE)
+
+
+async def _unexpected(request: Request, _: Exception) -> Response:
+    """Answer where the program is wrong; who runs the application logs the traceback."""
+    response = error_response(INTERNAL)
+    response.headers[REQUEST_ID] = getattr(request.state, "request_id", "")
+    return response

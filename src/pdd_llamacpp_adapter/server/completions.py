@@ -1,0 +1,81 @@
+"""``/v1/completions``: an answer to a prompt that is taken as it is, without a chat template."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+from starlette.routing import Route
+
+from pdd_llamacpp_adapter.request import check_token_ids
+from pdd_llamacpp_adapter.server.answering import new_id
+from pdd_llamacpp_adapter.server.completion_objects import CompletionChunks, text_completion
+from pdd_llamacpp_adapter.server.completion_request import CompletionRequest, one_prompt
+from pdd_llamacpp_adapter.server.delivery import stream_answer, whole_answer
+from pdd_llamacpp_adapter.server.deltas import ContentDelta
+from pdd_llamacpp_adapter.server.prepare import answer_request
+from pdd_llamacpp_adapter.server.turn import Turn
+from pdd_llamacpp_adapter.server.wire import read_request
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from pdd_llamacpp_adapter.server.deltas import Delta
+    from pdd_llamacpp_adapter.server.service import Runtime, Service
+    from pdd_llamacpp_adapter.server.transcript import Transcript
+    from pdd_llamacpp_adapter.server.turn import Finished, Json
+
+PATH = "/v1/completions"
+
+
+def routes(service: Service) -> list[Route]:
+    """Return the route of legacy completions."""
+
+    async def create(request: Request) -> Response:
+        body, call = await read_request(request, CompletionRequest, service, answer_id=new_id("cmpl-"))
+        body.check()
+        turn, prompt = await anyio.to_thread.run_sync(_prepare, body, call.runtime)
+        echo = prompt if body.echo else ""
+        if body.stream:
+            writer = CompletionChunks(
+                call,
+                echo=echo,
+                include_usage=body.stream_options.include_usage,
+                with_logprobs=body.logprobs is not None,
+            )
+            return stream_answer(call, turn, writer)
+
+        def build(transcript: Transcript, finished: Finished) -> Json:
+            return text_completion(call, transcript, finished, echo=echo)
+
+        return await whole_answer(call, turn, build, receive=request.receive)
+
+    return [Route(PATH, create, methods=["POST"])]
+
+
+def _prepare(body: CompletionRequest, runtime: Runtime) -> tuple[Turn, str]:
+    """Return the turn, and the prompt as text."""
+    vocab, prompt = runtime.vocab, one_prompt(body.prompt)
+    if isinstance(prompt, str):
+        # as llama.cpp's server and vLLM do: who writes a raw prompt writes its control tokens too
+        ids, text = vocab.tokenize(prompt, special=True, add_bos=True), prompt
+    else:
+        check_token_ids(prompt, vocab.size, param="prompt")
+        ids = prompt
+        text = b"".join(vocab.piece(token) for token in prompt).decode("utf-8", "replace") if body.echo else ""
+    return Turn(answer_request(ids, body.sampling(), runtime), PlainText()), text
+
+
+class PlainText:
+    """The parser of an answer that is nothing but text."""
+
+    made_tool_calls = False
+
+    def push(self, text: str) -> list[Delta]:
+        """Return `text` as it is."""
+        return [ContentDelta(text)] if text else []
+
+    def finish(self) -> list[Delta]:
+        """Return nothing: nothing is held back."""
+        return []

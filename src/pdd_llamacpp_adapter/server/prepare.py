@@ -1,0 +1,82 @@
+"""What a client asks for, made into what a session takes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import anyio
+
+from pdd_core.errors import ContextOverflow, InvalidRequest, ModelError
+from pdd_llamacpp_adapter.chat import RESERVED_VARIABLES
+from pdd_llamacpp_adapter.request import AnswerRequest, check_token_ids
+from pdd_llamacpp_adapter.server.answer_format import grammar_of
+from pdd_llamacpp_adapter.server.output import output_parser
+from pdd_llamacpp_adapter.server.reasoning import ReasoningStart, reasoning_start
+from pdd_llamacpp_adapter.server.tools import plan_tools
+from pdd_llamacpp_adapter.server.turn import Turn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pdd_llamacpp_adapter.request import Grammar
+    from pdd_llamacpp_adapter.server.service import Runtime
+    from pdd_llamacpp_adapter.server.turn import ChatInput, Sampling
+
+_RESERVED = RESERVED_VARIABLES | {"self"}
+
+
+async def prepare(chat: ChatInput, runtime: Runtime) -> Turn:
+    """Render, tokenise and check a chat. On a worker thread: a long chat takes tens of milliseconds.
+
+    Raises:
+        InvalidRequest: a field that cannot be obeyed.
+        ContextOverflow: the prompt leaves no room for the answer.
+    """
+    return await anyio.to_thread.run_sync(_prepare, chat, runtime)
+
+
+def _prepare(chat: ChatInput, runtime: Runtime) -> Turn:
+    vocab = runtime.vocab
+    if taken := sorted(_RESERVED & chat.template_kwargs.keys()):
+        raise InvalidRequest(
+            f"chat_template_kwargs must not hold {taken[0]!r}: it comes from another field",
+            param="chat_template_kwargs",
+        )
+    wanted = grammar_of(chat.response_format)
+    try:
+        plan = plan_tools(chat.tools, chat.tool_choice, chat.parallel_tool_calls, template=vocab.chat_template)
+        messages = plan.messages(chat.messages)
+        prompt = vocab.render_chat(messages, tools=plan.template_tools, **chat.template_kwargs)
+    except ModelError as error:
+        raise InvalidRequest(str(error), param="messages", code="no_chat_template") from error
+    # a grammar leaves no room for thoughts
+    thoughts = reasoning_start(prompt, vocab.piece) if wanted is None else ReasoningStart.NEVER
+    return Turn(
+        request=answer_request(prompt, chat.sampling, runtime, grammar=plan.grammar or wanted),
+        parser=output_parser(reasoning=thoughts, tools=plan),
+    )
+
+
+def answer_request(
+    prompt: Sequence[int], sampling: Sampling, runtime: Runtime, *, grammar: Grammar | None = None
+) -> AnswerRequest:
+    """Return the request for an answer to `prompt`.
+
+    Raises:
+        InvalidRequest: a value out of its bounds, or a token id that the model does not have.
+        ContextOverflow: prompt and answer together are too long for everyone who could make it.
+    """
+    for name in ("logit_bias", "stop_token_ids"):
+        check_token_ids(getattr(sampling, name), runtime.vocab.size, param=name)
+    fields = asdict(sampling)
+    limit = runtime.context_limit()
+    if sampling.max_tokens is None:
+        fields["max_tokens"] = runtime.default_max_tokens(len(prompt))
+    needed = len(prompt) + max(fields["max_tokens"], 1)
+    if needed > limit:
+        raise ContextOverflow(
+            f"the context holds {limit} tokens, but {needed} are needed: {len(prompt)} of the prompt and "
+            f"{needed - len(prompt)} of the answer"
+        )
+    return AnswerRequest(prompt_token_ids=prompt, grammar=grammar, **fields)

@@ -1,0 +1,144 @@
+"""Writes a response, streamed or whole, as its answer is made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pdd_llamacpp_adapter.server.deltas import ContentDelta, ReasoningDelta, ToolCallDelta
+from pdd_llamacpp_adapter.server.responses.items import CallItem, TextItem, TextKind
+from pdd_llamacpp_adapter.server.responses.response import ResponseShape
+from pdd_llamacpp_adapter.server.token_logprobs import TokenNames, chat_logprobs
+from pdd_llamacpp_adapter.server.turn import Event, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pdd_core.timeline import ShownToken
+    from pdd_llamacpp_adapter.server.answering import Call
+    from pdd_llamacpp_adapter.server.deltas import Delta
+    from pdd_llamacpp_adapter.server.responses.items import OpenItem, Told
+    from pdd_llamacpp_adapter.server.transcript import Transcript
+    from pdd_llamacpp_adapter.server.turn import ErrorObject, Finished, Json
+
+
+class ResponseEvents:
+    """The `EventWriter` of responses. Each stretch of thoughts or words and each call is an item of the output.
+
+    Args:
+        call: the request it answers.
+        echoed: the fields of the response that repeat the request.
+        with_logprobs: whether text comes with logprobs.
+    """
+
+    def __init__(self, call: Call, echoed: Json, *, with_logprobs: bool) -> None:
+        self._shape = ResponseShape(call, echoed)
+        self._names = TokenNames(call.runtime.vocab) if with_logprobs else None
+        self._waiting: list[ShownToken] = []
+        """Tokens whose logprobs go out with the next text."""
+        self._output: list[Json] = []
+        self._open: OpenItem | None = None
+        self._thought = False
+        self._sequence_number = 0
+        self.response: Json = {}
+        """The response, once it is finished."""
+
+    def begin(self) -> Iterator[Event]:
+        """Return the events before the first item."""
+        yield self._event("response.created", {"response": self._shape.begun()})
+        yield self._event("response.in_progress", {"response": self._shape.begun()})
+
+    def step(self, step: Step) -> Iterator[Event]:
+        """Return what `step` adds."""
+        if self._names is not None and step.token is not None:
+            self._waiting.append(step.token)
+        for delta in step.deltas:
+            yield from self._add(delta)
+
+    def finish(self, finished: Finished) -> Iterator[Event]:
+        """Return the end of the last item, and of the response."""
+        if self._open is None:
+            yield from self._begin(TextItem(TextKind.MESSAGE))
+        yield from self._end("incomplete" if finished.finish_reason == "length" else "completed")
+        self.response = self._shape.finished(finished, self._output, thought=self._thought)
+        yield self._event(f"response.{self.response['status']}", {"response": self.response})
+
+    def fail(self, error: ErrorObject) -> Iterator[Event]:
+        """Return the failed response, with the items as far as they came."""
+        output = self._output if self._open is None else [*self._output, self._open.item("incomplete")]
+        yield self._event("response.failed", {"response": self._shape.failed(error, output)})
+
+    def _add(self, delta: Delta) -> Iterator[Event]:
+        match delta:
+            case ContentDelta(text):
+                yield from self._add_text(TextKind.MESSAGE, text)
+            case ReasoningDelta(text):
+                self._thought = True
+                yield from self._add_text(TextKind.REASONING, text)
+            case ToolCallDelta():
+                yield from self._add_call(delta)
+        self._waiting.clear()
+
+    def _add_text(self, kind: TextKind, text: str) -> Iterator[Event]:
+        item = self._open
+        if not isinstance(item, TextItem) or item.kind is not kind:
+            item = TextItem(kind)
+            yield from self._begin(item)
+        logprobs = self._logprobs() if kind is TextKind.MESSAGE else []
+        yield self._told(item.delta(text, logprobs))
+
+    def _add_call(self, delta: ToolCallDelta) -> Iterator[Event]:
+        item = self._open
+        if not isinstance(item, CallItem) or item.index != delta.index:
+            item = CallItem(delta.index, delta.call_id or "", delta.name or "")
+            yield from self._begin(item)
+        if delta.arguments:
+            yield self._told(item.delta(delta.arguments))
+
+    def _begin(self, item: OpenItem) -> Iterator[Event]:
+        if self._open is not None:
+            yield from self._end("completed")
+        self._open = item
+        for told in item.opened():
+            yield self._told(told)
+
+    def _end(self, status: str) -> Iterator[Event]:
+        if self._open is None:
+            return
+        for told in self._open.closed(status):
+            yield self._told(told)
+        self._output.append(self._open.item(status))
+        self._open = None
+
+    def _logprobs(self) -> list[Json]:
+        return [] if self._names is None else chat_logprobs(self._waiting, self._names)
+
+    def _told(self, told: Told) -> Event:
+        kind, fields = told
+        return self._event(kind, {"output_index": len(self._output), **fields})
+
+    def _event(self, kind: str, fields: Json) -> Event:
+        data = {"type": kind, "sequence_number": self._sequence_number, **fields}
+        self._sequence_number += 1
+        return Event(data, name=kind)
+
+
+def whole_response(writer: ResponseEvents, transcript: Transcript, finished: Finished) -> Json:
+    """Return the response that `writer` makes of a whole answer: thoughts, words, calls.
+
+    Logprobs are those of all tokens; there are none where the answer has thoughts or calls besides its words.
+    """
+    deltas: list[Delta] = []
+    if transcript.reasoning:
+        deltas.append(ReasoningDelta(transcript.reasoning))
+    if transcript.content:
+        deltas.append(ContentDelta(transcript.content))
+    deltas += [
+        ToolCallDelta(index, made.arguments, made.call_id, made.name)
+        for index, made in enumerate(transcript.tool_calls)
+    ]
+    if len(deltas) == 1:
+        for token in transcript.tokens:
+            list(writer.step(Step((), token)))
+    list(writer.step(Step(deltas, None)))
+    list(writer.finish(finished))
+    return writer.response

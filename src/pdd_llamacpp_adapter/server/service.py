@@ -1,0 +1,123 @@
+"""What all routes share: the runtime, once it is there, and the books of the server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+
+from pdd_llamacpp_adapter.server.admission import AdmissionQueue
+from pdd_llamacpp_adapter.server.failures import SHUTTING_DOWN
+from pdd_llamacpp_adapter.server.metrics import ServerMetrics
+from pdd_llamacpp_adapter.server.stored import StoredAnswers
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+
+    from pdd_core.timeline import ShownToken
+    from pdd_llamacpp_adapter.outcome import Outcome
+    from pdd_llamacpp_adapter.request import AnswerRequest
+    from pdd_llamacpp_adapter.server.answering import RunningAnswer
+    from pdd_llamacpp_adapter.server.settings import ServerSettings
+
+_STOPPING = 5.0
+"""Seconds that answers which were told to stop have for it."""
+
+
+class Session(Protocol):
+    """One answer being made: `AnswerSession`, as far as the server needs it."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of the answer, or has until now."""
+
+    @property
+    def tail(self) -> str:
+        """Text still withheld when the answer ended; belongs after the last token."""
+
+    def __aiter__(self) -> AsyncIterator[ShownToken]: ...
+
+
+class Runtime(Protocol):
+    """What the server serves: a model on the device, and a cloud that may begin its answers."""
+
+    @property
+    def model_name(self) -> str:
+        """The name that clients see."""
+
+    @property
+    def created(self) -> int:
+        """When it was loaded, Unix seconds."""
+
+    @property
+    def vocab(self) -> Any:
+        """A `Vocabulary`."""
+
+    def context_limit(self) -> int:
+        """Tokens of the longest prompt and answer that can be served now."""
+
+    def default_max_tokens(self, prompt_tokens: int) -> int:
+        """Tokens of the longest answer to a prompt of this length; below 1 where none fits."""
+
+    def session(self, request: AnswerRequest, *, paced: bool = True) -> AbstractAsyncContextManager[Session]:
+        """Return a session that will answer `request`; entering it may refuse the request.
+
+        `paced` False is for a client that waits for all of it.
+        """
+
+    def cloud_status(self) -> dict[str, object]:
+        """Return ``{"url", "state", "error"}``."""
+
+
+class Service:
+    """The server behind its routes. Made before the model is loaded; `runtime` is set when it is.
+
+    Not tied to HTTP: whoever runs the application sets `runtime` and calls `shut_down`.
+    """
+
+    def __init__(self, settings: ServerSettings, runtime: Runtime | None = None) -> None:
+        self.settings = settings
+        self.runtime = runtime
+        self.stopping = False
+        """True once `shut_down` was called: every new request is answered with 503."""
+        self.queue = AdmissionQueue(settings.max_running, settings.max_queue)
+        self.stored = StoredAnswers(settings.stored_answers, settings.stored_ttl)
+        self.metrics = ServerMetrics(self.queue)
+        self._answers: set[RunningAnswer] = set()
+        self._bell = anyio.Event()
+
+    def loaded(self) -> Runtime:
+        """Return the runtime; requests come to their routes only once there is one."""
+        if self.runtime is None:
+            raise RuntimeError("the model is not loaded yet")
+        return self.runtime
+
+    def begun(self, answer: RunningAnswer) -> None:
+        """Take note that `answer` is waiting or being made."""
+        self._answers.add(answer)
+        self.stored.begun(answer)
+
+    def ended(self, answer: RunningAnswer) -> None:
+        """Take note that `answer` is no longer at work, however it ended."""
+        self._answers.discard(answer)
+        self.stored.ended(answer)
+        bell, self._bell = self._bell, anyio.Event()
+        bell.set()
+
+    async def shut_down(self, grace: float) -> None:
+        """Refuse new requests, give the others `grace` seconds, then end those that are left with an error.
+
+        Can be called again with less patience while it waits.
+        """
+        self.stopping = True
+        with anyio.move_on_after(grace):
+            await self._idle()
+        for answer in list(self._answers):
+            answer.stop(SHUTTING_DOWN)
+        with anyio.move_on_after(_STOPPING):
+            await self._idle()
+
+    async def _idle(self) -> None:
+        while self._answers:
+            await self._bell.wait()

@@ -1,0 +1,73 @@
+"""Logprobs in OpenAI's shapes, of chat and of legacy completions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pdd_core.timeline import ShownToken, TokenLogprob
+    from pdd_llamacpp_adapter.server.turn import Json
+
+_LEAST = -9999.0
+"""For minus infinity, which JSON does not have; vLLM's own choice."""
+
+
+class TokenNames:
+    """Names of tokens for people. `vocab` is a `Vocabulary`."""
+
+    def __init__(self, vocab: Any) -> None:
+        self._vocab = vocab
+
+    def data(self, token_id: int) -> bytes:
+        """Return the token's bytes; a control token has those of its own name."""
+        piece: bytes = self._vocab.piece(token_id)
+        known = 0 <= token_id < self._vocab.size
+        return piece or (str(self._vocab.raw_tokens[token_id]).encode() if known else b"")
+
+    def text(self, token_id: int) -> str:
+        """Return the token as text, with replacement characters for parts of characters."""
+        return self.data(token_id).decode("utf-8", "replace")
+
+
+def chat_logprobs(tokens: Iterable[ShownToken], names: TokenNames) -> list[Json]:
+    """Return ``logprobs.content``, one entry per token, with its maker as the additional `source`."""
+    return [
+        {
+            **_entry(token.logprobs.chosen, names),
+            "top_logprobs": [_entry(top, names) for top in token.logprobs.top],
+            "source": str(token.source),
+        }
+        for token in tokens
+        if token.logprobs is not None
+    ]
+
+
+def completion_logprobs(tokens: Iterable[ShownToken], names: TokenNames, *, offset: int) -> Json:
+    """Return the `logprobs` of a legacy completion, whose text so far is `offset` characters long."""
+    texts: list[str] = []
+    chosen: list[float] = []
+    tops: list[dict[str, float]] = []
+    offsets: list[int] = []
+    for token in tokens:
+        if token.logprobs is not None:
+            texts.append(names.text(token.token_id))
+            chosen.append(_finite(token.logprobs.chosen.logprob))
+            # two ids can have one text: the likelier one, which comes first, keeps the place
+            best: dict[str, float] = {}
+            for top in token.logprobs.top:
+                best.setdefault(names.text(top.token_id), _finite(top.logprob))
+            tops.append(best)
+            offsets.append(offset)
+        offset += len(token.text)
+    return {"tokens": texts, "token_logprobs": chosen, "top_logprobs": tops, "text_offset": offsets}
+
+
+def _entry(token: TokenLogprob, names: TokenNames) -> Json:
+    data = names.data(token.token_id)
+    return {"token": names.text(token.token_id), "logprob": _finite(token.logprob), "bytes": list(data)}
+
+
+def _finite(logprob: float) -> float:
+    return max(logprob, _LEAST)

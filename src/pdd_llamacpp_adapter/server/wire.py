@@ -1,0 +1,163 @@
+"""Request bodies: JSON to pydantic models, and pydantic's complaints to OpenAI's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from pdd_core.errors import InvalidRequest
+from pdd_llamacpp_adapter.server.answering import Call
+from pdd_llamacpp_adapter.server.failures import MODEL_NOT_FOUND, TOO_LARGE
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from pdd_llamacpp_adapter.server.service import Runtime, Service
+
+Body = TypeVar("Body", bound="WireModel")
+Asked = TypeVar("Asked", bound="ModelRequest")
+
+_INT64 = 2**63
+_INT32 = 2**31
+
+
+class WireModel(BaseModel):
+    """Base of all request bodies: unknown fields are ignored, and null is the same as absent."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, data: Any) -> Any:
+        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class StreamOptions(WireModel):
+    """``stream_options``."""
+
+    include_usage: bool = False
+
+
+class ModelRequest(WireModel):
+    """A request to a model."""
+
+    model: str | None = None
+
+
+class SamplingFields(ModelRequest):
+    """The fields that all answering routes share: OpenAI's, and vLLM's extras.
+
+    Bounds that are not given here are `AnswerRequest`'s own.
+    """
+
+    stream: bool = False
+    stream_options: StreamOptions = Field(default_factory=StreamOptions)
+    n: int = 1
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_p: float = 1.0
+    seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
+    stop: Annotated[list[str], BeforeValidator(_listed), Field(max_length=4)] = Field(default_factory=list)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = Field(default_factory=dict)
+    top_k: Annotated[int, Field(lt=_INT32)] = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    stop_token_ids: list[int] = Field(default_factory=list)
+    ignore_eos: bool = False
+
+    def check_n(self) -> None:
+        """Refuse more than one choice.
+
+        Raises:
+            InvalidRequest: `n` is not 1.
+        """
+        if self.n != 1:
+            raise InvalidRequest(
+                f"n must be 1, not {self.n}: one answer is made at a time", param="n", code="unsupported_value"
+            )
+
+    def sampling_fields(self) -> dict[str, Any]:
+        """Return what `Sampling` takes under the same names."""
+        names = set(SamplingFields.model_fields) - {"model", "stream", "stream_options", "n"}
+        return {name: getattr(self, name) for name in names}
+
+
+async def read_request(
+    request: Request, model: type[Asked], service: Service, *, answer_id: str
+) -> tuple[Asked, Call]:
+    """Read and check the body of a request for an answer, and open the books for it.
+
+    Raises:
+        InvalidRequest: as `read_body` and `check_model` do.
+    """
+    body = await read_body(request, model, limit=service.settings.max_body_bytes)
+    runtime = service.loaded()
+    check_model(body.model, runtime)
+    call = Call(
+        service=service,
+        runtime=runtime,
+        route=request.url.path,
+        request_id=request.state.request_id,
+        answer_id=answer_id,
+    )
+    return body, call
+
+
+async def read_body(request: Request, model: type[Body], *, limit: int) -> Body:
+    """Read and check a request's body. Its content type is not insisted on.
+
+    Raises:
+        InvalidRequest: it is not JSON, `model` refuses it, or it is longer than `limit` bytes (status 413).
+    """
+    data = bytearray()
+    declared = request.headers.get("content-length", "")
+    too_long = declared.isascii() and declared.isdigit() and int(declared[:18]) > limit
+    if not too_long:
+        async for chunk in request.stream():
+            data += chunk
+            too_long = len(data) > limit
+            if too_long:
+                break
+    if too_long:
+        raise InvalidRequest(f"the request's body is longer than {limit} bytes", code=TOO_LARGE)
+    try:
+        return model.model_validate_json(bytes(data))
+    except ValidationError as error:
+        raise _complaint(error) from None
+
+
+def check_model(name: str | None, runtime: Runtime) -> None:
+    """Refuse a request for another model than the served one.
+
+    Raises:
+        InvalidRequest: `name` is neither None, "default" nor the served name; HTTP status 404.
+    """
+    if name is not None and name not in ("default", runtime.model_name):
+        raise no_such_model(name, runtime)
+
+
+def no_such_model(name: str, runtime: Runtime) -> InvalidRequest:
+    """Return the error that says which model there is instead."""
+    message = f"the model {name[:200]!r} does not exist: this server has {runtime.model_name!r}"
+    return InvalidRequest(message, param="model", code=MODEL_NOT_FOUND)
+
+
+def _complaint(error: ValidationError) -> InvalidRequest:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    message, where = first["msg"], first["loc"]
+    if first["type"] == "json_invalid":
+        return InvalidRequest(f"the body is not JSON that can be read: {message}", code="invalid_json")
+    if not where:
+        return InvalidRequest("the body must be a JSON object")
+    path = str(where[0]) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where[1:])
+    path = path[:200]
+    missing = first["type"] == "missing"
+    what = "is missing" if missing else message[:1].lower() + message[1:]
+    return InvalidRequest(f"{path}: {what}", param=path, code="missing_required_parameter" if missing else None)

@@ -1,0 +1,253 @@
+import json
+import logging
+
+import pytest
+
+from pdd_core.errors import ConfigurationError
+from pdd_llamacpp_adapter.server.settings import ServerSettings
+
+ASK = {"messages": [{"role": "user", "content": "A question"}]}
+LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
+CHAT = "/v1/chat/completions"
+
+
+def error_of(response):
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/health"), ("GET", "/v1/health"), ("GET", "/v1/models"), ("POST", CHAT)]
+)
+def test_everything_is_503_until_the_model_is_loaded(client, service, fake_runtime, method, path):
+    made = service(loaded=False)
+    http = client(made)
+    loading = http.request(method, path, json=ASK)
+    assert (loading.status_code, loading.json()) == (503, LOADING)
+    assert http.get("/version").status_code == http.get("/metrics").status_code == 200
+    made.runtime = fake_runtime()
+    assert http.request(method, path, json=ASK).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("127.0.0.1:8090", 200), ("localhost", 200), ("[::1]:8090", 200), ("evil.example:8090", 403), ("evil", 403)],
+)
+def test_a_page_that_has_its_name_resolve_to_this_machine_gets_nothing(client, service, host, status):
+    http = client(service(allow_hosts=("127.0.0.1", "localhost", "[::1]")))
+    response = http.get("/v1/models", headers={"host": host})
+    assert response.status_code == status
+    if status == 403:
+        assert error_of(response)["code"] == "host_not_allowed"
+
+
+def test_a_ready_server_is_healthy(client, service):
+    assert client(service()).get("/health").json() == {"status": "ok"}
+
+
+def test_models(client, service):
+    http = client(service())
+    (model,) = http.get("/v1/models").json()["data"]
+    assert (model["id"], model["object"], model["max_model_len"]) == ("tiny", "model", 4096)
+    assert model["pdd"]["cloud"]["state"] == "none"
+    assert http.get("/v1/models/tiny").json() == model
+    missing = http.get("/v1/models/org/other")
+    assert (missing.status_code, error_of(missing)["code"]) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("tiny", 200), ("default", 200), (None, 200), ("other", 404), ("", 404)]
+)
+def test_a_request_names_the_served_model_or_none(client, service, name, status):
+    response = client(service()).post(CHAT, json={**ASK, "model": name})
+    assert response.status_code == status
+    if status == 404:
+        assert "'tiny'" in error_of(response)["message"]
+        assert (error_of(response)["code"], error_of(response)["param"]) == ("model_not_found", "model")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/v1/nothing", 404),
+        ("GET", CHAT, 405),
+        ("DELETE", "/v1/completions", 405),
+        ("GET", CHAT + "/chatcmpl-unknown", 404),
+        ("DELETE", CHAT + "/chatcmpl-unknown", 404),
+    ],
+)
+def test_what_is_not_there_is_an_error_object(client, service, method, path, status):
+    response = client(service()).request(method, path)
+    assert response.status_code == status
+    assert ("allow" in response.headers) == (status == 405)
+    error_of(response)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"3",
+        b'"x"',
+        b"\xff",
+        b'{"messages": ' + b"[" * 100_000,
+        b'{"messages": "\\ud800"}',
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+def test_a_body_that_is_no_json_object_is_a_400(client, service, body, path):
+    response = client(service()).post(path, content=body)
+    assert response.status_code == 400
+    error_of(response)
+
+
+def test_a_missing_field_is_named(client, service):
+    error = error_of(client(service()).post(CHAT, json={}))
+    assert (error["param"], error["code"]) == ("messages", "missing_required_parameter")
+
+
+def test_the_content_type_is_not_insisted_on(client, service):
+    response = client(service()).post(CHAT, content=json.dumps(ASK), headers={"content-type": "text/plain"})
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_body_that_is_too_long_is_a_413(client, service, declared):
+    body = json.dumps({**ASK, "x": "y" * 2000}).encode()
+    content = body if declared else iter([body[:900], body[900:]])
+    response = client(service(max_body_bytes=1000)).post(CHAT, content=content)
+    assert response.status_code == 413
+    assert error_of(response)["code"] == "request_too_large"
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        ({}, 401),
+        ({"authorization": "Bearer wrong"}, 401),
+        ({"authorization": "Bearer"}, 401),
+        ({"authorization": "Basic sésame".encode()}, 401),
+        ({"authorization": "Bearer sésame!".encode("latin-1")}, 401),
+        ({"authorization": "bearer sesame"}, 200),
+        ({"authorization": "Bearer sesame"}, 200),
+    ],
+)
+def test_a_key_is_asked_for_everywhere_but_at_the_open_routes(client, service, header, status):
+    http = client(service(api_key="sesame"))
+    for path in ("/v1/models", "/metrics"):
+        response = http.get(path, headers=header)
+        assert response.status_code == status
+        if status == 401:
+            assert error_of(response)["code"] == "invalid_api_key"
+    assert http.get("/health").status_code == http.get("/version").status_code == 200
+    assert http.get(CHAT + "/x", headers=header).status_code == (401 if status == 401 else 404)
+
+
+@pytest.mark.parametrize(
+    ("sent", "back"), [("abc-1.2:3", "abc-1.2:3"), ("a b\tc<", "abc"), ("x" * 500, "x" * 128)]
+)
+def test_a_request_id_comes_back_made_harmless(client, service, sent, back):
+    http = client(service())
+    assert http.get("/health", headers={"x-request-id": sent}).headers["x-request-id"] == back
+    assert http.get("/nothing", headers={"x-request-id": sent}).headers["x-request-id"] == back
+
+
+def test_a_request_without_an_id_gets_one(client, service):
+    http = client(service())
+    ids = {http.get("/health").headers["x-request-id"] for _ in range(3)}
+    assert len(ids) == 3
+    assert all(made.startswith("req_") for made in ids)
+
+
+def test_a_mistake_of_the_program_is_an_error_object_with_the_id(client, service):
+    made = service()
+    made.runtime.context_limit = lambda: 1 / 0
+    response = client(made, raise_server_exceptions=False).get("/v1/models", headers={"x-request-id": "it"})
+    assert (response.status_code, error_of(response)["code"]) == (500, "internal_error")
+    assert response.headers["x-request-id"] == "it"
+
+
+def test_web_pages_are_let_in_only_from_the_origins_that_are_set(client, service):
+    page = {"origin": "https://chat.example", "access-control-request-method": "POST"}
+    assert "access-control-allow-origin" not in client(service()).options(CHAT, headers=page).headers
+    # a preflight has no key
+    open_to = client(service(allow_origins=["https://chat.example"], api_key="k"))
+    assert open_to.options(CHAT, headers=page).headers["access-control-allow-origin"] == "https://chat.example"
+    refused = open_to.options(CHAT, headers={**page, "origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in refused.headers
+
+
+def metric(http, name):
+    lines = [line for line in http.get("/metrics").text.splitlines() if line.startswith(name + " ")]
+    return float(lines[0].split()[-1])
+
+
+def test_metrics_count_requests_answers_and_tokens(client, service):
+    http = client(service())
+    http.post(CHAT, json=ASK)
+    http.post(CHAT, json={**ASK, "stream": True})
+    http.post(CHAT, json={**ASK, "n": 2})
+    http.get("/made/up/by/a/client")
+    assert metric(http, 'pdd_device_requests_total{route="/v1/chat/completions",status="200"}') == 2
+    assert metric(http, 'pdd_device_requests_total{route="/v1/chat/completions",status="400"}') == 1
+    assert metric(http, 'pdd_device_requests_total{route="other",status="404"}') == 1
+    assert metric(http, 'pdd_device_answers_total{finish_reason="stop",mode="handoff"}') == 2
+    assert metric(http, 'pdd_device_tokens_total{source="cloud"}') == 4
+    assert metric(http, 'pdd_device_tokens_total{source="device"}') == 2
+    assert metric(http, "pdd_device_cloud_tokens_in_vain_total") == 2
+    assert metric(http, "pdd_device_takeovers_total") == 2
+    assert metric(http, "pdd_device_time_to_first_token_seconds_count") == 2
+    assert metric(http, "pdd_device_token_gap_seconds_count") == 4
+    assert metric(http, "pdd_device_running") == metric(http, "pdd_device_waiting") == 0
+
+
+def test_two_servers_in_one_process_count_apart(client, service):
+    one, other = client(service()), client(service())
+    one.post(CHAT, json=ASK)
+    assert metric(other, "pdd_device_takeovers_total") == 0
+
+
+def test_every_answer_is_one_line_in_the_decision_log_without_its_text(client, service, caplog):
+    caplog.set_level(logging.INFO, logger="pdd_llamacpp_adapter.decisions")
+    http = client(service())
+    http.post(CHAT, json=ASK, headers={"x-request-id": "r-1"})
+    http.post(CHAT, json={**ASK, "n": 2})
+    (record,) = [r for r in caplog.records if r.name == "pdd_llamacpp_adapter.decisions"]
+    line = json.loads(record.getMessage())
+    assert (line["request_id"], line["route"], line["mode"]) == ("r-1", CHAT, "handoff")
+    assert line["tokens"]["cloud"] == 2
+    assert "question" not in record.getMessage()
+    assert "Hello" not in record.getMessage()
+
+
+def test_an_answer_can_be_read_again_and_deleted(client, service):
+    http = client(service())
+    made = http.post(CHAT, json=ASK).json()
+    again = http.get(f"{CHAT}/{made['id']}").json()
+    assert again["pdd"].pop("status") == "finished"
+    assert again == made
+    assert http.delete(f"{CHAT}/{made['id']}").json() == {
+        "id": made["id"],
+        "object": "chat.completion.deleted",
+        "deleted": True,
+    }
+    assert http.get(f"{CHAT}/{made['id']}").status_code == 404
+    assert http.delete(f"{CHAT}/{made['id']}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("api_key", ""), ("max_running", 0), ("max_queue", -1), ("keep_alive", 0), ("stored_ttl", -1)],
+)
+def test_a_setting_that_cannot_work_is_named(name, value):
+    with pytest.raises(ConfigurationError, match=name):
+        ServerSettings(**{name: value})
+
+
+def test_the_key_is_not_in_the_settings_repr():
+    assert "sesame" not in repr(ServerSettings(api_key="sesame"))

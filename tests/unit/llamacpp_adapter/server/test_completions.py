@@ -1,0 +1,90 @@
+import json
+
+import pytest
+from openai.types import Completion
+
+ASK = {"model": "tiny", "prompt": "Once"}
+
+
+def post(client, **fields):
+    return client.post("/v1/completions", json={**ASK, **fields})
+
+
+def data_of(response):
+    lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+def test_a_whole_answer_is_a_text_completion(client, service):
+    made = service()
+    response = post(client(made))
+    answer = Completion.model_validate(response.json(), strict=True)
+    assert answer.choices[0].text == "Hello you"
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.prompt_tokens == 4
+    assert answer.pdd["tokens"]["device"] == 1
+    assert response.headers["x-pdd"].startswith("cloud=2;device=1")
+    assert made.runtime.sessions[0].request.max_tokens == 16
+
+
+@pytest.mark.parametrize("prompt", ["Once", ["Once"], [79, 110, 99, 101], [[79, 110, 99, 101]]])
+def test_a_prompt_has_four_shapes(client, service, prompt):
+    made = service()
+    assert post(client(made), prompt=prompt, echo=True).json()["choices"][0]["text"] == "OnceHello you"
+    assert bytes(made.runtime.sessions[0].request.prompt_token_ids) == b"Once"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": None}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"prompt": [[1], [2]]}, "prompt"),
+        ({"prompt": [1, "a"]}, "prompt"),
+        ({"prompt": [True]}, "prompt"),
+        ({"prompt": [1.5]}, "prompt"),
+        ({"prompt": {"a": 1}}, "prompt"),
+        ({"prompt": [257]}, "prompt"),
+        ({"prompt": [-1]}, "prompt"),
+        ({"suffix": "x"}, "suffix"),
+        ({"best_of": 2}, "best_of"),
+        ({"n": 2}, "n"),
+        ({"echo": True, "logprobs": 1}, "echo"),
+        ({"logprobs": 21}, "logprobs"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(client, service, fields, param):
+    response = post(client(service()), **fields)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+def test_logprobs_have_the_old_form(client, service):
+    script = ("A", "", "B")
+    logprobs = post(client(service(script)), logprobs=2).json()["choices"][0]["logprobs"]
+    assert logprobs == {
+        "tokens": ["A", "<|end|>", "B"],
+        "token_logprobs": [-0.5, -0.5, -0.5],
+        "top_logprobs": [{"A": -0.5, "B": -1.5}, {"<|end|>": -0.5, "": -1.5}, {"B": -0.5, "C": -1.5}],
+        "text_offset": [0, 1, 1],
+    }
+
+
+def test_streamed_logprobs_are_those_of_the_whole_answer(client, service):
+    made = service(("A", "", "B", ""))
+    whole = post(client(made), logprobs=1).json()["choices"][0]["logprobs"]
+    *chunks, _ = data_of(post(client(made), logprobs=1, stream=True))
+    parts = [chunk["choices"][0]["logprobs"] for chunk in chunks if chunk["choices"][0]["logprobs"]]
+    for name, values in whole.items():
+        assert [value for part in parts for value in part[name]] == values
+
+
+def test_a_stream_ends_with_finish_reason_usage_and_done(client, service):
+    response = post(client(service()), stream=True, stream_options={"include_usage": True}, echo=True)
+    *chunks, finish, usage, done = data_of(response)
+    assert [chunk["choices"][0]["text"] for chunk in chunks] == ["Once", "Hel", "lo", " you"]
+    assert (finish["choices"][0]["text"], finish["choices"][0]["finish_reason"]) == ("", "stop")
+    assert finish["pdd"]["mode"] == "handoff"
+    assert (usage["choices"], usage["usage"]["completion_tokens"], done) == ([], 3, "[DONE]")

@@ -1,0 +1,87 @@
+from types import SimpleNamespace
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from pdd_llamacpp_adapter.server.stored import StoredAnswers
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Running:
+    def __init__(self, answer_id, kept):
+        self.call = SimpleNamespace(answer_id=answer_id)
+        self.described = (lambda answer: {"id": answer_id, "ended": answer.over}) if kept else None
+        self.over = False
+        self.stopped = None
+
+    def stop(self, why):
+        self.stopped = why
+
+
+class Store(RuleBasedStateMachine):
+    """Against a list of all answers with the time of their end."""
+
+    @initialize(count=st.integers(0, 3))
+    def begin(self, count):
+        self.clock = Clock()
+        self.count = count
+        self.store = StoredAnswers(count, 10.0, self.clock)
+        self.running, self.ended, self.number = [], [], 0
+
+    @rule(kept=st.booleans())
+    def start(self, kept):
+        self.number += 1
+        answer = Running(str(self.number), kept)
+        self.running.append(answer)
+        self.store.begun(answer)
+
+    @rule(data=st.data())
+    def end(self, data):
+        if self.running:
+            answer = data.draw(st.sampled_from(self.running))
+            self.running.remove(answer)
+            answer.over = True
+            self.store.ended(answer)
+            if answer.described and answer.stopped is None:
+                self.ended.append((self.clock.now, answer))
+                self.ended = self.ended[max(0, len(self.ended) - self.count) :]
+
+    @rule(seconds=st.integers(1, 6))
+    def wait(self, seconds):
+        self.clock.now += seconds
+
+    @rule(data=st.data())
+    def remove(self, data):
+        there = self.expected()
+        if there:
+            answer = data.draw(st.sampled_from(there))
+            assert self.store.remove(answer.call.answer_id)
+            assert (answer.stopped is not None) == (not answer.over)
+            self.ended = [(end, other) for end, other in self.ended if other is not answer]
+        assert not self.store.remove("unknown")
+
+    def expected(self):
+        fresh = [answer for end, answer in self.ended if end >= self.clock.now - 10.0]
+        running = [answer for answer in self.running if answer.described and answer.stopped is None]
+        return fresh + running
+
+    @invariant()
+    def exactly_the_expected_ones_can_be_read(self):
+        expected = {answer.call.answer_id: answer for answer in self.expected()}
+        for number in range(1, self.number + 1):
+            found = self.store.get(str(number))
+            assert (found is not None) == (str(number) in expected)
+            if found is not None:
+                assert found["ended"] == expected[str(number)].over
+        assert len(self.store) == len(expected)
+
+
+TestStore = Store.TestCase
+TestStore.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
