@@ -4,7 +4,7 @@ import ast
 import importlib
 import inspect
 import re
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,17 @@ from readme import blocks, run
 
 import pdd_llamacpp_adapter
 from pdd_core import errors, hookspecs
-from pdd_core.env import Env
+from pdd_core.env import Env, ServeSettings
 from pdd_core.fingerprint import TokenizerFingerprint
 from pdd_core.handoff import CloudInfo, DecodeBudget, HandoffState, Limits, NoRefinement, Refinement, Status
 from pdd_core.optin import FIELDS, HANDOFF_ID_CHARS, MAX_DECODE_BUDGET, STOP_REASON
+from pdd_core.patience import Patience
+from pdd_core.timeline import Timeline
 from pdd_llamacpp_adapter.outcome import Mode, Outcome
 from pdd_llamacpp_adapter.request import AnswerRequest
+from pdd_llamacpp_adapter.server.app import create_app
+from pdd_llamacpp_adapter.server.service import Service
+from pdd_llamacpp_adapter.server.settings import ServerSettings
 from pdd_llamacpp_adapter.session import AnswerSession
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.middleware import MAX_PARSED_BYTES, PATHS
@@ -33,6 +38,7 @@ README = (ROOT / "README.md").read_text()
 WIRE = (DOCS / "wire.md").read_text()
 HOOKS = (DOCS / "hooks.md").read_text()
 DEVICE = (DOCS / "device.md").read_text()
+SERVER = (DOCS / "server.md").read_text()
 ERRORS = (DOCS / "errors.md").read_text()
 PYTHON = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 
@@ -100,6 +106,42 @@ def test_every_setting_and_variable_is_named():
     assert not unnamed([f"PDD_{name.upper()}" for name in Env.model_fields], everything)
 
 
+def test_every_setting_of_the_server_has_its_row_with_its_default():
+    rows = dict(re.findall(r"^\| `(\w+)`, `PDD_\w+`[^|]*\| ([^|]*) \|", SERVER, re.MULTILINE))
+    assert list(rows) == list(ServeSettings.model_fields)
+    for name, field in ServeSettings.model_fields.items():
+        if isinstance(field.default, bool | int | float):
+            assert rows[name] == str(field.default).lower().removesuffix(".0")
+        elif field.default == "auto" or name in ("gguf", "host", "pacing"):
+            assert rows[name] == field.default
+    for name in ServeSettings.model_fields:
+        assert f"`PDD_{name.upper()}" in SERVER
+
+
+def test_the_settings_file_that_is_shown_can_be_read(tmp_path):
+    file = tmp_path / "pdd.toml"
+    file.write_text(blocks(DOCS / "server.md", "toml")[0])
+    settings = ServeSettings.load(file, {})
+    assert (settings.port, settings.rate, settings.patience.first_token_s) == (8090, 12.0, 5.0)
+
+
+def test_every_limit_of_the_patience_has_its_row_with_its_default():
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", section(DEVICE, "Patience"), re.MULTILINE))
+    assert {name: float(value) for name, value in rows.items()} == asdict(Patience())
+
+
+def test_every_route_of_the_server_has_its_row():
+    app = create_app(Service(ServerSettings()))
+    paths = {re.sub(r"\{[^}]*\}", "{id}", route.path) for route in app.routes if "responses/" not in route.path}
+    assert not unnamed(paths, section(SERVER, "Routes"))
+
+
+def test_what_the_server_tells_of_an_answer_is_named():
+    outcome = Outcome(Mode.HANDOFF, "stop", Timeline(), 1, None, None, None, None, 0, None, None, 0)
+    told = outcome.summary()
+    assert not unnamed([*set(told) - {"finish_reason"}, *told["tokens"]], section(SERVER, "What happened"))
+
+
 def test_the_defaults_of_the_settings_are_the_codes():
     shown = dict(re.findall(r"`(\w+)`: [^|]*\| ([\d,]+|true|false) \|$", README, re.MULTILINE))
     for name in ("default_decode_budget", "max_decode_budget", "ttl_s", "cancel_timeout_s"):
@@ -147,7 +189,7 @@ def test_the_code_about_hooks_runs():
 
 
 def test_what_the_device_page_says_of_a_wrong_request_is_so():
-    [block] = [block for block in blocks(DOCS / "device.md", "python") if "except ConfigurationError" in block]
+    [block] = [block for block in blocks(DOCS / "device.md", "python") if "except InvalidRequest" in block]
     exec(block, {"AnswerRequest": AnswerRequest})  # noqa: S102
 
 
