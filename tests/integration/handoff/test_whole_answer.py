@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import aclosing
 
 import anyio
 import jsonschema
@@ -217,9 +218,22 @@ async def test_a_cloud_whose_grammar_the_device_reads_otherwise_finishes(answere
     assert any("GrammarRejected" in decision.what for decision in session.outcome.decisions)
 
 
+class LingeringCloud(CloudClient):
+    """A cloud whose answer is not over before something else has happened, however fast the machine."""
+
+    async def stream(self, *args):
+        async with aclosing(super().stream(*args)) as chunks:
+            async for chunk in chunks:
+                with anyio.fail_after(60):
+                    while chunk.end is not None and not self.until():
+                        await anyio.sleep(0.01)
+                yield chunk
+
+
 async def test_the_next_turn_reuses_what_was_read_of_one_that_ended_in_the_cloud(cloud, engine, prompt):
     engine.reset()
-    async with CloudClient(cloud.base_url, api_key=KEY) as client:
+    async with LingeringCloud(cloud.base_url, api_key=KEY) as client:
+        client.until = lambda: engine.n_past > 0
         first = AnswerRequest(prompt_token_ids=prompt, max_tokens=12, decode_budget=12)
         slow = DeviceProfile("slow", prefill_tps=60.0, decode_tps=60.0)
         async with AnswerSession(first, engine=engine, cloud=client, rate=math.inf, profile=slow) as session:
