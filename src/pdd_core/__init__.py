@@ -4,6 +4,8 @@ from pdd_core.handoff import SCHEMA_VERSION, CloudInfo, HandoffState, Status
 from pdd_core.hookspecs import BudgetRequest, CloudLoad, Pacer, PaceRequest, PaceTarget, hookimpl
 from pdd_core.optin import OptIn, parse_opt_in
 from pdd_core.plugins import Policies
+from pdd_core.refinement.prompt import RefinePrompt
+from pdd_core.refinement.scores import PromptScores
 from pdd_core.timeline import ShownToken, Source, Timeline
 
 __all__ = [
@@ -17,6 +19,8 @@ __all__ = [
     "PaceTarget",
     "Pacer",
     "Policies",
+    "PromptScores",
+    "RefinePrompt",
     "ShownToken",
     "Source",
     "Status",

@@ -10,11 +10,12 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, TomlConfigSettingsSource
 
 from pdd_core.errors import ConfigurationError
 from pdd_core.patience import Patience
+from pdd_core.refinement.target import RefineTarget
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,12 +87,27 @@ class ServeSettings(BaseSettings):
     """PDD_PACING: how the rate is kept: adaptive, fixed, ewma, reading or unlimited."""
     decode_budget: Literal["auto"] | PositiveInt = "auto"
     """PDD_DECODE_BUDGET: tokens that the cloud may decode; ``auto``: what the device's prefill takes."""
+    refine: str | float = "off"
+    """PDD_REFINE: how much of a prompt the device reads, by the cloud's choice: ``off`` (all), ``auto`` (less
+    where all takes long), a share such as 0.25, ``512 tokens``, what ``2 s`` suffice for, or ``context`` (what
+    fits)."""
     max_queue: int = Field(default=8, ge=0)
     """PDD_MAX_QUEUE: answers that may wait for the device besides the one it makes; more are refused."""
     grace_s: float = Field(default=5.0, ge=0)
     """PDD_GRACE_S: seconds that answers in flight have to finish when the server is stopped."""
     patience: Patience = Patience()
     """PDD_PATIENCE__*: time limits and retry budgets."""
+
+    @field_validator("refine")
+    @classmethod
+    def _readable_refine(cls, value: str | float) -> str | float:
+        RefineTarget.parse(value)
+        return value
+
+    @property
+    def refine_target(self) -> RefineTarget:
+        """`refine`, as it was read."""
+        return RefineTarget.parse(self.refine)
 
     @classmethod
     def settings_customise_sources(

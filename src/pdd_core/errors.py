@@ -21,7 +21,9 @@
     │   ├── ContextOverflow         prompt and answer do not fit the device's context
     │   ├── DeviceEngineFailed      llama.cpp returned an error code, or made no token in time
     │   └── GrammarRejected         the cloud's tokens do not fit the device's reading of the grammar
+    ├── NotCaptured                 a prompt's attention was not seen: it is not refined
     ├── ModelError                  a model file is missing, unreadable or not what it claims to be
+    ├── InvalidRefinement           a refined prompt breaks its contract
     └── PolicyError                 a third-party hook failed, and `strict` asks for a stop
 """
 
@@ -42,8 +44,10 @@ __all__ = [
     "HandoffNotFound",
     "InvalidGrammar",
     "InvalidOptIn",
+    "InvalidRefinement",
     "InvalidRequest",
     "ModelError",
+    "NotCaptured",
     "PDDError",
     "PolicyError",
     "SchemaVersionError",
@@ -160,6 +164,14 @@ class GrammarRejected(DeviceError):
 
 class ModelError(PDDError):
     """A model file is missing, unreadable, or not what it claims to be."""
+
+
+class NotCaptured(PDDError):
+    """The attention of a prompt was not, or not wholly, captured. Its request goes on without a refined prompt."""
+
+
+class InvalidRefinement(PDDError):
+    """A refined prompt breaks its contract: indices out of order or range, a protected token dropped, no fit."""
 
 
 class PolicyError(PDDError):

@@ -59,18 +59,27 @@ class Refinement(_Wire):
 
     kind: Literal["refined"] = "refined"
     method: str
+    """Name of the plugin that chose: ``attention``, another built-in one, or a third party's."""
     ratio: float
+    """The share of the prompt's tokens that was asked for; protected spans may keep more."""
     kept_indices: list[int]
+    """Positions in `prompt_token_ids`, strictly increasing."""
     kept_token_ids: list[int]
+    """The ids at these positions."""
+    protected: list[tuple[int, int]]
+    """Half-open spans of positions that had to stay."""
     window: int
+    """Prompt tokens whose attention was looked at; 0 where none was."""
     layers: list[int]
+    """Numbers of the layers that were looked at; empty where none was."""
 
 
 class NoRefinement(_Wire):
     """Why there is no refined prompt."""
 
     kind: Literal["none"] = "none"
-    reason: Literal["not_requested", "not_enabled"]
+    reason: Literal["not_requested", "not_enabled", "pending", "too_long", "not_captured", "failed"]
+    """``pending`` may still become a refined prompt; the others stay."""
     message: str
 
 

@@ -12,11 +12,17 @@ Implement one in a module of your own and name that module in the entry-point gr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pluggy
 
 from pdd_core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pdd_core.refinement.prompt import RefinePrompt
+    from pdd_core.refinement.scores import PromptScores
 
 PROJECT = "pdd"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -139,3 +145,12 @@ class PDDSpecs(Protocol):
     @hookspec(firstresult=True)
     def pdd_pace(self, request: PaceRequest, target: PaceTarget) -> Pacer | None:
         """Return the pacer of one answer. Stops at the first result that is not None."""
+
+    @hookspec(firstresult=True)
+    def pdd_refine(self, scores: PromptScores | None, prompt: RefinePrompt, ratio: float) -> Sequence[int] | None:
+        """Return the indices of the prompt tokens that stay, increasing. Stops at the first that is not None.
+
+        `scores` is None where no attention was captured. `ratio` is the share of the tokens to keep, above 0 and
+        at most 1; ``prompt.protected`` must be among them, and counts. The result is a list or tuple of ints, and
+        is checked.
+        """

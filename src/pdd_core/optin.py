@@ -1,13 +1,14 @@
-"""The three opt-in fields of a request: their names, their bounds, and one check that both sides use.
+"""The opt-in fields of a request: their names, their bounds, and one check that both sides use.
 
-They travel in vLLM's ``vllm_xargs`` (``SamplingParams.extra_args``), whose values must be flat scalars. vLLM
-hands them through unchecked, so this is the only check there is.
+They travel in vLLM's ``vllm_xargs`` (``SamplingParams.extra_args``), whose values must be scalars or flat lists of
+them. vLLM hands them through unchecked, so this is the only check there is.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import InvalidOptIn
@@ -19,8 +20,10 @@ HANDOFF = "pdd_handoff"
 DECODE_BUDGET = "pdd_decode_budget"
 REFINE_RATIO = "pdd_refine_ratio"
 
+PROTECT = "pdd_protect"
+
 PREFIX = "pdd_"
-FIELDS = (HANDOFF, DECODE_BUDGET, REFINE_RATIO)
+FIELDS = (HANDOFF, DECODE_BUDGET, REFINE_RATIO, PROTECT)
 MAX_DECODE_BUDGET = 1_000_000
 """Far above any context length; larger values are typing errors, not wishes."""
 
@@ -42,13 +45,16 @@ class OptIn:
     """Tokens the cloud may decode, >= 1. None leaves it to the cloud's policy."""
     refine_ratio: float | None = None
     """Share of the prompt's tokens to keep, 0 < ratio <= 1. None asks for no refinement."""
+    protect: tuple[tuple[int, int], ...] = ()
+    """Half-open spans of prompt positions that a refined prompt keeps, increasing and apart."""
 
-    def xargs(self) -> dict[str, str | int | float]:
+    def xargs(self) -> dict[str, str | int | float | list[int]]:
         """Return the fields as they go into ``vllm_xargs``."""
         fields = {
             HANDOFF: self.handoff_id,
             DECODE_BUDGET: self.decode_budget,
             REFINE_RATIO: self.refine_ratio,
+            PROTECT: [bound for span in self.protect for bound in span] or None,
         }
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -70,6 +76,7 @@ def parse_opt_in(xargs: Mapping[str, Any] | None) -> OptIn | None:
         handoff_id=check_handoff_id(xargs.get(HANDOFF)),
         decode_budget=_decode_budget(xargs[DECODE_BUDGET]) if DECODE_BUDGET in xargs else None,
         refine_ratio=_refine_ratio(xargs[REFINE_RATIO]) if REFINE_RATIO in xargs else None,
+        protect=_protect(xargs[PROTECT]) if PROTECT in xargs else (),
     )
 
 
@@ -112,6 +119,15 @@ def _refine_ratio(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         raise _invalid(REFINE_RATIO, f"must be a number above 0 and at most 1, not {_show(value)}")
     return float(value)
+
+
+def _protect(value: object) -> tuple[tuple[int, int], ...]:
+    bounds = [bound for bound in value if type(bound) is int] if isinstance(value, list) else []
+    increasing = all(a < b for a, b in pairwise([-1, *bounds]))
+    if not isinstance(value, list) or len(bounds) != len(value) or len(bounds) % 2 or not increasing:
+        wish = "must be a list [start, end, start, end, ...] of increasing positions"
+        raise _invalid(PROTECT, f"{wish}, not {_show(value)}")
+    return tuple(zip(bounds[::2], bounds[1::2], strict=True))
 
 
 def _show(value: object) -> str:

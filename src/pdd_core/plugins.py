@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP = "pdd"
 logger = logging.getLogger(__name__)
 
+_LONGEST_SHOWN = 80
+"""Characters of a refused result in a warning: it may be the indices of a long prompt."""
+
 
 class Policies:
     """The registered policies of one process."""
@@ -87,7 +90,7 @@ class Policies:
                 continue
             if accept(result):
                 return result, name
-            self._failed(name, hook, f"returned {result!r}, which is not usable", None)
+            self._failed(name, hook, f"returned {_shortened(result)}, which is not usable", None)
         raise PolicyError(f"no policy answered {hook}")
 
     def describe(self) -> str:
@@ -112,3 +115,8 @@ class Policies:
         if (name, hook) not in self._warned:
             self._warned.add((name, hook))
             logger.warning("policy plugin %r failed in %s and is passed over: %s", name, hook, problem)
+
+
+def _shortened(result: object) -> str:
+    text = repr(result)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

@@ -1,6 +1,9 @@
 from pathlib import Path
 
-from pdd_core.env import Env
+import pytest
+
+from pdd_core.env import Env, ServeSettings
+from pdd_core.errors import ConfigurationError
 
 
 def test_defaults_need_no_environment(monkeypatch):
@@ -24,3 +27,24 @@ def test_variables_are_read(monkeypatch):
 def test_an_empty_list_loads_no_policy(monkeypatch):
     monkeypatch.setenv("PDD_POLICIES", "")
     assert Env().allowed_policies() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("auto", "auto"), ("0.25", "ratio"), ("512 tokens", "tokens"), ("2 s", "seconds")]
+)
+def test_how_much_to_read_is_told_in_words_or_numbers(monkeypatch, text, kind):
+    assert ServeSettings().refine_target.kind == "off"
+    monkeypatch.setenv("PDD_REFINE", text)
+    assert ServeSettings().refine_target.kind == kind
+
+
+@pytest.mark.parametrize("refine", ["", "half", "2", 1.5, "0 tokens"])
+def test_a_share_that_cannot_be_is_refused(refine):
+    with pytest.raises(ConfigurationError, match=r"^refine must be off, auto, context"):
+        ServeSettings.load(None, {"refine": refine})
+
+
+def test_a_share_in_a_file_is_a_number(tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text("refine = 0.25\n")
+    assert ServeSettings.load(file, {}).refine_target.value == 0.25

@@ -29,7 +29,7 @@ def test_a_version_that_is_no_version_is_refused():
 
 def test_a_refined_prompt_is_told_from_its_absence():
     refined = {"kind": "refined", "method": "attention", "ratio": 0.5, "kept_indices": [0], "kept_token_ids": [1],
-               "window": 16, "layers": [12]}  # fmt: skip
+               "protected": [(0, 1)], "window": 16, "layers": [12]}  # fmt: skip
     assert isinstance(HandoffState.model_validate({**STATE, "refinement": refined}).refinement, Refinement)
 
 

@@ -1,0 +1,114 @@
+"""Spans of tokens: merged, of indices, and the words and lines of a text."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy as np
+
+    from pdd_core.refinement.prompt import Span
+
+Unit = Literal["token", "word", "line"]
+UNITS: tuple[Unit, ...] = ("token", "word", "line")
+
+LONGEST_WORD = 32
+"""Tokens. Scripts without blanks would else be one word from stop to stop."""
+LONGEST_LINE = 64
+"""Tokens. Longer lines, such as whole paragraphs, are cut after their sentences, and these if need be."""
+SENTENCE_ENDS = tuple(".!?。！？")  # noqa: RUF001 - the full-width ones end sentences too
+
+_STARTS_BLANK, _ENDS_BLANK, _BLANK, _NEWLINE, _SENTENCE = 1, 2, 4, 8, 16
+
+
+def merge_spans(spans: Iterable[Span], length: int) -> tuple[Span, ...]:
+    """Return `spans` cut to a prompt of `length` tokens, sorted; those that touch are one, empty ones are gone."""
+    merged: list[Span] = []
+    for start, end in sorted((max(0, start), min(end, length)) for start, end in spans):
+        if start >= end:
+            continue
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return tuple(merged)
+
+
+def spans_of(indices: Iterable[int]) -> tuple[Span, ...]:
+    """Return the runs of consecutive numbers in `indices`, which may be in any order."""
+    runs: list[Span] = []
+    for index in sorted(set(indices)):
+        if runs and index == runs[-1][1]:
+            runs[-1] = (runs[-1][0], index + 1)
+        else:
+            runs.append((index, index + 1))
+    return tuple(runs)
+
+
+def words(pieces: Sequence[str]) -> list[Span]:
+    """Return the words of a text, each with the blanks before it; together they are all tokens."""
+    return _spans(unit_starts(pieces, "word"), len(pieces))
+
+
+def lines(pieces: Sequence[str]) -> list[Span]:
+    """Return the lines of a text, each with its newlines, long ones cut; together they are all tokens."""
+    return _spans(unit_starts(pieces, "line"), len(pieces))
+
+
+def unit_starts(pieces: Sequence[str], unit: Unit) -> np.ndarray:
+    """Return where the tokens, words or lines of a text begin: increasing, from 0 on; empty for no text.
+
+    Raises:
+        ValueError: `unit` is none of `UNITS`.
+    """
+    import numpy as np
+
+    if unit == "token":
+        return np.arange(len(pieces))
+    kinds = {piece: _kind(piece) for piece in set(pieces)}
+    kind = np.fromiter(map(kinds.__getitem__, pieces), dtype=np.uint8, count=len(pieces))
+    before, here = kind[:-1], kind[1:]
+    starts = np.ones(len(kind), dtype=bool)
+    if unit == "word":
+        after_text = (before & _BLANK) == 0
+        starts[1:] = after_text & (((here & _STARTS_BLANK) | (before & _ENDS_BLANK)) != 0)
+        return _cut(np.flatnonzero(starts), len(kind), LONGEST_WORD)
+    if unit != "line":
+        raise ValueError(f"unit must be one of {', '.join(UNITS)}, not {unit!r}")
+    starts[1:] = ((before & _NEWLINE) != 0) & ((here & (_BLANK | _NEWLINE)) != (_BLANK | _NEWLINE))
+    line = np.cumsum(starts) - 1
+    long = np.bincount(line)[line] > LONGEST_LINE if len(kind) else starts
+    starts[1:] |= long[1:] & ((before & _SENTENCE) != 0) & ((here & _STARTS_BLANK) != 0)
+    return _cut(np.flatnonzero(starts), len(kind), LONGEST_LINE)
+
+
+def _kind(piece: str) -> int:
+    stripped = piece.strip()
+    if not stripped:
+        # An empty piece is a part of a character, and joins whatever it stands in.
+        blank = _STARTS_BLANK | _ENDS_BLANK | _BLANK if piece else 0
+        return blank | (_NEWLINE if "\n" in piece else 0)
+    return (
+        (_STARTS_BLANK if piece[0].isspace() else 0)
+        | (_ENDS_BLANK if piece[-1].isspace() else 0)
+        | (_NEWLINE if "\n" in piece[len(piece.rstrip()) :] else 0)
+        | (_SENTENCE if stripped.endswith(SENTENCE_ENDS) else 0)
+    )
+
+
+def _cut(starts: np.ndarray, length: int, longest: int) -> np.ndarray:
+    """Add starts, so that no unit has more than `longest` tokens."""
+    import numpy as np
+
+    sizes = np.diff(starts, append=length)
+    if not len(sizes) or sizes.max() <= longest:
+        return starts
+    within = np.arange(length) - np.repeat(starts, sizes)
+    return np.flatnonzero(within % longest == 0)
+
+
+def _spans(starts: np.ndarray, length: int) -> list[Span]:
+    return list(pairwise([*starts.tolist(), length])) if length else []
