@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 PLUGIN = "pdd"
 """Our name in vLLM's entry-point groups, hence in VLLM_PLUGINS."""
 SCHEDULER = "pdd_vllm_plugin.scheduler.PDDAsyncScheduler"
+WORKER = "pdd_vllm_plugin.worker.PDDWorker"
+PLUGIN_FLAGS = (("--scheduler-cls", SCHEDULER), ("--worker-cls", WORKER))
 KEY_VARIABLE = "VLLM_API_KEY"  # a name, not a key
 
 _DEMO_FLAGS = (("--max-model-len", "8192"),)
@@ -76,7 +78,7 @@ def cloud_command(
     """
     address, port = bind
     on_cpu = host.accelerator() is host.Accelerator.CPU
-    flags: list[tuple[str, ...]] = [("--host", address), ("--port", str(port)), ("--scheduler-cls", SCHEDULER)]
+    flags: list[tuple[str, ...]] = [("--host", address), ("--port", str(port)), *PLUGIN_FLAGS]
     flags += [("--served-model-name", served_name)] if served_name else []
     flags += _DEMO_FLAGS if demo else ()
     flags += _CPU_FLAGS if on_cpu else ()
@@ -85,6 +87,16 @@ def cloud_command(
         settings=_settings(environ, on_cpu=on_cpu, local=Path(model).is_dir(), demo=demo),
         api_key=api_key,
     )
+
+
+def without_plugin(command: CloudCommand) -> CloudCommand:
+    """Return the same server as plain vLLM, to compare with."""
+    argv = list(command.argv)
+    for name, value in PLUGIN_FLAGS:
+        at = argv.index(name)
+        if argv[at + 1] == value:
+            del argv[at : at + 2]
+    return replace(command, argv=tuple(argv), settings={**command.settings, "VLLM_PLUGINS": ""})
 
 
 def merged_flags(ours: Sequence[tuple[str, ...]], theirs: Sequence[str]) -> list[str]:

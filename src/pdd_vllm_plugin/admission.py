@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from pdd_core.env import Env
 from pdd_core.errors import InvalidOptIn, PolicyError
 from pdd_core.hookspecs import BudgetRequest, CloudLoad
-from pdd_core.optin import STOP_REASON, OptIn, parse_opt_in
+from pdd_core.optin import REFINE_RATIO, STOP_REASON, OptIn, parse_opt_in
 from pdd_core.plugins import Policies
 from pdd_core.policies.budget import ClientBudget, DefaultBudget
+from pdd_vllm_plugin.compat import keep_from_prefix_cache
 from pdd_vllm_plugin.config import KEY, PDDConfig
-from pdd_vllm_plugin.deployment import refuse_data_parallel
+from pdd_vllm_plugin.deployment import refine_method, refuse_data_parallel
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -59,6 +60,8 @@ class BudgetMixin:
         self._pdd_policies = budget_policies(self._pdd_config)
         self._pdd_built_in = budget_policies(self._pdd_config, third_parties=False)
         self._pdd_admitted: dict[str, Admitted] = {}
+        if refine_method(self._pdd_config, self.vllm_config) == "attention":
+            keep_from_prefix_cache(self.kv_cache_manager, self._pdd_window)  # type: ignore[attr-defined]
         logger.info("pdd: %s grants decode budgets (%s)", type(self).__name__, self._pdd_policies.describe())
 
     def add_request(self, request: Request) -> None:
@@ -99,6 +102,13 @@ class BudgetMixin:
             # `strict`. An exception here would end the engine, and with it everybody's requests.
             logger.error("pdd: %s; the built-in policies decide", error)  # noqa: TRY400 - its cause is in it
             return decide_budget(self._pdd_built_in, wish, load, self._pdd_config)
+
+    def _pdd_window(self, request: Request) -> int:
+        """Return how many prompt tokens have to be computed, so that their attention can be captured."""
+        params = request.sampling_params
+        if params is None or not params.extra_args or REFINE_RATIO not in params.extra_args:
+            return 0
+        return 0 if request.num_output_tokens else self._pdd_config.refine_window
 
     def _pdd_load(self) -> CloudLoad:
         return CloudLoad(

@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 class _VllmDistribution(metadata.Distribution):
@@ -110,3 +110,44 @@ def eos_ids(tokenizer: Any, model_config: Any) -> list[int]:
     configured = (model_config.try_get_generation_config() or {}).get("eos_token_id")
     more = configured if isinstance(configured, list) else [configured]
     return [token for token in dict.fromkeys([tokenizer.eos_token_id, *more]) if token is not None]
+
+
+def platform_worker() -> Any:
+    """Return vLLM's worker class of this machine's platform: what ``--worker-cls auto`` stands for.
+
+    vLLM resolves ``auto`` inside ``Platform.check_and_update_config`` only. Expires when a platform tells its
+    default worker class.
+    """
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        from vllm.v1.worker.cpu_worker import CPUWorker
+
+        return CPUWorker
+    from vllm.v1.worker.gpu_worker import Worker
+
+    return Worker
+
+
+def keep_from_prefix_cache(kv_cache_manager: Any, tail: Callable[[Any], int]) -> None:
+    """Have the last ``tail(request)`` prompt tokens computed anew, even where the prefix cache holds them.
+
+    A hit leaves as little as one token to compute, and attention can only be captured of queries that are
+    computed. vLLM's own switch, ``Request.skip_reading_prefix_cache``, would give the whole prefix up. A hit is
+    whole blocks, so it is cut to those before the tail. Where blocks are of more than one kind, it is given up.
+    Expires when a request can bound its prefix-cache hit.
+    """
+    original = kv_cache_manager.get_computed_blocks
+
+    def get_computed_blocks(request: Any) -> Any:
+        found = original(request)
+        blocks, tokens = found[0], found[1]
+        limit = max(0, request.num_prompt_tokens - tail(request))
+        if tokens <= limit:
+            return found
+        kinds = blocks.blocks
+        kept = limit // (tokens // len(kinds[0])) if len(kinds) == 1 else 0
+        size = tokens // len(kinds[0]) if kept else 0
+        return type(blocks)(tuple(kind[:kept] for kind in kinds)), kept * size, *found[2:]
+
+    kv_cache_manager.get_computed_blocks = get_computed_blocks

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pdd_core.env import Env
 from pdd_core.errors import ConfigurationError
 from pdd_core.optin import MAX_DECODE_BUDGET
 
 KEY = "pdd"
+REFINE = ("auto", "off", "attention", "lexical", "truncation", "random")
+"""Values of `refine`. ``auto`` is attention where ``--worker-cls`` names `PDDWorker`, else off."""
+HEADS = ("max", "mean")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +31,36 @@ class PDDConfig:
     """Seconds for which a state can be read after its request has ended."""
     cancel_timeout_s: float = 10.0
     """Longest wait for the engine's confirmation of a DELETE: the rest of its running step."""
+    refine: str = "auto"
+    """Where refined prompts come from: auto, off, attention, lexical, truncation or random."""
+    refine_window: int = 16
+    """How many of the prompt's last tokens say what matters: those whose attention is captured."""
+    refine_layers: tuple[float, ...] = (0.4, 0.47, 0.53, 0.6)
+    """Depths of the captured layers, as shares of the model's depth. Each costs time and little memory."""
+    refine_heads: Literal["max", "mean"] = "max"
+    """How a layer's heads are made one: the attention of the head that cares most, or of the mean."""
+    refine_max_prompt_tokens: int = 131_072
+    """Longer prompts are not refined: a bound on memory and on the time of a request."""
     strict: bool = False
     """Refuse to start with a policy plugin that cannot be loaded; log each failure in a request as an error."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.strict, bool):
+            raise _invalid("strict", "true or false", self.strict)
+        for name, values in (("refine", REFINE), ("refine_heads", HEADS)):
+            if getattr(self, name) not in values:
+                raise _invalid(name, f"one of {', '.join(values)}", getattr(self, name))
+        depths = self.refine_layers
+        if not isinstance(depths, list | tuple) or not depths or not all(map(_is_depth, depths)):
+            raise _invalid("refine_layers", "a list of numbers from 0 to below 1", depths)
+        object.__setattr__(self, "refine_layers", tuple(depths))
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name == "strict":
-                if not isinstance(value, bool):
-                    raise ConfigurationError(f"additional_config.pdd.strict must be true or false, not {value!r}")
-                continue
             # bool passes for a number in Python, and never is one here
-            wanted = int if isinstance(field.default, int) else (int, float)
-            if isinstance(value, bool) or not isinstance(value, wanted) or value <= 0:
-                raise ConfigurationError(f"additional_config.pdd.{field.name} must be above 0, not {value!r}")
+            if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+                wanted = int if isinstance(field.default, int) else (int, float)
+                if isinstance(value, bool) or not isinstance(value, wanted) or value <= 0:
+                    raise _invalid(field.name, "above 0", value)
 
     @classmethod
     def from_vllm(cls, vllm_config: Any) -> Self:
@@ -57,3 +76,11 @@ class PDDConfig:
             if name not in known:
                 raise ConfigurationError(f"additional_config.pdd.{name} is unknown; known: {', '.join(known)}")
         return cls(**{"strict": Env().strict, **given})
+
+
+def _is_depth(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+
+
+def _invalid(name: str, wanted: str, value: object) -> ConfigurationError:
+    return ConfigurationError(f"additional_config.pdd.{name} must be {wanted}, not {value!r}")

@@ -7,9 +7,12 @@ from typing import Any
 
 from pdd_core.errors import UnsupportedDeployment
 from pdd_vllm_plugin.compat import api_process_count
+from pdd_vllm_plugin.config import PDDConfig
 
 logger = logging.getLogger("vllm.pdd")
 
+WORKER_CLS = "pdd_vllm_plugin.worker.PDDWorker"
+WORKER_FLAG = f"--worker-cls {WORKER_CLS}"
 SCHEDULER_FLAG = "--scheduler-cls pdd_vllm_plugin.scheduler.PDDAsyncScheduler"
 
 
@@ -45,8 +48,23 @@ def check_api_server(vllm_config: Any, args: Any) -> None:
     scheduler = vllm_config.scheduler_config.get_scheduler_cls()
     if not getattr(scheduler, "pdd_grants_budgets", False):
         _refuse(f"the scheduler is {scheduler.__name__}, which knows no decode budgets: add {SCHEDULER_FLAG}")
+    refine_method(PDDConfig.from_vllm(vllm_config), vllm_config)
     if getattr(args, "tokens_only", False):
         _refuse("--tokens-only is not supported: handoff state is kept for the OpenAI routes, which it removes")
+
+
+def refine_method(config: PDDConfig, vllm_config: Any) -> str:
+    """Return the refiner of this server, or ``off``.
+
+    Raises:
+        UnsupportedDeployment: ``refine`` is ``attention``, and the workers are vLLM's own.
+    """
+    worker = vllm_config.parallel_config.worker_cls
+    if config.refine == "auto":
+        return "attention" if worker == WORKER_CLS else "off"
+    if config.refine == "attention" and str(worker).startswith(("auto", "vllm.")):
+        _refuse(f"additional_config.pdd.refine is attention, but the workers cannot capture it: add {WORKER_FLAG}")
+    return config.refine
 
 
 def _refuse(reason: str) -> None:

@@ -47,7 +47,7 @@ class PDDEndpoints:
         state.pdd = self._service
         logger.info(
             "pdd %s active on %s: decode budgets (default %d), handoff state at /v1/pdd/handoffs/{id} "
-            "(up to %d, %g s), refinement off, model %r, tokenizer %s",
+            "(up to %d, %g s), refinement %s, model %r, tokenizer %s",
             info.plugin_version, info.engine, config.default_decode_budget, info.limits.max_handoffs,
-            info.limits.ttl_s, info.model, info.tokenizer.digest[:12],
+            info.limits.ttl_s, info.refinement, info.model, info.tokenizer.digest[:12],
         )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from pdd_core.handoff import DecodeBudget, HandoffState, NoRefinement, Status
+from pdd_core.handoff import DecodeBudget, HandoffState, NoRefinement, Refinement, Status
 from pdd_core.optin import STOP_REASON
 
 if TYPE_CHECKING:
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 _IDS_PER_LOGPROB = 16
 """An entry of a dict of floats takes about as much as so many ids."""
+NOT_REQUESTED = NoRefinement(reason="not_requested", message="the request names no pdd_refine_ratio")
+NOT_ENABLED = NoRefinement(
+    reason="not_enabled",
+    message="this server refines no prompts: start it with --worker-cls pdd_vllm_plugin.worker.PDDWorker",
+)
+PENDING = NoRefinement(reason="pending", message="the prompt is still being processed; ask again with ?wait=S")
 _ABORTED = frozenset({"abort", "error"})
 
 
@@ -57,6 +63,11 @@ class HandoffRecord:
     decode_budget: DecodeBudget | None = None
     changed: anyio.Event = field(default_factory=anyio.Event)
     """Set when the status changes."""
+    refinement: Refinement | NoRefinement = NOT_REQUESTED
+    refining: bool = False
+    """The refined prompt is being made."""
+    refined: anyio.Event = field(default_factory=anyio.Event)
+    """Set when it is known what becomes of the refinement."""
 
     @property
     def num_tokens(self) -> int:
@@ -67,7 +78,8 @@ class HandoffRecord:
     def size(self) -> int:
         """What is held, in token ids of 4 bytes: the ids, the text, and what logprobs were asked for."""
         logprobs = sum(map(len, self.output_logprobs)) if self.output_logprobs else 0
-        return self.num_tokens + sum(map(len, self.text)) // 4 + _IDS_PER_LOGPROB * logprobs
+        kept = 2 * len(self.refinement.kept_indices) if isinstance(self.refinement, Refinement) else 0
+        return self.num_tokens + sum(map(len, self.text)) // 4 + _IDS_PER_LOGPROB * logprobs + kept
 
     def add_output(self, completion: Any, *, delta: bool) -> None:
         """Take in one ``CompletionOutput``: new tokens only if `delta`, else the whole answer."""
@@ -96,6 +108,19 @@ class HandoffRecord:
         else:
             self.status = Status.FINISHED
         self.changed.set()
+        if not self.refining and not self.refined.is_set():
+            self.refined_as(NoRefinement(reason="failed", message="the request ended before its first token"))
+
+    @property
+    def refinement_pending(self) -> bool:
+        """Whether a refined prompt may still come."""
+        return isinstance(self.refinement, NoRefinement) and self.refinement.reason == "pending"
+
+    def refined_as(self, refinement: Refinement | NoRefinement) -> None:
+        """Record what became of the refinement."""
+        if self.refinement_pending:
+            self.refinement = refinement
+        self.refined.set()
 
     def state(self, *, expires: float, after: int = 0) -> HandoffState:
         """Return the state as it goes over the wire, output ids from `after` on."""
@@ -115,10 +140,5 @@ class HandoffRecord:
             output_logprobs=self.output_logprobs[after:] if self.output_logprobs is not None else None,
             sampling_params=dict(self.sampling_params),
             decode_budget=self.decode_budget,
-            refinement=self._refinement(),
+            refinement=self.refinement,
         )
-
-    def _refinement(self) -> NoRefinement:
-        if self.opt_in.refine_ratio is None:
-            return NoRefinement(reason="not_requested", message="the request names no pdd_refine_ratio")
-        return NoRefinement(reason="not_enabled", message="this server has no capture of attention switched on")

@@ -16,12 +16,14 @@ from pdd_core.handoff import DecodeBudget
 from pdd_core.optin import check_one_answer, parse_opt_in
 from pdd_vllm_plugin.compat import completion_id, request_error
 from pdd_vllm_plugin.config import KEY
-from pdd_vllm_plugin.record import HandoffRecord
+from pdd_vllm_plugin.record import NOT_ENABLED, NOT_REQUESTED, PENDING, HandoffRecord
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
+    from pdd_core.handoff import NoRefinement
     from pdd_core.optin import OptIn
+    from pdd_vllm_plugin.refining import Refining
     from pdd_vllm_plugin.store import HandoffStore
 
 SAMPLING_FIELDS = (
@@ -36,11 +38,20 @@ SAMPLING_FIELDS = (
 class Recorder:
     """Wraps one engine client's ``generate``."""
 
-    def __init__(self, engine_client: Any, store: HandoffStore, *, model: str, tokenizer: str) -> None:
+    def __init__(
+        self,
+        engine_client: Any,
+        store: HandoffStore,
+        *,
+        model: str,
+        tokenizer: str,
+        refining: Refining | None = None,
+    ) -> None:
         self._generate = engine_client.generate
         self._store = store
         self._model = model
         self._tokenizer = tokenizer
+        self._refining = refining
 
     def generate(
         self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any
@@ -77,11 +88,17 @@ class Recorder:
             sampling_params=_as_given(sampling_params),
             created=time.time(),
             touched=time.monotonic(),
+            refinement=self._refinement_of(opt_in),
         )
         # vLLM's EngineInput is a TypedDict; text prompts given to the Python API come without ids
         if isinstance(prompt, dict):
             record.prompt_token_ids.extend(prompt.get("prompt_token_ids") or ())
         return record
+
+    def _refinement_of(self, opt_in: OptIn) -> NoRefinement:
+        if opt_in.refine_ratio is None:
+            return NOT_REQUESTED
+        return NOT_ENABLED if self._refining is None else PENDING
 
     async def _observe(
         self, inner: AsyncGenerator[Any, None], record: HandoffRecord, *, delta: bool
@@ -92,6 +109,8 @@ class Recorder:
                 raise request_error("the handoff was deleted before the request began", "vllm_xargs.pdd_handoff")
             async for output in inner:
                 self._take_in(output, record, delta=delta)
+                if record.refinement_pending and not record.refining and record.output_token_ids:
+                    self._begin_refining(record)
                 yield output
         finally:
             # Whatever ended the loop: the client left, the engine died, or the answer is complete.
@@ -102,6 +121,10 @@ class Recorder:
             asyncio.get_running_loop().call_later(self._store.ttl_s + 1.0, self._store.purge)
             # Closing it here aborts the engine's request now, not when the garbage collector comes by.
             await inner.aclose()
+
+    def _begin_refining(self, record: HandoffRecord) -> None:
+        if self._refining is not None:
+            self._refining.begin(record)
 
     def _take_in(self, output: Any, record: HandoffRecord, *, delta: bool) -> None:
         if not record.prompt_token_ids and output.prompt_token_ids:

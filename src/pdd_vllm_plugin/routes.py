@@ -43,15 +43,22 @@ def make_router(service: HandoffService) -> APIRouter:
     @router.get("/v1/pdd/handoffs/{handoff_id}", response_model=HandoffState)
     async def get_handoff(
         handoff_id: str,
-        wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0,
+        wait: Annotated[float | None, Query(ge=0, le=MAX_WAIT_S)] = None,
         after: Annotated[int, Query(ge=0)] = 0,
     ) -> Response:
-        """Send the state now, or after up to `wait` seconds when the request's status changes."""
+        """Send the state now, or after up to `wait` seconds when it changes.
+
+        A change is the refined prompt's being there, then the request's end. Without `wait`, only a refined prompt
+        that is being made is waited for: it is part of the state from the first token on.
+        """
         try:
             record = service.store.get(handoff_id)
         except HandoffNotFound as error:
             return answers.error(404, str(error))
-        if wait and record.status is Status.RUNNING:
+        if record.refinement_pending and (wait or record.refining):
+            with anyio.move_on_after(service.config.cancel_timeout_s if wait is None else wait):
+                await record.refined.wait()
+        elif wait and record.status is Status.RUNNING:
             with anyio.move_on_after(wait):
                 await record.changed.wait()
         return Response(state_of(record, after).model_dump_json(), media_type="application/json")

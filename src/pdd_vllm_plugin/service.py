@@ -9,7 +9,9 @@ from pdd_core.fingerprint import fingerprint, table_of
 from pdd_core.handoff import CloudInfo, Limits
 from pdd_vllm_plugin.compat import engine_version, eos_ids
 from pdd_vllm_plugin.config import PDDConfig
+from pdd_vllm_plugin.deployment import refine_method
 from pdd_vllm_plugin.recorder import Recorder
+from pdd_vllm_plugin.refining import Refining
 from pdd_vllm_plugin.store import HandoffStore
 
 
@@ -29,6 +31,7 @@ class HandoffService:
         self.store = HandoffStore(config)
         model_config = engine_client.vllm_config.model_config
         tokenizer = engine_client.get_tokenizer()
+        method = refine_method(config, engine_client.vllm_config)
         self.vocabulary = table_of(tokenizer.get_vocab())
         info = CloudInfo(
             plugin_version=version("pdd-device"),
@@ -40,8 +43,8 @@ class HandoffService:
                 special_ids=tokenizer.all_special_ids,
                 eos_ids=eos_ids(tokenizer, model_config),
             ),
-            features=["decode_budget", "handoff_state"],
-            refinement="off",
+            features=["decode_budget", "handoff_state", *(() if method == "off" else ("refinement",))],
+            refinement=method,
             limits=Limits(
                 max_decode_budget=self.config.max_decode_budget,
                 max_handoffs=self.config.max_handoffs,
@@ -50,7 +53,13 @@ class HandoffService:
             ),
         )
         self.info_json = info.model_dump_json().encode()
-        recorder = Recorder(engine_client, self.store, model=served_model_name, tokenizer=info.tokenizer.digest)
+        recorder = Recorder(
+            engine_client,
+            self.store,
+            model=served_model_name,
+            tokenizer=info.tokenizer.digest,
+            refining=None if method == "off" else Refining(engine_client, config, method, tokenizer),
+        )
         engine_client.generate = recorder.generate
         self.engine_client = engine_client
         return info

@@ -15,12 +15,13 @@ import sys
 import time
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import openai
 
+from pdd_cli.cloud_command import without_plugin
 from pdd_cli.launcher import CloudServer
 
 KEY = "bench-key"
@@ -37,12 +38,7 @@ class Round:
 
 def plain(server: CloudServer) -> CloudServer:
     """Make `server` a vLLM without the plugin."""
-    argv = list(server.command.argv)
-    flag = argv.index("--scheduler-cls")
-    del argv[flag : flag + 2]
-    server.command = replace(
-        server.command, argv=tuple(argv), settings={**server.command.settings, "VLLM_PLUGINS": ""}
-    )
+    server.command = without_plugin(server.command)
     return server
 
 

@@ -2,12 +2,12 @@
 
 import json
 import re
-from dataclasses import replace
 
 import openai
 import pytest
 from cloud_support import KEY, PROMPTS
 
+from pdd_cli.cloud_command import without_plugin
 from pdd_cli.launcher import CloudServer
 
 CHAT = {"messages": [{"role": "user", "content": "Name three rivers."}]}
@@ -55,12 +55,7 @@ def plain_answers(prepared, tmp_path_factory):
         prepared.vllm_dir, served_name=prepared.name, api_key=KEY, demo=True, extra_args=["--max-num-seqs", "8"],
         log_path=tmp_path_factory.mktemp("plain") / "vllm.log",
     )  # fmt: skip
-    argv = list(server.command.argv)
-    flag = argv.index("--scheduler-cls")
-    del argv[flag : flag + 2]
-    server.command = replace(
-        server.command, argv=tuple(argv), settings={**server.command.settings, "VLLM_PLUGINS": ""}
-    )
+    server.command = without_plugin(server.command)
     with server:
         client = openai.OpenAI(base_url=server.base_url, api_key=KEY, max_retries=0)
         with client, pytest.raises(openai.NotFoundError):

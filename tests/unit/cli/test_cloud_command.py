@@ -61,6 +61,7 @@ def test_prints_one_line_that_a_shell_reads_back() -> None:
         "VLLM_PLUGINS=pdd VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=0-3 VLLM_NO_USAGE_STATS=1 "
         f'VLLM_API_KEY="$VLLM_API_KEY" {shlex.quote(sys.executable)} -m pdd_vllm_plugin serve org/model '
         "--host 127.0.0.1 --port 8000 --scheduler-cls pdd_vllm_plugin.scheduler.PDDAsyncScheduler "
+        "--worker-cls pdd_vllm_plugin.worker.PDDWorker "
         "--served-model-name m --max-model-len 8192 --dtype float32 --enforce-eager --max-num-seqs 16 "
         """--additional-config '{"pdd": {"ttl_s": 5}}'"""
     )

@@ -42,11 +42,11 @@ def test_on_a_cpu_only_the_program_and_the_cpu_flags_differ():
 
 
 def test_the_command_is_that_of_pdd_device_cloud():
-    from pdd_cli.cloud_command import PLUGIN, SCHEDULER
+    from pdd_cli.cloud_command import PLUGIN, PLUGIN_FLAGS
 
     env, argv = serve_command(serving("vllm"))
     assert env["VLLM_PLUGINS"] == PLUGIN
-    assert argv == ["vllm", "serve", "MODEL", "--scheduler-cls", SCHEDULER]
+    assert argv == ["vllm", "serve", "MODEL", *(word for flag in PLUGIN_FLAGS for word in flag)]
 
 
 def test_both_python_blocks_are_whole_programs():

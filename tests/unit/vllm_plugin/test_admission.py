@@ -24,7 +24,9 @@ class FakeScheduler:
     def __init__(self, additional_config=None, data_parallel_size=1):
         self.vllm_config = SimpleNamespace(
             additional_config=additional_config or {},
-            parallel_config=SimpleNamespace(data_parallel_size=data_parallel_size),
+            parallel_config=SimpleNamespace(
+                data_parallel_size=data_parallel_size, worker_cls="vllm.v1.worker.gpu_worker.Worker"
+            ),
         )
         self.requests, self.running, self.waiting = {}, [], []
         self.kv_cache_manager = SimpleNamespace(usage=0.0)

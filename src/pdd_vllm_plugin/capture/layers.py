@@ -1,0 +1,131 @@
+"""Which layers are captured, and whether that works with this server's settings. Looked at once, at start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pdd_core.errors import UnsupportedDeployment
+from pdd_vllm_plugin.capture.backends import CapturingImpl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pdd_vllm_plugin.capture.layout import KeyLayout
+    from pdd_vllm_plugin.capture.windows import WindowChunk
+
+OFF = 'or switch refinement off: --additional-config \'{"pdd": {"refine": "off"}}\''
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureLayer:
+    """One captured layer: its number, how its cache is laid out, and to which KV cache group it belongs."""
+
+    index: int
+    layout: KeyLayout
+    group: int
+    block_size: int
+    """Tokens of a block as the scheduler counts them: a multiple of the kernel's."""
+
+    def written_block(self, chunk: WindowChunk) -> tuple[int, int]:
+        """Return column and id, in the kernel's block table, of the block that the step's last token goes to.
+
+        Nobody else's row has it: blocks that are being written are not shared.
+        """
+        position, kernel = chunk.start + chunk.tokens - 1, self.layout.block_size
+        block = chunk.block_ids[self.group][position // self.block_size]
+        # vllm.v1.worker.block_table.BlockTable.map_to_kernel_blocks
+        return position // kernel, block * (self.block_size // kernel) + position % self.block_size // kernel
+
+
+def refuse_unsupported(vllm_config: Any) -> None:
+    """Refuse settings under which attention would pass unseen, or could not be read.
+
+    Raises:
+        UnsupportedDeployment: names the setting to change.
+    """
+    if getattr(vllm_config.model_config, "use_mla", False):
+        _refuse(f"models with latent attention (MLA) are not supported: leave --worker-cls out, {OFF}")
+    dtype = str(vllm_config.cache_config.cache_dtype)
+    if dtype not in {"auto", "float32", "float16", "bfloat16"}:
+        _refuse(f"--kv-cache-dtype {dtype} is not supported: set it to auto, {OFF}")
+    if getattr(vllm_config.parallel_config, "decode_context_parallel_size", 1) > 1:
+        _refuse(f"--decode-context-parallel-size above 1 is not supported: set it to 1, {OFF}")
+    compilation = vllm_config.compilation_config
+    mixed = compilation.cudagraph_mode.mixed_mode().name if compilation.cudagraph_mode is not None else "NONE"
+    if mixed == "FULL":
+        _refuse(f"cudagraph_mode FULL hides prefills from Python: set FULL_AND_PIECEWISE or PIECEWISE, {OFF}")
+    fused = getattr(compilation.pass_config, "fuse_attn_quant", False)
+    if fused:
+        _refuse(f"the fused pass fuse_attn_quant hides attention from Python: switch it off, {OFF}")
+
+
+def choose_layers(depths: Sequence[float], usable: Sequence[int], total: int) -> tuple[int, ...]:
+    """Return the numbers of the layers nearest to `depths` among `usable`.
+
+    Args:
+        depths: shares of the model's depth, 0 to 1.
+        usable: layers with full attention.
+        total: layers of the whole model.
+    """
+    wanted = [min(total - 1, int(depth * total)) for depth in depths]
+    return tuple(sorted({min(usable, key=lambda index: (abs(index - want), index)) for want in wanted}))
+
+
+def layers_of(vllm_config: Any, attention_layers: Mapping[str, Any], depths: Sequence[float]) -> dict[str, int]:
+    """Return the layers to capture by name, with their numbers; those of this rank.
+
+    Raises:
+        UnsupportedDeployment: no layer can be captured.
+    """
+    from vllm.model_executor.models.utils import extract_layer_index
+
+    seen = {name: layer for name, layer in attention_layers.items() if isinstance(layer.impl, CapturingImpl)}
+    if not seen:
+        backends = sorted({type(layer.impl).__name__ for layer in attention_layers.values()}) or ["none"]
+        _refuse(
+            f"the attention backend ({', '.join(backends)}) is not supported: "
+            f"set --attention-backend FLASH_ATTN or TRITON_ATTN, {OFF}"
+        )
+    numbers = {extract_layer_index(name): name for name, layer in seen.items() if _attends_to_all(layer.impl)}
+    if not numbers:
+        _refuse(f"no layer of this model attends to its whole prompt: leave --worker-cls out, {OFF}")
+    total = int(vllm_config.model_config.hf_text_config.num_hidden_layers)
+    # a pipeline rank sees its own layers only, and none of it may be chosen
+    split = vllm_config.parallel_config.pipeline_parallel_size > 1
+    chosen = choose_layers(depths, range(total) if split else sorted(numbers), total)
+    return {numbers[index]: index for index in chosen if index in numbers}
+
+
+def capture_layers(
+    chosen: Mapping[str, int], attention_layers: Mapping[str, Any], groups: Sequence[Any]
+) -> dict[str, CaptureLayer]:
+    """Return the chosen layers with their caches' layouts. `groups` is vLLM's ``KVCacheConfig.kv_cache_groups``.
+
+    Raises:
+        UnsupportedDeployment: a cache whose keys cannot be read.
+    """
+    from pdd_vllm_plugin.capture.layout import probe_layout
+
+    result: dict[str, CaptureLayer] = {}
+    layouts: dict[Any, KeyLayout] = {}
+    for name, index in chosen.items():
+        layer = attention_layers[name]
+        number, group = next((n, group) for n, group in enumerate(groups) if name in group.layer_names)
+        kind = (tuple(layer.kv_cache.shape), tuple(layer.kv_cache.stride()))
+        if kind not in layouts:
+            layouts[kind] = probe_layout(layer, layer.impl, layer.kv_cache)
+        result[name] = CaptureLayer(index, layouts[kind], number, int(group.kv_cache_spec.block_size))
+    return result
+
+
+def _attends_to_all(impl: Any) -> bool:
+    window = getattr(impl, "sliding_window", None)
+    full = window is None or window == -1 or window == (-1, -1)
+    plain = getattr(impl, "alibi_slopes", None) is None
+    own_cache = getattr(impl, "kv_sharing_target_layer_name", None) is None
+    return full and plain and own_cache and str(getattr(impl, "attn_type", "decoder")).lower().endswith("decoder")
+
+
+def _refuse(reason: str) -> None:
+    raise UnsupportedDeployment(f"attention cannot be captured: {reason}")

@@ -1,0 +1,98 @@
+"""Makes the refined prompt of each request that asks for one, as soon as its first token is there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from pdd_core.env import Env
+from pdd_core.errors import NotCaptured, PolicyError, named
+from pdd_core.handoff import NoRefinement, Refinement
+from pdd_core.plugins import Policies
+from pdd_core.refinement.check import is_kept
+from pdd_core.refinement.prompt import RefinePrompt
+from pdd_core.refinement.protect import protected_spans
+from pdd_core.refinement.refiners import refiner
+from pdd_vllm_plugin.pieces import Pieces
+from pdd_vllm_plugin.scores import ScoreFetcher
+
+if TYPE_CHECKING:
+    from pdd_core.refinement.scores import PromptScores
+    from pdd_vllm_plugin.config import PDDConfig
+    from pdd_vllm_plugin.record import HandoffRecord
+
+logger = logging.getLogger("vllm.pdd")
+
+
+class Refining:
+    """The refiners of one engine: third parties', then `method`'s."""
+
+    def __init__(self, engine_client: Any, config: PDDConfig, method: str, tokenizer: Any) -> None:
+        self._config = config
+        self._fetcher = ScoreFetcher(engine_client, config.refine_heads) if method == "attention" else None
+        self._pieces = Pieces(tokenizer)
+        allowed = Env().allowed_policies()
+        self._policies = Policies({method: refiner(method)}, allow=allowed, strict=config.strict)
+        self._built_in = Policies({method: refiner(method)}, allow=(), strict=False)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, record: HandoffRecord) -> None:
+        """Start on a request that has its first token. Returns at once; the record tells when it is done."""
+        task = asyncio.create_task(self._refine(record))
+        record.refining = True
+        self._tasks.add(task)  # asyncio itself keeps only weak references
+        task.add_done_callback(self._tasks.discard)
+
+    async def _refine(self, record: HandoffRecord) -> None:
+        try:
+            record.refined_as(await self._refinement(record))
+        except NotCaptured as error:
+            record.refined_as(NoRefinement(reason="not_captured", message=str(error)))
+        except Exception as error:  # a request goes on without a refined prompt, whatever happens here
+            logger.exception("pdd: a prompt could not be refined")
+            record.refined_as(NoRefinement(reason="failed", message=type(error).__name__))
+
+    async def _refinement(self, record: HandoffRecord) -> Refinement | NoRefinement:
+        length, most = len(record.prompt_token_ids), self._config.refine_max_prompt_tokens
+        scores = None if self._fetcher is None else await self._fetcher.fetch(record.opt_in.handoff_id)
+        if length > most:
+            problem = f"the prompt has {length} tokens, more than additional_config.pdd.refine_max_prompt_tokens"
+            return NoRefinement(reason="too_long", message=f"{problem} ({most})")
+        if scores is not None and scores.values.shape[1] != length:
+            return NoRefinement(reason="not_captured", message="the workers saw another prompt")
+        # tens of milliseconds for a long prompt: not on the loop that streams everybody's tokens
+        return await anyio.to_thread.run_sync(self._choose, record, scores)
+
+    def _choose(self, record: HandoffRecord, scores: PromptScores | None) -> Refinement:
+        prompt = self._prompt(record)
+        ratio = record.opt_in.refine_ratio or 1.0  # a record without one is never refined
+        arguments = {"scores": scores, "prompt": prompt, "ratio": ratio}
+
+        def accept(kept: object) -> bool:
+            return is_kept(kept, prompt)
+
+        try:
+            kept, method = self._policies.first_result("pdd_refine", accept, **arguments)
+        except PolicyError as error:  # `strict`
+            logger.error("pdd: %s; the built-in refiner decides", named(error))  # noqa: TRY400 - its cause is in it
+            kept, method = self._built_in.first_result("pdd_refine", accept, **arguments)
+        indices = [int(index) for index in kept]
+        return Refinement(
+            method=method,
+            ratio=ratio,
+            kept_indices=indices,
+            kept_token_ids=[prompt.token_ids[index] for index in indices],
+            protected=list(prompt.protected),
+            window=0 if scores is None else scores.window,
+            layers=[] if scores is None else list(scores.layers),
+        )
+
+    def _prompt(self, record: HandoffRecord) -> RefinePrompt:
+        token_ids = tuple(record.prompt_token_ids)
+        pieces = self._pieces.of(token_ids)
+        special = self._pieces.special_ids
+        protected = protected_spans(token_ids, pieces, special, marked=record.opt_in.protect)
+        return RefinePrompt(token_ids, pieces, special, protected)
