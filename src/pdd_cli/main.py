@@ -103,6 +103,12 @@ def serve_command(
     decode_budget: Annotated[
         str | None, typer.Option(help="Tokens that the cloud may decode.", metavar="auto|N")
     ] = None,
+    refine: Annotated[
+        str | None,
+        typer.Option(
+            help="How much of a prompt the device reads.", metavar="off|auto|0.25|'N tokens'|'N s'|context"
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="The device's CPU threads.")] = None,
     n_ctx: Annotated[int | None, typer.Option(help="Tokens that the device's context holds.")] = None,
     max_queue: Annotated[int | None, typer.Option(help="Answers that may wait for the device.")] = None,
@@ -126,6 +132,7 @@ def serve_command(
         "rate": rate,
         "pacing": pacing,
         "decode_budget": decode_budget,
+        "refine": refine,
         "threads": threads,
         "n_ctx": n_ctx,
         "max_queue": max_queue,

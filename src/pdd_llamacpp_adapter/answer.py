@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pdd_core.errors import CloudLost, DeviceEngineFailed
 from pdd_core.timeline import Source
+from pdd_llamacpp_adapter.reading import Reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -69,25 +70,28 @@ class Answer:
         self.sources: list[Source] = []
         self.texts: list[str] = []
         self.logprobs: list[TokenLogprobs | None] = []
+        self.likelihoods: list[float | None] = []
+        """Per token: the logprob that the cloud gave it; None where it gave none, and for the device's own."""
         self.tail = ""
         """Text that was withheld until the end, and did not come with a token."""
         self._stop_token_ids = frozenset(stop_token_ids)
         self._text = text
-        self._sequence = list(self.prompt)
-        self._processed = 0
+        self._ids: list[int] = []
+        self.reading = Reading(self.prompt)
+        """What the device has processed of prompt and answer."""
 
     def __len__(self) -> int:
         """Tokens of the answer so far."""
-        return len(self._sequence) - len(self.prompt)
+        return len(self._ids)
 
     def __getitem__(self, index: int) -> int:
         """Token `index` of the answer."""
-        return self._sequence[len(self.prompt) + index]
+        return self._ids[index]
 
     @property
     def ids(self) -> list[int]:
         """The answer so far."""
-        return self._sequence[len(self.prompt) :]
+        return list(self._ids)
 
     @property
     def finished(self) -> bool:
@@ -97,16 +101,16 @@ class Answer:
     @property
     def processed(self) -> int:
         """Tokens of prompt and answer that the device has processed."""
-        return self._processed
+        return self.reading.processed
 
     @property
     def behind(self) -> int:
         """Tokens of prompt and answer that the device has not processed."""
-        return len(self._sequence) - self._processed
+        return self.reading.behind(self._ids)
 
     def pending(self, limit: int) -> list[int]:
         """Return the next tokens for the device to process, at most `limit`."""
-        return self._sequence[self._processed : self._processed + limit]
+        return self.reading.pending(self._ids, limit)
 
     @property
     def caught_up(self) -> bool:
@@ -132,14 +136,19 @@ class Answer:
         ids: Sequence[int],
         *,
         logprobs: Sequence[TokenLogprobs | None] = (),
+        likelihoods: Sequence[float] = (),
         text: str = "",
     ) -> None:
-        """Take tokens from the cloud's running leg, in its order. `text` counts only where there is no other."""
+        """Take tokens from the cloud's running leg, in its order. `text` counts only where there is no other.
+
+        `logprobs` are for the client, `likelihoods` (each token's own logprob) for the device.
+        """
         for position, token in enumerate(ids):
             if not self.cloud_running or self.finished:
                 self.in_vain += len(ids) - position
                 return
             self._append(token, Source.CLOUD, logprobs[position] if position < len(logprobs) else None)
+            self.likelihoods[-1] = likelihoods[position] if position < len(likelihoods) else None
         if self._text is None and ids:
             self.texts[-1] += text  # never before its last token
 
@@ -170,7 +179,7 @@ class Answer:
 
     def device_processed(self, count: int) -> None:
         """Take note that the device has processed the next `count` tokens."""
-        self._processed += count
+        self.reading.processed += count
 
     def device_made(self, token: int, logprobs: TokenLogprobs | None = None) -> None:
         """Take a token from the device, which owns the answer."""
@@ -196,9 +205,10 @@ class Answer:
             self._finish("error")
 
     def _append(self, token: int, source: Source, logprobs: TokenLogprobs | None) -> None:
-        self._sequence.append(token)
+        self._ids.append(token)
         self.sources.append(source)
         self.logprobs.append(logprobs)
+        self.likelihoods.append(None)
         ends = token in self.stop_ids  # and adds no text then, as in vLLM
         self.texts.append("" if ends or self._text is None else self._text.push(token))
         if ends:

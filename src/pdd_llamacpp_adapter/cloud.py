@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from pdd_core.env import Env
 from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable
-from pdd_core.handoff import CloudInfo, HandoffDeleted, VocabularyPiece
+from pdd_core.handoff import CloudInfo, HandoffDeleted, HandoffState, VocabularyPiece
 from pdd_llamacpp_adapter.cloud_request import openai_fields, vllm_fields
 from pdd_llamacpp_adapter.stream import CloudChunk, read_stream
 from pdd_llamacpp_adapter.tokenizer_check import check_tokenizer
@@ -157,6 +157,17 @@ class CloudClient:
                 self._model = models.data[0].id
         return self._model
 
+    async def handoff(self, handoff_id: str, *, wait: float = 0.0) -> HandoffState:
+        """Read the state of a handoff; `wait` seconds at most for what is not decided yet.
+
+        Raises:
+            CloudUnreachable: no connection.
+            CloudRefused: an error answer, or one that is not a state; status 404 where the id is gone.
+            SchemaVersionError: the cloud speaks a newer major version of the wire schema.
+        """
+        client = self._client.with_options(max_retries=0)
+        return await _get(client, f"{_path(handoff_id)}?wait={wait:g}", HandoffState)
+
     async def cancel(self, handoff_id: str) -> bool:
         """Stop the cloud's decoding for `handoff_id`, and drop its state.
 
@@ -166,14 +177,17 @@ class CloudClient:
             CloudUnreachable: no connection.
             CloudRefused: an error answer other than "not found".
         """
-        path = f"/pdd/handoffs/{quote(handoff_id, safe='')}"
         try:
-            body = await self._client.delete(path, cast_to=object)
+            body = await self._client.delete(_path(handoff_id), cast_to=object)
         except openai.NotFoundError:
             return True
         except openai.OpenAIError as error:
             raise translated(error) from error
         return _parsed(body, HandoffDeleted).confirmed
+
+
+def _path(handoff_id: str) -> str:
+    return f"/pdd/handoffs/{quote(handoff_id, safe='')}"
 
 
 async def _get(client: openai.AsyncOpenAI, path: str, wire: type[Wire]) -> Wire:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -12,11 +13,15 @@ from pdd_core.errors import CloudError, CloudLost, CloudRefused, SchemaVersionEr
 from pdd_llamacpp_adapter.answer import CloudEnd
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pdd_core.handoff import CloudInfo
     from pdd_core.optin import OptIn
     from pdd_core.patience import Patience
     from pdd_llamacpp_adapter.cloud import CloudClient
     from pdd_llamacpp_adapter.leg_plan import LegPlan
     from pdd_llamacpp_adapter.live import LiveAnswer
+    from pdd_llamacpp_adapter.refining import Refining
     from pdd_llamacpp_adapter.stream import CloudChunk
     from pdd_llamacpp_adapter.tokenizer_check import DeviceVocabulary
 
@@ -24,7 +29,19 @@ logger = logging.getLogger(__name__)
 
 
 class CloudLeg:
-    """Feeds the cloud's tokens into the answer. `opt_in` None is a plain request that the cloud finishes."""
+    """Feeds the cloud's tokens into the answer.
+
+    Args:
+        cloud: whom to ask.
+        plan: what to ask for.
+        live: the answer.
+        opt_in: None for a plain request that the cloud finishes.
+        vocab: the device's, to be compared with the cloud's; None where no ids of the device's come in.
+        patience: time limits.
+        judged: ask for each token's likelihood, also where the client did not.
+        refining: told that the cloud refines no prompts, where `opt_in` asks for one.
+        on_begun: called once, after the first chunk.
+    """
 
     def __init__(
         self,
@@ -35,6 +52,9 @@ class CloudLeg:
         opt_in: OptIn | None,
         vocab: DeviceVocabulary | None,
         patience: Patience,
+        judged: bool = False,
+        refining: Refining | None = None,
+        on_begun: Callable[[], object] | None = None,
     ) -> None:
         self._cloud = cloud
         self._plan = plan
@@ -42,6 +62,9 @@ class CloudLeg:
         self._opt_in = opt_in
         self._vocab = vocab
         self._patience = patience
+        self._judged = judged
+        self._refining = refining
+        self._on_begun = on_begun
         self._scope = anyio.CancelScope()
         self._posted = False
         self.closing = False
@@ -72,15 +95,18 @@ class CloudLeg:
             self._live.changed()
 
     async def _receive(self) -> None:
-        request = self._plan.request
+        request, opt_in = self._plan.request, self._opt_in
         if self._vocab is not None:
             info = await self._cloud.connected(self._vocab)
+            opt_in = self._possible(info)
             # one stop set for both sides: llama.cpp's own idea of an end is not the cloud's
             own = () if request.ignore_eos else info.tokenizer.eos_ids
             self._live.answer.stop_ids = frozenset((*own, *request.stop_token_ids))
         self._posted = True
         waits = self._patience.cloud_prefill_s
-        async with aclosing(self._cloud.stream(request, self._opt_in)) as chunks:
+        if self._judged and request.logprobs is None:
+            request = replace(request, logprobs=0)
+        async with aclosing(self._cloud.stream(request, opt_in)) as chunks:
             while True:
                 with anyio.move_on_after(waits) as scope:
                     chunk = await anext(chunks, None)
@@ -89,8 +115,20 @@ class CloudLeg:
                 if chunk is None:
                     return
                 self._take(chunk)
+                if self._on_begun is not None:
+                    self._on_begun()
+                    self._on_begun = None
                 self._live.changed()
                 waits = self._patience.cloud_silence_s
+
+    def _possible(self, info: CloudInfo) -> OptIn | None:
+        """Return the opt-in without what the cloud has switched off."""
+        if self._opt_in is None or self._refining is None or info.refinement != "off":
+            return self._opt_in
+        self._refining.none("not_enabled", "the cloud refines no prompts")
+        self._on_begun = None
+        self._judged = False
+        return replace(self._opt_in, refine_ratio=None, protect=())
 
     def _take(self, chunk: CloudChunk) -> None:
         answer = self._live.answer
@@ -103,7 +141,13 @@ class CloudLeg:
                 raise CloudRefused(f"the cloud did not repeat the answer: token {self._repeated} is another one")
             self._repeated += 1
         answer.in_vain += again
-        answer.cloud_sent(chunk.token_ids[again:], logprobs=chunk.logprobs[again:], text=chunk.text)
+        fresh = chunk.logprobs[again:]
+        answer.cloud_sent(
+            chunk.token_ids[again:],
+            logprobs=() if self._plan.request.logprobs is None else fresh,
+            likelihoods=[one.chosen.logprob for one in fresh],
+            text=chunk.text,
+        )
         self._brought += len(chunk.token_ids) - again
         if chunk.end is CloudEnd.BUDGET and not self._brought:
             raise CloudLost("the cloud ended its part without a token")  # asking again would go on forever

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pdd_core.patience import Patience
     from pdd_llamacpp_adapter.cloud import CloudClient
     from pdd_llamacpp_adapter.live import LiveAnswer
+    from pdd_llamacpp_adapter.refining import Refining
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.tokenizer_check import DeviceVocabulary
 
@@ -49,7 +51,10 @@ class Device(Protocol):
 
 
 class Conductor:
-    """Runs one answer's legs. `device` None is an answer that the cloud makes alone, without the plugin."""
+    """Runs one answer's legs. `device` None is an answer that the cloud makes alone, without the plugin.
+
+    `judged` asks the cloud for likelihoods, `refining` for a refined prompt, until it has brought a first token.
+    """
 
     def __init__(
         self,
@@ -62,6 +67,8 @@ class Conductor:
         vocab: DeviceVocabulary | None,
         rate: float,
         patience: Patience,
+        judged: bool = False,
+        refining: Refining | None = None,
         on_cloud_error: Callable[[PDDError], object] | None = None,
     ) -> None:
         self._live = live
@@ -72,6 +79,8 @@ class Conductor:
         self._vocab = vocab
         self._rate = rate
         self._patience = patience
+        self._judged = judged
+        self._refining = refining
         self._on_cloud_error = on_cloud_error
         self._leg: CloudLeg | None = None
         self._not_before = 0.0
@@ -197,16 +206,32 @@ class Conductor:
         plan = plan_leg(self._request, answer.ids, budget=budget)
         if plan is None or self._cloud is None:
             return False
-        opt_in = None
+        opt_in, refining = None, None
         if self._device is not None:
+            refining = None if len(answer) or self._refining is None or self._refining.settled else self._refining
             opt_in = OptIn(uuid4().hex, plan.request.decode_budget)
+            if refining is not None:
+                opt_in = replace(opt_in, refine_ratio=refining.ratio, protect=refining.protected)
             self.handoff_id = opt_in.handoff_id
         answer.cloud_resumes()
         self._leg = CloudLeg(
-            self._cloud, plan, self._live, opt_in=opt_in, vocab=self._vocab, patience=self._patience
+            self._cloud,
+            plan,
+            self._live,
+            opt_in=opt_in,
+            vocab=self._vocab,
+            patience=self._patience,
+            judged=self._judged,
+            refining=refining,
+            on_begun=None if refining is None else self._fetch_refined,
         )
         self._tasks.start_soon(self._leg.run)
         return True
+
+    def _fetch_refined(self) -> None:
+        if self._refining is not None and self._cloud is not None and self.handoff_id is not None:
+            self._refining.begun()
+            self._tasks.start_soon(self._refining.fetch, self._cloud, self.handoff_id)
 
     def _look_back(self) -> None:
         """Take note of how the leg ended that is over; once."""

@@ -19,8 +19,10 @@ from pdd_core.errors import ContextOverflow, DeviceEngineFailed, ModelError
 from pdd_llamacpp_adapter.aborted import DecodeAborted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
+
+    from pdd_llamacpp_adapter.history import RefinedHistory
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,8 @@ class LlamaContext:
         self.n_batch = n_batch
         self.ids: list[int] = []
         """What the memory holds; agrees with llama.cpp's own count after every call, failed ones included."""
+        self.history: RefinedHistory | None = None
+        """What the first of `ids` stand for, where they are a refined prompt; None where for themselves."""
         self._watched = False
         self._memory = L.llama_get_memory(self._ctx)
         self._window = int(L.llama_model_n_swa(self.model))
@@ -101,10 +105,11 @@ class LlamaContext:
         for i in range(capacity):
             self._batch.seq_id[i][0] = _SEQUENCE
 
-    def decode(self, ids: Sequence[int], *, want_logits: bool) -> np.ndarray | None:
+    def decode(self, ids: Sequence[int], *, want_logits: bool, outputs: Iterable[int] = ()) -> np.ndarray | None:
         """Process `ids` behind what the memory holds, in one llama_decode.
 
-        Returns the last token's logits, float32 of shape (n_vocab,), a copy; None unless wanted.
+        Returns the last token's logits, float32 of shape (n_vocab,), a copy; None unless wanted. Those of the
+        indices in `outputs` can be read with `logits_at` until the next call.
 
         Raises:
             ContextOverflow: no room for them; nothing was done.
@@ -124,6 +129,8 @@ class LlamaContext:
         self._pos[:count] = np.arange(past, past + count)
         self._wanted[:count] = 0
         self._wanted[count - 1] = want_logits
+        for index in outputs:
+            self._wanted[index] = 1
         code = L.llama_decode(self._ctx, self._batch)
         if code != 0:
             # a large batch may be partly processed when it is aborted
@@ -137,7 +144,8 @@ class LlamaContext:
         if (held := self._held()) != len(self.ids):
             self.rewind(0)
             raise DeviceEngineFailed(f"llama.cpp holds {held} tokens where {past + count} were processed")
-        return self._logits() if want_logits else None
+        # llama.cpp overwrites its own with the next decode
+        return self.logits_at(count - 1).copy() if want_logits else None
 
     def _watch_for_abort(self, *, watched: bool) -> None:
         """Have llama.cpp ask whether to go on, but for single tokens.
@@ -151,13 +159,18 @@ class LlamaContext:
         L.llama_set_abort_callback(self._ctx, callback, ctypes.c_void_p(0))
         self._watched = watched
 
-    def _logits(self) -> np.ndarray:
-        pointer = L.llama_get_logits_ith(self._ctx, -1)
+    def logits_at(self, index: int) -> np.ndarray:
+        """Return llama.cpp's own logits of token `index` of the last batch, float32 of shape (n_vocab,).
+
+        Raises:
+            DeviceEngineFailed: that call of `decode` was not asked for them.
+        """
+        asked = 0 <= index < self._batch.n_tokens and self._wanted[index]
+        pointer = L.llama_get_logits_ith(self._ctx, index) if asked else None
         if not pointer:
-            raise DeviceEngineFailed("llama.cpp has no logits for the last token")
-        # llama.cpp overwrites its own with the next decode
-        copy: np.ndarray = np.ctypeslib.as_array(pointer, (self._n_vocab,)).copy()
-        return copy
+            raise DeviceEngineFailed(f"llama.cpp has no logits for token {index} of its last batch")
+        logits: np.ndarray = np.ctypeslib.as_array(pointer, (self._n_vocab,))
+        return logits
 
     def rewind(self, length: int) -> int:
         """Keep the first `length` tokens, or none where that cannot be had exactly. Returns how many are kept.
@@ -167,9 +180,12 @@ class LlamaContext:
         if length and self._holds_window(length) and L.llama_memory_seq_rm(self._memory, _SEQUENCE, length, -1):
             del self.ids[length:]
             if self._held() == length == len(self.ids):
+                if self.history is not None and length < len(self.history.ids):
+                    self.history = None
                 return length
         L.llama_memory_clear(self._memory, True)
         self.ids.clear()
+        self.history = None
         return 0
 
     def _holds_window(self, length: int) -> bool:
@@ -178,6 +194,36 @@ class LlamaContext:
 
     def _held(self) -> int:
         return int(L.llama_memory_seq_pos_max(self._memory, _SEQUENCE)) + 1
+
+    def state_size(self) -> int:
+        """Return the bytes that `state` would have."""
+        return int(L.llama_state_seq_get_size(self._ctx, _SEQUENCE))
+
+    def state(self) -> np.ndarray:
+        """Return a copy of the memory in llama.cpp's own form, uint8.
+
+        Raises:
+            DeviceEngineFailed: llama.cpp cannot make one.
+        """
+        state: np.ndarray = np.empty(self.state_size(), dtype=np.uint8)
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        if L.llama_state_seq_get_data(self._ctx, pointer, state.size, _SEQUENCE) != state.size:
+            raise DeviceEngineFailed(f"llama.cpp cannot copy its memory: {_errors[-1]}")
+        return state
+
+    def load(self, state: np.ndarray, ids: Sequence[int]) -> None:
+        """Make `state` the memory, which holds `ids`.
+
+        Raises:
+            DeviceEngineFailed: llama.cpp does not take it; the memory is then empty.
+        """
+        self.rewind(0)
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        taken = L.llama_state_seq_set_data(self._ctx, pointer, state.size, _SEQUENCE)
+        self.ids.extend(ids)
+        if taken != state.size or self._held() != len(ids):
+            self.rewind(0)
+            raise DeviceEngineFailed(f"llama.cpp does not take its memory back: {_errors[-1]}")
 
     def close(self) -> None:
         """Free everything. Harmless when repeated."""

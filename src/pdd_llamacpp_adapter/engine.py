@@ -7,16 +7,16 @@ call that computes, and the event loop only ever waits.
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 import anyio
 
 from pdd_core.errors import DeviceEngineFailed
-from pdd_llamacpp_adapter.aborted import DecodeAborted
+from pdd_llamacpp_adapter.engine_memory import EngineMemory
+from pdd_llamacpp_adapter.turns import Turns
 
 if TYPE_CHECKING:
     import os
@@ -26,19 +26,12 @@ if TYPE_CHECKING:
 
     from pdd_core.timeline import TokenLogprobs
     from pdd_llamacpp_adapter.context import LlamaContext
+    from pdd_llamacpp_adapter.engine_thread import Job
+    from pdd_llamacpp_adapter.logprobs import Following
     from pdd_llamacpp_adapter.vocab import Vocabulary
 
 N_BATCH = 512
 """Most tokens of one llama_decode; also n_ubatch, so that an aborted call leaves nothing half done."""
-
-T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class _Job:
-    """What the engine's thread is doing. `cancelled` is read by llama.cpp's abort callback."""
-
-    cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +44,18 @@ class Choice:
     logprobs: TokenLogprobs | None = None
 
 
-class DeviceEngine:
+class DeviceEngine(EngineMemory):
     """A GGUF model, ready to answer. One answer at a time; a second one waits in `exclusive`.
 
     A context manager; `close` frees the model.
     """
 
-    def __init__(self, executor: ThreadPoolExecutor) -> None:
+    def __init__(self) -> None:
         """Use `DeviceEngine.open`."""
-        self._executor = executor
-        self._job = _Job()
-        self._context: LlamaContext | None = None
+        super().__init__()
         self._vocab: Vocabulary | None = None
-        self._turn = anyio.Lock()
+        self.turns = Turns()
+        """Who may use it."""
 
     @classmethod
     def open(
@@ -90,8 +82,7 @@ class DeviceEngine:
         from pdd_llamacpp_adapter.context import LlamaContext
         from pdd_llamacpp_adapter.vocab import Vocabulary
 
-        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llama")
-        engine = cls(executor)
+        engine = cls()
 
         def load() -> LlamaContext:
             return LlamaContext(
@@ -100,13 +91,13 @@ class DeviceEngine:
                 n_threads=n_threads,
                 flash_attn=flash_attn,
                 n_batch=min(N_BATCH, n_ctx),
-                should_abort=lambda: engine._job.cancelled,
+                should_abort=engine._thread.should_abort,
             )
 
         try:
-            engine._context = executor.submit(load).result()
+            engine._context = engine._thread.run(load)
         except BaseException:
-            executor.shutdown()
+            engine._thread.shut_down()
             raise
         engine._vocab = Vocabulary(engine._context.model)
         return engine
@@ -123,9 +114,7 @@ class DeviceEngine:
             return
         context, self._context = self._context, None
         self.vocab.close()
-        self._job.cancelled = True
-        self._executor.submit(context.close).result()
-        self._executor.shutdown()
+        self._thread.stop(context.close)
 
     @property
     def vocab(self) -> Vocabulary:
@@ -134,33 +123,11 @@ class DeviceEngine:
             raise DeviceEngineFailed("the engine is not open")
         return self._vocab
 
-    @property
-    def n_ctx(self) -> int:
-        """Tokens that fit, prompt and answer together."""
-        return self._open_context().n_ctx
-
-    @property
-    def n_past(self) -> int:
-        """Tokens that the context holds."""
-        return len(self._open_context().ids)
-
-    def holds(self, prompt: Sequence[int]) -> int:
-        """Return how many tokens of `prompt` the context holds now: what `start` would keep, called at once."""
-        return common_prefix(self._open_context().ids, prompt[:-1])
-
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
         """Hold the context for one answer; others wait in line."""
-        async with self._turn:
+        async with self.turns.answer():
             yield
-
-    async def start(self, prompt: Sequence[int]) -> int:
-        """Keep what the context holds of `prompt` already, drop the rest, and return how many tokens are kept.
-
-        Always fewer than all: the last token has to be processed to give logits.
-        """
-        context = self._open_context()
-        return await self._call(lambda: context.rewind(common_prefix(context.ids, prompt[:-1])))
 
     async def extend(self, ids: Sequence[int], *, want_logits: bool = False) -> np.ndarray | None:
         """Process `ids` behind what the context holds.
@@ -173,11 +140,49 @@ class DeviceEngine:
             DeviceEngineFailed: llama.cpp returned an error; the context holds what it held before.
         """
         context = self._open_context()
-        if len(ids) <= context.n_batch:
-            return await self._call(lambda: context.decode(ids, want_logits=want_logits))
-        head, tail = ids[: context.n_batch], ids[context.n_batch :]
-        await self._call(lambda: context.decode(head, want_logits=False))
-        return await self.extend(tail, want_logits=want_logits)
+        while len(ids) > context.n_batch:
+            head, ids = ids[: context.n_batch], ids[context.n_batch :]
+            await self._process(context, head, want_logits=False)
+        return await self._process(context, ids, want_logits=want_logits)
+
+    async def _process(self, context: LlamaContext, ids: Sequence[int], *, want_logits: bool) -> np.ndarray | None:
+        return await self._thread.call(lambda: context.decode(ids, want_logits=want_logits))
+
+    async def judge(
+        self, ids: Sequence[int], following: Following, *, want_logits: bool = False
+    ) -> tuple[list[float], np.ndarray | None]:
+        """Process `ids` as `extend` does, and tell how likely each id in `following` is behind its token of `ids`.
+
+        Returns the log-likelihoods in the order of `following`, and the last token's logits if they are wanted.
+
+        Args:
+            ids: what to process.
+            following: index in `ids` -> what may follow it, increasing.
+            want_logits: as for `extend`.
+
+        Raises:
+            ContextOverflow, DeviceEngineFailed: as `extend`; `ids` that make several batches may be half done.
+        """
+        context = self._open_context()
+        size, likelihoods = context.n_batch, list[float]()
+        logits: np.ndarray | None = None
+        for begin in range(0, len(ids), size):
+            batch, last = ids[begin : begin + size], begin + size >= len(ids)
+            asked = {index - begin: token for index, token in following.items() if begin <= index < begin + size}
+            found, logits = await self._judge_batch(context, batch, asked, want_logits=want_logits and last)
+            likelihoods += found
+        return likelihoods, logits
+
+    async def _judge_batch(
+        self, context: LlamaContext, ids: Sequence[int], following: Following, *, want_logits: bool
+    ) -> tuple[list[float], np.ndarray | None]:
+        from pdd_llamacpp_adapter.logprobs import log_likelihood
+
+        def judge() -> tuple[list[float], np.ndarray | None]:
+            logits = context.decode(ids, want_logits=want_logits, outputs=following)
+            return [log_likelihood(context.logits_at(index), seen) for index, seen in following.items()], logits
+
+        return await self._thread.call(judge)
 
     async def generate(self, logits: np.ndarray, choose: Callable[[np.ndarray], Choice]) -> AsyncGenerator[Choice]:
         """Make tokens, one step after the other, and yield each until one is the last.
@@ -196,14 +201,14 @@ class DeviceEngine:
         context, loop = self._open_context(), asyncio.get_running_loop()
         made: asyncio.Queue[Choice | None] = asyncio.Queue()
 
-        def steps(job: _Job) -> None:
+        def steps(job: Job) -> None:
             following: np.ndarray | None = logits
             while following is not None and not job.cancelled:
                 choice = choose(following)
                 loop.call_soon_threadsafe(made.put_nowait, choice)
                 following = None if choice.last else context.decode((choice.token,), want_logits=True)
 
-        working = asyncio.ensure_future(self._call_with_job(steps))
+        working = asyncio.ensure_future(self._thread.call_with_job(steps))
         working.add_done_callback(lambda _: made.put_nowait(None))
         try:
             while (choice := await made.get()) is not None:
@@ -213,52 +218,3 @@ class DeviceEngine:
             working.cancel()
             with anyio.CancelScope(shield=True):
                 await asyncio.wait([working])
-
-    async def rewind(self, length: int) -> int:
-        """Keep the first `length` tokens, or none where that cannot be had exactly. Returns how many are kept."""
-        context = self._open_context()
-        return await self._call(lambda: context.rewind(min(length, len(context.ids))))
-
-    def reset(self) -> None:
-        """Forget everything, so that the next answer starts cold. Blocks; not while an answer is being made."""
-        context = self._open_context()
-        self._executor.submit(context.rewind, 0).result()
-
-    def _open_context(self) -> LlamaContext:
-        if self._context is None:
-            raise DeviceEngineFailed("the engine is closed")
-        return self._context
-
-    async def _call(self, work: Callable[[], T]) -> T:
-        """Run `work` on the engine's thread; see `_call_with_job`."""
-        return await self._call_with_job(lambda _: work())
-
-    async def _call_with_job(self, work: Callable[[_Job], T]) -> T:
-        """Run `work` on the engine's thread. On cancellation, abort it and wait until the thread is free again."""
-        job = _Job()
-
-        def run() -> T:
-            self._job = job
-            if job.cancelled:
-                raise DecodeAborted
-            return work(job)
-
-        future = asyncio.wrap_future(self._executor.submit(run))
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            job.cancelled = True
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([future])
-            future.exception()  # looked at, so that asyncio does not report it as forgotten
-            raise
-        except DecodeAborted as error:
-            raise DeviceEngineFailed("the engine was closed while it was answering") from error
-
-
-def common_prefix(held: Sequence[int], wanted: Sequence[int]) -> int:
-    """Return how many leading ids two sequences share."""
-    for index, (ours, theirs) in enumerate(zip(held, wanted, strict=False)):
-        if ours != theirs:
-            return index
-    return min(len(held), len(wanted))

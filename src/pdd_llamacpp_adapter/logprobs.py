@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 
 from pdd_core.timeline import TokenLogprob, TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NextToken:
+    """A token that came next."""
+
+    token: int
+    allowed: np.ndarray | None = None
+    """What a grammar let come, bool of shape (n_vocab,); None where everything."""
+
+
+Following = Mapping[int, NextToken]
+"""Index in a batch -> what came behind that token."""
+
+
+def log_likelihood(logits: np.ndarray, seen: NextToken) -> float:
+    """Return the logprob of the token that came next, by the same definition as `log_probabilities`.
+
+    Args:
+        logits: float32 of shape (n_vocab,), as the model gave them; unchanged.
+        seen: the token, and what the grammar let come in its place.
+    """
+    among = logits if seen.allowed is None else logits[seen.allowed]
+    return float(logits[seen.token]) - _log_total(among)
 
 
 def log_probabilities(logits: np.ndarray, token: int, top: int) -> TokenLogprobs:
@@ -16,13 +43,17 @@ def log_probabilities(logits: np.ndarray, token: int, top: int) -> TokenLogprobs
         token: the chosen token.
         top: how many to list; at most n_vocab are.
     """
-    peak = float(logits.max())
-    total = peak + float(np.log(np.exp(logits - peak).sum(dtype=np.float64)))
+    total = _log_total(logits)
 
     def logprob(token_id: int) -> TokenLogprob:
         return TokenLogprob(token_id, float(logits[token_id]) - total)
 
     return TokenLogprobs(logprob(token), tuple(logprob(int(token_id)) for token_id in _most_likely(logits, top)))
+
+
+def _log_total(logits: np.ndarray) -> float:
+    peak = float(logits.max())
+    return peak + float(np.log(np.exp(logits - peak).sum(dtype=np.float64)))
 
 
 def _most_likely(logits: np.ndarray, top: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,28 @@ class Mode(StrEnum):
     HANDOFF = "handoff"
     DEVICE_ONLY = "device_only"
     CLOUD_ONLY = "cloud_only"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefinementReport:
+    """What became of an answer's refined prompt."""
+
+    ratio: float | None = None
+    """The share of the prompt's tokens that was asked for; None where only earlier turns were refined."""
+    kept_tokens: int | None = None
+    """Of the prompt's tokens, by the cloud's choice; None where it made none."""
+    saved_tokens: int = 0
+    """Prompt tokens that the device did not have to process because of it."""
+    guard: str | None = None
+    """``agreed``, ``disagreed`` (the full prompt was read after all), ``too_few_tokens`` to judge by, or None
+    without a verdict."""
+    guard_excess: float | None = None
+    """Nats per token by which the device found the cloud's tokens less likely than the cloud did."""
+    guard_tokens: int = 0
+    """Tokens that the guard judged by."""
+    reason: str | None = None
+    """Why the device read no refined prompt: ``not_enabled`` and the other reasons of the wire, ``unavailable``
+    (no answer), ``invalid`` (one that breaks the contract), ``too_late`` (nothing was left to save)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +76,8 @@ class Outcome:
     """Further attempts after the cloud was lost."""
     decisions: tuple[Decision, ...] = ()
     """What was decided about the answer and when; no text of prompt or answer."""
+    refinement: RefinementReport | None = None
+    """What became of the refined prompt; None where none was asked for and none was read."""
 
     def summary(self) -> dict[str, object]:
         """Return what happened, JSON-ready and without any text: the ``pdd`` object of the device's server."""
@@ -76,7 +100,18 @@ class Outcome:
             "extensions": self.extensions,
             "cloud_retries": self.cloud_retries,
             "cloud_error": self.cloud_error,
+            "refinement": self._refinement(),
             "decisions": [{"at_s": _rounded(one.at), "what": one.what} for one in self.decisions],
+        }
+
+    def _refinement(self) -> dict[str, object] | None:
+        report = self.refinement
+        if report is None:
+            return None
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            **asdict(report),
+            "guard_excess": _rounded(report.guard_excess),
         }
 
 

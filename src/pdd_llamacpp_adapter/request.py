@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pdd_core.errors import InvalidRequest
 from pdd_core.optin import MAX_DECODE_BUDGET
+from pdd_core.refinement.spans import merge_spans
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -79,6 +80,11 @@ class AnswerRequest:
     """Tokens the cloud may decode before it hands off; None leaves it to the cloud's policy."""
     cache_salt: str | None = None
     """Keeps the cloud's prefix cache apart from that of other salts."""
+    refine_ratio: float | None = None
+    """Share of the prompt's tokens that the device is to read, above 0 and at most 1; the cloud chooses which.
+    None: all of them."""
+    protect: Sequence[tuple[int, int]] = ()
+    """Half-open spans of prompt positions that stay in any case, besides what the device protects by itself."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_token_ids", tuple(self.prompt_token_ids))
@@ -104,6 +110,21 @@ class AnswerRequest:
         _require(known, "logprobs", f"must be None or from 0 to {MAX_TOP_LOGPROBS}")
         budget = self.decode_budget
         _require(budget is None or 1 <= budget <= MAX_DECODE_BUDGET, "decode_budget", "must be None or at least 1")
+        ratio = self.refine_ratio
+        _require(ratio is None or 0 < ratio <= 1, "refine_ratio", "must be None, or above 0 and at most 1")
+        object.__setattr__(self, "protect", _spans(self.protect, len(self.prompt_token_ids)))
+
+
+def _spans(spans: Iterable[tuple[int, int]], length: int) -> tuple[tuple[int, int], ...]:
+    """Return `spans` sorted, those that touch as one."""
+    given = [tuple(span) for span in spans]
+    whole = all(len(span) == 2 and all(type(bound) is int for bound in span) for span in given)
+    _require(
+        whole and all(0 <= span[0] < span[1] <= length for span in given),
+        "protect",
+        f"must be pairs (start, end) of positions in the prompt, 0 <= start < end <= {length}",
+    )
+    return merge_spans(((span[0], span[1]) for span in given), length)
 
 
 def check_token_ids(ids: Iterable[int], size: int, *, param: str) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from pdd_core.break_even import break_even_budget
 from pdd_core.errors import named
 from pdd_llamacpp_adapter.cloud import CloudClient
 from pdd_llamacpp_adapter.engine import DeviceEngine
@@ -20,7 +19,10 @@ from pdd_llamacpp_adapter.monitor import CloudMonitor
 from pdd_llamacpp_adapter.pacing import default_policies
 from pdd_llamacpp_adapter.request import Grammar, GrammarKind
 from pdd_llamacpp_adapter.session import AnswerSession
+from pdd_llamacpp_adapter.session_start import fits
 from pdd_llamacpp_adapter.speed import DeviceSpeed
+from pdd_llamacpp_adapter.terms import Terms
+from pdd_llamacpp_adapter.upgrade import upgrade_when_idle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,12 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HEADROOM = 1.3
-"""Of a computed decode budget over the break-even: the device takes over as soon as it has caught up, so what is
-too much costs the cloud a few tokens, what is too little a further request."""
-_LEAST_BUDGET = 4
-_RATE_SHARE = 0.9
-"""Of the device's own decode rate, where the rate is `auto`: answers are then shown evenly across the handoff."""
 _PROBE_TOKENS = 96
 _PROBE_STEPS = 6
 
@@ -58,6 +54,8 @@ class Runtime:
         self._speed = DeviceSpeed()
         self._grammars = GrammarEngine(engine.vocab, engine.vocab.stop_ids)
         self._policies = default_policies(settings.pacing)
+        self._terms = Terms(settings, self._speed, n_ctx=engine.n_ctx)
+        self._warned: set[str] = set()
         self.cloud = CloudMonitor(cloud, engine.vocab)
 
     @classmethod
@@ -87,6 +85,7 @@ class Runtime:
                 tasks.start_soon(runtime.cloud.run)
                 await runtime._measure()
                 tasks.start_soon(runtime._warm_up_grammars)
+                tasks.start_soon(upgrade_when_idle, engine, lambda: runtime._speed.chunk)
                 try:
                     yield runtime
                 finally:
@@ -119,6 +118,11 @@ class Runtime:
     def vocab(self) -> Vocabulary:
         """The model's tokens."""
         return self._engine.vocab
+
+    @property
+    def refines(self) -> bool:
+        """Whether prompts may be refined, so that it matters what of them has to stay."""
+        return self._settings.refine_target.kind != "off"
 
     @property
     def n_ctx(self) -> int:
@@ -155,11 +159,13 @@ class Runtime:
         info = self.cloud.info
         if info is not None and needed > info.max_model_len:
             cloud = None
-        too_long = needed > self.n_ctx and info is not None and cloud is not None
-        rate = self._rate(has_cloud=cloud is not None) if paced else math.inf
+        held = self._engine.holds(request.prompt_token_ids)
+        if cloud is not None:
+            request = self._with_ratio(request, held=held)
+        rate = self._terms.rate(has_cloud=cloud is not None) if paced else math.inf
         return AnswerSession(
-            self._with_budget(request, rate),
-            engine=None if too_long else self._engine,
+            self._terms.with_budget(request, rate, held=held),
+            engine=None if self._is_the_clouds(request, cloud) else self._engine,
             cloud=cloud,
             vocab=self.vocab,
             policies=self._policies,
@@ -170,26 +176,30 @@ class Runtime:
             on_cloud_error=self.cloud.suspect,
         )
 
-    def _rate(self, *, has_cloud: bool) -> float:
-        match self._settings.rate:
-            case "unlimited":
-                return math.inf
-            case "auto":
-                step = self._speed.step_s
-                return _RATE_SHARE / step if step and has_cloud else math.inf
-            case rate:
-                return rate
+    def _is_the_clouds(self, request: AnswerRequest, cloud: CloudClient | None) -> bool:
+        """Whether the device's context is too small for the answer, and refinement is of no help."""
+        info = self.cloud.info
+        if cloud is None or info is None:
+            return False
+        return not fits(request, self.n_ctx, refinable=info.refinement != "off")
 
-    def _with_budget(self, request: AnswerRequest, rate: float) -> AnswerRequest:
-        budget = self._settings.decode_budget
-        tokens = self._computed_budget(request, rate) if budget == "auto" else budget
-        return replace(request, decode_budget=min(tokens, request.max_tokens))
+    def _with_ratio(self, request: AnswerRequest, *, held: int) -> AnswerRequest:
+        """Return `request` with the share of its prompt to read; a request that names one keeps it."""
+        if request.refine_ratio is not None:
+            return request
+        ratio = self._terms.refine_ratio(len(request.prompt_token_ids), request.max_tokens, held=held)
+        info = self.cloud.info
+        if ratio is not None and info is not None and info.refinement == "off":
+            kind = self._settings.refine_target.kind
+            if kind == "auto":
+                return request
+            self._warn_once(f"refine is {self._settings.refine}, but the cloud refines no prompts")
+        return replace(request, refine_ratio=ratio)
 
-    def _computed_budget(self, request: AnswerRequest, rate: float) -> int:
-        prefill, decode = self.device_speed()
-        fresh = len(request.prompt_token_ids) - self._engine.holds(request.prompt_token_ids)
-        budget = break_even_budget(fresh, rate=min(rate, decode), prefill_tps=prefill, headroom=HEADROOM)
-        return max(_LEAST_BUDGET, budget or request.max_tokens)
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            logger.warning("%s", text)
 
 
 def _client(settings: ServeSettings) -> CloudClient | None:

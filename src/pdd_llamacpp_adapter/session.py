@@ -12,21 +12,28 @@ from typing import TYPE_CHECKING, Self
 
 import anyio
 
-from pdd_core.errors import ConfigurationError, ContextOverflow, named
+from pdd_core.errors import ConfigurationError, named
 from pdd_core.hookspecs import FLUSH_WITHIN_S, PaceRequest, PaceTarget
 from pdd_core.patience import Patience
-from pdd_llamacpp_adapter.answer import Answer
+from pdd_core.refinement.guard import Guard
 from pdd_llamacpp_adapter.conductor import Conductor
 from pdd_llamacpp_adapter.device_part import DevicePart
 from pdd_llamacpp_adapter.display import Display
+from pdd_llamacpp_adapter.judging import Judging
 from pdd_llamacpp_adapter.leg_plan import depends_on_output
 from pdd_llamacpp_adapter.live import LiveAnswer
 from pdd_llamacpp_adapter.outcome import Mode, Outcome
 from pdd_llamacpp_adapter.pacing import GuardedPacer, default_policies
 from pdd_llamacpp_adapter.profile import Throttle
-from pdd_llamacpp_adapter.request import check_token_ids
+from pdd_llamacpp_adapter.refinement_report import refinement_report
+from pdd_llamacpp_adapter.session_start import (
+    check_ids,
+    check_room,
+    grammar_matcher,
+    new_answer,
+    new_refining,
+)
 from pdd_llamacpp_adapter.speed import DeviceSpeed
-from pdd_llamacpp_adapter.text import AnswerText
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,8 +47,9 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.cloud import CloudClient
     from pdd_llamacpp_adapter.device_part import Progress
     from pdd_llamacpp_adapter.engine import DeviceEngine
-    from pdd_llamacpp_adapter.grammar import GrammarEngine, GrammarMatcher
+    from pdd_llamacpp_adapter.grammar import GrammarEngine
     from pdd_llamacpp_adapter.profile import DeviceProfile
+    from pdd_llamacpp_adapter.refining import Refining
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.vocab import Vocabulary
 
@@ -69,6 +77,7 @@ class AnswerSession:
         patience: time limits and retry budgets.
         speed: what is known of the engine's speed; learns from this answer.
         grammars: compiles grammars; needed only for a request that has one.
+        guard: what tells from the cloud's tokens whether a refined prompt will do.
         on_progress: called after every chunk the device has processed, before it takes over.
         on_cloud_error: called when the cloud is lost, with why.
 
@@ -93,6 +102,7 @@ class AnswerSession:
         patience: Patience | None = None,
         speed: DeviceSpeed | None = None,
         grammars: GrammarEngine | None = None,
+        guard: Guard | None = None,
         on_progress: Progress | None = None,
         on_cloud_error: Callable[[PDDError], object] | None = None,
     ) -> None:
@@ -110,6 +120,7 @@ class AnswerSession:
         self._patience = patience or Patience()
         self._speed = speed or DeviceSpeed()
         self._grammars = grammars
+        self._guard = guard or Guard()
         self._on_progress = on_progress
         self._on_cloud_error = on_cloud_error
         self._mode = _mode(engine, cloud)
@@ -118,6 +129,7 @@ class AnswerSession:
         self._request = replace(request, seed=secrets.randbits(31)) if sampled_anew else request
         self._tasks: TaskGroup | None = None
         self._device: DevicePart | None = None
+        self._refining: Refining | None = None
 
     async def __aenter__(self) -> Self:
         """Start both parts.
@@ -131,25 +143,35 @@ class AnswerSession:
         """
         if self._tasks is not None:
             raise ConfigurationError("a session makes one answer: make a new one")
-        self._check_room()
-        self._check_ids()
-        request = self._request
-        matcher = await self._matcher()
+        request, engine, handed_over = self._request, self._engine, self._mode is Mode.HANDOFF
+        if engine is not None:
+            check_room(request, engine.n_ctx, refinable=handed_over)
+        check_ids(request, self._vocab)
+        matcher = await grammar_matcher(request, engine, self._grammars)
         pacer = GuardedPacer.resolve(
             self._policies or default_policies(),
             PaceRequest(num_prompt_tokens=len(request.prompt_token_ids), max_tokens=request.max_tokens),
             PaceTarget(self._rate, flush_within=self._flush_within),
         )
-        self._live = LiveAnswer(self._new_answer())
-        if self._engine is not None:
+        live = self._live = LiveAnswer(
+            new_answer(request, self._vocab, cloud=self._cloud is not None, device=engine is not None)
+        )
+        self._judging = Judging(self._guard, live.answer)
+        behind_refined = False
+        if engine is not None:
+            history = engine.history
+            behind_refined = handed_over and history is not None and history.begins(request.prompt_token_ids)
+            self._refining = await new_refining(request, live, engine.vocab) if handed_over else None
             self._device = DevicePart(
-                self._engine,
+                engine,
                 request,
-                self._live,
+                live,
                 throttle=Throttle(self._profile, self._live.now),
                 speed=self._speed,
                 patience=self._patience,
                 rate=self._rate,
+                judging=self._judging,
+                refining=self._refining,
                 matcher=matcher,
                 on_progress=self._on_progress,
             )
@@ -163,6 +185,8 @@ class AnswerSession:
             vocab=self._vocab,
             rate=self._rate,
             patience=self._patience,
+            judged=self._refining is not None or behind_refined,
+            refining=self._refining,
             on_cloud_error=self._on_cloud_error,
         )
         self._display = Display(
@@ -225,6 +249,9 @@ class AnswerSession:
             extensions=conductor.extensions,
             cloud_retries=conductor.retries,
             decisions=tuple(live.decisions),
+            refinement=refinement_report(
+                self._refining, None if self._device is None else self._device.course, self._judging
+            ),
         )
 
     def _finish_reason(self) -> str:
@@ -232,46 +259,6 @@ class AnswerSession:
         if answer.finish_reason is None or self._live.shown < len(answer):
             return "cancelled"
         return answer.finish_reason
-
-    def _check_room(self) -> None:
-        needed = len(self._request.prompt_token_ids) + self._request.max_tokens
-        if self._engine is not None and needed > self._engine.n_ctx:
-            raise ContextOverflow(
-                f"{len(self._request.prompt_token_ids)} prompt tokens and max_tokens {self._request.max_tokens} "
-                f"do not fit the device's context of {self._engine.n_ctx}"
-            )
-
-    def _check_ids(self) -> None:
-        if self._vocab is None:
-            return
-        for name in ("prompt_token_ids", "stop_token_ids", "logit_bias"):
-            check_token_ids(getattr(self._request, name), self._vocab.size, param=name)
-
-    async def _matcher(self) -> GrammarMatcher | None:
-        grammar = self._request.grammar
-        if grammar is None or self._engine is None:
-            return None
-        if self._grammars is None:
-            from pdd_llamacpp_adapter.grammar import GrammarEngine
-
-            self._grammars = GrammarEngine(self._engine.vocab, self._engine.vocab.stop_ids)
-        return await anyio.to_thread.run_sync(self._grammars.matcher, grammar)
-
-    def _new_answer(self) -> Answer:
-        request, vocab = self._request, self._vocab
-        # the device's own idea of an end, until the cloud has told its
-        own_stops = frozenset() if vocab is None or request.ignore_eos else vocab.stop_ids
-        return Answer(
-            request.prompt_token_ids,
-            max_tokens=request.max_tokens,
-            stop_ids=(*own_stops, *request.stop_token_ids),
-            stop_token_ids=request.stop_token_ids,
-            text=None
-            if vocab is None
-            else AnswerText(vocab.piece, stop=request.stop, min_tokens=request.min_tokens),
-            cloud=self._cloud is not None,
-            device=self._engine is not None,
-        )
 
 
 def _mode(engine: DeviceEngine | None, cloud: CloudClient | None) -> Mode:

@@ -111,6 +111,15 @@ class Vocabulary:
             self._pieces[token_id] = self._read_piece(token_id)
         return self._pieces[token_id]
 
+    def spelt(self, token_id: int) -> str:
+        """Return the text of `token_id` as it stands in a prompt, control tokens spelt out.
+
+        Of a part of a character, a replacement character.
+        """
+        if 0 <= token_id < self.size and self.is_special(token_id):
+            return self.raw_tokens[token_id]
+        return self.piece(token_id).decode("utf-8", "replace")
+
     def _read_piece(self, token_id: int) -> bytes:
         if not 0 <= token_id < self.size:
             return b""  # padding beyond the table has no text

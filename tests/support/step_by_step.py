@@ -2,7 +2,9 @@
 
 
 class StepByStep:
-    """`DeviceEngine.generate` by one `extend` per token, on the event loop."""
+    """`DeviceEngine.generate` by one `extend` per token, on the event loop. Never reads a refined prompt."""
+
+    history = None
 
     async def generate(self, logits, choose):
         while logits is not None:

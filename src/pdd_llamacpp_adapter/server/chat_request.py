@@ -11,6 +11,7 @@ from pydantic import Field
 
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.request import MAX_TOP_LOGPROBS
+from pdd_llamacpp_adapter.server.marked import marked_parts
 from pdd_llamacpp_adapter.server.messages import plain_messages
 from pdd_llamacpp_adapter.server.turn import ChatInput, Sampling
 from pdd_llamacpp_adapter.server.wire import SamplingFields
@@ -48,6 +49,7 @@ class ChatRequest(SamplingFields):
         limit = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         return ChatInput(
             messages=plain_messages(self.messages),
+            marked=marked_parts(self.messages, "messages"),
             tools=self.tools,
             tool_choice=self.tool_choice,
             parallel_tool_calls=self.parallel_tool_calls,

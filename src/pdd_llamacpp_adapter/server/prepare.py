@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -11,6 +11,7 @@ from pdd_core.errors import ContextOverflow, InvalidRequest, ModelError
 from pdd_llamacpp_adapter.chat import RESERVED_VARIABLES
 from pdd_llamacpp_adapter.request import AnswerRequest, check_token_ids
 from pdd_llamacpp_adapter.server.answer_format import grammar_of
+from pdd_llamacpp_adapter.server.marked import span_of_tools, spans_of_parts
 from pdd_llamacpp_adapter.server.output import output_parser
 from pdd_llamacpp_adapter.server.reasoning import ReasoningStart, reasoning_start
 from pdd_llamacpp_adapter.server.tools import plan_tools
@@ -19,9 +20,12 @@ from pdd_llamacpp_adapter.server.turn import Turn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pdd_core.refinement.prompt import Span
     from pdd_llamacpp_adapter.request import Grammar
     from pdd_llamacpp_adapter.server.service import Runtime
+    from pdd_llamacpp_adapter.server.tools import ToolPlan
     from pdd_llamacpp_adapter.server.turn import ChatInput, Sampling
+    from pdd_llamacpp_adapter.vocab import Vocabulary
 
 _RESERVED = RESERVED_VARIABLES | {"self"}
 
@@ -46,22 +50,49 @@ def _prepare(chat: ChatInput, runtime: Runtime) -> Turn:
     wanted = grammar_of(chat.response_format)
     try:
         plan = plan_tools(chat.tools, chat.tool_choice, chat.parallel_tool_calls, template=vocab.chat_template)
-        messages = plan.messages(chat.messages)
-        prompt = vocab.render_chat(messages, tools=plan.template_tools, **chat.template_kwargs)
+        prompt = _rendered(chat, plan, vocab)
     except ModelError as error:
         raise InvalidRequest(str(error), param="messages", code="no_chat_template") from error
+    protect = _protected(chat, plan, prompt, vocab) if runtime.refines else []
     # a grammar leaves no room for thoughts
     thoughts = reasoning_start(prompt, vocab.piece) if wanted is None else ReasoningStart.NEVER
     return Turn(
-        request=answer_request(prompt, chat.sampling, runtime, grammar=plan.grammar or wanted),
+        request=answer_request(prompt, chat.sampling, runtime, grammar=plan.grammar or wanted, protect=protect),
         parser=output_parser(reasoning=thoughts, tools=plan),
     )
 
 
+def _rendered(chat: ChatInput, plan: ToolPlan, vocab: Vocabulary) -> list[int]:
+    messages = plan.messages(chat.messages)
+    return vocab.render_chat(messages, tools=plan.template_tools, **chat.template_kwargs)
+
+
+def _protected(chat: ChatInput, plan: ToolPlan, prompt: Sequence[int], vocab: Vocabulary) -> list[Span]:
+    """Return what the prompt's tokens alone do not tell: the marked parts, and tools wherever they were put.
+
+    Raises:
+        InvalidRequest: a marked part is not in the prompt.
+    """
+    spans = spans_of_parts(chat.marked, prompt, vocab) if chat.marked else []
+    if not plan.tools:
+        return spans
+    try:
+        without = _rendered(chat, replace(plan, tools=()), vocab)
+    except InvalidRequest:  # the template insists on tools: they may be anywhere
+        return [(0, len(prompt))]
+    tools = span_of_tools(prompt, without)
+    return spans if tools is None else [*spans, tools]
+
+
 def answer_request(
-    prompt: Sequence[int], sampling: Sampling, runtime: Runtime, *, grammar: Grammar | None = None
+    prompt: Sequence[int],
+    sampling: Sampling,
+    runtime: Runtime,
+    *,
+    grammar: Grammar | None = None,
+    protect: Sequence[Span] = (),
 ) -> AnswerRequest:
-    """Return the request for an answer to `prompt`.
+    """Return the request for an answer to `prompt`, whose spans `protect` stay when it is refined.
 
     Raises:
         InvalidRequest: a value out of its bounds, or a token id that the model does not have.
@@ -79,4 +110,4 @@ def answer_request(
             f"the context holds {limit} tokens, but {needed} are needed: {len(prompt)} of the prompt and "
             f"{needed - len(prompt)} of the answer"
         )
-    return AnswerRequest(prompt_token_ids=prompt, grammar=grammar, **fields)
+    return AnswerRequest(prompt_token_ids=prompt, grammar=grammar, protect=protect, **fields)

@@ -51,6 +51,10 @@ class Runtime(Protocol):
         """When it was loaded, Unix seconds."""
 
     @property
+    def refines(self) -> bool:
+        """Whether prompts may be refined, so that it matters what of them has to stay."""
+
+    @property
     def vocab(self) -> Any:
         """A `Vocabulary`."""
 

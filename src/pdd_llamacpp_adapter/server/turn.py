@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.outcome import Outcome
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.server.deltas import Delta
+    from pdd_llamacpp_adapter.server.marked import MarkedPart
 
 Json = dict[str, Any]
 
@@ -60,6 +61,8 @@ class ChatInput:
     sampling: Sampling = field(default_factory=Sampling)
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Variables for the model's chat template, such as `enable_thinking`."""
+    marked: Sequence[MarkedPart] = ()
+    """Parts that stay when the prompt is refined."""
 
 
 class OutputParser(Protocol):

@@ -16,6 +16,7 @@ from step_by_step import StepByStep
 from pdd_core.errors import CloudUnreachable, DeviceEngineFailed
 from pdd_core.plugins import Policies
 from pdd_core.policies.pacing import FixedRatePacing
+from pdd_core.timeline import TokenLogprob, TokenLogprobs
 from pdd_llamacpp_adapter.answer import CloudEnd
 from pdd_llamacpp_adapter.stream import CloudChunk
 
@@ -36,6 +37,12 @@ class FakeVocabulary:
     def piece(self, token):
         return b"" if token == EOS else f"<{token}>".encode()
 
+    def is_special(self, token):
+        return token == EOS
+
+    def spelt(self, token):
+        return "<|end|>" if token == EOS else f"<{token}>"
+
 
 @dataclass
 class FakeEngine(StepByStep):
@@ -50,6 +57,10 @@ class FakeEngine(StepByStep):
     held: list = field(default_factory=list)
     calls: list = field(default_factory=list)
     aborted: bool = False
+    likelihoods: list = field(default_factory=lambda: [-0.1])
+    """What it makes of the cloud's tokens, in turn; the last one again and again."""
+    judged: list = field(default_factory=list)
+    history: object = None
 
     @asynccontextmanager
     async def exclusive(self):
@@ -58,6 +69,30 @@ class FakeEngine(StepByStep):
     async def start(self, prompt):
         self.held = []
         return 0
+
+    async def rewind(self, length):
+        await anyio.lowlevel.checkpoint()
+        del self.held[length:]
+        return length
+
+    async def judge(self, ids, following, *, want_logits=False):
+        logits = await self.extend(ids, want_logits=want_logits)
+        assert [seen.token for seen in following.values()] == [
+            self.next_of(ids, index) or seen.token for index, seen in following.items()
+        ]
+        begun = len(self.judged)
+        self.judged += [seen.token for seen in following.values()]
+        return [
+            self.likelihoods[min(i, len(self.likelihoods) - 1)] for i in range(begun, len(self.judged))
+        ], logits
+
+    @staticmethod
+    def next_of(ids, index):
+        return ids[index + 1] if index + 1 < len(ids) else None
+
+    def remember(self, history):
+        assert tuple(self.held[: len(history.ids)]) == history.ids
+        self.history = history
 
     async def extend(self, ids, *, want_logits=False):
         try:
@@ -92,15 +127,36 @@ class FakeCloud:
     cancelled: list = field(default_factory=list)
     closed: bool = False
     asked: list = field(default_factory=list)
+    refines: str = "attention"
+    refinement: object = None
+    """What a look at the state finds, after `late` seconds: its refinement, or an exception."""
+    late: float = 0.0
+    prompt: tuple = ()
+    opt_ins: list = field(default_factory=list)
+    looks: list = field(default_factory=list)
 
     async def connected(self, vocab):
         if self.connect_error is not None:
             raise self.connect_error
-        return SimpleNamespace(tokenizer=SimpleNamespace(eos_ids=self.eos_ids))
+        return SimpleNamespace(tokenizer=SimpleNamespace(eos_ids=self.eos_ids), refinement=self.refines)
+
+    async def handoff(self, handoff_id, *, wait):
+        self.looks.append((handoff_id, wait))
+        await anyio.sleep(self.late)
+        if isinstance(self.refinement, Exception):
+            raise self.refinement
+        prompt = list(self.prompt or self.asked[0].prompt_token_ids)
+        return SimpleNamespace(refinement=self.refinement, prompt_token_ids=prompt)
 
     async def stream(self, request, opt_in):
         self.opt_in = opt_in
+        self.opt_ins.append(opt_in)
         self.asked.append(request)
+        told = request.logprobs is not None
+
+        def logprobs(ids):
+            return tuple(TokenLogprobs(TokenLogprob(token, -0.1)) for token in ids) if told else ()
+
         scripts = [self.script, *self.later]
         if len(self.asked) > len(scripts):
             raise CloudUnreachable("no connection")
@@ -111,9 +167,10 @@ class FakeCloud:
                     case int() | float():
                         await anyio.sleep(step)
                     case list():
-                        yield CloudChunk(tuple(step), "".join(f"[{i}]" for i in step), None)
+                        text = "".join(f"[{i}]" for i in step)
+                        yield CloudChunk(tuple(step), text, None, logprobs(step))
                     case (ids, end):
-                        yield CloudChunk(tuple(ids), "", end)
+                        yield CloudChunk(tuple(ids), "", end, logprobs(ids))
                     case Exception():
                         raise step
                     case "goes on":

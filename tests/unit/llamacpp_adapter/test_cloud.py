@@ -208,6 +208,57 @@ async def test_the_served_model_is_asked_for(serve, sse):
     assert server.requests[-1][2]["model"] == "served"
 
 
+def state(**changes):
+    fields = {
+        "handoff_id": OPT_IN.handoff_id,
+        "request_id": "cmpl-1",
+        "model": "smol",
+        "tokenizer": "digest",
+        "created": 1.0,
+        "expires": 2.0,
+        "status": "running",
+        "prompt_token_ids": [5, 6, 7],
+        "output_token_ids": [1],
+        "sampling_params": {},
+        "refinement": {
+            "kind": "refined",
+            "method": "attention",
+            "ratio": 0.5,
+            "kept_indices": [0, 2],
+            "kept_token_ids": [5, 7],
+            "protected": [[2, 3]],
+            "window": 16,
+            "layers": [3],
+        },
+    }
+    return {**fields, **changes}
+
+
+async def test_the_state_of_a_handoff_is_read(serve):
+    server = await serve({("GET", f"/pdd/handoffs/{OPT_IN.handoff_id}?wait=2.5"): (200, state())})
+    async with CloudClient(server.url) as cloud:
+        found = await cloud.handoff(OPT_IN.handoff_id, wait=2.5)
+    assert found.refinement.kept_indices == [0, 2]
+    assert found.refinement.protected == [(2, 3)]
+
+
+async def test_a_state_that_is_gone_is_a_refusal_and_asked_for_once(serve):
+    server = await serve({})
+    async with CloudClient(server.url) as cloud:
+        with pytest.raises(CloudRefused) as caught:
+            await cloud.handoff(OPT_IN.handoff_id)
+    assert caught.value.status == 404
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("changes", [{"refinement": {"kind": "refined"}}, {"refinement": {"kind": "other"}}])
+async def test_a_state_that_cannot_be_read_is_a_refusal(serve, changes):
+    server = await serve({("GET", f"/pdd/handoffs/{OPT_IN.handoff_id}?wait=0"): (200, state(**changes))})
+    async with CloudClient(server.url) as cloud:
+        with pytest.raises(CloudRefused, match="HandoffState"):
+            await cloud.handoff(OPT_IN.handoff_id)
+
+
 @pytest.mark.parametrize("confirmed", [True, False])
 async def test_a_cancel_tells_whether_the_engine_confirmed(serve, confirmed):
     path = f"/pdd/handoffs/{OPT_IN.handoff_id}"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdd_llamacpp_adapter.logprobs import log_probabilities
+from pdd_llamacpp_adapter.logprobs import NextToken, log_likelihood, log_probabilities
 
 
 @given(st.lists(st.floats(-60, 60, width=32), min_size=1, max_size=40), st.integers(0, 20), st.data())
@@ -43,3 +43,17 @@ def test_logits_are_left_as_they_are():
     logits = np.array([1.0, 2.0, 3.0], dtype=np.float32)
     log_probabilities(logits, 0, 2)
     assert logits.tolist() == [1, 2, 3]
+
+
+@given(st.lists(st.floats(-60, 60, width=32), min_size=2, max_size=40), st.data())
+def test_a_likelihood_is_the_logprob_of_what_came(values, data):
+    logits = np.array(values, dtype=np.float32)
+    token = data.draw(st.integers(0, logits.size - 1))
+    allowed = np.array(data.draw(st.lists(st.booleans(), min_size=logits.size, max_size=logits.size)))
+    allowed[token] = True
+    plain = log_likelihood(logits, NextToken(token))
+    assert plain == pytest.approx(log_probabilities(logits, token, 0).chosen.logprob)
+    masked = np.where(allowed, logits, -np.inf)
+    among = log_likelihood(logits, NextToken(token, allowed))
+    assert among == pytest.approx(log_probabilities(masked, token, 0).chosen.logprob)
+    assert among >= plain - 1e-6

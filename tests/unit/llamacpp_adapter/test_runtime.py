@@ -20,8 +20,10 @@ pytestmark = pytest.mark.anyio
 class Client:
     """A cloud's client, as far as the monitor needs it."""
 
-    def __init__(self, max_model_len=2000):
-        self.info = SimpleNamespace(engine="vllm 0.32.0", model="m", max_model_len=max_model_len)
+    def __init__(self, max_model_len=2000, refinement="attention"):
+        self.info = SimpleNamespace(
+            engine="vllm 0.32.0", model="m", max_model_len=max_model_len, refinement=refinement
+        )
         self.errors = []
         self.looks = 0
 
@@ -128,6 +130,77 @@ def test_an_answer_without_a_limit_fills_the_device_before_it_moves_to_the_cloud
     assert made.default_max_tokens(100) == 400
     assert made.default_max_tokens(600) == 1400
     assert runtime().default_max_tokens(600) < 1
+
+
+def ratio(session):
+    return session._request.refine_ratio
+
+
+def test_without_the_setting_nothing_is_refined(runtime):
+    assert ratio(runtime(cloud=Client(), prefill_tps=10.0).session(request(prompt=400))) is None
+
+
+def test_a_share_is_asked_for_and_the_budget_made_for_it(runtime):
+    # 45 tokens/s shown and 200 prefilled: 45 * 100 / 155 = 29.03, 30, times 1.3
+    session = runtime(cloud=Client(), refine=0.25).session(request(prompt=400, max_tokens=60))
+    assert ratio(session) == 0.25
+    assert session._request.decode_budget == 39
+    full = runtime(cloud=Client()).session(request(prompt=250, max_tokens=200))
+    assert full._request.decode_budget == 95
+
+
+@pytest.mark.parametrize(
+    ("refine", "prefill_tps", "expected"),
+    [("auto", 100.0, 0.5), ("auto", 1000.0, None), ("100 tokens", 1000.0, 0.25), ("1 s", 200.0, 0.5)],
+)
+def test_the_share_follows_from_the_devices_speed(runtime, refine, prefill_tps, expected):
+    made = runtime(cloud=Client(), refine=refine, prefill_tps=prefill_tps)
+    assert ratio(made.session(request(prompt=400))) == expected
+
+
+def test_what_the_device_holds_need_not_be_refined(runtime):
+    made = runtime(cloud=Client(), refine="auto", held=[1] * 300, prefill_tps=100.0)
+    assert ratio(made.session(request(prompt=400))) is None
+    made = runtime(cloud=Client(), refine=0.25, held=[1] * 380)
+    assert ratio(made.session(request(prompt=400))) is None
+
+
+def test_a_request_keeps_the_share_that_it_names(runtime):
+    asked = AnswerRequest(prompt_token_ids=[1] * 100, max_tokens=50, refine_ratio=0.7)
+    assert ratio(runtime(cloud=Client(), refine=0.25).session(asked)) == 0.7
+
+
+def test_the_budget_of_a_refined_prompt_leaves_the_guard_enough_to_judge_by(runtime):
+    made = runtime(cloud=Client(), refine=0.25, held=[1] * 30, prefill_tps=10_000.0)
+    assert made.session(request())._request.decode_budget == 5
+
+
+def test_an_answer_too_long_for_the_device_is_handed_over_where_its_refined_prompt_fits(runtime):
+    made = runtime(cloud=Client(), refine="context")
+    session = made.session(request(prompt=800, max_tokens=50))
+    assert mode(session) == "handoff"
+    assert 800 * ratio(session) + 50 <= 500 - 64, "with room for the lines that stay whole"
+    assert mode(made.session(request(prompt=800, max_tokens=490))) == "cloud_only"
+    asked = AnswerRequest(prompt_token_ids=[1] * 800, max_tokens=50, refine_ratio=0.9)
+    assert mode(made.session(asked)) == "cloud_only"
+
+
+def test_a_cloud_that_refines_nothing_is_told_of_once(runtime, caplog):
+    made = runtime(cloud=Client(refinement="off"), refine=0.25)
+    sessions = [made.session(request(prompt=400)) for _ in range(3)]
+    assert [ratio(session) for session in sessions] == [0.25] * 3, "the outcome says why it was not refined"
+    assert [record.message for record in caplog.records] == ["refine is 0.25, but the cloud refines no prompts"]
+    assert mode(made.session(request(prompt=800, max_tokens=50))) == "cloud_only"
+
+
+def test_nor_is_auto_troubled_by_it(runtime, caplog):
+    made = runtime(cloud=Client(refinement="off"), refine="auto", prefill_tps=100.0)
+    assert ratio(made.session(request(prompt=400))) is None
+    assert caplog.records == []
+
+
+def test_the_device_alone_refines_nothing(runtime):
+    assert ratio(runtime(refine=0.25).session(request())) is None
 
 
 def test_the_status_names_the_error(runtime):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import pdd_llamacpp_adapter
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.detokenizer import Detokenizer
-from pdd_llamacpp_adapter.engine import common_prefix
+from pdd_llamacpp_adapter.reading import common_prefix
 from pdd_llamacpp_adapter.request import AnswerRequest
 
 
@@ -47,11 +47,23 @@ def test_every_exported_name_exists():
         ("repetition_penalty", 0.0),
         ("min_tokens", 9),
         ("decode_budget", 0),
+        ("refine_ratio", 0.0),
+        ("refine_ratio", 1.5),
+        ("protect", [(0, 2)]),
+        ("protect", [(-1, 1)]),
+        ("protect", [(1, 1)]),
+        ("protect", [(0, 1, 2)]),
+        ("protect", [(0.0, 1.0)]),
     ],
 )
 def test_a_wrong_field_is_named(field, value):
     with pytest.raises(InvalidRequest, match=f"^{field} "):
         AnswerRequest(**{"prompt_token_ids": [1], "max_tokens": 8, field: value})
+
+
+def test_protected_spans_are_put_in_order():
+    request = AnswerRequest(prompt_token_ids=range(9), max_tokens=1, protect=[[6, 8], (0, 2), (2, 4), (1, 3)])
+    assert request.protect == ((0, 4), (6, 8))
 
 
 @given(st.text(), st.lists(st.integers(1, 5)))

@@ -12,6 +12,7 @@ from pydantic import Field
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.request import MAX_TOP_LOGPROBS
 from pdd_llamacpp_adapter.server.answer_format import grammar_of
+from pdd_llamacpp_adapter.server.marked import marked_parts
 from pdd_llamacpp_adapter.server.responses.input_items import chat_messages
 from pdd_llamacpp_adapter.server.tools import function
 from pdd_llamacpp_adapter.server.turn import ChatInput, Json, Sampling
@@ -62,6 +63,7 @@ class ResponsesRequest(SamplingFields):
         self._check_stateless()
         return ChatInput(
             messages=chat_messages(self.input, self.instructions),
+            marked=() if isinstance(self.input, str) else marked_parts(self.input, "input"),
             tools=[{"type": "function", "function": tool} for tool in self._functions()],
             tool_choice=self._choice(),
             parallel_tool_calls=self.parallel_tool_calls,

@@ -126,6 +126,7 @@ class FakeRuntime:
     model_name = "tiny"
     created = 1_700_000_000
     n_ctx = 4096
+    refines = True
 
     def __init__(self, script=("Hel", "lo", " you"), **session):
         self.vocab = ByteVocabulary()

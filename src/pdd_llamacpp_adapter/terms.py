@@ -1,0 +1,85 @@
+"""The terms of an answer, from settings and measured speed: its rate, the prompt's share, the decode budget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pdd_core.break_even import break_even_budget
+from pdd_core.refinement.guard import LEAST_TOKENS
+from pdd_core.refinement.spans import LONGEST_LINE
+
+if TYPE_CHECKING:
+    from pdd_core.env import ServeSettings
+    from pdd_llamacpp_adapter.request import AnswerRequest
+    from pdd_llamacpp_adapter.speed import DeviceSpeed
+
+HEADROOM = 1.3
+"""Of a computed decode budget over the break-even: the device takes over as soon as it has caught up, so what is
+too much costs the cloud a few tokens, what is too little a further request."""
+_LEAST_BUDGET = 4
+_RATE_SHARE = 0.9
+"""Of the device's own decode rate, where the rate is `auto`: answers are then shown evenly across the handoff."""
+_LEAST_FRESH = 64
+"""With fewer prompt tokens left to process, there is nothing worth refining."""
+
+
+class Terms:
+    """Sets the terms of every answer on one device. `speed` may learn meanwhile."""
+
+    def __init__(self, settings: ServeSettings, speed: DeviceSpeed, *, n_ctx: int) -> None:
+        self._settings = settings
+        self._speed = speed
+        self._n_ctx = n_ctx
+        self._target = settings.refine_target
+
+    def rate(self, *, has_cloud: bool) -> float:
+        """Return the tokens per second to show at most."""
+        match self._settings.rate:
+            case "unlimited":
+                return math.inf
+            case "auto":
+                step = self._speed.step_s
+                return _RATE_SHARE / step if step and has_cloud else math.inf
+            case rate:
+                return rate
+
+    def refine_ratio(self, prompt_tokens: int, max_tokens: int, *, held: int) -> float | None:
+        """Return the share of a prompt to read, by the settings; None for all of it.
+
+        Args:
+            prompt_tokens: length of the prompt.
+            max_tokens: the longest the answer can get.
+            held: tokens of the prompt that the device has processed already.
+        """
+
+        def ratio(tokens: int, n_ctx: int) -> float | None:
+            return self._target.ratio(
+                tokens, prefill_tps=self._speed.prefill_tps, n_ctx=n_ctx, max_tokens=max_tokens
+            )
+
+        if prompt_tokens + max_tokens > self._n_ctx:
+            # whole lines stay, so that a refined prompt may be that much longer than was asked for
+            return ratio(prompt_tokens, self._n_ctx - LONGEST_LINE)
+        fresh = prompt_tokens - held
+        if fresh < _LEAST_FRESH or ratio(fresh, self._n_ctx) is None:
+            return None
+        return ratio(prompt_tokens, self._n_ctx)
+
+    def with_budget(self, request: AnswerRequest, rate: float, *, held: int) -> AnswerRequest:
+        """Return `request` with the decode budget that the settings give it; `held` as for `refine_ratio`."""
+        budget = self._settings.decode_budget
+        tokens = self._computed_budget(request, rate, held) if budget == "auto" else budget
+        return replace(request, decode_budget=min(tokens, request.max_tokens))
+
+    def _computed_budget(self, request: AnswerRequest, rate: float, held: int) -> int:
+        prompt = len(request.prompt_token_ids)
+        fresh, least = prompt - held, _LEAST_BUDGET
+        if request.refine_ratio is not None:
+            fresh = min(fresh, math.ceil(prompt * request.refine_ratio))
+            least = max(least, LEAST_TOKENS + 1)  # the device goes on behind the last token that it judges
+        prefill, step = self._speed.prefill_tps or math.nan, self._speed.step_s
+        decode = 1.0 / step if step else math.nan
+        budget = break_even_budget(fresh, rate=min(rate, decode), prefill_tps=prefill, headroom=HEADROOM)
+        return max(least, budget or request.max_tokens)

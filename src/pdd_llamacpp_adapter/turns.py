@@ -1,0 +1,56 @@
+"""Who may use the engine: answers in line, and work for idle times that makes way for them at once."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class Turns:
+    """One holder at a time. Belongs to the event loop that waits in it."""
+
+    def __init__(self) -> None:
+        self._lock = anyio.Lock()
+        self._answers = 0
+        self._idle_work: anyio.CancelScope | None = None
+        self._answered: anyio.Event | None = None
+
+    @asynccontextmanager
+    async def answer(self) -> AsyncIterator[None]:
+        """Hold the engine for one answer, after those that came before. Idle work is cancelled."""
+        self._answers += 1
+        try:
+            if self._idle_work is not None:
+                self._idle_work.cancel()
+            async with self._lock:
+                yield
+        finally:
+            self._answers -= 1
+            if not self._answers and self._answered is not None:
+                self._answered.set()
+
+    async def answered(self) -> None:
+        """Return when an answer has let go of the engine and no other is waiting for it."""
+        self._answered = anyio.Event()
+        await self._answered.wait()
+
+    @asynccontextmanager
+    async def idle(self) -> AsyncIterator[None]:
+        """Hold the engine until an answer wants it: the block is then cancelled, and left without an error.
+
+        While an answer has or wants the engine, the block is cancelled at its first wait.
+        """
+        with anyio.CancelScope() as scope:
+            if self._answers:
+                scope.cancel()
+            self._idle_work = scope
+            try:
+                async with self._lock:
+                    yield
+            finally:
+                self._idle_work = None

@@ -1,0 +1,50 @@
+"""The whole of it: the cloud's attention shortens the device's prefill, and the device finishes from that."""
+
+import math
+
+import pytest
+from cloud_support import KEY
+
+from pdd_core.timeline import Source
+from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, CloudClient, DeviceProfile
+
+pytestmark = pytest.mark.anyio
+
+FACTS = [f"Room {n} of the museum shows things that were found in the year {1700 + 7 * n}." for n in range(36)]
+CHAT = [{"role": "user", "content": " ".join(FACTS) + "\n\nWhen were the things in room 23 found?"}]
+SLOW = DeviceProfile("slow", prefill_tps=60.0, decode_tps=40.0)
+"""Far behind when the refined prompt comes, whatever the machine."""
+
+
+@pytest.fixture
+def answered(cloud, engine):
+    async def answer(**fields):
+        engine.reset()
+        request = AnswerRequest(
+            prompt_token_ids=engine.vocab.render_chat(CHAT), max_tokens=24, decode_budget=16, **fields
+        )
+        async with (
+            CloudClient(cloud.base_url, api_key=KEY) as client,
+            AnswerSession(request, engine=engine, cloud=client, rate=math.inf, profile=SLOW) as session,
+        ):
+            shown = [token async for token in session]
+        return shown, session.outcome
+
+    return answer
+
+
+async def test_the_device_reads_less_and_finishes_the_answer(answered):
+    shown, outcome = await answered(refine_ratio=0.25)
+    report = outcome.refinement
+    assert report is not None
+    assert report.ratio == 0.25
+    assert report.saved_tokens > 300, (report, outcome.decisions)
+    assert [token.index for token in shown] == list(range(len(shown)))
+    assert outcome.finish_reason in {"stop", "length"}
+    assert outcome.timeline.count(Source.CLOUD) >= 1
+    assert all(token.logprobs is None for token in shown)  # the guard's are its own
+
+
+async def test_at_ratio_1_nothing_is_left_out(answered):
+    _, outcome = await answered(refine_ratio=1.0)
+    assert outcome.refinement.saved_tokens == 0
