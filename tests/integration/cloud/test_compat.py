@@ -30,3 +30,23 @@ def test_vllm_still_answers_with_another_id_than_it_passes_to_the_engine(cloud, 
     engine_ids = {name for step in cloud.steps() for name in step["made"]}
     own = next(name for name in engine_ids if name.startswith(streamed.completion_id))
     assert own.startswith(f"{streamed.completion_id}-0-"), "completion_id() can go"
+
+
+def test_a_platform_still_does_not_tell_its_worker_class():
+    from vllm.config import ParallelConfig
+    from vllm.platforms import current_platform
+
+    assert ParallelConfig().worker_cls == "auto"
+    told = [name for name in dir(current_platform) if "worker" in name and "cls" in name]
+    assert not told, f"platform_worker() can use {told}"
+
+
+def test_a_request_still_cannot_bound_its_prefix_cache_hit():
+    import inspect
+
+    from vllm.v1.core.kv_cache_manager import KVCacheManager
+    from vllm.v1.request import Request
+
+    lookup = inspect.getsource(KVCacheManager.get_computed_blocks)
+    assert "max_cache_hit_length = request.num_tokens - 1" in lookup, "see whether keep_from_prefix_cache() can go"
+    assert "skip_reading_prefix_cache" in inspect.getsource(Request)
