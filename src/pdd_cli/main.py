@@ -27,6 +27,9 @@ BAD_SETTING = 2
 FAILED = 1
 INTERRUPTED = 130
 
+evaluation = typer.Typer(help="Measure on your own model and text.", no_args_is_help=True)
+app.add_typer(evaluation, name="eval")
+
 
 class Profile(StrEnum):
     """Device profiles that the demo can be held to."""
@@ -186,6 +189,49 @@ def demo(
         threads=threads,
     )
     run_demo(scenario, url=url, api_key=api_key, port=port, json_path=json, console=_console())
+
+
+@evaluation.command(name="refine")
+def eval_refine(
+    gguf: Gguf = "demo",
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A document; may be given again.  [default: Python's language reference]", dir_okay=False
+        ),
+    ] = None,
+    cases: Annotated[int | None, typer.Option(help="Scored cases per task.  [default: 100]", min=1)] = None,
+    lengths: Annotated[
+        str | None, typer.Option(help="Tokens of the documents.  [default: 256:768]", metavar="MIN:MAX")
+    ] = None,
+    ratios: Annotated[
+        str | None, typer.Option(help="Shares of the prompt to keep, with commas.", metavar="0.1,0.25,...")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="agreement, recall or answers.  [default: all]")] = None,
+    refiner: Annotated[list[str] | None, typer.Option(help="One to compare.  [default: all]")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: all CPUs]", min=1)] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A few short cases: does it work here?")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the JSON and the PNG.", file_okay=False)] = Path(),
+) -> None:
+    """Measure how good answers stay with a refined prompt, for each refiner and share of tokens kept.
+
+    Results are kept per case: a run that was stopped goes on where it was.
+    """
+    from pdd_cli.evaluate.run import run_refine
+    from pdd_cli.evaluate.settings import refine_settings
+
+    settings = refine_settings(
+        gguf=_gguf(gguf),
+        texts=text,
+        cases=cases,
+        lengths=lengths,
+        ratios=ratios,
+        tasks=task,
+        refiners=refiner,
+        threads=threads,
+        quick=quick,
+    )
+    run_refine(settings, out=out, console=_console())
 
 
 def _gguf(name: str) -> Path | None:
