@@ -196,9 +196,7 @@ def eval_refine(
     gguf: Gguf = "demo",
     text: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="A document; may be given again.  [default: Python's language reference]", dir_okay=False
-        ),
+        typer.Option(help="A document; give more than one.  [default: Python's reference]", dir_okay=False),
     ] = None,
     cases: Annotated[int | None, typer.Option(help="Scored cases per task.  [default: 100]", min=1)] = None,
     lengths: Annotated[

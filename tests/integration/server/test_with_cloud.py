@@ -8,8 +8,8 @@ from cloud_support import wait_until
 from pydantic import BaseModel
 
 QUESTIONS = ["What do bees make?", "What is the capital of France?", "Write one sentence about the moon."]
-"""At no token of their greedy answers are the best two closer than 0.07 nats. llama.cpp's own figures differ by 0.01 with
-the size of its batches, and with it the answer where two are closer than that."""
+"""At no token of their greedy answers are the best two closer than 0.07 nats. llama.cpp's own figures differ by
+0.01 with the size of its batches, and with it the answer where two are closer than that."""
 GREEDY = {"model": "smollm2", "temperature": 0, "max_tokens": 32, "frequency_penalty": 0, "presence_penalty": 0}
 
 
