@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 
 class Turns:
@@ -39,18 +39,17 @@ class Turns:
         self._answered = anyio.Event()
         await self._answered.wait()
 
-    @asynccontextmanager
-    async def idle(self) -> AsyncIterator[None]:
-        """Hold the engine until an answer wants it: the block is then cancelled, and left without an error.
+    async def when_idle(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Hold the engine for `work` until an answer wants it: the work is then cancelled, without an error.
 
-        While an answer has or wants the engine, the block is cancelled at its first wait.
+        While an answer has or wants the engine, the work is not begun. Not a context manager: a cancelled wait for
+        the lock would leave one nothing to yield.
         """
-        with anyio.CancelScope() as scope:
-            if self._answers:
-                scope.cancel()
-            self._idle_work = scope
+        if self._answers:
+            return
+        with anyio.CancelScope() as self._idle_work:
             try:
                 async with self._lock:
-                    yield
+                    await work()
             finally:
                 self._idle_work = None

@@ -27,12 +27,15 @@ async def upgrade_when_idle(engine: DeviceEngine, chunk: Callable[[], int]) -> N
         engine: the engine.
         chunk: tells how many tokens to process at a time.
     """
+
+    async def work() -> None:
+        if await upgrade(engine, chunk):
+            logger.info("the device has read in full what was refined before")
+
     while True:
         await engine.turns.answered()
         try:
-            async with engine.turns.idle():
-                if await upgrade(engine, chunk):
-                    logger.info("the device has read in full what was refined before")
+            await engine.turns.when_idle(work)
         except DeviceError as error:
             logger.warning("the device could not read in full what was refined before: %s", named(error))
 

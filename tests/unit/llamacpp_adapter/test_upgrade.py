@@ -106,6 +106,22 @@ async def test_idle_work_begins_after_an_answer_and_makes_way_for_the_next():
     assert (engine.held, engine.history) == (WHOLE, None), "and afterwards there is time again"
 
 
+@pytest.mark.parametrize("apart", range(6))
+async def test_idle_work_outlives_answers_that_come_at_any_moment(apart):
+    engine = MemoryEngine()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(upgrade_when_idle, engine, four)
+        await anyio.wait_all_tasks_blocked()
+        for _ in range(10):
+            async with engine.turns.answer():
+                engine.held, engine.history = list(REFINED), HISTORY
+            for _ in range(apart):
+                await anyio.lowlevel.checkpoint()
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    assert (engine.held, engine.history) == (WHOLE, None)
+
+
 async def test_idle_work_that_fails_is_told_of_and_tried_again(caplog):
     engine = MemoryEngine(fails=True)
     async with anyio.create_task_group() as tasks:
@@ -152,9 +168,11 @@ async def test_idle_work_does_not_begin_while_an_answer_wants_the_engine():
     turns, worked = Turns(), []
 
     async def work(name):
-        async with turns.idle():
+        async def work():
             await anyio.lowlevel.checkpoint()
             worked.append(name)
+
+        await turns.when_idle(work)
 
     async with anyio.create_task_group() as tasks:
         async with turns.answer():
