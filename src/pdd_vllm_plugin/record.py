@@ -108,7 +108,8 @@ class HandoffRecord:
         else:
             self.status = Status.FINISHED
         self.changed.set()
-        if not self.refining and not self.refined.is_set():
+        # With an output token it is about to begin, also when that token is the answer's last (a budget of 1).
+        if not self.output_token_ids:
             self.refined_as(NoRefinement(reason="failed", message="the request ended before its first token"))
 
     @property
