@@ -207,6 +207,13 @@ def eval_refine(
     ] = None,
     task: Annotated[list[str] | None, typer.Option(help="agreement, recall or answers.  [default: all]")] = None,
     refiner: Annotated[list[str] | None, typer.Option(help="One to compare.  [default: all]")] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Depths of the layers whose attention counts.", metavar="0.47,0.57,...")
+    ] = None,
+    window: Annotated[int | None, typer.Option(help="How many of the prompt's last tokens are looked at.")] = None,
+    heads: Annotated[
+        str | None, typer.Option(help="How a layer's heads are made one.", metavar="max|mean")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: all CPUs]", min=1)] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few short cases: does it work here?")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the JSON and the PNG.", file_okay=False)] = Path(),
@@ -226,6 +233,9 @@ def eval_refine(
         ratios=ratios,
         tasks=task,
         refiners=refiner,
+        layers=layers,
+        window=window,
+        heads=heads,
         threads=threads,
         quick=quick,
     )

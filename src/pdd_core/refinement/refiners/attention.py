@@ -28,11 +28,11 @@ class AttentionRefiner:
         ConfigurationError: a field has a value that cannot work.
     """
 
-    pool: int = 31
+    pool: int = 7
     """Tokens in a pooling window, centred on each token; 1 is no pooling."""
-    pooling: Literal["max", "mean"] = "max"
+    pooling: Literal["max", "mean"] = "mean"
     """What a token gets of its window."""
-    unit: Unit = "word"
+    unit: Unit = "line"
     """What is kept whole."""
     lend: bool = False
     """Whether the scores of protected tokens go to their neighbours. The template's tokens and the first one

@@ -1,0 +1,133 @@
+"""What an evaluation is told, and the choices that make its figures comparable."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pdd_cli.host import cpu_count
+from pdd_core.errors import ConfigurationError
+from pdd_core.refinement.refiners import REFINERS
+from pdd_vllm_plugin.config import HEADS, PDDConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+CAPTURE = PDDConfig()
+"""The cloud's defaults: what it captures unless told otherwise."""
+TASKS = ("agreement", "recall", "answers")
+RATIOS = (0.1, 0.2, 0.25, 0.3, 0.5, 0.75, 1.0)
+QUICK = {"cases": 3, "shortest": 192, "longest": 256, "ratios": (0.25, 0.5, 1.0)}
+"""A smoke run: its figures mean nothing."""
+LARGEST_WINDOW = 256
+"""Tokens; they go through llama.cpp in one batch."""
+BAD_RATIO = 0.05
+"""A random refinement to this ratio is what the guard has to notice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalSettings:
+    """One evaluation.
+
+    Raises:
+        ConfigurationError: a field has a value that cannot work.
+    """
+
+    gguf: Path | None = None
+    """The model; None is the demo model."""
+    texts: tuple[Path, ...] = ()
+    """Documents; none are the language reference that Python ships."""
+    cases: int = 100
+    """Scored cases per task."""
+    shortest: int = 256
+    """Tokens of the shortest document."""
+    longest: int = 768
+    """Tokens of the longest document."""
+    tasks: tuple[str, ...] = TASKS
+    refiners: tuple[str, ...] = tuple(REFINERS)
+    ratios: tuple[float, ...] = RATIOS
+    threads: int = 1
+    window: int = CAPTURE.refine_window
+    depths: tuple[float, ...] = CAPTURE.refine_layers
+    heads: Literal["max", "mean"] = CAPTURE.refine_heads
+
+    def __post_init__(self) -> None:
+        if self.cases < 1:
+            raise ConfigurationError(f"--cases must be at least 1, not {self.cases}")
+        if not 64 <= self.shortest <= self.longest:
+            raise ConfigurationError(f"--lengths must be two numbers of tokens from 64 up, not {self.lengths}")
+        for option, given, known in (("--task", self.tasks, TASKS), ("--refiner", self.refiners, REFINERS)):
+            if unknown := [name for name in given if name not in known]:
+                raise ConfigurationError(f"{option} {unknown[0]} is unknown; known: {', '.join(known)}")
+        if not 1 <= self.window <= LARGEST_WINDOW:
+            raise ConfigurationError(f"--window must be from 1 to {LARGEST_WINDOW} tokens, not {self.window}")
+        if not self.depths or not all(0 <= depth < 1 for depth in self.depths):
+            raise ConfigurationError("--layers must be shares of the model's depth, from 0 to below 1")
+        if self.heads not in HEADS:
+            raise ConfigurationError(f"--heads must be one of {', '.join(HEADS)}, not {self.heads!r}")
+        if not self.ratios or not all(0 < ratio <= 1 for ratio in self.ratios):
+            raise ConfigurationError("--ratios must be numbers above 0 and at most 1")
+
+    @property
+    def lengths(self) -> str:
+        """As on the command line."""
+        return f"{self.shortest}:{self.longest}"
+
+    def length(self, number: int) -> int:
+        """Return the tokens of document `number`: all lengths come, as often in each doubling, in a fixed mix."""
+        share = (number * 0.6180339887498949) % 1  # the golden ratio spreads any count of cases evenly
+        return round(self.shortest * math.pow(self.longest / self.shortest, share))
+
+
+def refine_settings(
+    *,
+    gguf: Path | None,
+    texts: Sequence[Path] | None,
+    cases: int | None,
+    lengths: str | None,
+    ratios: str | None,
+    tasks: Sequence[str] | None,
+    refiners: Sequence[str] | None,
+    layers: str | None,
+    window: int | None,
+    heads: str | None,
+    threads: int | None,
+    quick: bool,
+) -> EvalSettings:
+    """Return what the command line asks for; None and nothing stand for the defaults.
+
+    Raises:
+        ConfigurationError: a value cannot be read, or cannot work.
+    """
+    chosen: dict[str, Any] = dict(QUICK) if quick else {}
+    chosen |= {"gguf": gguf, "threads": threads or cpu_count()}
+    for name, value in (("cases", cases), ("window", window), ("heads", heads)):
+        if value is not None:
+            chosen[name] = value
+    for name, values in (("texts", texts), ("tasks", tasks), ("refiners", refiners)):
+        if values:
+            chosen[name] = tuple(dict.fromkeys(values))
+    if lengths is not None:
+        chosen["shortest"], chosen["longest"] = _lengths(lengths)
+    if ratios is not None:
+        chosen["ratios"] = _numbers("--ratios", ratios)
+    if layers is not None:
+        chosen["depths"] = _numbers("--layers", layers)
+    return EvalSettings(**chosen)
+
+
+def _lengths(text: str) -> tuple[int, int]:
+    try:
+        shortest, longest = map(int, text.split(":"))
+    except ValueError:
+        raise ConfigurationError(f"--lengths must be two numbers such as 256:768, not {text!r}") from None
+    return shortest, longest
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(sorted({float(number) for number in text.split(",")}))
+    except ValueError:
+        raise ConfigurationError(f"{option} must be numbers with commas between, not {text!r}") from None

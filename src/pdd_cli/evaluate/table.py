@@ -1,0 +1,74 @@
+"""The figures on the terminal: one table per metric, refiners down, ratios across."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from rich.table import Table
+
+TITLES = {
+    "agreement": "Top-1 agreement with the full prompt's answer, next 64 tokens",
+    "recall": "Recall of hidden numbers, exact",
+    "answers": "Answers from real text, exact",
+}
+
+
+def tables(figures: Mapping[str, Any]) -> list[Table]:
+    """Return the tables of an evaluation."""
+    made = []
+    for name, task in figures["tasks"].items():
+        count = f"{task['scored']} cases, of {task['tried']} tried"
+        made.append(_by_ratio(f"{TITLES.get(name, name)} (%): {count}", task, _percent))
+        if any(row["kl"] for row in task["settings"]):
+            made.append(_by_ratio(f"KL from the full prompt, nats per token: {count}", task, _nats))
+    return [*made, _guard(figures["guard"])]
+
+
+def _by_ratio(title: str, task: Mapping[str, Any], cell: Callable[[Mapping[str, Any]], str]) -> Table:
+    from rich.table import Table
+
+    rows = {(row["refiner"], row["ratio"]): cell(row) for row in task["settings"]}
+    ratios = sorted({ratio for refiner, ratio in rows if refiner != "none"})
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("kept")
+    for ratio in ratios:
+        table.add_column(f"{ratio:g}", justify="right")
+    for refiner in dict.fromkeys(refiner for refiner, _ in rows):
+        if refiner != "none":
+            table.add_row(refiner, *(rows.get((refiner, ratio), "") for ratio in ratios))
+    if bottom := [value for (refiner, _), value in rows.items() if refiner == "none"]:
+        table.caption = f"protected tokens alone: {bottom[0]}"
+        table.caption_justify = "left"
+    return table
+
+
+def _guard(guard: Mapping[str, Any]) -> Table:
+    from rich.table import Table
+
+    refiner, ratio = guard["bad"]
+    table = Table(
+        title=f"Guard over the first {guard['tokens']} tokens: how often it fires (%)",
+        title_justify="left",
+        title_style="bold",
+    )
+    for column in ("task", "nats per token", f"{refiner} {ratio:g}", "ratio 1", "false alarms", "misses"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for name, task in guard["tasks"].items():
+        for row in task["thresholds"]:
+            rates = [row[key]["mean"] for key in ("bad", "ratio_1", "false_alarms", "misses")]
+            cells = ["" if rate is None else f"{100 * rate:.1f}" for rate in rates]
+            table.add_row(name, f"{row['threshold']:g}", *cells)
+        table.add_section()
+    return table
+
+
+def _percent(row: Mapping[str, Any]) -> str:
+    score = row["score"]
+    return f"{100 * score['mean']:.0f} ({100 * score['low']:.0f}-{100 * score['high']:.0f})"
+
+
+def _nats(row: Mapping[str, Any]) -> str:
+    return f"{row['kl']['mean']:.2f}"
