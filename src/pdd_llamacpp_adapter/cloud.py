@@ -18,7 +18,7 @@ from pdd_llamacpp_adapter.stream import CloudChunk, read_stream
 from pdd_llamacpp_adapter.tokenizer_check import check_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable
 
     from pdd_core.optin import OptIn
     from pdd_llamacpp_adapter.request import AnswerRequest
@@ -151,7 +151,7 @@ class CloudClient:
             if self.info is not None:
                 self._model = self.info.model
             else:
-                models = await self._client.models.list()
+                models = await _get(self._client, "/models", _Models)
                 if not models.data:
                     raise CloudRefused("the cloud serves no model")
                 self._model = models.data[0].id
@@ -178,12 +178,22 @@ class CloudClient:
             CloudRefused: an error answer other than "not found".
         """
         try:
-            body = await self._client.delete(_path(handoff_id), cast_to=object)
-        except openai.NotFoundError:
-            return True
-        except openai.OpenAIError as error:
-            raise translated(error) from error
+            body = await _answered(self._client.delete(_path(handoff_id), cast_to=object))
+        except CloudRefused as error:
+            if error.status == 404:
+                return True
+            raise
         return _parsed(body, HandoffDeleted).confirmed
+
+
+class _Model(BaseModel):
+    id: str
+
+
+class _Models(BaseModel):
+    """OpenAI's list of models, as far as it is needed."""
+
+    data: list[_Model]
 
 
 def _path(handoff_id: str) -> str:
@@ -191,11 +201,16 @@ def _path(handoff_id: str) -> str:
 
 
 async def _get(client: openai.AsyncOpenAI, path: str, wire: type[Wire]) -> Wire:
+    return _parsed(await _answered(client.get(path, cast_to=object)), wire)
+
+
+async def _answered(call: Awaitable[object]) -> object:
     try:
-        body = await client.get(path, cast_to=object)
+        return await call
     except openai.OpenAIError as error:
         raise translated(error) from error
-    return _parsed(body, wire)
+    except ValueError as error:  # the package lets those of its JSON reader pass
+        raise CloudRefused(f"the cloud's answer is not JSON: {type(error).__name__}") from error
 
 
 def _parsed(body: object, wire: type[Wire]) -> Wire:

@@ -97,7 +97,7 @@ class CloudLeg:
     async def _receive(self) -> None:
         request, opt_in = self._plan.request, self._opt_in
         if self._vocab is not None:
-            info = await self._cloud.connected(self._vocab)
+            info = await self._connected(self._vocab)
             opt_in = self._possible(info)
             # one stop set for both sides: llama.cpp's own idea of an end is not the cloud's
             own = () if request.ignore_eos else info.tokenizer.eos_ids
@@ -120,6 +120,12 @@ class CloudLeg:
                     self._on_begun = None
                 self._live.changed()
                 waits = self._patience.cloud_silence_s
+
+    async def _connected(self, vocab: DeviceVocabulary) -> CloudInfo:
+        limit = self._patience.cloud_prefill_s
+        with anyio.move_on_after(limit):
+            return await self._cloud.connected(vocab)
+        raise CloudLost(f"no word from the cloud within {limit:g} s")
 
     def _possible(self, info: CloudInfo) -> OptIn | None:
         """Return the opt-in without what the cloud has switched off."""

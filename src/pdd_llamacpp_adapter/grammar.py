@@ -113,8 +113,9 @@ class GrammarMatcher:
             # in its error state llguidance would allow the end, and break off an answer as if it were complete
             self.rejected = self._matcher.is_error()
         if self.rejected:
-            reason = _first_line(self._matcher.get_error()) or "it has rejected a token"
-            raise DeviceEngineFailed(f"the grammar cannot go on: {reason}")
+            # not llguidance's own words: they may hold some of the answer, and this goes to the log
+            reason = "outgrown llguidance's limits" if self._matcher.is_error() else "rejected a token"
+            raise DeviceEngineFailed(f"the grammar cannot go on: it has {reason}")
         count = min(size, self._size)
         allowed: np.ndarray = np.zeros(size, dtype=bool)
         allowed[:count] = np.unpackbits(self._bits.view(np.uint8)[0], count=count, bitorder="little")

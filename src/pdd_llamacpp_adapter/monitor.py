@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from pdd_core.errors import CloudError, CloudUnreachable, SchemaVersionError, TokenizerMismatch
+from pdd_core.errors import CloudError, CloudLost, CloudUnreachable, SchemaVersionError, TokenizerMismatch
 
 if TYPE_CHECKING:
     from pdd_core.errors import PDDError
@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 _FIRST_DELAY_S = 1.0
 _LONGEST_DELAY_S = 30.0
+_LOOK_WITHIN_S = 10.0
+"""A cloud that takes longer to say what it is counts as unreachable."""
 _LOOK_AGAIN_S = 60.0
 """A connected cloud may have been restarted with another model."""
 
@@ -72,7 +74,10 @@ class CloudMonitor:
     async def _look(self, client: CloudClient) -> None:
         before = self.state
         try:
-            info = await client.connect(self._vocab, retries=0)
+            with anyio.move_on_after(_LOOK_WITHIN_S) as patience:
+                info = await client.connect(self._vocab, retries=0)
+            if patience.cancelled_caught:
+                raise CloudUnreachable(f"no answer within {_LOOK_WITHIN_S:g} s")
         except (CloudError, SchemaVersionError, TokenizerMismatch) as error:
             self.state, self.error = CloudState.DOWN, error
             if before is not CloudState.DOWN:
@@ -83,7 +88,9 @@ class CloudMonitor:
                 logger.info("connected to %s, model %s", info.engine, info.model)
 
     def suspect(self, error: PDDError) -> None:
-        """Look at once: an answer could not reach the cloud. Until it is found again, answers do without it."""
-        if isinstance(error, CloudUnreachable) and self.state is CloudState.CONNECTED:
+        """Look at once: an answer has lost the cloud. One that could not be reached is done without meanwhile."""
+        if self.state is not CloudState.CONNECTED or not isinstance(error, CloudUnreachable | CloudLost):
+            return
+        if isinstance(error, CloudUnreachable):
             self.state, self.error = CloudState.DOWN, error
-            self._look_now.set()
+        self._look_now.set()

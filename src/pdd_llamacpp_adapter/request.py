@@ -59,6 +59,7 @@ class AnswerRequest:
     """0 or -1 keeps all."""
     min_p: float = 0.0
     seed: int | None = None
+    """None, or -1 as in vLLM, is another one each time."""
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
@@ -91,6 +92,7 @@ class AnswerRequest:
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         object.__setattr__(self, "stop", tuple(self.stop))
         object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias)))
+        object.__setattr__(self, "seed", None if self.seed == -1 else self.seed)
         _require(bool(self.prompt_token_ids), "prompt_token_ids", "must not be empty")
         _require(self.max_tokens >= 1, "max_tokens", "must be at least 1")
         _require(0 <= self.temperature < math.inf, "temperature", "must be 0 or a positive number")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from pdd_core.errors import named
+from pdd_core.errors import InvalidGrammar, named
 from pdd_llamacpp_adapter.cloud import CloudClient
 from pdd_llamacpp_adapter.engine import DeviceEngine
 from pdd_llamacpp_adapter.grammar import GrammarEngine
@@ -107,8 +107,14 @@ class Runtime:
         logger.info("the device prefills %.0f and decodes %.1f tokens per second", *self.device_speed())
 
     async def _warm_up_grammars(self) -> None:
-        """Read the vocabulary for grammars: half a second that no answer should wait for, nor the start."""
-        await anyio.to_thread.run_sync(self._grammars.matcher, Grammar(GrammarKind.JSON_OBJECT))
+        """Read the vocabulary for grammars: half a second that no answer should wait for, nor the start.
+
+        A model that cannot be held to a grammar is no reason not to serve it: requests with one are refused.
+        """
+        try:
+            await anyio.to_thread.run_sync(self._grammars.matcher, Grammar(GrammarKind.JSON_OBJECT))
+        except InvalidGrammar as error:
+            logger.warning("this model cannot be held to a grammar: %s", error)
 
     def device_speed(self) -> tuple[float, float]:
         """Return the device's prefill and decode rates, tokens per second."""

@@ -72,12 +72,15 @@ class Sampler:
             logits: float32 of shape (n_vocab,); changed in place.
 
         Raises:
-            DeviceEngineFailed: the grammar has outgrown llguidance's limits; no token was chosen.
+            DeviceEngineFailed: the grammar has outgrown llguidance's limits, or `logits` are not numbers; no token
+                was chosen.
         """
         if self._matcher is not None:
             self._apply_grammar(logits, self._matcher)
         top = self._request.logprobs
         raw = None if top is None else logits.copy()
+        if not np.isfinite(logits.max()):  # of one that is not a number, the maximum is none either
+            raise DeviceEngineFailed("llama.cpp has computed logits that are not numbers")
         token = self._choose(logits)
         if self._matcher is not None and self._matcher.advance((token,)) is not None:
             raise DeviceEngineFailed("the grammar rejects a token that it allowed")

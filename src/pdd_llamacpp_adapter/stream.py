@@ -74,10 +74,17 @@ def _chunk(event: Completion, top: int) -> CloudChunk | None:
         return None  # usage
     choice = event.choices[0]
     token_ids = getattr(choice, "token_ids", None)
+    if token_ids is not None and not _are_ids(token_ids):
+        raise CloudLost("the cloud sends token ids that are none")
     if token_ids is None and choice.text:
         raise CloudRefused("the cloud streams text without token ids: it does not know vLLM's return_token_ids")
     end = _end(choice.finish_reason, getattr(choice, "stop_reason", None))
-    return CloudChunk(tuple(token_ids or ()), choice.text or "", end, _logprobs(choice.logprobs, top))
+    return CloudChunk(tuple(token_ids or ()), str(choice.text or ""), end, _logprobs(choice.logprobs, top))
+
+
+def _are_ids(value: object) -> bool:
+    """The openai package takes whatever comes."""
+    return isinstance(value, list) and all(type(token) is int and token >= 0 for token in value)
 
 
 def _logprobs(given: Logprobs | None, count: int) -> tuple[TokenLogprobs, ...]:
@@ -87,9 +94,9 @@ def _logprobs(given: Logprobs | None, count: int) -> tuple[TokenLogprobs, ...]:
     tops = given.top_logprobs or [{}] * len(given.tokens)
     return tuple(
         TokenLogprobs(
-            TokenLogprob(_token_id(token), logprob),
+            TokenLogprob(_token_id(token), float(logprob)),
             tuple(
-                TokenLogprob(_token_id(other), value)
+                TokenLogprob(_token_id(other), float(value))
                 for other, value in sorted((top or {}).items(), key=lambda entry: -entry[1])[:count]
             ),
         )

@@ -47,6 +47,10 @@ async def check_tokenizer(
         raise TokenizerMismatch(f"end of sequence is token {theirs} in the cloud, {device.eos_id} on the device")
     for token_id in cloud.special_ids:
         if not device.is_special(token_id):
+            if not 0 <= token_id < len(device.raw_tokens):
+                raise TokenizerMismatch(
+                    f"the cloud has a control token {token_id}, the device has none of this id"
+                )
             raise TokenizerMismatch(
                 f"token {token_id} ({device.raw_tokens[token_id]!r}) is a control token in the cloud "
                 "and ordinary text on the device"

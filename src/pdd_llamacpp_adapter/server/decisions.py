@@ -23,5 +23,8 @@ def log_decision(call: Call, outcome: Outcome | None, error: ErrorObject | None)
         # an error's message may quote the request; its code may not
         line["error"] = {"status": error.status, "type": error.type, "code": error.code}
     if outcome is not None:
-        line.update(outcome.summary())
+        summary = outcome.summary()
+        if outcome.cloud_error is not None:  # likewise: a cloud's refusal may quote what it was sent
+            summary["cloud_error"] = outcome.cloud_error.partition(":")[0]
+        line.update(summary)
     logger.info("%s", json.dumps(line, separators=(",", ":"), default=str))

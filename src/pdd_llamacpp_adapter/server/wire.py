@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
 
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.server.answering import Call
@@ -128,9 +130,27 @@ async def read_body(request: Request, model: type[Body], *, limit: int) -> Body:
     if too_long:
         raise InvalidRequest(f"the request's body is longer than {limit} bytes", code=TOO_LARGE)
     try:
-        return model.model_validate_json(bytes(data))
+        return model.model_validate(_json(bytes(data)))
     except ValidationError as error:
         raise _complaint(error) from None
+
+
+def _json(data: bytes) -> Any:
+    """Read JSON as the standard has it: an answer that repeats some of its request can then be sent, too."""
+    try:
+        body = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise _not_json(str(error)) from None
+    left = [body]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise _not_json("a number is too large")
+    return body
 
 
 def check_model(name: str | None, runtime: Runtime) -> None:
@@ -149,11 +169,13 @@ def no_such_model(name: str, runtime: Runtime) -> InvalidRequest:
     return InvalidRequest(message, param="model", code=MODEL_NOT_FOUND)
 
 
+def _not_json(problem: str) -> InvalidRequest:
+    return InvalidRequest(f"the body is not JSON that can be read: {problem}", code="invalid_json")
+
+
 def _complaint(error: ValidationError) -> InvalidRequest:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     message, where = first["msg"], first["loc"]
-    if first["type"] == "json_invalid":
-        return InvalidRequest(f"the body is not JSON that can be read: {message}", code="invalid_json")
     if not where:
         return InvalidRequest("the body must be a JSON object")
     path = str(where[0]) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where[1:])

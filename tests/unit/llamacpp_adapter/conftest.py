@@ -215,7 +215,10 @@ def chunk(ids, *, text="t", finish=None, stop=None) -> bytes:
 
 @dataclass
 class FakeServer:
-    """HTTP on 127.0.0.1, one answer per (method, path): (status, body); a list body is streamed piece by piece."""
+    """HTTP on 127.0.0.1, one answer per (method, path): (status, body).
+
+    A list body is streamed piece by piece, bytes are sent as they are.
+    """
 
     answers: dict
     requests: list = field(default_factory=list)
@@ -234,7 +237,7 @@ class FakeServer:
             if isinstance(answer, list):
                 await self._stream(writer, answer)
             else:
-                data = json.dumps(answer).encode()
+                data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 writer.write(f"Content-Length: {len(data)}\r\n\r\n".encode() + data)
             await writer.drain()
         finally:

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import anyio
+import httpx2
+import openai
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable, SchemaVersionError, TokenizerMismatch
 from pdd_core.fingerprint import fingerprint
@@ -11,6 +16,7 @@ from pdd_core.optin import OptIn
 from pdd_llamacpp_adapter.answer import CloudEnd
 from pdd_llamacpp_adapter.cloud import CloudClient
 from pdd_llamacpp_adapter.request import AnswerRequest
+from pdd_llamacpp_adapter.stream import read_stream
 
 pytestmark = pytest.mark.anyio
 
@@ -343,3 +349,90 @@ async def test_a_server_without_the_plugin_is_told_apart(serve):
 async def test_an_answer_that_is_no_info_is_refused(connect, body):
     with pytest.raises(CloudRefused, match="CloudInfo"):
         await connect(body, Vocabulary())
+
+
+GARBAGE = [b"", b"not JSON", b'{"cut": ', b"\xff\xfe", b"[1, NaN"]
+
+
+@pytest.mark.parametrize("body", GARBAGE)
+async def test_garbage_that_calls_itself_json_is_refused(serve, body):
+    path = f"/pdd/handoffs/{OPT_IN.handoff_id}"
+    routes = {
+        ("GET", "/pdd/info"): (200, body),
+        ("GET", f"{path}?wait=0"): (200, body),
+        ("DELETE", path): (200, body),
+    }
+    server = await serve(routes)
+    async with CloudClient(server.url, model="smol") as cloud:
+        for ask in (
+            cloud.connect,
+            lambda: cloud.handoff(OPT_IN.handoff_id),
+            lambda: cloud.cancel(OPT_IN.handoff_id),
+        ):
+            with pytest.raises(CloudRefused, match="the cloud's answer is not"):
+                await ask()
+
+
+@pytest.mark.parametrize("body", GARBAGE)
+async def test_garbage_in_place_of_the_list_of_models_is_refused(serve, body):
+    server = await serve({("GET", "/models"): (200, body)})
+    async with CloudClient(server.url) as cloud:
+        with pytest.raises(CloudRefused):
+            await anext(cloud.stream(REQUEST, None))
+
+
+@pytest.mark.parametrize("ids", ["12", ["1"], [1.5], [None], [True], [-1], {"1": 2}, 7])
+async def test_ids_that_are_none_are_a_lost_stream(stream, sse, ids):
+    with pytest.raises(CloudLost):
+        await stream([sse.chunk([1]), sse.chunk(ids), sse.DONE])
+    assert [chunk.token_ids for chunk in stream.chunks] == [(1,)]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)
+LOGPROBS = st.fixed_dictionaries({}, optional=dict.fromkeys(("tokens", "token_logprobs", "top_logprobs"), JSON))
+CHOICE = st.fixed_dictionaries(
+    {},
+    optional={
+        "index": JSON,
+        "text": JSON,
+        "token_ids": st.lists(st.integers(), max_size=3) | JSON,
+        "finish_reason": st.sampled_from(["stop", "length"]) | JSON,
+        "stop_reason": JSON,
+        "logprobs": LOGPROBS | JSON,
+    },
+)
+EVENT = st.fixed_dictionaries({}, optional={"id": JSON, "choices": st.lists(CHOICE, max_size=2) | JSON}) | JSON
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(events=st.lists(EVENT, max_size=3))
+def test_whatever_a_stream_holds_it_is_tokens_or_a_loss(sse, events):
+    class Source:
+        """What openai's client makes of the bytes of a stream."""
+
+        async def __aenter__(self):
+            self._client = httpx2.AsyncClient(transport=httpx2.MockTransport(self._answer))
+            return openai.AsyncOpenAI(api_key="x", base_url="http://c/v1", http_client=self._client)
+
+        async def __aexit__(self, *_):
+            await self._client.aclose()
+
+        @staticmethod
+        def _answer(_):
+            body = b"".join(map(sse.event, events)) + sse.DONE
+            return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
+
+    async def read():
+        async with Source() as client:
+            stream = await client.completions.create(model="m", prompt="x", stream=True)
+            async for chunk in read_stream(stream, top_logprobs=2):
+                assert all(type(token) is int and token >= 0 for token in chunk.token_ids)
+                assert isinstance(chunk.text, str)
+                assert all(isinstance(one.chosen.logprob, float) for one in chunk.logprobs)
+
+    with suppress(CloudLost, CloudRefused):
+        anyio.run(read)

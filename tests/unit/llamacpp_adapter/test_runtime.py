@@ -10,6 +10,7 @@ import pytest
 
 from pdd_core.env import ServeSettings
 from pdd_core.errors import CloudLost, CloudUnreachable, ConfigurationError, ContextOverflow, TokenizerMismatch
+from pdd_llamacpp_adapter.grammar import GrammarEngine
 from pdd_llamacpp_adapter.monitor import CloudMonitor, CloudState
 from pdd_llamacpp_adapter.request import AnswerRequest
 from pdd_llamacpp_adapter.runtime import Runtime
@@ -219,6 +220,13 @@ async def test_an_unknown_pacing_is_refused_before_the_model_is_loaded():
             pass
 
 
+async def test_a_model_that_cannot_be_held_to_a_grammar_is_served_all_the_same(runtime, caplog):
+    made = runtime()
+    made._grammars = GrammarEngine(made.vocab, eos_ids=())
+    await made._warm_up_grammars()
+    assert "no end-of-sequence token" in caplog.text
+
+
 async def until(condition):
     with anyio.fail_after(5):
         while not condition():
@@ -270,9 +278,30 @@ async def test_an_answer_that_cannot_reach_the_cloud_has_it_looked_at_at_once(mo
     client = Client()
     async with monitoring(client) as monitor:
         await until(lambda: monitor.state is not CloudState.CONNECTING)
-        monitor.suspect(CloudLost("one stream broke off"))
-        assert monitor.client is client, "that says nothing about the next request"
         client.errors = [CloudUnreachable("gone")]
         monitor.suspect(CloudUnreachable("gone"))
         assert monitor.client is None
         await until(lambda: client.looks == 2)
+
+
+async def test_an_answer_that_lost_the_cloud_has_it_looked_at_too(monitoring):
+    client = Client()
+    async with monitoring(client) as monitor:
+        await until(lambda: monitor.state is not CloudState.CONNECTING)
+        client.errors = [CloudUnreachable("gone")]
+        monitor.suspect(CloudLost("no first token"))
+        assert monitor.client is client, "one stream that broke off says nothing about the next request"
+        await until(lambda: monitor.state is CloudState.DOWN)
+
+
+async def test_a_cloud_that_takes_the_connection_and_says_nothing_is_down(monitoring, monkeypatch):
+    monkeypatch.setattr("pdd_llamacpp_adapter.monitor._LOOK_WITHIN_S", 0.05)
+    client = Client()
+
+    async def silent(vocab, *, retries):
+        await anyio.sleep_forever()
+
+    client.connect = silent
+    async with monitoring(client) as monitor:
+        await until(lambda: monitor.state is CloudState.DOWN)
+        assert "no answer within 0.05 s" in str(monitor.error)

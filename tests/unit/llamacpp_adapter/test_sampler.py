@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pdd_core.errors import DeviceEngineFailed
 from pdd_llamacpp_adapter.logprobs import log_probabilities
 from pdd_llamacpp_adapter.request import AnswerRequest
 from pdd_llamacpp_adapter.sampler import Sampler, _top_k_top_p
@@ -251,3 +252,12 @@ def test_a_masked_token_is_never_drawn(fields):
     logits = np.zeros(N, dtype=np.float32)
     sampler = Sampler(request(temperature=2.0, min_tokens=60, seed=1, **fields), stop_ids=range(1, N))
     assert {choose(sampler, logits) for _ in range(40)} == {0}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_numbers_are_the_engines_failure(temperature, value):
+    logits = some_logits()
+    logits[3 if np.isnan(value) or value > 0 else slice(None)] = value
+    with pytest.raises(DeviceEngineFailed, match="not numbers"):
+        choose(Sampler(request(temperature=temperature), stop_ids=()), logits)

@@ -274,6 +274,22 @@ async def test_a_silent_stream_is_lost_and_asked_for_again(session, fake_cloud):
     assert outcome.cloud_retries == 1
 
 
+async def test_a_cloud_that_does_not_even_say_what_it_is_is_given_up(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([[101]])
+
+    async def silent(vocab):
+        await anyio.sleep_forever()
+
+    cloud.connected = silent
+    answer = session(
+        cloud=cloud, vocab=fake_engine().vocab, patience={"cloud_prefill_s": 0.05, "cloud_retries": 1}
+    )
+    with anyio.fail_after(10), pytest.raises(CloudLost, match=r"no word from the cloud within 0\.05 s"):
+        await collect(answer)
+    assert answer.outcome.cloud_retries == 1
+    assert cloud.asked == []
+
+
 async def test_a_cloud_faster_than_the_devices_steps_is_closed_on_the_last_lap(session, fake_engine, fake_cloud):
     fast = [step for i in range(101, 160) for step in ([i], 0.004)]
     cloud = fake_cloud([*fast, CloudEnd.BUDGET])
@@ -314,6 +330,24 @@ async def test_a_failed_device_leaves_the_answer_to_the_cloud(session, fake_engi
     ids, outcome = await collect(session(engine=fake_engine(fails_at=0), cloud=cloud))
     assert ids == [101, 102, EOS]
     assert outcome.finish_reason == "stop"
+
+
+async def test_a_device_that_computes_no_numbers_leaves_the_answer_to_the_cloud(session, fake_engine, fake_cloud):
+    engine = fake_engine()
+    extend = engine.extend
+
+    async def broken(ids, **options):
+        logits = await extend(ids, **options)
+        if len(engine.calls) > 4 and logits is not None:
+            logits[:] = math.nan
+        return logits
+
+    engine.extend = broken
+    cloud = fake_cloud([[101], CloudEnd.BUDGET], [["goes on"]])
+    ids, outcome = await collect(session(engine=engine, cloud=cloud))
+    assert ids == list(range(101, 111))
+    assert 0 < outcome.timeline.count(Source.DEVICE) < 9
+    assert any("not numbers" in decision.what for decision in outcome.decisions)
 
 
 async def test_both_engines_lost_is_an_error_after_everything_received(session, fake_engine, fake_cloud):

@@ -88,3 +88,8 @@ def test_a_common_prefix_is_common_and_the_longest(ours, theirs):
     length = common_prefix(ours, theirs)
     assert ours[:length] == theirs[:length]
     assert ours[: length + 1] != theirs[: length + 1] or length == min(len(ours), len(theirs))
+
+
+def test_a_seed_of_minus_one_is_none_as_in_vllm():
+    assert AnswerRequest(prompt_token_ids=[1], max_tokens=1, seed=-1).seed is None
+    assert AnswerRequest(prompt_token_ids=[1], max_tokens=1, seed=-2).seed == -2

@@ -61,6 +61,7 @@ class FakeSession:
     withheld: str = ""
     refuses: PDDError | None = None
     from_cloud: int = 2
+    cloud_error: str | None = None
     tokens: list = field(default_factory=list)
     left: bool = False
     ended: bool = False
@@ -113,7 +114,7 @@ class FakeSession:
             caught_up_at=0.1,
             took_over_at=0.2 if len(self.tokens) > self.from_cloud else None,
             cloud_tokens_in_vain=1,
-            cloud_error=None,
+            cloud_error=self.cloud_error,
             cancel_confirmed=True,
             reused_tokens=3,
             stop_reason=self.stop_reason,

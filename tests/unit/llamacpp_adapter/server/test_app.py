@@ -106,6 +106,20 @@ def test_a_body_that_is_no_json_object_is_a_400(client, service, body, path):
     error_of(response)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "1" + "0" * 400 + ".0"])
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/responses"])
+@pytest.mark.parametrize("stream", ["true", "false"])
+def test_a_number_that_json_does_not_have_is_a_400(client, service, number, path, stream):
+    """Wherever it stands: `metadata` comes back in a response, and an answer with it could not be sent."""
+    asked = '"messages": [{"role": "user", "content": "Hi"}], "prompt": "Hi", "input": "Hi"'
+    if path == "/v1/responses":
+        asked = '"input": "Hi"'
+    body = f'{{{asked}, "stream": {stream}, "metadata": {{"a": [{number}]}}}}'
+    response = client(service()).post(path, content=body.encode())
+    assert response.status_code == 400
+    assert error_of(response)["code"] == "invalid_json"
+
+
 def test_a_missing_field_is_named(client, service):
     error = error_of(client(service()).post(CHAT, json={}))
     assert (error["param"], error["code"]) == ("messages", "missing_required_parameter")
@@ -223,6 +237,14 @@ def test_every_answer_is_one_line_in_the_decision_log_without_its_text(client, s
     assert line["tokens"]["cloud"] == 2
     assert "question" not in record.getMessage()
     assert "Hello" not in record.getMessage()
+
+
+def test_what_the_cloud_says_about_a_request_is_told_to_its_client_and_not_to_the_log(client, service, caplog):
+    caplog.set_level(logging.INFO, logger="pdd_llamacpp_adapter.decisions")
+    http = client(service(session={"cloud_error": "CloudRefused: no 'xylophone' here (HTTP 400)"}))
+    assert "xylophone" in http.post(CHAT, json=ASK).json()["pdd"]["cloud_error"]
+    (record,) = [r for r in caplog.records if r.name == "pdd_llamacpp_adapter.decisions"]
+    assert json.loads(record.getMessage())["cloud_error"] == "CloudRefused"
 
 
 def test_an_answer_can_be_read_again_and_deleted(client, service):

@@ -16,7 +16,7 @@ SCALARS = (
     | st.booleans()
     | st.integers(-(2**70), 2**70)
     | st.integers(-3, 30)
-    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.floats()
     | st.text(max_size=8)
     | st.sampled_from(["user", "system", "tool", "text", "json_object", "function", "auto", "required", "tiny"])
 )

@@ -16,12 +16,7 @@ TYPES = ["message", "input_text", "output_text", "reasoning", "function_call", "
 WORDS = st.sampled_from([*ROLES, *TYPES, "item_reference"])
 KEYS = st.sampled_from(["type", "role", "content", "text", "name", "arguments", "call_id", "output", "parameters"])
 ANYTHING = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text()
-    | WORDS,
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | WORDS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | KEYS, inner, max_size=4),
     max_leaves=8,
 )
