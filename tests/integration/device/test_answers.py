@@ -4,7 +4,6 @@ import math
 import signal
 import subprocess
 import sys
-import time
 
 import anyio
 import pytest
@@ -133,16 +132,19 @@ async def test_two_sessions_on_one_engine_take_turns(engine, prompt):
 
 
 @pytest.mark.anyio
-async def test_leaving_early_stops_llama_within_milliseconds(engine, long_prompt):
+async def test_leaving_early_stops_llama_in_the_middle_of_a_chunk(engine, long_prompt):
     request = AnswerRequest(prompt_token_ids=long_prompt, max_tokens=24)
-    with anyio.move_on_after(0.3):
-        async with AnswerSession(request, engine=engine, **OPTIONS) as session:
-            begun = time.monotonic()
-            async for _ in session:
-                pass
-    assert time.monotonic() - begun < 0.3 + 0.25
+    processed, first = [], anyio.Event()
+
+    def note(done, *_):
+        processed.append(done)
+        first.set()
+
+    async with AnswerSession(request, engine=engine, on_progress=note, **OPTIONS) as session:
+        await first.wait()
+        await anyio.sleep(0.02)  # a chunk takes ten times as long
     assert session.outcome.finish_reason == "cancelled"
-    assert engine.n_past % 64 == 0
+    assert engine.n_past == processed[-1] < len(long_prompt)
 
 
 def test_ctrl_c_stops_a_running_prefill(gguf):
@@ -151,17 +153,16 @@ from pdd_core.timeline import Source
 from pdd_llamacpp_adapter import AnswerRequest, DeviceEngine, generate
 with DeviceEngine.open({str(gguf)!r}) as engine:
     request = AnswerRequest(prompt_token_ids=list(range(100, 3600)), max_tokens=8)
-    generate(request, engine=engine, on_progress=lambda *_: print("chunk", flush=True))
+    generate(request, engine=engine, on_progress=lambda done, *_: print(done, flush=True))
 """
     with subprocess.Popen(
         [sys.executable, "-c", program],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
-        assert process.stdout.readline() == b"chunk\n"
-        begun = time.monotonic()
+        assert process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        rest, errors = process.communicate(timeout=60)
     assert b"KeyboardInterrupt" in errors
     assert b"ExceptionGroup" not in errors
-    assert time.monotonic() - begun < 10.0  # the whole prompt takes longer, one chunk far less
+    assert int((rest.split() or [b"0"])[-1]) < 3500, "the rest of the prompt, a dozen of chunks, was left"

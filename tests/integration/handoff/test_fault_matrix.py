@@ -11,6 +11,7 @@ import json
 import math
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
 import httpx2
@@ -31,13 +32,22 @@ BUDGET = 10
 SOON = 6
 SIDE_BY_SIDE = 16
 PATIENCE = Patience(
-    first_token_s=0.4,
-    cloud_silence_s=0.4,
-    cloud_prefill_s=1.0,
-    device_step_s=1.0,
+    first_token_s=20.0,
+    cloud_silence_s=20.0,
+    cloud_prefill_s=20.0,
+    device_step_s=30.0,
     retry_delay_s=0.01,
     late_s=0.03,
 )
+"""Long where a slow machine could be mistaken for a fault."""
+SILENT = {"first_token_s": 0.8, "cloud_silence_s": 0.8, "cloud_prefill_s": 1.5}
+HUNG = {"device_step_s": 0.5}
+
+
+def patience(fault, ready):
+    """Short for what the case is about, which has to be waited for."""
+    short = (SILENT if fault.kind == "silent" else {}) | (HUNG if ready == "never" else {})
+    return replace(PATIENCE, **short)
 
 
 class RememberedEngine(StepByStep):
@@ -108,7 +118,7 @@ def info(cloud):
 @pytest.fixture(scope="module")
 def recordings(cloud, engine):
     made = [record(cloud, engine.vocab.tokenize(text)) for text in PROMPTS[1:13]]
-    return [recording for recording in made if len(recording.events) == LENGTH][:4]
+    return [recording for recording in made if len(recording.events) == LENGTH]
 
 
 def cases():
@@ -127,14 +137,16 @@ def cases():
 
 
 async def test_no_fault_loses_repeats_or_changes_a_token(info, recordings, engine, capsys):
-    assert len(recordings) == 4
     known: dict = {}
-    truth = {}
-    for recording in recordings:
+
+    async def alone(recording):
         request = AnswerRequest(prompt_token_ids=recording.prompt, max_tokens=LENGTH)
-        async with AnswerSession(request, engine=RememberedEngine(engine, known), rate=math.inf) as alone:
-            truth[recording.prompt] = [token.token_id async for token in alone]
-        assert truth[recording.prompt] == recording.ids, "the engines agree on these prompts"
+        async with AnswerSession(request, engine=RememberedEngine(engine, known), rate=math.inf) as answer:
+            return [token.token_id async for token in answer]
+
+    # where two tokens are nearly tied, the engines may differ without any fault
+    recordings = [recording for recording in recordings if await alone(recording) == recording.ids][:4]
+    assert len(recordings) == 4
     begun = time.monotonic()
     count = happened = both_lost = 0
     async with FaultCloud(info, recordings).running() as server, CloudClient(server.url, api_key="x") as client:
@@ -149,7 +161,7 @@ async def test_no_fault_loses_repeats_or_changes_a_token(info, recordings, engin
                 device = RememberedEngine(engine, known, ready=ready, fails_at=fails_at)
                 name = (fault, ready, fails_at)
                 try:
-                    ids, text, error, answer = await run(client, key, recording, device)
+                    ids, text, error, answer = await run(client, key, recording, device, patience(fault, ready))
                 except TimeoutError:
                     pytest.fail(f"hangs: {name}")
                 assert ids == recording.ids[: len(ids)], f"another answer: {name}"
@@ -183,14 +195,14 @@ async def test_no_fault_loses_repeats_or_changes_a_token(info, recordings, engin
     assert happened >= 2000
 
 
-async def run(client, key, recording, device):
+async def run(client, key, recording, device, waits):
     """One answer: ids and text as shown, the error it ended with, and the session."""
     request = AnswerRequest(
         prompt_token_ids=recording.prompt, max_tokens=LENGTH, decode_budget=BUDGET, cache_salt=key
     )
     ids, texts, error = [], [], None
     with anyio.fail_after(60):
-        async with AnswerSession(request, engine=device, cloud=client, rate=math.inf, patience=PATIENCE) as answer:
+        async with AnswerSession(request, engine=device, cloud=client, rate=math.inf, patience=waits) as answer:
             try:
                 async for token in answer:
                     assert token.index == len(ids)

@@ -8,17 +8,23 @@ import pytest
 from cloud_support import KEY
 
 from pdd_core.errors import CloudRefused, CloudUnreachable, TokenizerMismatch
+from pdd_core.patience import Patience
 from pdd_core.timeline import Source
-from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, CloudClient, DeviceProfile
+from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, CloudClient
 
 pytestmark = pytest.mark.anyio
 TEXT = "The three primary colours are"
-SLOW = DeviceProfile("slow", prefill_tps=4.0, decode_tps=1000.0)
+ONCE = Patience(cloud_retries=0)
+"""What becomes of further attempts is in test_fault_matrix."""
 
 
 @asynccontextmanager
 async def cut_after(base_url, chunks):
-    """A proxy in front of the real cloud that cuts the TCP connection after so many streamed token chunks."""
+    """A proxy in front of the real cloud that cuts the TCP connection after so many streamed token chunks.
+
+    Gives its base URL, and the event of its cutting one.
+    """
+    was_cut = asyncio.Event()
     host, port = base_url.removeprefix("http://").removesuffix("/v1").split(":")
 
     async def serve(reader, writer):
@@ -43,17 +49,35 @@ async def cut_after(base_url, chunks):
             writer.write(data)
             await writer.drain()
         up_writer.close()
-        writer.transport.abort() if streaming else writer.close()
+        if streaming:
+            writer.transport.abort()
+            was_cut.set()
+        else:
+            writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", was_cut
 
 
-async def answer_of(engine, cloud, prompt, profile=SLOW):
+class Behind:
+    """The real engine, which begins only after something has happened, however slow the cloud."""
+
+    def __init__(self, engine, event):
+        self._engine, self._event = engine, event
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    async def start(self, prompt):
+        await self._event.wait()
+        return await self._engine.start(prompt)
+
+
+async def answer_of(engine, cloud, prompt):
     engine.reset()
     request = AnswerRequest(prompt_token_ids=prompt, max_tokens=24, decode_budget=20)
-    async with AnswerSession(request, engine=engine, cloud=cloud, rate=1e6, profile=profile) as answer:
+    async with AnswerSession(request, engine=engine, cloud=cloud, rate=1e6, patience=ONCE) as answer:
         shown = [token async for token in answer]
     return shown, answer.outcome
 
@@ -62,7 +86,7 @@ async def answer_of(engine, cloud, prompt, profile=SLOW):
 def expected(engine):
     async def alone():
         prompt = engine.vocab.tokenize(TEXT)
-        shown, _ = await answer_of(engine, None, prompt, None)
+        shown, _ = await answer_of(engine, None, prompt)
         return prompt, [token.token_id for token in shown]
 
     return asyncio.run(alone())
@@ -71,7 +95,7 @@ def expected(engine):
 async def test_a_cloud_that_cannot_be_reached_leaves_the_answer_to_the_device(engine, expected):
     prompt, ids = expected
     async with CloudClient("http://127.0.0.1:9/v1", api_key=KEY) as nobody:
-        shown, outcome = await answer_of(engine, nobody, prompt, None)
+        shown, outcome = await answer_of(engine, nobody, prompt)
     assert [token.token_id for token in shown] == ids
     assert {token.source for token in shown} == {Source.DEVICE}
     assert outcome.cloud_error.startswith("CloudUnreachable: ")
@@ -80,7 +104,7 @@ async def test_a_cloud_that_cannot_be_reached_leaves_the_answer_to_the_device(en
 async def test_a_cloud_that_refuses_leaves_the_answer_to_the_device(cloud, engine, expected):
     prompt, ids = expected
     async with CloudClient(cloud.base_url, api_key="wrong") as refused:
-        shown, outcome = await answer_of(engine, refused, prompt, None)
+        shown, outcome = await answer_of(engine, refused, prompt)
         with pytest.raises(CloudRefused) as caught:
             await refused.connect()
     assert caught.value.status == 401
@@ -91,9 +115,12 @@ async def test_a_cloud_that_refuses_leaves_the_answer_to_the_device(cloud, engin
 @pytest.mark.parametrize("chunks", [1, 4])
 async def test_a_cloud_that_dies_in_mid_stream_loses_and_repeats_nothing(cloud, engine, expected, chunks):
     prompt, ids = expected
-    async with cut_after(cloud.base_url, chunks) as base_url, CloudClient(base_url, api_key=KEY) as dying:
+    async with (
+        cut_after(cloud.base_url, chunks) as (base_url, was_cut),
+        CloudClient(base_url, api_key=KEY) as dying,
+    ):
         await dying.connect(engine.vocab)
-        shown, outcome = await answer_of(engine, dying, prompt)
+        shown, outcome = await answer_of(Behind(engine, was_cut), dying, prompt)
     assert [token.token_id for token in shown] == ids
     sources = [token.source for token in shown]
     assert sources.count(Source.CLOUD) >= 1

@@ -68,7 +68,17 @@ def prompt(engine):
 
 @pytest.fixture
 def answered(cloud, engine, prompt):
-    async def answer(*, budget, begin=None, fails=False, alone=False, grammars=None, patience=WAIT, **fields):
+    async def answer(
+        *,
+        budget,
+        begin=None,
+        fails=False,
+        alone=False,
+        grammars=None,
+        patience=WAIT,
+        made_by=CloudClient,
+        **fields,
+    ):
         """Return the shown tokens and the session: an answer handed over at `budget`, or the cloud's `alone`.
 
         The device begins when `begin` tokens are shown, by default those of the budget.
@@ -79,7 +89,7 @@ def answered(cloud, engine, prompt):
             **{"prompt_token_ids": prompt, "max_tokens": LENGTH, "decode_budget": budget, **fields}
         )
         shown = []
-        async with CloudClient(cloud.base_url, api_key=KEY) as client:
+        async with made_by(cloud.base_url, api_key=KEY) as client:
             async with AnswerSession(
                 request,
                 engine=None if alone else gated,
@@ -182,10 +192,24 @@ async def test_where_the_output_counts_the_cloud_makes_it_again_and_says_the_sam
     assert session.outcome.cloud_tokens_in_vain == 5
 
 
-async def test_a_late_device_is_helped_out_and_takes_over_in_the_end(answered):
+async def test_a_late_device_is_helped_out_and_takes_over_in_the_end(answered, engine, prompt):
     whole, _ = await answered(budget=None, alone=True)
 
-    shown, session = await answered(budget=3, begin=5, patience=Patience(late_s=0.0))
+    class Waiting(CloudClient):
+        """A cloud that goes on behind its twelfth token only once the device has read eight of them."""
+
+        async def stream(self, request, opt_in):
+            sent = len(request.prompt_token_ids) - len(prompt)
+            async with aclosing(super().stream(request, opt_in)) as chunks:
+                async for chunk in chunks:
+                    with anyio.fail_after(60):
+                        while sent >= 12 and engine.n_past < len(prompt) + 8:
+                            await anyio.sleep(0.01)
+                    sent += len(chunk.token_ids)
+                    yield chunk
+
+    patience = Patience(late_s=0.0, max_extensions=LENGTH)
+    shown, session = await answered(budget=3, begin=5, patience=patience, made_by=Waiting)
     assert ids(shown) == ids(whole)
     assert session.outcome.extensions >= 1
     assert session.outcome.timeline.count(Source.CLOUD) >= 5

@@ -6,6 +6,8 @@ from device_server import DeviceServer
 
 ROOM = 16
 """Answers that either server takes at a time."""
+PATIENT = {"PDD_PATIENCE__LATE_S": "inf", "PDD_PATIENCE__FIRST_TOKEN_S": "120"}
+"""However slow this machine, answers begin in the cloud and end on the device."""
 DEMO = ("--gguf", "demo", "--n-ctx", "1024", "--max-queue", str(ROOM - 1))
 
 
@@ -20,7 +22,7 @@ def device(tmp_path_factory):
 def paired(cloud, tmp_path_factory):
     """A server whose answers begin in the cloud, with eight tokens at least."""
     flags = ("--cloud", cloud.base_url, "--cloud-api-key", KEY, "--decode-budget", "8")
-    with DeviceServer(tmp_path_factory.mktemp("paired"), *DEMO, *flags) as server:
+    with DeviceServer(tmp_path_factory.mktemp("paired"), *DEMO, *flags, **PATIENT) as server:
         yield server.ready()
 
 

@@ -72,10 +72,15 @@ def test_without_include_usage_no_chunk_has_a_usage(http):
     assert json.loads(data[-1])["choices"][0]["finish_reason"] == "length"
 
 
-def test_tokens_are_sent_one_by_one_while_they_are_made(http):
-    with http.stream("POST", "/v1/chat/completions", json={**CHAT, "max_tokens": 12}) as answer:
-        parts = list(answer.iter_raw())
-    assert len(parts) > 8
+def test_tokens_are_sent_while_they_are_made(device, http):
+    with http.stream(
+        "POST", "/v1/chat/completions", json={**CHAT, "max_tokens": 900, "ignore_eos": True}
+    ) as answer:
+        parts = answer.iter_raw()
+        heard = [next(parts) for _ in range(6)]
+        assert device.metric("pdd_device_running") == 1, "the answer is not complete"
+    assert b"finish_reason" in heard[-1]
+    device.wait_idle()
 
 
 def test_a_request_id_comes_back_and_one_is_made_where_there_is_none(http):

@@ -38,10 +38,19 @@ def test_a_client_that_leaves_its_stream_frees_the_device(device, local, chunks)
     assert local.chat.completions.create(**SHORT).usage.completion_tokens == 4
 
 
-def test_a_client_that_waits_for_the_whole_and_leaves_frees_the_device(device):
+async def test_a_client_that_waits_for_the_whole_and_leaves_frees_the_device(device, anyio_backend):
     cancelled = device.metric("pdd_device_answers_total", finish_reason="cancelled")
-    with device.client(timeout=1.0) as hasty, pytest.raises(openai.APITimeoutError):
-        hasty.chat.completions.create(**{**LONG, "stream": False}, max_tokens=900)
+    async with device.async_client() as client, anyio.create_task_group() as tasks:
+
+        async def ask():
+            await client.chat.completions.create(**{**LONG, "stream": False}, max_tokens=900)
+            pytest.fail("the answer was not to be waited for")
+
+        tasks.start_soon(ask)
+        with anyio.fail_after(60):
+            while not device.metric("pdd_device_running"):
+                await anyio.sleep(0.05)
+        tasks.cancel_scope.cancel()
     device.wait_idle(seconds=20)
     assert device.metric("pdd_device_answers_total", finish_reason="cancelled") == cancelled + 1
 

@@ -4,6 +4,8 @@ import pytest
 from cloud_support import KEY, wait_until
 from device_server import DeviceServer, closed_port, forwarded
 
+PATIENT = {"PDD_PATIENCE__LATE_S": "inf", "PDD_PATIENCE__FIRST_TOKEN_S": "120"}
+"""However slow this machine, an answer begins in a cloud that is there."""
 ASK = {
     "model": "smollm2",
     "messages": [{"role": "user", "content": "Name three colours."}],
@@ -25,7 +27,7 @@ def test_answers_never_stop_whatever_the_cloud_does(cloud, tmp_path):
     port = closed_port()
     flags = ("--gguf", "demo", "--n-ctx", "1024", "--decode-budget", "8")
     with DeviceServer(
-        tmp_path, *flags, "--cloud", f"http://127.0.0.1:{port}/v1", "--cloud-api-key", KEY
+        tmp_path, *flags, "--cloud", f"http://127.0.0.1:{port}/v1", "--cloud-api-key", KEY, **PATIENT
     ) as server:
         server.ready()
         with server.client() as client:

@@ -57,7 +57,7 @@ def assert_ended_with_error(events):
 def test_an_answer_that_takes_no_longer_than_the_grace_is_finished(tmp_path):
     with DeviceServer(tmp_path, "--gguf", "demo", PDD_GRACE_S="60") as server:
         server.ready()
-        listener = Listener(server, max_tokens=60).heard(3)
+        listener = Listener(server, max_tokens=400).heard(3)  # long enough to look at the server meanwhile
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: server.get("/v1/models").status_code == 503)
         refused = httpx2.post(f"{server.url}/chat/completions", json=BODY)
