@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 STREAM_FAULTS = ("cut", "truncated", "garbage", "silent", "error event", "early DONE", "aborted", "slow")
 """What can happen instead of an event, or before it."""
-ANSWER_FAULTS = ("refused", "401", "429", "500", "503", "no sse")
+ANSWER_FAULTS = ("refused", "401", "404", "429", "500", "503", "no sse", "garbage")
 """What can happen instead of a stream."""
-CANCEL_FAULTS = ("cut", "500", "silent")
+CANCEL_FAULTS = ("cut", "500", "silent", "garbage")
 
 
 @dataclass
@@ -103,6 +103,8 @@ class FaultCloud:
             raise Cut
         if kind == "silent":
             await asyncio.sleep(30)
+        if kind == "garbage":
+            return await answer(writer, 200, b'{"cut": ')
         return await answer(writer, 500, b'{"error": {"message": "no", "code": 500}}')
 
     async def _complete(self, writer, fault, request, *, first):
@@ -134,6 +136,8 @@ class FaultCloud:
             raise Cut
         if kind == "no sse":
             return await answer(writer, 200, b"<html>a captive portal</html>")
+        if kind == "garbage":
+            return await answer(writer, 200, b'{"cut": ')
         return await answer(writer, int(kind), b'{"error": {"message": "no", "code": %s}}' % kind.encode())
 
     @staticmethod

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import anyio
 import pytest
@@ -138,8 +137,8 @@ async def test_the_clouds_ids_end_the_devices_part(session, fake_engine, fake_cl
 
 
 async def test_a_late_device_is_helped_out_with_a_further_budget(session, fake_engine, fake_cloud):
-    cloud = fake_cloud([[101], [102], CloudEnd.BUDGET], [[[103], 1, [104], CloudEnd.BUDGET]])
-    ids, outcome = await collect(session(engine=fake_engine(seconds=0.1), cloud=cloud, max_tokens=6))
+    cloud = fake_cloud([[101], [102], CloudEnd.BUDGET], [[[103], 9, [104], CloudEnd.BUDGET]])
+    ids, outcome = await collect(session(engine=fake_engine(seconds=0.3), cloud=cloud, max_tokens=6))
     assert ids == list(range(101, 107))
     assert outcome.timeline.count(Source.CLOUD) == 3
     assert outcome.extensions == 1
@@ -229,7 +228,7 @@ async def test_the_cloud_does_not_wait_for_a_device_that_cannot_be_stopped(
     async def stuck(ids, **options):
         if len(engine.calls) >= calls:
             with anyio.CancelScope(shield=True):  # as llama.cpp's thread does while it computes
-                await anyio.sleep(2)
+                await anyio.sleep(4)
         return await extend(ids, **options)
 
     engine.extend = stuck
@@ -237,7 +236,7 @@ async def test_the_cloud_does_not_wait_for_a_device_that_cannot_be_stopped(
     async with session(engine=engine, cloud=cloud, max_tokens=10, patience={"device_step_s": 0.1}) as answer:
         ids = [token.token_id async for token in answer]
         assert ids == list(range(101, 111))
-        assert answer.outcome.timeline.tokens[-1].shown_at < 1.5
+        assert answer.outcome.timeline.tokens[-1].shown_at < 3.5
 
 
 async def test_where_the_output_counts_the_cloud_repeats_it_and_is_checked(session, fake_engine, fake_cloud):
@@ -380,11 +379,10 @@ async def test_an_error_of_the_consumer_stays_what_it_is(session, fake_engine, f
 async def test_a_consumer_that_leaves_stops_both_engines(session, fake_engine, fake_cloud):
     engine = fake_engine(seconds=30)
     cloud = fake_cloud([[101], [102], 60])
-    begun = time.monotonic()
-    async with session(engine=engine, cloud=cloud) as answer:
-        async for _ in answer:
-            break
-    assert time.monotonic() - begun < 2
+    with anyio.fail_after(20):
+        async with session(engine=engine, cloud=cloud) as answer:
+            async for _ in answer:
+                break
     assert answer.outcome.finish_reason == "cancelled"
     assert len(answer.outcome.timeline.tokens) == 1
     assert engine.aborted
@@ -437,13 +435,14 @@ async def test_no_token_is_shown_before_it_is_due(session, fake_engine, fake_clo
     assert all(token.shown_at >= due_at[token.index] for token in outcome.timeline.tokens[1:])
 
 
-@pytest.mark.parametrize(("flush_within", "bound"), [(0.1, (0.0, 0.6)), (math.inf, (0.9, 5.0))])
-async def test_a_finished_answer_is_flushed_or_keeps_its_rate(fake_cloud, session, flush_within, bound):
+@pytest.mark.parametrize(("flush_within", "rate"), [(0.1, 0.5), (math.inf, 10.0)])
+async def test_a_finished_answer_is_flushed_or_keeps_its_rate(fake_cloud, session, flush_within, rate):
     cloud = fake_cloud([list(range(101, 111)), CloudEnd.LENGTH])
     policies = Policies({"adaptive": AdaptivePacing()}, allow=())
-    _, outcome = await collect(session(cloud=cloud, rate=10.0, policies=policies, flush_within=flush_within))
+    _, outcome = await collect(session(cloud=cloud, rate=rate, policies=policies, flush_within=flush_within))
     tokens = outcome.timeline.tokens
-    assert bound[0] <= tokens[-1].shown_at - tokens[0].shown_at <= bound[1]
+    took, at_its_rate = tokens[-1].shown_at - tokens[0].shown_at, 9 / rate
+    assert took < at_its_rate / 2 if flush_within < 1 else took >= 0.99 * at_its_rate
 
 
 async def test_a_token_that_waits_is_asked_about_again_when_the_answer_changes(session, fake_cloud):
@@ -487,8 +486,8 @@ async def test_a_pacer_learns_what_it_needs(session, fake_engine, fake_cloud):
     assert first["device_step"] is None
     assert [known["cloud_left"] for known in seen if known["shown"] == 3] == [0]
     assert (last["complete"], last["ready_in"]) == (True, 0.0)
-    assert 0.01 < last["cloud_step"] < 0.1
-    assert 0.01 < last["device_step"] < 0.1
+    assert last["cloud_step"] > 0.01
+    assert last["device_step"] > 0.01
     assert all(known["idle"] >= 0 for known in seen)
 
 

@@ -52,7 +52,10 @@ class ByteVocabulary:
 
 @dataclass
 class FakeSession:
-    """Plays `script`: a string is a token, a number a pause, an exception is raised; ends with `finish_reason`."""
+    """Plays `script`: a string is a token, a number a pause, a function is awaited, an exception raised.
+
+    Ends with `finish_reason`.
+    """
 
     request: object
     script: list
@@ -82,8 +85,10 @@ class FakeSession:
                     yield self._token(step)
                 case int() | float():
                     await anyio.sleep(step)
-                case _:
+                case Exception():
                     raise step
+                case _:
+                    await step()
         self.ended = True
 
     def _token(self, text):

@@ -79,17 +79,27 @@ async def raw_lines(client, **fields):
 
 
 async def test_a_silent_stream_is_kept_alive(service, served):
-    async with served(service([0.2, "A"], keep_alive=0.03)) as client:
-        lines = await raw_lines(client)
-        assert lines.count(": keep-alive") >= 2
+    heard_enough = anyio.Event()
+    async with served(service([heard_enough.wait, "A"], keep_alive=0.03)) as client:
+        lines = []
+        async with client.chat.completions.with_streaming_response.create(**ASK, stream=True) as response:
+            async for line in response.iter_lines():
+                lines.append(line)
+                if lines.count(": keep-alive") == 2:
+                    heard_enough.set()
         assert lines[-2] == "data: [DONE]"
+    one_comment = anyio.Event()
+    async with served(service([one_comment.wait, "A"], keep_alive=0.03)) as client:
         stream = await client.chat.completions.create(**ASK, stream=True)  # the stock client does not mind
+        one_comment.set()
         assert [c.choices[0].delta.content async for c in stream] == ["", "A", None]
 
 
 async def test_a_failure_after_a_keep_alive_is_an_event(service, served):
-    async with served(service([0.1, CloudLost("gone")], keep_alive=0.03)) as client:
+    begun = anyio.Event()
+    async with served(service([begun.wait, CloudLost("gone")], keep_alive=0.03)) as client:
         stream = await client.chat.completions.create(**ASK, stream=True)
+        begun.set()
         with pytest.raises(openai.APIError, match="gone") as caught:
             [chunk async for chunk in stream]
         assert caught.value.code == "cloud_unavailable"
@@ -110,7 +120,8 @@ async def test_errors_are_the_stock_clients_typed_exceptions(service, served):
 
 
 async def test_answers_wait_for_their_turn_and_too_many_are_sent_away(service, served, until):
-    made = service([0.15, "A"], max_queue=2)
+    all_asked = anyio.Event()
+    made = service([all_asked.wait, "A"], max_queue=2)
     answers, refusals = [], []
     async with served(made) as client:
 
@@ -125,6 +136,7 @@ async def test_answers_wait_for_their_turn_and_too_many_are_sent_away(service, s
                 tasks.start_soon(ask)
             await until(lambda: len(refusals) == 2)
             assert (made.queue.running, made.queue.waiting) == (1, 2)
+            all_asked.set()
     assert len(answers) == 3
     assert all(error.code == "rate_limit_exceeded" for error in refusals)
     assert all(int(error.response.headers["retry-after"]) >= 1 for error in refusals)

@@ -44,9 +44,10 @@ async def test_a_signal_ends_an_idle_server(service, running, until, number):
 
 
 async def test_a_running_answer_may_finish_and_a_new_one_is_refused(service, running, until):
-    made = service(["A", 0.4, "B"])
+    may_finish = anyio.Event()
+    made = service(["A", may_finish.wait, "B"])
     async with anyio.create_task_group() as tasks:
-        url, returned = await running(tasks, made, grace=10)
+        url, returned = await running(tasks, made, grace=60)
         async with openai.AsyncOpenAI(base_url=url + "/v1", api_key="x", max_retries=0) as client:
             stream = await client.chat.completions.create(**ASK, stream=True)
             await anext(stream)
@@ -56,6 +57,7 @@ async def test_a_running_answer_may_finish_and_a_new_one_is_refused(service, run
                 await client.chat.completions.create(**ASK)
             assert (refused.value.status_code, refused.value.code) == (503, "server_shutting_down")
             assert refused.value.response.headers["x-should-retry"] == "false"
+            may_finish.set()
             assert [chunk.choices[0].delta.content async for chunk in stream] == ["A", "B", None]
         await until(lambda: returned)
 
