@@ -11,6 +11,7 @@ import anyio
 
 from pdd_core.errors import CloudError, CloudLost, CloudRefused, SchemaVersionError, TokenizerMismatch
 from pdd_llamacpp_adapter.answer import CloudEnd
+from pdd_llamacpp_adapter.leg_plan import NOT_REPEATED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,7 +145,8 @@ class CloudLeg:
             return
         for token in chunk.token_ids[:again]:
             if token != answer[self._repeated]:
-                raise CloudRefused(f"the cloud did not repeat the answer: token {self._repeated} is another one")
+                problem = f"the cloud did not repeat the answer: token {self._repeated} is another one"
+                raise CloudRefused(problem, code=NOT_REPEATED)
             self._repeated += 1
         answer.in_vain += again
         fresh = chunk.logprobs[again:]

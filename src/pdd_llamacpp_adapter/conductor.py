@@ -11,7 +11,7 @@ from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable, named
 from pdd_core.optin import OptIn
 from pdd_core.timeline import Source
 from pdd_llamacpp_adapter.cloud_leg import CloudLeg
-from pdd_llamacpp_adapter.leg_plan import plan_leg
+from pdd_llamacpp_adapter.leg_plan import NOT_REPEATED, plan_leg
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,6 +83,7 @@ class Conductor:
         self._refining = refining
         self._on_cloud_error = on_cloud_error
         self._leg: CloudLeg | None = None
+        self._repeatable = True
         self._not_before = 0.0
         self._idle_since = 0.0
         self.extensions = 0
@@ -169,7 +170,9 @@ class Conductor:
             return False
         if answer.cloud_error is None:
             return True
-        return self.retries < self._patience.cloud_retries and _is_passing(answer.cloud_error)
+        # an able device is worth waiting for: its answer is the one that was asked for
+        may_pass = _is_passing(answer.cloud_error) or (answer.stranded and _is_unlike(answer.cloud_error))
+        return may_pass and self.retries < self._patience.cloud_retries
 
     def _next_budget(self, *, stranded: bool) -> int | None:
         """Return how many tokens to ask for, and write down why."""
@@ -203,7 +206,7 @@ class Conductor:
     def _begin(self, budget: int | None) -> bool:
         """Start a leg; return whether the cloud can be asked for one."""
         answer = self._live.answer
-        plan = plan_leg(self._request, answer.ids, budget=budget)
+        plan = plan_leg(self._request, answer.ids, budget=budget, repeatable=self._repeatable)
         if plan is None or self._cloud is None:
             return False
         opt_in, refining = None, None
@@ -243,6 +246,7 @@ class Conductor:
             self.cancel_confirmed = leg.cancel_confirmed
         if (error := self._live.answer.cloud_error) is not None:
             self._live.decided(f"the cloud was lost: {type(error).__name__}")
+            self._repeatable = self._repeatable and not _is_unlike(error)
             if self._on_cloud_error is not None:
                 self._on_cloud_error(error)
             self._not_before = self._live.now() + self._patience.retry_delay_s * 2**self.retries
@@ -252,6 +256,11 @@ def _is_passing(error: Exception) -> bool:
     if isinstance(error, CloudRefused):
         return error.status in _PASSING
     return isinstance(error, CloudUnreachable | CloudLost)
+
+
+def _is_unlike(error: Exception) -> bool:
+    """The cloud has made the answer again, and differently: as its batches go, the next time it may not."""
+    return isinstance(error, CloudRefused) and error.code == NOT_REPEATED
 
 
 def _arrival_rate(received_at: list[float]) -> float:

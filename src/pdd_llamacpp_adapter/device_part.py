@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.refining import Refining
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.speed import DeviceSpeed
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
 """Called with (tokens processed, tokens there are, phase ``prefill`` or ``catch_up``)."""
@@ -77,6 +80,10 @@ class DevicePart:
                     await self._decode(await self._catch_up())
         except DeviceError as error:
             self._lost(error)
+        except Exception as error:
+            # whatever it is, out of memory or a mistake of ours: a cloud can go on
+            logger.exception("the device failed as it should not")
+            self._lost(DeviceEngineFailed(f"the device failed: {type(error).__name__}"))
         finally:
             self._batches.waits_since = None
         self._live.changed()

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from pdd_llamacpp_adapter.request import AnswerRequest
 
+NOT_REPEATED = "not_repeated"
+"""Code of the `CloudRefused` for an answer that the cloud made again and differently."""
 _GREEDY_BELOW = 1e-5
 """vLLM's ``_SAMPLING_EPS``."""
 
@@ -26,7 +28,9 @@ class LegPlan:
     """Tokens of the answer that this leg makes again before the first new one."""
 
 
-def plan_leg(request: AnswerRequest, ids: Sequence[int], *, budget: int | None) -> LegPlan | None:
+def plan_leg(
+    request: AnswerRequest, ids: Sequence[int], *, budget: int | None, repeatable: bool = True
+) -> LegPlan | None:
     """Return the leg that goes on behind the answer's `ids`; None if the cloud cannot be asked for it.
 
     Where the tokens so far may as well be part of the prompt, they are: the cloud's prefix cache makes that cheap.
@@ -37,11 +41,13 @@ def plan_leg(request: AnswerRequest, ids: Sequence[int], *, budget: int | None) 
         request: the answer's.
         ids: the answer so far.
         budget: new tokens that the cloud may decode; None leaves that to its policy.
+        repeatable: the cloud has not failed to make the answer again. Once it has, penalties that start anew are
+            better than no answer; a grammar that does so is not.
     """
     done = len(ids)
     if not done:
         return LegPlan(replace(request, decode_budget=_bounded(budget)))
-    if not depends_on_output(request):
+    if not depends_on_output(request) or not (repeatable or request.grammar):
         return LegPlan(
             replace(
                 request,

@@ -20,7 +20,7 @@ from pdd_core.plugins import Policies
 from pdd_core.policies.pacing import AdaptivePacing, FixedRatePacing
 from pdd_core.timeline import Source
 from pdd_llamacpp_adapter.answer import CloudEnd
-from pdd_llamacpp_adapter.request import AnswerRequest
+from pdd_llamacpp_adapter.request import AnswerRequest, Grammar, GrammarKind
 from pdd_llamacpp_adapter.session import AnswerSession
 
 pytestmark = pytest.mark.anyio
@@ -249,9 +249,39 @@ async def test_where_the_output_counts_the_cloud_repeats_it_and_is_checked(sessi
     assert outcome.cloud_tokens_in_vain == 2
 
 
-async def test_a_cloud_that_does_not_repeat_itself_cannot_go_on(session, fake_engine, fake_cloud):
-    cloud = fake_cloud([[101], [102], CloudEnd.BUDGET], [[[101, 777, 103]]])
-    answer = session(engine=fake_engine(fails_at=0), cloud=cloud, max_tokens=4, fields={"presence_penalty": 0.5})
+async def test_where_it_does_not_repeat_itself_penalties_begin_anew(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([[101], [102], CloudEnd.BUDGET], [[[101, 777, 103]], ["goes on"]])
+    ids, outcome = await collect(
+        session(engine=fake_engine(fails_at=0), cloud=cloud, max_tokens=4, fields={"presence_penalty": 0.5})
+    )
+    assert ids == [101, 102, 103, 104]
+    assert cloud.asked[2].prompt_token_ids == (*PROMPT, 101, 102)
+    assert outcome.cloud_retries == 1
+
+
+async def test_where_it_does_not_repeat_itself_a_late_device_is_waited_for(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([[101], [102], CloudEnd.BUDGET], [[[101, 777, 103]], ["goes on"]])
+    ids, outcome = await collect(
+        session(engine=fake_engine(seconds=0.3), cloud=cloud, max_tokens=4, fields={"presence_penalty": 0.5})
+    )
+    assert ids == [101, 102, 103, 104]
+    assert [str(t.source)[0] for t in outcome.timeline.tokens] == ["c", "c", "d", "d"]
+    assert len(cloud.asked) == 2
+
+
+async def test_where_it_does_not_repeat_itself_a_grammar_has_it_try_again(session, fake_cloud):
+    again = [[101, 102, 103], ([104], CloudEnd.LENGTH)]
+    cloud = fake_cloud([[101, 102], CloudLost("cut")], [[[101, 777]], again])
+    fields = {"grammar": Grammar(GrammarKind.JSON_OBJECT)}
+    ids, outcome = await collect(session(cloud=cloud, max_tokens=4, fields=fields))
+    assert ids == [101, 102, 103, 104]
+    assert cloud.asked[2].prompt_token_ids == tuple(PROMPT)
+    assert outcome.cloud_retries == 2
+
+
+async def test_a_cloud_that_never_repeats_itself_cannot_go_on_in_a_grammar(session, fake_cloud):
+    cloud = fake_cloud([[101, 102], CloudLost("cut")], [[[101, 777, 103]]] * 2)
+    answer = session(cloud=cloud, max_tokens=4, fields={"grammar": Grammar(GrammarKind.JSON_OBJECT)})
     with pytest.raises(CloudRefused, match="did not repeat the answer: token 1"):
         await collect(answer)
     assert [token.token_id for token in answer.outcome.timeline.tokens] == [101, 102]
@@ -347,6 +377,28 @@ async def test_a_device_that_computes_no_numbers_leaves_the_answer_to_the_cloud(
     assert ids == list(range(101, 111))
     assert 0 < outcome.timeline.count(Source.DEVICE) < 9
     assert any("not numbers" in decision.what for decision in outcome.decisions)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("a mistake")])
+@pytest.mark.parametrize("calls", [0, 5], ids=["in prefill", "after its take-over"])
+async def test_a_device_that_fails_as_it_should_not_is_one_that_fails(
+    session, fake_engine, fake_cloud, error, calls, caplog
+):
+    engine = fake_engine()
+    extend = engine.extend
+
+    async def broken(ids, **options):
+        if len(engine.calls) >= calls:
+            raise error
+        return await extend(ids, **options)
+
+    engine.extend = broken
+    ids, outcome = await collect(
+        session(engine=engine, cloud=fake_cloud([[101], CloudEnd.BUDGET], [["goes on"]] * 2))
+    )
+    assert ids == list(range(101, 111))
+    assert f"the device failed: {type(error).__name__}" in str(outcome.decisions)
+    assert "failed as it should not" in caplog.text
 
 
 async def test_both_engines_lost_is_an_error_after_everything_received(session, fake_engine, fake_cloud):
