@@ -8,6 +8,7 @@ import sys
 import anyio
 import pytest
 
+from pdd_core.patience import Patience
 from pdd_core.plugins import Policies
 from pdd_core.policies.pacing import FixedRatePacing
 from pdd_core.timeline import Source
@@ -55,7 +56,10 @@ class RecordedCloud:
 
 
 async def handed_over(engine, request, ids):
-    async with AnswerSession(request, engine=engine, cloud=RecordedCloud(ids), **OPTIONS) as session:
+    waits = Patience(late_s=math.inf)  # the recording ends where the device is to go on, however late it is
+    async with AnswerSession(
+        request, engine=engine, cloud=RecordedCloud(ids), patience=waits, **OPTIONS
+    ) as session:
         async for _ in session:
             pass
     return session.outcome
