@@ -2,13 +2,14 @@
 
 import openai
 import pytest
+from device_server import settled
 
 PROMPT = "The capital of France is"
 GREEDY = {"model": "smollm2", "temperature": 0, "max_tokens": 8}
 
 
 async def test_sync_and_async_streamed_and_not_say_the_same(device, local, anyio_backend):
-    whole = local.completions.create(**GREEDY, prompt=PROMPT)
+    whole = settled(local.completions.create, **GREEDY, prompt=PROMPT)
     with local.completions.create(**GREEDY, prompt=PROMPT, stream=True) as stream:
         streamed = "".join(choice.text for chunk in stream for choice in chunk.choices)
     async with device.async_client() as client:
@@ -22,7 +23,7 @@ async def test_sync_and_async_streamed_and_not_say_the_same(device, local, anyio
 
 def test_token_ids_are_the_text_they_stand_for(local, engine):
     ids = engine.vocab.tokenize(PROMPT, special=True, add_bos=True)
-    said = local.completions.create(**GREEDY, prompt=PROMPT)
+    said = settled(local.completions.create, **GREEDY, prompt=PROMPT)
     for prompt in (ids, [ids]):
         answer = local.completions.create(**GREEDY, prompt=prompt)
         assert answer.choices[0].text == said.choices[0].text
@@ -30,7 +31,7 @@ def test_token_ids_are_the_text_they_stand_for(local, engine):
 
 
 def test_echo_puts_the_prompt_first(local):
-    said = local.completions.create(**GREEDY, prompt=PROMPT).choices[0].text
+    said = settled(local.completions.create, **GREEDY, prompt=PROMPT).choices[0].text
     assert local.completions.create(**GREEDY, prompt=PROMPT, echo=True).choices[0].text == PROMPT + said
     with local.completions.create(**GREEDY, prompt=PROMPT, echo=True, stream=True) as stream:
         assert "".join(choice.text for chunk in stream for choice in chunk.choices) == PROMPT + said

@@ -5,6 +5,7 @@ import threading
 import openai
 import pytest
 from cloud_support import wait_until
+from device_server import settled
 
 from pdd_core.errors import ConfigurationError, ModelError
 from pdd_llamacpp_adapter import AsyncPDDevice, PDDevice
@@ -20,7 +21,7 @@ def test_a_device_answers_streamed_and_not_and_closes_twice(prepared):
     threads = threading.active_count()
     with PDDevice(prepared.gguf, n_ctx=512, model_name="mine") as device:
         assert device.model == "mine"
-        whole = device.chat.completions.create(**ASK, model=device.model)
+        whole = settled(device.chat.completions.create, **ASK, model=device.model)
         with device.chat.completions.create(**ASK, model=device.model, stream=True) as stream:
             assert text_of(stream) == whole.choices[0].message.content
         assert (
@@ -53,6 +54,7 @@ def test_a_device_can_be_closed_while_it_answers_and_started_again(prepared):
 
 async def test_the_asynchronous_one_answers_streamed_and_not(prepared, anyio_backend):
     async with AsyncPDDevice(prepared.gguf, n_ctx=512) as device:
+        await device.chat.completions.create(**ASK, model=device.model)
         whole = await device.chat.completions.create(**ASK, model=device.model)
         async with await device.chat.completions.create(**ASK, model=device.model, stream=True) as stream:
             assert text_of([chunk async for chunk in stream]) == whole.choices[0].message.content

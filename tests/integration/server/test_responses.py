@@ -5,6 +5,7 @@ from typing import Literal
 
 import openai
 import pytest
+from device_server import settled
 from pydantic import BaseModel
 
 ASK = {"model": "smollm2", "input": "Name three colours.", "temperature": 0, "max_output_tokens": 12}
@@ -27,7 +28,7 @@ class Paint(BaseModel):
 
 
 async def test_created_and_streamed_say_the_same(device, local, anyio_backend):
-    whole = local.responses.create(**ASK)
+    whole = settled(local.responses.create, **ASK)
     with local.responses.create(**ASK, stream=True) as stream:
         events = list(stream)
     async with device.async_client() as client:
@@ -59,10 +60,11 @@ def test_a_response_to_a_conversation_with_instructions_completes(local):
 
 def test_the_stream_helper_gives_the_final_response(local):
     asked = {**ASK, "input": "Reply with the single word: yes", "max_output_tokens": 200}
+    whole = settled(local.responses.create, **asked)
     with local.responses.stream(**asked) as stream:
         stream.until_done()
         final = stream.get_final_response()
-    assert final.output_text == local.responses.create(**asked).output_text
+    assert final.output_text == whole.output_text
 
 
 def test_parse_gives_an_object_of_the_class(local):
@@ -73,7 +75,7 @@ def test_parse_gives_an_object_of_the_class(local):
 def test_a_forced_function_is_called(local):
     asked = {**ASK, "max_output_tokens": 100, "tools": [TOOL]}
     choice = {"type": "function", "name": "paint"}
-    answer = local.responses.create(**asked, tool_choice=choice)
+    answer = settled(local.responses.create, **asked, tool_choice=choice)
     [call] = [item for item in answer.output if item.type == "function_call"]
     assert call.name == "paint"
     assert json.loads(call.arguments)["colour"] in {"red", "blue"}

@@ -5,6 +5,7 @@ from typing import Literal
 
 import openai
 import pytest
+from device_server import settled
 from pydantic import BaseModel
 
 WEATHER = {
@@ -73,7 +74,7 @@ def test_a_required_choice_calls_one_of_them(local):
 
 def test_a_streamed_call_is_the_whole_one_in_pieces(local):
     asked = {**ASK, "tools": [WEATHER], "tool_choice": NAMED}
-    [whole] = local.chat.completions.create(**asked).choices[0].message.tool_calls
+    [whole] = settled(local.chat.completions.create, **asked).choices[0].message.tool_calls
     with local.chat.completions.create(**asked, stream=True) as stream:
         chunks = [choice for chunk in stream for choice in chunk.choices]
     pieces = [call for choice in chunks for call in choice.delta.tool_calls or []]
