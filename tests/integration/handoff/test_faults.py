@@ -18,6 +18,16 @@ ONCE = Patience(cloud_retries=0)
 """What becomes of further attempts is in test_fault_matrix."""
 
 
+def before_event(data, number):
+    """The beginning of a piece of a stream, up to its event of this number, from 0."""
+    at = -1
+    for _ in range(number + 1):
+        at = data.find(b"data: ", at + 1)
+        if at < 0:
+            return data
+    return data[:at]
+
+
 @asynccontextmanager
 async def cut_after(base_url, chunks):
     """A proxy in front of the real cloud that cuts the TCP connection after so many streamed token chunks.
@@ -43,13 +53,15 @@ async def cut_after(base_url, chunks):
         up_writer.write(head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + body)
         seen, streaming = 0, b"/completions" in head
         while data := await up_reader.read(65536):
+            passed = before_event(data, chunks - seen) if streaming else data
             seen += data.count(b"data: ")
-            if streaming and seen > chunks:
-                break
-            writer.write(data)
+            writer.write(passed)
             await writer.drain()
+            if len(passed) < len(data):
+                break
         up_writer.close()
         if streaming:
+            await asyncio.sleep(0.2)  # a reset would take what was not read yet with it
             writer.transport.abort()
             was_cut.set()
         else:
