@@ -66,21 +66,25 @@ class _Search:
         self.wanted = wanted
         self.matched = 0
         """Length of the longest end of the text that is a proper beginning of `wanted`."""
-        self._shorter = [0, 0]  # per length of a beginning: the next shorter beginning that it ends with
-        length = 0
-        for character in wanted[1:]:
-            length = self._extend(length, character)
-            self._shorter.append(length)
+        # per length of a beginning: the next shorter beginning that it ends with. Made as far as it is needed: a
+        # client may send a stop string of megabytes, and no answer is that long
+        self._shorter = [0, 0]
 
     def completed_by(self, character: str) -> bool:
         """Whether `character` completes the string."""
         self.matched = self._extend(self.matched, character)
         completed = self.matched == len(self.wanted)
         if completed:
-            self.matched = self._shorter[self.matched]
+            self.matched = self._next_shorter(self.matched)
         return completed
 
     def _extend(self, length: int, character: str) -> int:
         while length and self.wanted[length] != character:
-            length = self._shorter[length]
+            length = self._next_shorter(length)
         return length + (self.wanted[length] == character)
+
+    def _next_shorter(self, length: int) -> int:
+        shorter = self._shorter
+        while len(shorter) <= length:
+            shorter.append(self._extend(shorter[-1], self.wanted[len(shorter) - 1]))
+        return shorter[length]

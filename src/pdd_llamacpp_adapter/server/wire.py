@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 Body = TypeVar("Body", bound="WireModel")
 Asked = TypeVar("Asked", bound="ModelRequest")
 
+_MAY_BE_INFINITE = re.compile(rb"\d[eE]\+?\d{3}|\d{309}")
+"""Of a number too large for a float, the exponent or so many digits."""
 _INT64 = 2**63
 _INT32 = 2**31
 
@@ -141,7 +144,7 @@ def _json(data: bytes) -> Any:
         body = from_json(data, allow_inf_nan=False)
     except ValueError as error:
         raise _not_json(str(error)) from None
-    left = [body]
+    left = [body] if _MAY_BE_INFINITE.search(data) else []
     while left:
         value = left.pop()
         if isinstance(value, dict):
