@@ -2,8 +2,9 @@
 
 llguidance reports nearly every bad grammar as an error. But it follows references by recursion, so a long chain of
 rules or ``$ref`` overflows the stack; and it writes some repetitions out, which can take all memory. On stacks of
-8 MiB, chains crashed llguidance 1.7.6 from 1,300 schemas on, 2,000 Lark rules, or 4,000 Lark groups. The unit
-tests compile grammars at the limits below.
+8 MiB, chains crashed llguidance 1.7.6 from 1,300 schemas on, 2,000 Lark rules, or 4,000 Lark groups. And for an
+integer below all that 64 bits can hold, it calls itself without an end (1.9.1). The unit tests compile grammars at
+the limits below.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ MAX_CHAIN = 1_000
 MAX_ITEMS = 10_000
 """All minItems and maxItems of a schema together; each item is written out."""
 MAX_PATTERNS = 64
+LEAST_CONSTANT = 1024 - 2**63
+"""Of the numbers in `enum` and `const`: the next float below it is -2**63, whose magnitude no i64 holds."""
 MAX_LARK_LEVELS = 2_000
 """Groups, and twice the rules, of a Lark grammar: all could lie inside one another."""
 MAX_LARK_REPETITION = 1_000
@@ -37,6 +40,8 @@ _BRACES = rf"\{{{_GAP}(\d*+){_GAP},?{_GAP}(\d*+){_GAP}\}}"
 _RANGE = rf"~{_GAP}(\d++)(?:{_GAP}\.\.{_GAP}(\d++))?"
 _LARK_REPETITION = re.compile(f"{_BRACES}|{_RANGE}")
 _LARK_ITEMS = re.compile(r'"(?:min|max)Items"\s*+:\s*+(\d++)')
+_LARK_CONSTANT = re.compile(r"-\d{19}|-[\d.]++[eE]")
+"""What could be a number below `LEAST_CONSTANT`."""
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 
@@ -79,6 +84,9 @@ def _schema_excess(text: str) -> str | None:
     counts = [node.get(key) for node in objects for key in ("minItems", "maxItems")]
     if sum(count for count in counts if isinstance(count, int)) > MAX_ITEMS:
         return f"minItems and maxItems are more than {MAX_ITEMS} together"
+    constants = [node.get(key) for node in objects for key in ("const", "enum")]
+    if any(value < LEAST_CONSTANT for value in _numbers(constants)):
+        return "a constant is below all 64-bit integers"
     patterns = [pattern for node in objects for pattern in _patterns(node)]
     if len(patterns) > MAX_PATTERNS:
         return f"the schema has more than {MAX_PATTERNS} patterns"
@@ -94,6 +102,12 @@ def _containers(node: Any) -> Iterator[dict[str, Any] | list[Any]]:
         if isinstance(node, dict | list):
             yield node
             waiting.extend(node.values() if isinstance(node, dict) else node)
+
+
+def _numbers(node: Any) -> Iterator[float]:
+    for container in _containers(node):
+        values = container.values() if isinstance(container, dict) else container
+        yield from (value for value in values if isinstance(value, int | float))
 
 
 def _nesting(node: Any) -> int:
@@ -132,6 +146,8 @@ def _lark_excess(text: str) -> str | None:
     if max(counts, default=0) > MAX_LARK_REPETITION:
         return f"a repetition has more than {MAX_LARK_REPETITION} parts"
     plain = _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
+    if "%json" in text and _LARK_CONSTANT.search(plain):
+        return "a constant is below all 64-bit integers"
     if sum(map(_number, _LARK_ITEMS.findall(plain))) > MAX_ITEMS:
         return f"minItems and maxItems are more than {MAX_ITEMS} together"
     return None

@@ -9,6 +9,7 @@ import anyio
 
 from pdd_core.errors import ContextOverflow
 from pdd_llamacpp_adapter.answer import Answer
+from pdd_llamacpp_adapter.grammar_limits import check_limits
 from pdd_llamacpp_adapter.refining import Refining, protected_by_device
 from pdd_llamacpp_adapter.request import check_token_ids
 from pdd_llamacpp_adapter.text import AnswerText
@@ -79,9 +80,14 @@ async def grammar_matcher(
     """Return what follows the request's grammar; None where there is none, or no device to follow it.
 
     Raises:
-        InvalidGrammar: it cannot be compiled.
+        InvalidGrammar: it cannot be compiled, or not safely.
     """
-    if request.grammar is None or engine is None:
+    if request.grammar is None:
+        return None
+    if engine is None:
+        check_limits(
+            request.grammar
+        )  # what could end this process could end the cloud's, which may compile it too
         return None
     if grammars is None:
         from pdd_llamacpp_adapter.grammar import GrammarEngine

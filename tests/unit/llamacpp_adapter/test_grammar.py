@@ -203,6 +203,11 @@ BAD = {
     ),
     "many items": schema({"type": "array", "minItems": 10**8}),
     "many items, in many arrays": schema({"anyOf": [{"type": "array", "maxItems": 4_000}] * 3}),
+    "constant below 64 bits": schema({"type": "integer", "const": -(10**19)}),
+    "constant at the end of 64 bits": schema({"type": "integer", "const": -(2**63) + 1}),
+    "float below 64 bits": schema({"type": "integer", "enum": [1, -1e308]}),
+    "constants in a constant": schema({"properties": {"a": {"type": "integer"}}, "const": {"a": [-1e30]}}),
+    "constant in lark": lark('start: %json {"type":"integer","const":-1e30}'),
     "many patterns": schema({"allOf": [{"pattern": f"a{i}"} for i in range(65)]}),
     "long patterns": schema({"anyOf": [{"type": "string", "pattern": "a?" * 3_000}] * 2}),
     "long pattern": regex("a?" * 20_000),
@@ -240,6 +245,7 @@ def chained_rules(links, group="{}"):
 
 
 LARGEST = {
+    "least constant": schema({"type": "integer", "const": limits.LEAST_CONSTANT}),
     "references": chained_schema((limits.MAX_CHAIN - 6) // 2),
     "nesting": Grammar(GrammarKind.JSON, '{"items":' * 63 + "{}" + "}" * 63),
     "items": schema({"type": "array", "maxItems": limits.MAX_ITEMS}),

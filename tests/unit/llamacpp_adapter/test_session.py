@@ -12,6 +12,7 @@ from pdd_core.errors import (
     ConfigurationError,
     ContextOverflow,
     DeviceEngineFailed,
+    InvalidGrammar,
     TokenizerMismatch,
 )
 from pdd_core.hookspecs import hookimpl
@@ -336,6 +337,14 @@ async def test_the_cloud_alone_answers_without_opting_in(session, fake_cloud):
     assert (outcome.mode, outcome.finish_reason, outcome.handoff_id) == ("cloud_only", "length", None)
     assert cloud.opt_in is None
     assert [t.text for t in outcome.timeline.tokens] == ["[101]", "", "[102][103]"]
+
+
+async def test_a_grammar_that_could_end_a_process_is_not_sent_to_the_cloud_either(session, fake_cloud):
+    cloud = fake_cloud([[101], CloudEnd.LENGTH])
+    fields = {"grammar": Grammar(GrammarKind.JSON, '{"type": "integer", "const": -1e30}')}
+    with pytest.raises(InvalidGrammar):
+        await collect(session(cloud=cloud, fields=fields))
+    assert cloud.asked == []
 
 
 async def test_a_lost_cloud_without_a_device_is_an_error_after_its_last_token(session, fake_cloud):
