@@ -92,7 +92,10 @@ def test_the_fields_of_the_budget_policies_go_both_ways():
     [
         ({"pdd_least_budget": 0}, "pdd_least_budget must be an integer from 1"),
         ({"pdd_least_budget": True}, "pdd_least_budget must be an integer from 1"),
-        ({"pdd_decode_budget": 5, "pdd_least_budget": 6}, r"pdd_least_budget must be at most pdd_decode_budget \(5\)"),
+        (
+            {"pdd_decode_budget": 5, "pdd_least_budget": 6},
+            r"pdd_least_budget must be at most pdd_decode_budget \(5\)",
+        ),
         ({"pdd_tenant": ""}, "pdd_tenant must have 1 to 64 characters"),
         ({"pdd_tenant": "*"}, "pdd_tenant may only have the characters"),
         ({"pdd_tenant": 5}, "pdd_tenant must be a string"),
