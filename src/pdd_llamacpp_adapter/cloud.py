@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from pdd_core.env import Env
 from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable
-from pdd_core.handoff import CloudInfo, HandoffDeleted, HandoffState, VocabularyPiece
+from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, HandoffDeleted, HandoffState, VocabularyPiece
 from pdd_llamacpp_adapter.cloud_request import openai_fields, vllm_fields
 from pdd_llamacpp_adapter.stream import CloudChunk, read_stream
 from pdd_llamacpp_adapter.tokenizer_check import check_tokenizer
@@ -168,8 +168,10 @@ class CloudClient:
         client = self._client.with_options(max_retries=0)
         return await _get(client, f"{_path(handoff_id)}?wait={wait:g}", HandoffState)
 
-    async def cancel(self, handoff_id: str) -> bool:
+    async def cancel(self, handoff_id: str, *, used: int | None = None) -> bool:
         """Stop the cloud's decoding for `handoff_id`, and drop its state.
+
+        `used` is how many of its tokens are part of the answer: the cloud counts the others as made in vain.
 
         Returns whether the cloud confirmed that it makes no further token. An id that is gone counts as confirmed.
 
@@ -177,8 +179,10 @@ class CloudClient:
             CloudUnreachable: no connection.
             CloudRefused: an error answer other than "not found".
         """
+        told = used is not None and self.info is not None and BUDGET_POLICIES in self.info.features
+        query = f"?used={used}" if told else ""
         try:
-            body = await self._client.delete(_path(handoff_id), cast_to=object)
+            body = await self._client.delete(f"{_path(handoff_id)}{query}", cast_to=object)
         except openai.NotFoundError:
             return True
         except openai.OpenAIError as error:
