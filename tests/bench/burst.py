@@ -1,0 +1,293 @@
+"""A burst of five times the sustainable rate: budgets that stay fixed against budgets that follow the load.
+
+One server, one run, both in turn. Requests of kind ``fixed`` ask for a budget; those of kind ``load`` ask for the
+same one and also say which would do without a wait (``pdd_least_budget``), so that the policy may lower it. Behind
+each is a device, computed and not run, that stops the cloud as soon as it has caught up.
+Arrivals are Poisson and open-loop: nobody waits for anybody. First the sustainable rate of ``fixed`` is measured
+with all places taken; then each kind gets half of it, five times it for some seconds, and half of it again.
+
+Two cases, for they end differently: ``slots``, where requests wait for a place in the batch, which a lower budget
+frees; and ``prefill``, where they wait for each other's prompts, which no decode budget makes shorter.
+
+    python tests/bench/burst.py [--case slots|prefill] [--model FOLDER] [--json FILE] [-- FLAGS OF VLLM ...]
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import sys
+import time
+import urllib.request
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from uuid import uuid4
+
+import openai
+
+from pdd_cli.launcher import CloudServer
+from pdd_core.break_even import break_even_budget
+
+KEY = "bench-key"
+KINDS = ("fixed", "load")
+TIMES = 5.0
+"""The burst over the sustainable rate."""
+BASE = 0.5
+"""The load before and after it, over the sustainable rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is asked of the server, and the device that would take over."""
+
+    prompt_tokens: int
+    budget: int
+    rate: float
+    """Tokens per second that the user is shown."""
+    prefill_tps: float
+    """Of the device."""
+    max_num_seqs: int
+    max_tokens: int = 256
+
+    @property
+    def least(self) -> int:
+        """The budget at which the device is ready just when the cloud's last token is shown."""
+        least = break_even_budget(self.prompt_tokens, rate=self.rate, prefill_tps=self.prefill_tps, headroom=1.0)
+        assert least is not None
+        return min(least, self.budget)
+
+
+CASES = {
+    "slots": Case(prompt_tokens=32, budget=64, rate=4.0, prefill_tps=20.0, max_num_seqs=8),
+    "prefill": Case(prompt_tokens=512, budget=64, rate=4.0, prefill_tps=250.0, max_num_seqs=64),
+}
+"""For two CPU cores and the demo model; a GPU wants others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One request, in seconds since the run began and, its tokens, since it was sent."""
+
+    at: float
+    tokens_at: list[float] = field(repr=False)
+    budget_ended_it: bool
+    """Else the device took over first."""
+
+    @property
+    def ttft(self) -> float:
+        """Seconds to the first token."""
+        return self.tokens_at[0]
+
+    @property
+    def ended(self) -> float:
+        """When its last token came, on the run's clock."""
+        return self.at + self.tokens_at[-1]
+
+
+def longest_gaps(tokens_at: list[float], case: Case) -> tuple[float, float]:
+    """Show one answer to a user: return the longest gap between the cloud's tokens, and that before the device's.
+
+    Tokens are shown as they come, `case.rate` per second at most. The device decodes twice as fast as is shown.
+    """
+    step, shown, longest = 1 / case.rate, tokens_at[0], 0.0
+    ready = Device(case)
+    for number, at in enumerate(tokens_at):
+        ready.receive(at)
+        if number:
+            before, shown = shown, max(at, shown + step)
+            longest = max(longest, shown - before)
+    return longest, max(ready.at + step / 2, shown + step) - shown
+
+
+class Device:
+    """Processes the prompt from the moment of sending, then each token received."""
+
+    def __init__(self, case: Case) -> None:
+        self._seconds = 1 / case.prefill_tps
+        self.at = case.prompt_tokens * self._seconds
+        """When there is nothing left to process, seconds since the sending."""
+
+    def receive(self, at: float) -> None:
+        """Take in one token of the cloud's."""
+        self.at = max(self.at, at) + self._seconds
+
+
+async def send(base_url: str, arrivals: list[float], begin: float, case: Case, kind: str, seed: int) -> list[Sent]:
+    """Send requests at `arrivals`, seconds after `begin` (Unix time)."""
+    draw = random.Random(seed)
+    xargs = {"pdd_decode_budget": case.budget, **({"pdd_least_budget": case.least} if kind == "load" else {})}
+
+    async def one(at: float) -> Sent:
+        prompt = [draw.randrange(100, 40000) for _ in range(case.prompt_tokens)]
+        handoff_id, device, tokens_at, stop = uuid4().hex, Device(case), [], None
+        await asyncio.sleep(begin + at - time.time())
+        sent = time.time()
+        stream = await client.completions.create(
+            model="m", prompt=prompt, max_tokens=case.max_tokens, temperature=0, stream=True,
+            extra_body={
+                "ignore_eos": True, "return_token_ids": True, "vllm_xargs": {"pdd_handoff": handoff_id, **xargs},
+            },
+        )  # fmt: skip
+        chunks = aiter(stream)
+        while stop is None:
+            caught_up = sent + device.at - time.time() if tokens_at else None
+            try:
+                async with asyncio.timeout(caught_up):
+                    chunk = await anext(chunks)
+            except TimeoutError:
+                await client.delete(f"/pdd/handoffs/{handoff_id}?used={len(tokens_at)}", cast_to=object)
+                await stream.close()
+                break
+            for choice in chunk.choices:
+                for _ in choice.token_ids or ():
+                    tokens_at.append(time.time() - sent)
+                    device.receive(tokens_at[-1])
+                stop = choice.stop_reason or choice.finish_reason
+        return Sent(sent - begin, tokens_at, stop == "pdd_handoff")
+
+    async with openai.AsyncOpenAI(base_url=base_url, api_key=KEY, max_retries=0, timeout=600) as client:
+        return list(await asyncio.gather(*map(one, arrivals)))
+
+
+def _send(job: tuple[str, list[float], float, Case, str, int]) -> list[Sent]:
+    return asyncio.run(send(*job))
+
+
+class Load:
+    """Sends from several processes: one Python client is slower than a GPU."""
+
+    def __init__(self, pool: Executor, clients: int, base_url: str) -> None:
+        self._pool, self._clients, self._base_url = pool, clients, base_url
+
+    def run(self, arrivals: list[float], case: Case, kind: str, seed: int) -> list[Sent]:
+        """Return all requests in the order of their arrival, once all have ended."""
+        begin = time.time() + 1.0
+        jobs = [
+            (self._base_url, arrivals[client :: self._clients], begin, case, kind, seed * 1000 + client)
+            for client in range(self._clients)
+        ]
+        return sorted((one for part in self._pool.map(_send, jobs) for one in part), key=lambda one: one.at)
+
+
+def poisson(draw: random.Random, rate: float, begin: float, end: float) -> list[float]:
+    """Return arrival times of a Poisson process."""
+    times, now = [], begin + draw.expovariate(rate)
+    while now < end:
+        times.append(now)
+        now += draw.expovariate(rate)
+    return times
+
+
+def sustainable_rate(load: Load, case: Case, rounds: int) -> float:
+    """Return requests per second with all places taken, without the first and the last tenth."""
+    count = case.max_num_seqs * rounds
+    ends = sorted(one.ended for one in load.run([0.0] * count, case, "fixed", seed=1))
+    skip = count // 10
+    return (len(ends) - 1 - 2 * skip) / (ends[-1 - skip] - ends[skip])
+
+
+def quantile(values: list[float], share: float) -> float:
+    """Return the nearest-rank quantile."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def figures(sent: list[Sent], case: Case, before: float, burst: float) -> dict[str, float]:
+    """Return one kind's figures: of the requests that came in the burst, and when all was normal after it."""
+    gaps = [longest_gaps(one.tokens_at, case) for one in sent]
+    in_burst = [one for one in sent if before <= one.at < before + burst]
+    calm = quantile([one.ttft for one in sent if one.at < before], 0.9)
+    over = before + burst
+    late = [one.at - over for one in sent if one.at >= over and one.ttft > 2 * calm]
+    budgets = [(one.at - over, len(one.tokens_at)) for one in sent if one.budget_ended_it]
+    lowered = [at for at, tokens in budgets if at >= 0 and tokens < case.budget]
+    return {
+        "requests": len(sent), "in_burst": len(in_burst),
+        "ttft_before_p90_s": calm,
+        "ttft_p50_s": statistics.median(one.ttft for one in in_burst),
+        "ttft_p99_s": quantile([one.ttft for one in in_burst], 0.99),
+        "tokens_mean": statistics.mean(len(one.tokens_at) for one in in_burst),
+        "budgets_least": min((tokens for _, tokens in budgets), default=0),
+        "budgets_lowered": sum(tokens < case.budget for _, tokens in budgets),
+        "waited_at_handoff": sum(seam > 1.1 / case.rate for _, seam in gaps),
+        "waited_for_the_cloud": sum(longest > 2 / case.rate for longest, _ in gaps),
+        "ttft_normal_after_s": max([0.0, *late]),
+        "budgets_normal_after_s": max([0.0, *lowered]),
+        "all_ended_after_s": max(one.ended for one in sent) - over,
+    }  # fmt: skip
+
+
+def metrics(root_url: str) -> dict[str, float]:
+    """Return the plugin's counters."""
+    with urllib.request.urlopen(f"{root_url}/metrics", timeout=10) as answer:  # noqa: S310 - our own server
+        lines = [line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if line.startswith("pdd_")]
+    return {name: float(value) for name, value in lines if "_created" not in name and "_bucket" not in name}
+
+
+def measure(load: Load, case: Case, options: argparse.Namespace) -> dict[str, object]:
+    """Find the sustainable rate, then give each kind the same arrivals, in turn."""
+    rate = sustainable_rate(load, case, options.rounds)
+    print(f"sustainable with budget {case.budget}: {rate:.2f} requests/s; least budget {case.least}", flush=True)
+    before, burst, after = options.before, options.burst, options.after
+    runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    for number in range(options.repeats):
+        draw = random.Random(number)
+        arrivals = [
+            *poisson(draw, BASE * rate, 0.0, before),
+            *poisson(draw, TIMES * rate, before, before + burst),
+            *poisson(draw, BASE * rate, before + burst, before + burst + after),
+        ]
+        for kind in KINDS if number % 2 == 0 else KINDS[::-1]:
+            result = figures(load.run(arrivals, case, kind, seed=10 + number), case, before, burst)
+            runs[kind].append(result)
+            print(f"{kind:5} " + "  ".join(f"{name} {value:.3g}" for name, value in result.items()), flush=True)
+    p99 = {kind: statistics.median(one["ttft_p99_s"] for one in runs[kind]) for kind in KINDS}
+    ratio = p99["fixed"] / p99["load"]
+    print(f"p99 TTFT in the burst: fixed {p99['fixed']:.2f} s, load {p99['load']:.2f} s, ratio {ratio:.2f}")
+    return {"sustainable_rps": rate, "p99_ttft_ratio": ratio, "runs": runs}
+
+
+def main() -> None:
+    """Run one case and print its figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", choices=CASES, default="slots")
+    parser.add_argument("--model", type=Path, help="folder of a model; default the demo model")
+    for name in ("prompt-tokens", "budget", "max-num-seqs", "max-tokens"):
+        parser.add_argument(f"--{name}", type=int, help="instead of the case's")
+    parser.add_argument("--rate", type=float, help="tokens per second shown, instead of the case's")
+    parser.add_argument("--prefill-tps", type=float, help="of the device, instead of the case's")
+    parser.add_argument("--clients", type=int, default=1, help="processes that send")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="batches to find the sustainable rate with")
+    parser.add_argument("--before", type=float, default=8.0, help="seconds of normal load before the burst")
+    parser.add_argument("--burst", type=float, default=5.0, help="seconds")
+    parser.add_argument("--after", type=float, default=16.0, help="seconds of normal load after it")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("flags", nargs="*", help="flags for vLLM, after --")
+    options = parser.parse_args()
+    asked = {name: getattr(options, name) for name in ("prompt_tokens", "budget", "max_num_seqs", "max_tokens")}
+    asked |= {"rate": options.rate, "prefill_tps": options.prefill_tps}
+    case = replace(CASES[options.case], **{name: value for name, value in asked.items() if value is not None})
+    model = options.model
+    if model is None:
+        from pdd_cli.demo_model import prepare
+
+        model = prepare().vllm_dir
+    flags = ["--max-num-seqs", str(case.max_num_seqs), *options.flags]
+    server = CloudServer(model, served_name="m", api_key=KEY, extra_args=flags)
+    print("starting vLLM ...", flush=True)
+    with server, ProcessPoolExecutor(options.clients) as pool:
+        load = Load(pool, options.clients, server.base_url)
+        load.run([0.0, 0.0], replace(case, budget=2), "fixed", seed=0)  # warm up
+        results = measure(load, case, options)
+        counted = metrics(server.root_url)
+    for name, value in counted.items():
+        print(f"{name} {value:g}")
+    if options.json:
+        record = {"case": asdict(case), "least": case.least, **results, "metrics": counted, "argv": sys.argv[1:]}
+        options.json.write_text(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    main()
