@@ -95,7 +95,9 @@ class Policies:
         Raises:
             PolicyError: `strict` and one failed.
         """
-        for name, caller in self._callers.setdefault(hook, self._in_order(hook)):
+        if hook not in self._callers:
+            self._callers[hook] = self._in_order(hook)
+        for name, caller in self._callers[hook]:
             try:
                 result = caller(**arguments)
             except Exception as error:  # noqa: BLE001 - third-party code
