@@ -35,6 +35,7 @@ HANDOFF_ID_CHARS = (16, 128)
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 TENANT_CHARS = (1, 64)
 """Shortest and longest name of a tenant."""
+TENANT_PATTERN = rf"^[A-Za-z0-9._-]{{{TENANT_CHARS[0]},{TENANT_CHARS[1]}}}$"
 
 STOP_REASON = "pdd_handoff"
 """``stop_reason`` of a choice that ended because its decode budget was used up."""

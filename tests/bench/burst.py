@@ -1,8 +1,9 @@
 """A burst of five times the sustainable rate: budgets that stay fixed against budgets that follow the load.
 
 One server, one run, both in turn. Requests of kind ``fixed`` ask for a budget; those of kind ``load`` ask for the
-same one and also say which would do without a wait (``pdd_least_budget``), so that the policy may lower it. Behind
-each is a device, computed and not run, that stops the cloud as soon as it has caught up.
+same one and also say which would do without a wait (``pdd_least_budget``), so that the policy may lower it.
+Behind each is a device, computed and not run. It takes all that it is granted; with ``--cancel`` it stops the
+cloud as soon as it has caught up, as this project's device does.
 Arrivals are Poisson and open-loop: nobody waits for anybody. First the sustainable rate of ``fixed`` is measured
 with all places taken; then each kind gets half of it, five times it for some seconds, and half of it again.
 
@@ -89,7 +90,8 @@ class Sent:
 def longest_gaps(tokens_at: list[float], case: Case) -> tuple[float, float]:
     """Show one answer to a user: return the longest gap between the cloud's tokens, and that before the device's.
 
-    Tokens are shown as they come, `case.rate` per second at most. The device decodes twice as fast as is shown.
+    Tokens are shown as they come, `case.rate` per second at most. With the last of them processed, the device has
+    its first.
     """
     step, shown, longest = 1 / case.rate, tokens_at[0], 0.0
     ready = Device(case)
@@ -98,7 +100,7 @@ def longest_gaps(tokens_at: list[float], case: Case) -> tuple[float, float]:
         if number:
             before, shown = shown, max(at, shown + step)
             longest = max(longest, shown - before)
-    return longest, max(ready.at + step / 2, shown + step) - shown
+    return longest, max(ready.at, shown + step) - shown
 
 
 class Device:
@@ -114,60 +116,94 @@ class Device:
         self.at = max(self.at, at) + self._seconds
 
 
-async def send(base_url: str, arrivals: list[float], begin: float, case: Case, kind: str, seed: int) -> list[Sent]:
-    """Send requests at `arrivals`, seconds after `begin` (Unix time)."""
-    draw = random.Random(seed)
-    xargs = {"pdd_decode_budget": case.budget, **({"pdd_least_budget": case.least} if kind == "load" else {})}
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one process sends."""
+
+    base_url: str
+    arrivals: list[float]
+    """Seconds after `begin`."""
+    begin: float
+    """Unix time."""
+    case: Case
+    kind: str
+    seed: int
+    at_once: int
+    """Requests in flight at most: then one waits here, and its time has not begun."""
+    cancel: bool
+
+
+async def send(job: Job) -> list[Sent]:
+    """Send requests, and return what came of each."""
+    draw, case, places = random.Random(job.seed), job.case, asyncio.Semaphore(job.at_once)
+    xargs = {"pdd_decode_budget": case.budget, **({"pdd_least_budget": case.least} if job.kind == "load" else {})}
 
     async def one(at: float) -> Sent:
         prompt = [draw.randrange(100, 40000) for _ in range(case.prompt_tokens)]
-        handoff_id, device, tokens_at, stop = uuid4().hex, Device(case), [], None
-        await asyncio.sleep(begin + at - time.time())
-        sent = time.time()
-        stream = await client.completions.create(
+        await asyncio.sleep(job.begin + at - time.time())
+        async with places:
+            return await stream(uuid4().hex, prompt, time.time())
+
+    async def stream(handoff_id: str, prompt: list[int], sent: float) -> Sent:
+        device, tokens_at, stop = Device(case), [], None
+        chunks = await client.completions.create(
             model="m", prompt=prompt, max_tokens=case.max_tokens, temperature=0, stream=True,
             extra_body={
                 "ignore_eos": True, "return_token_ids": True, "vllm_xargs": {"pdd_handoff": handoff_id, **xargs},
             },
         )  # fmt: skip
-        chunks = aiter(stream)
-        while stop is None:
-            caught_up = sent + device.at - time.time() if tokens_at else None
-            try:
-                async with asyncio.timeout(caught_up):
-                    chunk = await anext(chunks)
-            except TimeoutError:
-                await client.delete(f"/pdd/handoffs/{handoff_id}?used={len(tokens_at)}", cast_to=object)
-                await stream.close()
-                break
+        taking_over = None
+        async for chunk in chunks:
             for choice in chunk.choices:
+                stop = choice.stop_reason
+                if taking_over is not None and taking_over.done():
+                    continue  # in vain
                 for _ in choice.token_ids or ():
                     tokens_at.append(time.time() - sent)
                     device.receive(tokens_at[-1])
-                stop = choice.stop_reason or choice.finish_reason
-        return Sent(sent - begin, tokens_at, stop == "pdd_handoff")
+            if job.cancel and tokens_at and taking_over is None:
+                taking_over = asyncio.create_task(caught_up(device, sent))
+                taking_over.add_done_callback(lambda task: task.cancelled() or deleting.append(delete(handoff_id)))
+        if taking_over is not None:
+            taking_over.cancel()
+        return Sent(sent - job.begin, tokens_at, stop == "pdd_handoff")
 
-    async with openai.AsyncOpenAI(base_url=base_url, api_key=KEY, max_retries=0, timeout=600) as client:
-        return list(await asyncio.gather(*map(one, arrivals)))
+    async def caught_up(device: Device, sent: float) -> None:
+        while (left := sent + device.at - time.time()) > 0:
+            await asyncio.sleep(left)
+
+    def delete(handoff_id: str) -> asyncio.Task[object]:
+        return asyncio.create_task(client.delete(f"/pdd/handoffs/{handoff_id}", cast_to=object))
+
+    deleting: list[asyncio.Task[object]] = []
+    async with openai.AsyncOpenAI(base_url=job.base_url, api_key=KEY, max_retries=0, timeout=600) as client:
+        sent = list(await asyncio.gather(*map(one, job.arrivals)))
+        await asyncio.gather(*deleting)
+        return sent
 
 
-def _send(job: tuple[str, list[float], float, Case, str, int]) -> list[Sent]:
-    return asyncio.run(send(*job))
+def _send(job: Job) -> list[Sent]:
+    return asyncio.run(send(job))
 
 
 class Load:
     """Sends from several processes: one Python client is slower than a GPU."""
 
-    def __init__(self, pool: Executor, clients: int, base_url: str) -> None:
-        self._pool, self._clients, self._base_url = pool, clients, base_url
+    def __init__(self, pool: Executor, clients: int, base_url: str, *, cancel: bool) -> None:
+        self._pool, self._clients, self._base_url, self._cancel = pool, clients, base_url, cancel
 
-    def run(self, arrivals: list[float], case: Case, kind: str, seed: int) -> list[Sent]:
+    def run(
+        self, arrivals: list[float], case: Case, kind: str, *, seed: int, at_once: int = 1_000_000
+    ) -> list[Sent]:
         """Return all requests in the order of their arrival, once all have ended."""
-        begin = time.time() + 1.0
+        begin, share = time.time() + 1.0, -(-at_once // self._clients)
         jobs = [
-            (self._base_url, arrivals[client :: self._clients], begin, case, kind, seed * 1000 + client)
+            Job(
+                self._base_url, arrivals[client :: self._clients], begin, case, kind, seed * 1000 + client, share,
+                self._cancel,
+            )
             for client in range(self._clients)
-        ]
+        ]  # fmt: skip
         return sorted((one for part in self._pool.map(_send, jobs) for one in part), key=lambda one: one.at)
 
 
@@ -181,10 +217,11 @@ def poisson(draw: random.Random, rate: float, begin: float, end: float) -> list[
 
 
 def sustainable_rate(load: Load, case: Case, rounds: int) -> float:
-    """Return requests per second with all places taken, without the first and the last tenth."""
+    """Return requests per second with all places taken and nobody waiting, without the beginning and the end."""
     count = case.max_num_seqs * rounds
-    ends = sorted(one.ended for one in load.run([0.0] * count, case, "fixed", seed=1))
-    skip = count // 10
+    sent = load.run([0.0] * count, case, "fixed", seed=1, at_once=case.max_num_seqs)
+    ends = sorted(one.ended for one in sent)
+    skip = case.max_num_seqs // 2
     return (len(ends) - 1 - 2 * skip) / (ends[-1 - skip] - ends[skip])
 
 
@@ -257,6 +294,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, help="instead of the case's")
     parser.add_argument("--rate", type=float, help="tokens per second shown, instead of the case's")
     parser.add_argument("--prefill-tps", type=float, help="of the device, instead of the case's")
+    parser.add_argument("--cancel", action="store_true", help="devices stop the cloud once they have caught up")
     parser.add_argument("--clients", type=int, default=1, help="processes that send")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3, help="batches to find the sustainable rate with")
@@ -278,7 +316,7 @@ def main() -> None:
     server = CloudServer(model, served_name="m", api_key=KEY, extra_args=flags)
     print("starting vLLM ...", flush=True)
     with server, ProcessPoolExecutor(options.clients) as pool:
-        load = Load(pool, options.clients, server.base_url)
+        load = Load(pool, options.clients, server.base_url, cancel=options.cancel)
         load.run([0.0, 0.0], replace(case, budget=2), "fixed", seed=0)  # warm up
         results = measure(load, case, options)
         counted = metrics(server.root_url)

@@ -358,3 +358,17 @@ async def test_a_server_without_the_plugin_is_told_apart(serve):
 async def test_an_answer_that_is_no_info_is_refused(connect, body):
     with pytest.raises(CloudRefused, match="CloudInfo"):
         await connect(body, Vocabulary())
+
+
+@pytest.mark.parametrize(("features", "tenant"), [(["decode_budget"], None), (["budget_policies"], "ward-7")])
+async def test_a_tenant_is_named_to_a_cloud_that_has_tenants(serve, sse, features, tenant):
+    answers = {
+        ("GET", "/pdd/info"): (200, {**info(), "features": features}),
+        COMPLETIONS: (200, [sse.chunk([1], finish="stop"), sse.DONE]),
+    }
+    server = await serve(answers)
+    async with CloudClient(server.url, tenant="ward-7") as cloud:
+        await cloud.connect()
+        async for _ in cloud.stream(REQUEST, OPT_IN):
+            pass
+    assert server.requests[-1][2]["vllm_xargs"].get("pdd_tenant") == tenant
