@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdd_core.break_even import break_even_budget
 from pdd_core.hookspecs import BudgetRequest, CloudLoad
 from pdd_core.policies.budget import DefaultBudget, FixedBudget, LoadBudget, PriorityBudget, TenantBudget
 
@@ -68,3 +69,19 @@ def test_more_pressure_never_means_more_tokens_and_never_fewer_than_the_least(bu
     bottom = least if least is not None else (floor if budget is None and floor is not None else full)
     assert all(min(bottom, full) <= tokens <= full for tokens in granted)
     assert (policy.pdd_decode_budget(request, FULL) or full) == min(bottom, full)
+
+
+@given(
+    prompt=st.integers(1, 20_000),
+    rate=st.floats(1, 40),
+    faster=st.floats(1.01, 200),
+    room=st.floats(1, 3),
+    pressure=st.floats(0, 1),
+)
+def test_a_lowered_budget_still_lasts_until_the_device_is_ready(prompt, rate, faster, room, pressure):
+    prefill = rate * faster
+    full, least = (break_even_budget(prompt, rate=rate, prefill_tps=prefill, headroom=h) for h in (room, 1.0))
+    load = replace(IDLE, pressure=pressure)
+    granted = LoadBudget(64).pdd_decode_budget(wish(full, least=least), load) or full
+    shown_until = granted / rate
+    assert (prompt + granted) / prefill <= shown_until + 1e-6
