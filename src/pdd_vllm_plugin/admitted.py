@@ -34,7 +34,7 @@ class Admitted:
     begun: bool = False
     """A step has computed something of it."""
     to_report: bool = True
-    """The API process does not know this budget yet."""
+    """The API process does not know this budget, or the pressure of now."""
     min_tokens_lowered: bool = False
 
     def wish(self) -> BudgetRequest:
@@ -55,6 +55,7 @@ class Admitted:
     def grant(self, budget: int, set_by: str, pressure: float) -> None:
         """Let `budget` hold from now on. It is lowered at most to what is made already and in flight."""
         request, before = self.request, self.budget
+        self.to_report = self.to_report or pressure != self.pressure
         self.pressure = pressure
         if before is not None:
             if self.begun:

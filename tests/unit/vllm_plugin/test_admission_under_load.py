@@ -44,13 +44,19 @@ def test_running_budgets_go_down_with_the_load_and_up_again_after_it(clock):
         "known": 8,
         "unknown": 50,
     }
-    assert reports_of(scheduler.step()) == {"known": told(8, "load", pressure=1.0, lowered=1)}
+    assert reports_of(scheduler.step()) == {
+        "known": told(8, "load", pressure=1.0, lowered=1),
+        "unknown": told(50, "client", pressure=1.0),
+    }
+    assert reports_of(scheduler.step()) == {}
     scheduler.kv_cache_manager.usage = 0.0
-    for clock.now in (1.0, 2.0, 3.0, 4.0):
+    clock.now = 1.0
+    scheduler._pdd_gauge.observe(scheduler._pdd_load(), clock.now)
+    for clock.now in (2.0, 3.0, 4.0):
         outputs = scheduler.step()
     assert scheduler.requests["known"].max_tokens == 50
     assert reports_of(outputs)["known"]["set_by"] == "load"  # of the level before: this step's change is told next
-    assert reports_of(scheduler.step()) == {"known": told(50, "client", lowered=1, raised=3)}
+    assert reports_of(scheduler.step())["known"] == told(50, "client", lowered=1, raised=3)
 
 
 def test_what_is_sent_or_in_flight_is_never_taken_back(clock):
