@@ -30,19 +30,3 @@ def test_in_a_full_batch_budgets_go_down_to_the_least_and_no_others(cloud, clien
     )
     assert len(alone.token_ids) == 48
     assert state_of(client, alone.handoff_id)["decode_budget"] == {"tokens": 48, "set_by": "client"}
-
-
-def test_a_lowered_answer_is_a_prefix_of_the_whole_one(cloud, client):
-    """The batch is full, and the answer ends earlier; what it says does not change."""
-    xargs = {"pdd_least_budget": 3}
-
-    def one(number):
-        with cloud.client() as own:
-            return complete(own, budget=32, xargs=xargs, prompt=PROMPTS[number], max_tokens=60).token_ids
-
-    with ThreadPoolExecutor(PLACES) as pool:
-        lowered = list(pool.map(one, range(PLACES)))
-    assert any(len(ids) < 32 for ids in lowered)
-    for number, ids in enumerate(lowered[:4]):
-        whole = complete(client, budget=32, prompt=PROMPTS[number], max_tokens=60).token_ids
-        assert whole[: len(ids)] == ids
