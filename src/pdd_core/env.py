@@ -14,6 +14,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationErr
 from pydantic_settings import BaseSettings, SettingsConfigDict, TomlConfigSettingsSource
 
 from pdd_core.errors import ConfigurationError
+from pdd_core.optin import TENANT_PATTERN
 from pdd_core.patience import Patience
 from pdd_core.refinement.target import RefineTarget
 
@@ -65,6 +66,8 @@ class ServeSettings(BaseSettings):
     """PDD_CLOUD_API_KEY: the key for the cloud."""
     cloud_model: str | None = None
     """PDD_CLOUD_MODEL: the name to ask the cloud for; unset: what it serves."""
+    cloud_tenant: str | None = Field(default=None, pattern=TENANT_PATTERN)
+    """PDD_CLOUD_TENANT: for whom the cloud works, where it has ceilings per tenant."""
     host: str = "127.0.0.1"
     """PDD_HOST: address to listen on."""
     port: int = Field(default=8090, ge=0, le=65535)

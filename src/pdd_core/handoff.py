@@ -15,6 +15,9 @@ from pdd_core.errors import SchemaVersionError
 from pdd_core.fingerprint import TokenizerFingerprint
 
 SCHEMA_VERSION = "1.0"
+BUDGET_POLICIES = "budget_policies"
+"""In `CloudInfo.features`: the server knows the fields ``pdd_least_budget``, ``pdd_tenant`` and ``pdd_extends``,
+and ``used`` with a DELETE. One that does not would refuse a request with them."""
 
 
 def _readable(version: str) -> str:

@@ -1,4 +1,4 @@
-"""The hooks a policy plugin can implement. Each is resolved once per request, never per token.
+"""The hooks a policy plugin can implement. Each is resolved once per request, or a few times; never per token.
 
 Implement one in a module of your own and name that module in the entry-point group ``pdd``::
 
@@ -31,7 +31,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @dataclass(frozen=True, slots=True)
 class BudgetRequest:
-    """An opted-in request, as the scheduler sees it on admission."""
+    """An opted-in request, as the scheduler sees it: on admission, and again when the load has changed."""
 
     handoff_id: str
     num_prompt_tokens: int
@@ -40,6 +40,15 @@ class BudgetRequest:
     decode_budget: int | None
     """The budget the client asked for, if it did."""
     priority: int
+    """vLLM's: a request with a lower value goes first."""
+    least_budget: int | None = None
+    """Below this budget the user would wait, says the client; None if it does not say."""
+    tenant: str | None = None
+    """The tenant that the client, or a gateway before the server, has named. Nobody has checked it."""
+    num_output_tokens: int = 0
+    """Tokens decoded so far, 0 on admission. A budget below this and what is in flight is raised to it."""
+    current_budget: int | None = None
+    """The budget that holds until this decision; None on admission."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,13 @@ class CloudLoad:
     waiting: int
     kv_cache_usage: float
     """Share of KV blocks in use, 0 to 1."""
+    capacity: int = 0
+    """Most requests that run at once (vLLM's `max_num_seqs`); 0 if unknown."""
+    waited_s: float = 0.0
+    """Seconds since the arrival of the request that is next in line; 0 if none waits."""
+    pressure: float = 0.0
+    """How hard pressed the server is, 0 to 1 in a few levels that do not flap. Policies are asked again when it
+    changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +156,10 @@ class PDDSpecs(Protocol):
 
     @hookspec(firstresult=True)
     def pdd_decode_budget(self, request: BudgetRequest, load: CloudLoad) -> int | None:
-        """Return how many tokens the cloud may decode (>= 1). Stops at the first result that is not None."""
+        """Return how many tokens the cloud may decode (>= 1). Stops at the first result that is not None.
+
+        Asked on admission, and again when ``load.pressure`` has changed: then the result holds for what is left.
+        """
 
     @hookspec(firstresult=True)
     def pdd_pace(self, request: PaceRequest, target: PaceTarget) -> Pacer | None:

@@ -21,15 +21,21 @@ DECODE_BUDGET = "pdd_decode_budget"
 REFINE_RATIO = "pdd_refine_ratio"
 
 PROTECT = "pdd_protect"
+LEAST_BUDGET = "pdd_least_budget"
+TENANT = "pdd_tenant"
+EXTENDS = "pdd_extends"
 
 PREFIX = "pdd_"
-FIELDS = (HANDOFF, DECODE_BUDGET, REFINE_RATIO, PROTECT)
+FIELDS = (HANDOFF, DECODE_BUDGET, LEAST_BUDGET, REFINE_RATIO, PROTECT, TENANT, EXTENDS)
 MAX_DECODE_BUDGET = 1_000_000
 """Far above any context length; larger values are typing errors, not wishes."""
 
 HANDOFF_ID_CHARS = (16, 128)
 """Shortest and longest handoff id. 16 characters is where guessing stops being practical."""
-_HANDOFF_ID = re.compile(r"[A-Za-z0-9._-]+")
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+TENANT_CHARS = (1, 64)
+"""Shortest and longest name of a tenant."""
+TENANT_PATTERN = rf"^[A-Za-z0-9._-]{{{TENANT_CHARS[0]},{TENANT_CHARS[1]}}}$"
 
 STOP_REASON = "pdd_handoff"
 """``stop_reason`` of a choice that ended because its decode budget was used up."""
@@ -47,14 +53,23 @@ class OptIn:
     """Share of the prompt's tokens to keep, 0 < ratio <= 1. None asks for no refinement."""
     protect: tuple[tuple[int, int], ...] = ()
     """Half-open spans of prompt positions that a refined prompt keeps, increasing and apart."""
+    least_budget: int | None = None
+    """The budget below which the user would wait. Under load the cloud may go down to it; None: not at all."""
+    tenant: str | None = None
+    """For whom the request is made: the key of per-tenant budgets. A name, not a proof."""
+    extends: str | None = None
+    """Handoff id of the request that this one goes on from; it is only counted."""
 
     def xargs(self) -> dict[str, str | int | float | list[int]]:
         """Return the fields as they go into ``vllm_xargs``."""
         fields = {
             HANDOFF: self.handoff_id,
             DECODE_BUDGET: self.decode_budget,
+            LEAST_BUDGET: self.least_budget,
             REFINE_RATIO: self.refine_ratio,
             PROTECT: [bound for span in self.protect for bound in span] or None,
+            TENANT: self.tenant,
+            EXTENDS: self.extends,
         }
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -72,11 +87,19 @@ def parse_opt_in(xargs: Mapping[str, Any] | None) -> OptIn | None:
     for name in xargs:
         if name.startswith(PREFIX) and name not in FIELDS:
             raise _invalid(name, f"is not a field; the fields are {', '.join(FIELDS)}")
+    handoff_id = check_handoff_id(xargs.get(HANDOFF))
+    budget = _budget(DECODE_BUDGET, xargs[DECODE_BUDGET]) if DECODE_BUDGET in xargs else None
+    least = _budget(LEAST_BUDGET, xargs[LEAST_BUDGET]) if LEAST_BUDGET in xargs else None
+    if budget is not None and least is not None and least > budget:
+        raise _invalid(LEAST_BUDGET, f"must be at most {DECODE_BUDGET} ({budget}), not {least}")
     return OptIn(
-        handoff_id=check_handoff_id(xargs.get(HANDOFF)),
-        decode_budget=_decode_budget(xargs[DECODE_BUDGET]) if DECODE_BUDGET in xargs else None,
+        handoff_id=handoff_id,
+        decode_budget=budget,
         refine_ratio=_refine_ratio(xargs[REFINE_RATIO]) if REFINE_RATIO in xargs else None,
         protect=_protect(xargs[PROTECT]) if PROTECT in xargs else (),
+        least_budget=least,
+        tenant=_name(TENANT, xargs[TENANT], TENANT_CHARS) if TENANT in xargs else None,
+        extends=_name(EXTENDS, xargs[EXTENDS], HANDOFF_ID_CHARS) if EXTENDS in xargs else None,
     )
 
 
@@ -88,14 +111,7 @@ def check_handoff_id(value: object) -> str:
     """
     if value is None:
         raise _invalid(HANDOFF, "is required when another pdd_ field is given; use uuid4().hex")
-    if not isinstance(value, str):
-        raise _invalid(HANDOFF, f"must be a string, not {type(value).__name__}; use uuid4().hex")
-    shortest, longest = HANDOFF_ID_CHARS
-    if not shortest <= len(value) <= longest:
-        raise _invalid(HANDOFF, f"must have {shortest} to {longest} characters, not {len(value)}; use uuid4().hex")
-    if not _HANDOFF_ID.fullmatch(value):
-        raise _invalid(HANDOFF, "may only have the characters A-Z a-z 0-9 . _ -; use uuid4().hex")
-    return value
+    return _name(HANDOFF, value, HANDOFF_ID_CHARS, hint="; use uuid4().hex")
 
 
 def check_one_answer(n: object) -> None:
@@ -108,10 +124,21 @@ def check_one_answer(n: object) -> None:
         raise InvalidOptIn(f"n must be 1 with {HANDOFF}: a handoff hands over one answer", param="n")
 
 
-def _decode_budget(value: object) -> int:
+def _name(field: str, value: object, chars: tuple[int, int], *, hint: str = "") -> str:
+    if not isinstance(value, str):
+        raise _invalid(field, f"must be a string, not {type(value).__name__}{hint}")
+    shortest, longest = chars
+    if not shortest <= len(value) <= longest:
+        raise _invalid(field, f"must have {shortest} to {longest} characters, not {len(value)}{hint}")
+    if not _NAME.fullmatch(value):
+        raise _invalid(field, f"may only have the characters A-Z a-z 0-9 . _ -{hint}")
+    return value
+
+
+def _budget(field: str, value: object) -> int:
     # bool is an int in Python, and JSON's true is never a budget
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_DECODE_BUDGET:
-        raise _invalid(DECODE_BUDGET, f"must be an integer from 1 to {MAX_DECODE_BUDGET}, not {_show(value)}")
+        raise _invalid(field, f"must be an integer from 1 to {MAX_DECODE_BUDGET}, not {_show(value)}")
     return value
 
 

@@ -16,7 +16,7 @@ from pdd_core.errors import PolicyError, named
 from pdd_core.hookspecs import PROJECT, PDDSpecs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 ENTRY_POINT_GROUP = "pdd"
 logger = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ class Policies:
         self._callers: dict[str, list[tuple[str, Callable[..., Any]]]] = {}
         self.manager = pluggy.PluginManager(PROJECT)
         self.manager.add_hookspecs(PDDSpecs)
+        self._builtins = frozenset(builtins)
         for name, plugin in builtins.items():
             self.manager.register(plugin, name)
         allowed = None if allow is None else frozenset(allow)
@@ -80,7 +81,23 @@ class Policies:
         Raises:
             PolicyError: no plugin gave a result, or `strict` and one failed.
         """
-        for name, caller in self._callers.setdefault(hook, self._in_order(hook)):
+        for answer in self.answers(hook, accept, **arguments):
+            return answer
+        raise PolicyError(f"no policy answered {hook}")
+
+    def answers(
+        self, hook: str, accept: Callable[[Any], bool], /, **arguments: object
+    ) -> Iterator[tuple[Any, str]]:
+        """Ask the implementations of `hook` in pluggy's order, one for each answer that is taken.
+
+        Yields results that `accept` takes, each with the name of its plugin.
+
+        Raises:
+            PolicyError: `strict` and one failed.
+        """
+        if hook not in self._callers:
+            self._callers[hook] = self._in_order(hook)
+        for name, caller in self._callers[hook]:
             try:
                 result = caller(**arguments)
             except Exception as error:  # noqa: BLE001 - third-party code
@@ -89,9 +106,13 @@ class Policies:
             if result is None:
                 continue
             if accept(result):
-                return result, name
-            self._failed(name, hook, f"returned {_shortened(result)}, which is not usable", None)
-        raise PolicyError(f"no policy answered {hook}")
+                yield result, name
+            else:
+                self._failed(name, hook, f"returned {_shortened(result)}, which is not usable", None)
+
+    def is_built_in(self, name: str) -> bool:
+        """Whether the plugin of this name came with the host."""
+        return name in self._builtins
 
     def describe(self) -> str:
         """Names of the registered plugins, for a start-up line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.parse import quote
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from pdd_core.env import Env
 from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable
-from pdd_core.handoff import CloudInfo, HandoffDeleted, HandoffState, VocabularyPiece
+from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, HandoffDeleted, HandoffState, VocabularyPiece
 from pdd_llamacpp_adapter.cloud_request import openai_fields, vllm_fields
 from pdd_llamacpp_adapter.stream import CloudChunk, read_stream
 from pdd_llamacpp_adapter.tokenizer_check import check_tokenizer
@@ -44,11 +45,18 @@ class CloudClient:
         base_url: as for any OpenAI client, ``http://host:port/v1``.
         api_key: the cloud's key; default PDD_CLOUD_API_KEY.
         model: the name to ask for; default what the cloud serves.
+        tenant: for whom the cloud works, where it has ceilings per tenant.
         timeout: seconds without a byte after which the cloud counts as lost.
     """
 
     def __init__(
-        self, base_url: str, *, api_key: str | None = None, model: str | None = None, timeout: float = 600.0
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        model: str | None = None,
+        tenant: str | None = None,
+        timeout: float = 600.0,
     ) -> None:
         if api_key is None and (key := Env().cloud_api_key) is not None:
             api_key = key.get_secret_value()
@@ -59,6 +67,7 @@ class CloudClient:
             max_retries=2,
         )
         self._model = model
+        self._tenant = tenant
         self._checked: DeviceVocabulary | None = None
         self.info: CloudInfo | None = None
         """What the cloud told about itself; None before `connect`."""
@@ -78,6 +87,10 @@ class CloudClient:
     def cancel_timeout(self) -> float:
         """Seconds to wait for the answer to a cancel."""
         return _CANCEL_TIMEOUT if self.info is None else self.info.limits.cancel_timeout_s + _CANCEL_MARGIN
+
+    @property
+    def _knows_budget_policies(self) -> bool:
+        return self.info is not None and BUDGET_POLICIES in self.info.features
 
     async def connect(self, vocab: DeviceVocabulary | None = None, *, retries: int = 2) -> CloudInfo:
         """Read what the cloud is and, with `vocab`, check that token ids can cross.
@@ -132,6 +145,8 @@ class CloudClient:
         """
         # A second POST of one handoff id would be refused, and the device goes on anyway.
         client = self._client if opt_in is None else self._client.with_options(max_retries=0)
+        if opt_in is not None and self._knows_budget_policies:
+            opt_in = replace(opt_in, tenant=self._tenant)
         try:
             stream = await client.completions.create(
                 model=await self._model_name(),
@@ -168,8 +183,10 @@ class CloudClient:
         client = self._client.with_options(max_retries=0)
         return await _get(client, f"{_path(handoff_id)}?wait={wait:g}", HandoffState)
 
-    async def cancel(self, handoff_id: str) -> bool:
+    async def cancel(self, handoff_id: str, *, used: int | None = None) -> bool:
         """Stop the cloud's decoding for `handoff_id`, and drop its state.
+
+        `used` is how many of its tokens are part of the answer: the cloud counts the others as made in vain.
 
         Returns whether the cloud confirmed that it makes no further token. An id that is gone counts as confirmed.
 
@@ -177,8 +194,9 @@ class CloudClient:
             CloudUnreachable: no connection.
             CloudRefused: an error answer other than "not found".
         """
+        query = f"?used={used}" if used is not None and self._knows_budget_policies else ""
         try:
-            body = await _answered(self._client.delete(_path(handoff_id), cast_to=object))
+            body = await _answered(self._client.delete(f"{_path(handoff_id)}{query}", cast_to=object))
         except CloudRefused as error:
             if error.status == 404:
                 return True

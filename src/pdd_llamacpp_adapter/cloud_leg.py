@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from pdd_core.errors import CloudError, CloudLost, CloudRefused, SchemaVersionError, TokenizerMismatch
+from pdd_core.handoff import BUDGET_POLICIES
 from pdd_llamacpp_adapter.answer import CloudEnd
 from pdd_llamacpp_adapter.leg_plan import NOT_REPEATED
 
@@ -72,6 +73,8 @@ class CloudLeg:
         """Its regular end, its loss, or a call of `close` has been seen."""
         self._repeated = 0
         self._brought = 0
+        self._used = 0
+        """Tokens of this leg that are part of the answer."""
         budget = plan.request.decode_budget if opt_in is not None else plan.request.max_tokens
         # a plan that repeats the answer has the repeated tokens in its budget
         begins = 0 if plan.repeats else len(live.answer)
@@ -129,13 +132,16 @@ class CloudLeg:
         raise CloudLost(f"no word from the cloud within {limit:g} s")
 
     def _possible(self, info: CloudInfo) -> OptIn | None:
-        """Return the opt-in without what the cloud has switched off."""
-        if self._opt_in is None or self._refining is None or info.refinement != "off":
-            return self._opt_in
+        """Return the opt-in without what the cloud has switched off, or does not know."""
+        opt_in = self._opt_in
+        if opt_in is not None and BUDGET_POLICIES not in info.features:
+            opt_in = replace(opt_in, least_budget=None, extends=None)
+        if opt_in is None or self._refining is None or info.refinement != "off":
+            return opt_in
         self._refining.none("not_enabled", "the cloud refines no prompts")
         self._on_begun = None
         self._judged = False
-        return replace(self._opt_in, refine_ratio=None, protect=())
+        return replace(opt_in, refine_ratio=None, protect=())
 
     def _take(self, chunk: CloudChunk) -> None:
         answer = self._live.answer
@@ -150,12 +156,14 @@ class CloudLeg:
             self._repeated += 1
         answer.in_vain += again
         fresh = chunk.logprobs[again:]
+        before = len(answer)
         answer.cloud_sent(
             chunk.token_ids[again:],
             logprobs=() if self._plan.request.logprobs is None else fresh,
             likelihoods=[one.chosen.logprob for one in fresh],
             text=chunk.text,
         )
+        self._used += len(answer) - before
         self._brought += len(chunk.token_ids) - again
         if chunk.end is CloudEnd.BUDGET and not self._brought:
             raise CloudLost("the cloud ended its part without a token")  # asking again would go on forever
@@ -174,7 +182,7 @@ class CloudLeg:
         if self._posted and self._opt_in is not None:
             with anyio.move_on_after(self._cloud.cancel_timeout, shield=True):
                 try:
-                    self.cancel_confirmed = await self._cloud.cancel(self._opt_in.handoff_id)
+                    self.cancel_confirmed = await self._cloud.cancel(self._opt_in.handoff_id, used=self._used)
                 except CloudError as error:
                     # closing the stream below ends the request as well, only without a confirmation
                     logger.debug("the cloud gave no answer to a cancel: %s", error)

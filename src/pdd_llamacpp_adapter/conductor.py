@@ -212,7 +212,10 @@ class Conductor:
         opt_in, refining = None, None
         if self._device is not None:
             refining = None if len(answer) or self._refining is None or self._refining.settled else self._refining
-            opt_in = OptIn(uuid4().hex, plan.request.decode_budget)
+            asked = plan.request
+            opt_in = OptIn(uuid4().hex, asked.decode_budget, least_budget=asked.least_budget)
+            if len(answer):
+                opt_in = replace(opt_in, extends=self.handoff_id)
             if refining is not None:
                 opt_in = replace(opt_in, refine_ratio=refining.ratio, protect=refining.protected)
             self.handoff_id = opt_in.handoff_id

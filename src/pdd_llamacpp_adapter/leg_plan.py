@@ -46,23 +46,20 @@ def plan_leg(
     """
     done = len(ids)
     if not done:
-        return LegPlan(replace(request, decode_budget=_bounded(budget)))
+        return LegPlan(_with_budget(request, budget, least=request.least_budget))
     if not depends_on_output(request) or not (repeatable or request.grammar):
         return LegPlan(
             replace(
-                request,
+                _with_budget(request, budget),
                 prompt_token_ids=(*request.prompt_token_ids, *ids),
                 max_tokens=request.max_tokens - done,
                 min_tokens=max(0, request.min_tokens - done),
                 seed=None if request.seed is None else _later_seed(request.seed, done),
-                decode_budget=_bounded(budget),
             )
         )
     if request.temperature >= _GREEDY_BELOW and request.seed is None:
         return None
-    return LegPlan(
-        replace(request, decode_budget=_bounded(None if budget is None else budget + done)), repeats=done
-    )
+    return LegPlan(_with_budget(request, None if budget is None else budget + done), repeats=done)
 
 
 def depends_on_output(request: AnswerRequest) -> bool:
@@ -70,8 +67,11 @@ def depends_on_output(request: AnswerRequest) -> bool:
     return bool(request.grammar or request.presence_penalty or request.frequency_penalty)
 
 
-def _bounded(budget: int | None) -> int | None:
-    return None if budget is None else min(budget, MAX_DECODE_BUDGET)
+def _with_budget(request: AnswerRequest, budget: int | None, *, least: int | None = None) -> AnswerRequest:
+    """Return `request` with another budget; of a further leg's, no part is known to be superfluous."""
+    bounded = None if budget is None else min(budget, MAX_DECODE_BUDGET)
+    known = least is not None and bounded is not None and least <= bounded
+    return replace(request, decode_budget=bounded, least_budget=least if known else None)
 
 
 def _later_seed(seed: int, position: int) -> int:

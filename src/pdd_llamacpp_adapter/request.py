@@ -79,6 +79,8 @@ class AnswerRequest:
     """What the answer has to look like."""
     decode_budget: int | None = 64
     """Tokens the cloud may decode before it hands off; None leaves it to the cloud's policy."""
+    least_budget: int | None = None
+    """Tokens without which the user would wait: under load the cloud may go down to these. None: not at all."""
     cache_salt: str | None = None
     """Keeps the cloud's prefix cache apart from that of other salts."""
     refine_ratio: float | None = None
@@ -112,6 +114,10 @@ class AnswerRequest:
         _require(known, "logprobs", f"must be None or from 0 to {MAX_TOP_LOGPROBS}")
         budget = self.decode_budget
         _require(budget is None or 1 <= budget <= MAX_DECODE_BUDGET, "decode_budget", "must be None or at least 1")
+        least = self.least_budget
+        _require(
+            least is None or 1 <= least <= (budget or MAX_DECODE_BUDGET), "least_budget", "exceeds the budget"
+        )
         ratio = self.refine_ratio
         _require(ratio is None or 0 < ratio <= 1, "refine_ratio", "must be None, or above 0 and at most 1")
         object.__setattr__(self, "protect", _spans(self.protect, len(self.prompt_token_ids)))

@@ -216,4 +216,5 @@ def _client(settings: ServeSettings) -> CloudClient | None:
         settings.cloud_url,
         api_key=None if key is None else key.get_secret_value(),
         model=settings.cloud_model,
+        tenant=settings.cloud_tenant,
     )

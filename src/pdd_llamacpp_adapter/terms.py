@@ -68,12 +68,23 @@ class Terms:
         return ratio(prompt_tokens, self._n_ctx)
 
     def with_budget(self, request: AnswerRequest, rate: float, *, held: int) -> AnswerRequest:
-        """Return `request` with the decode budget that the settings give it; `held` as for `refine_ratio`."""
-        budget = self._settings.decode_budget
-        tokens = self._computed_budget(request, rate, held) if budget == "auto" else budget
-        return replace(request, decode_budget=min(tokens, request.max_tokens))
+        """Return `request` with the decode budget that the settings give it; `held` as for `refine_ratio`.
 
-    def _computed_budget(self, request: AnswerRequest, rate: float, held: int) -> int:
+        With a computed one goes the least that would do, without head-room: the cloud may go down to it under
+        load.
+        """
+        budget = self._settings.decode_budget
+        if budget != "auto":
+            return replace(request, decode_budget=min(budget, request.max_tokens), least_budget=None)
+        tokens, least = (self._computed_budget(request, rate, held, headroom=room) for room in (HEADROOM, 1.0))
+        return replace(
+            request,
+            decode_budget=min(tokens or request.max_tokens, request.max_tokens),
+            least_budget=None if least is None else min(least, request.max_tokens),
+        )
+
+    def _computed_budget(self, request: AnswerRequest, rate: float, held: int, *, headroom: float) -> int | None:
+        """Return the tokens until the device has caught up; None if it never does."""
         prompt = len(request.prompt_token_ids)
         fresh, least = prompt - held, _LEAST_BUDGET
         if request.refine_ratio is not None:
@@ -81,5 +92,5 @@ class Terms:
             least = max(least, LEAST_TOKENS + 1)  # the device goes on behind the last token that it judges
         prefill, step = self._speed.prefill_tps or math.nan, self._speed.step_s
         decode = 1.0 / step if step else math.nan
-        budget = break_even_budget(fresh, rate=min(rate, decode), prefill_tps=prefill, headroom=HEADROOM)
-        return max(least, budget or request.max_tokens)
+        budget = break_even_budget(fresh, rate=min(rate, decode), prefill_tps=prefill, headroom=headroom)
+        return None if budget is None else max(least, budget)

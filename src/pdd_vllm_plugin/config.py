@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from pdd_core.env import Env
 from pdd_core.errors import ConfigurationError
 from pdd_core.optin import MAX_DECODE_BUDGET
+from pdd_core.policies.pressure import PressureSettings
 
 KEY = "pdd"
 REFINE = ("auto", "off", "attention", "lexical", "truncation", "random")
 """Values of `refine`. ``auto`` is attention where ``--worker-cls`` names `PDDWorker`, else off."""
 HEADS = ("max", "mean")
+BUDGET_POLICIES = ("load", "client", "fixed")
+_PRESSURE = PressureSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +26,26 @@ class PDDConfig:
     """Server-wide settings. Every one has a default that serves."""
 
     default_decode_budget: int = 64
-    """Tokens granted to an opted-in request that names no budget."""
+    """Tokens granted to an opted-in request that names no budget; with `budget_policy` fixed, to every one."""
     max_decode_budget: int = MAX_DECODE_BUDGET
     """Ceiling on any budget, whoever asks."""
+    budget_policy: Literal["load", "client", "fixed"] = "load"
+    """What a request gets: what its client asks for (client), less under load where that harms nobody (load), or
+    `default_decode_budget` (fixed)."""
+    tenant_budgets: Mapping[str, int] = field(default_factory=dict)
+    """Ceilings by the request's tenant; ``*`` is for all other tenants, and for requests that name none."""
+    priority_budgets: Mapping[int, int] = field(default_factory=dict)
+    """Ceilings by vLLM's priority: each holds for its value and all higher ones, which are less urgent."""
+    load_levels: tuple[float, ...] = _PRESSURE.levels
+    """Utilisations at which the levels of pressure begin, each a step towards the least budget."""
+    load_hysteresis: float = _PRESSURE.hysteresis
+    """How far below its begin a level of pressure ends."""
+    load_relax_s: float = _PRESSURE.relax_s
+    """Seconds for which the utilisation must stay there before one level is given up."""
+    load_patience_s: float = _PRESSURE.patience_s
+    """Seconds of waiting in line that count as full utilisation."""
+    load_floor: int | None = None
+    """Least budget under pressure of a request that names neither a budget nor a least one; unset: all of it."""
     max_handoffs: int = 1024
     """Handoff states kept at once; the oldest ended one goes first."""
     max_state_tokens: int = 16_000_000
@@ -47,20 +70,43 @@ class PDDConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.strict, bool):
             raise _invalid("strict", "true or false", self.strict)
-        for name, values in (("refine", REFINE), ("refine_heads", HEADS)):
+        choices = (("refine", REFINE), ("refine_heads", HEADS), ("budget_policy", BUDGET_POLICIES))
+        for name, values in choices:
             if getattr(self, name) not in values:
                 raise _invalid(name, f"one of {', '.join(values)}", getattr(self, name))
         depths = self.refine_layers
         if not isinstance(depths, list | tuple) or not depths or not all(map(_is_depth, depths)):
             raise _invalid("refine_layers", "a list of numbers from 0 to below 1", depths)
         object.__setattr__(self, "refine_layers", tuple(depths))
-        for field in fields(self):
-            value = getattr(self, field.name)
+        object.__setattr__(self, "tenant_budgets", _budgets("tenant_budgets", self.tenant_budgets, str))
+        object.__setattr__(self, "priority_budgets", _budgets("priority_budgets", self.priority_budgets, int))
+        for one in fields(self):
+            value = getattr(self, one.name)
             # bool passes for a number in Python, and never is one here
-            if isinstance(field.default, int | float) and not isinstance(field.default, bool):
-                wanted = int if isinstance(field.default, int) else (int, float)
+            if isinstance(one.default, int | float) and not isinstance(one.default, bool):
+                wanted = int if isinstance(one.default, int) else (int, float)
                 if isinstance(value, bool) or not isinstance(value, wanted) or value <= 0:
-                    raise _invalid(field.name, "above 0", value)
+                    raise _invalid(one.name, "above 0", value)
+        if self.load_floor is not None and not _is_budget(self.load_floor):
+            raise _invalid("load_floor", "an integer above 0, or null", self.load_floor)
+        self._check_levels()
+
+    def _check_levels(self) -> None:
+        levels = self.load_levels
+        if not isinstance(levels, list | tuple) or not levels or not all(map(_is_share, levels)):
+            raise _invalid("load_levels", "a list of numbers above 0", levels)
+        if any(high <= low for low, high in pairwise(levels)):
+            raise _invalid("load_levels", "increasing", levels)
+        if self.load_hysteresis >= levels[0]:
+            raise _invalid(
+                "load_hysteresis", f"below the first of load_levels ({levels[0]})", self.load_hysteresis
+            )
+        object.__setattr__(self, "load_levels", tuple(levels))
+
+    @property
+    def pressure(self) -> PressureSettings:
+        """The `load_` settings of the gauge."""
+        return PressureSettings(self.load_levels, self.load_hysteresis, self.load_relax_s, self.load_patience_s)
 
     @classmethod
     def from_vllm(cls, vllm_config: Any) -> Self:
@@ -71,11 +117,29 @@ class PDDConfig:
         """
         additional = vllm_config.additional_config
         given = additional.get(KEY, {}) if isinstance(additional, dict) else {}
-        known = [field.name for field in fields(cls)]
+        known = [one.name for one in fields(cls)]
         for name in given:
             if name not in known:
                 raise ConfigurationError(f"additional_config.pdd.{name} is unknown; known: {', '.join(known)}")
         return cls(**{"strict": Env().strict, **given})
+
+
+def _budgets(name: str, value: object, kind: type[str] | type[int]) -> Mapping[Any, int]:
+    """Return `value` read-only, with JSON's keys as `kind`."""
+    if not isinstance(value, Mapping) or not all(map(_is_budget, value.values())):
+        raise _invalid(name, "an object of budgets above 0", value)
+    try:
+        return MappingProxyType({kind(key): budget for key, budget in value.items()})
+    except ValueError:
+        raise _invalid(name, "an object with whole numbers as keys", value) from None
+
+
+def _is_budget(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def _is_depth(value: object) -> bool:

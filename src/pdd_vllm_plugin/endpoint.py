@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.deployment import check_api_server
+from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.middleware import OptInCheck
 from pdd_vllm_plugin.routes import make_router
 from pdd_vllm_plugin.service import HandoffService
@@ -28,7 +29,7 @@ class PDDEndpoints:
 
     def attach_router(self, app: Any) -> None:
         """Attach the routes, and the opt-in check behind vLLM's authentication."""
-        self._service = HandoffService()
+        self._service = HandoffService(CloudMetrics())
         app.include_router(make_router(self._service))
         app.add_middleware(OptInCheck, service=self._service)
 

@@ -61,6 +61,8 @@ class HandoffRecord:
     output_logprobs: list[dict[int, float]] | None = None
     text: list[str] = field(default_factory=list)
     decode_budget: DecodeBudget | None = None
+    budget_report: Mapping[str, Any] | None = None
+    """What the scheduler last told of the budget: see `pdd_vllm_plugin.admitted.Admitted.report`."""
     changed: anyio.Event = field(default_factory=anyio.Event)
     """Set when the status changes."""
     refinement: Refinement | NoRefinement = NOT_REQUESTED

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pdd_core.handoff import NoRefinement
     from pdd_core.optin import OptIn
+    from pdd_vllm_plugin.metrics import CloudMetrics
     from pdd_vllm_plugin.refining import Refining
     from pdd_vllm_plugin.store import HandoffStore
 
@@ -45,12 +46,14 @@ class Recorder:
         *,
         model: str,
         tokenizer: str,
+        metrics: CloudMetrics,
         refining: Refining | None = None,
     ) -> None:
         self._generate = engine_client.generate
         self._store = store
         self._model = model
         self._tokenizer = tokenizer
+        self._metrics = metrics
         self._refining = refining
 
     def generate(
@@ -104,6 +107,7 @@ class Recorder:
         self, inner: AsyncGenerator[Any, None], record: HandoffRecord, *, delta: bool
     ) -> AsyncGenerator[Any, None]:
         record.started = True
+        self._metrics.began(record)
         try:
             if record.cancelled:
                 raise request_error("the handoff was deleted before the request began", "vllm_xargs.pdd_handoff")
@@ -115,6 +119,7 @@ class Recorder:
         finally:
             # Whatever ended the loop: the client left, the engine died, or the answer is complete.
             record.end(None)
+            self._metrics.ended(record)
             self._store.touch(record)
             self._store.make_room()
             # Nobody may ever ask again, and a prompt is not to stay in memory for that.
@@ -124,7 +129,7 @@ class Recorder:
 
     def _begin_refining(self, record: HandoffRecord) -> None:
         if self._refining is not None:
-            self._refining.begin(record)
+            self._refining.begin(record, then=self._metrics.refined)
 
     def _take_in(self, output: Any, record: HandoffRecord, *, delta: bool) -> None:
         if not record.prompt_token_ids and output.prompt_token_ids:
@@ -132,6 +137,8 @@ class Recorder:
         report = (output.kv_transfer_params or {}).get(KEY)
         if report is not None:
             record.decode_budget = DecodeBudget(**report)
+            record.budget_report = report
+            self._metrics.reported(report)
             # For this process only: a client's answer looks as it does without the plugin.
             rest = {key: value for key, value in output.kv_transfer_params.items() if key != KEY}
             output.kv_transfer_params = rest or None

@@ -20,6 +20,8 @@ from pdd_vllm_plugin.pieces import Pieces
 from pdd_vllm_plugin.scores import ScoreFetcher
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pdd_core.refinement.scores import PromptScores
     from pdd_vllm_plugin.config import PDDConfig
     from pdd_vllm_plugin.record import HandoffRecord
@@ -39,9 +41,14 @@ class Refining:
         self._built_in = Policies({method: refiner(method)}, allow=(), strict=False)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, record: HandoffRecord) -> None:
-        """Start on a request that has its first token. Returns at once; the record tells when it is done."""
+    def begin(self, record: HandoffRecord, *, then: Callable[[HandoffRecord], object] | None = None) -> None:
+        """Start on a request that has its first token. Returns at once; the record tells when it is done.
+
+        `then` is called once that is so.
+        """
         task = asyncio.create_task(self._refine(record))
+        if then is not None:
+            task.add_done_callback(lambda _: then(record))
         record.refining = True
         self._tasks.add(task)  # asyncio itself keeps only weak references
         task.add_done_callback(self._tasks.discard)

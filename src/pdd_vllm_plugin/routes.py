@@ -64,14 +64,20 @@ def make_router(service: HandoffService) -> APIRouter:
         return Response(state_of(record, after).model_dump_json(), media_type="application/json")
 
     @router.delete("/v1/pdd/handoffs/{handoff_id}", response_model=HandoffDeleted)
-    async def delete_handoff(handoff_id: str) -> Response:
-        """Stop the cloud's decoding, drop the state, and answer when the engine has confirmed."""
+    async def delete_handoff(handoff_id: str, used: Annotated[int | None, Query(ge=0)] = None) -> Response:
+        """Stop the cloud's decoding, drop the state, and answer when the engine has confirmed.
+
+        `used` says how many tokens of the answer the client had a use for; it is only counted.
+        """
         try:
             record = service.store.get(handoff_id)
         except HandoffNotFound as error:
             return await forget_unknown(handoff_id, error)
         service.store.delete(handoff_id)
-        return await stopped(handoff_id, record, object_name="pdd.handoff.deleted")
+        answer = await stopped(handoff_id, record, object_name="pdd.handoff.deleted")
+        if used is not None:
+            service.metrics.used(record, used)
+        return answer
 
     async def forget_unknown(handoff_id: str, error: HandoffNotFound) -> Response:
         if service.store.was_deleted(handoff_id):
@@ -114,7 +120,10 @@ def make_router(service: HandoffService) -> APIRouter:
     async def stopped(shown_id: str, record: HandoffRecord | None, *, object_name: str) -> Response:
         # Without a record it was deleted before: only the engine's word may still be missing.
         engine, timeout = service.engine_client, service.config.cancel_timeout_s
+        running = record is not None and record.status is Status.RUNNING
         confirmed = await (confirm(engine, timeout) if record is None else cancel(engine, record, timeout))
+        if running:
+            service.metrics.cancelled(confirmed=confirmed)
         body: dict[str, Any] = HandoffDeleted(id=shown_id, object=object_name, confirmed=confirmed).model_dump()
         return JSONResponse(body, status_code=200 if confirmed else 202)
 

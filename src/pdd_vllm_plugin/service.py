@@ -5,11 +5,14 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from pdd_core.fingerprint import fingerprint, table_of
-from pdd_core.handoff import CloudInfo, Limits
+from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, Limits
 from pdd_vllm_plugin.compat import engine_version, eos_ids
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.deployment import refine_method
+from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.recorder import Recorder
 from pdd_vllm_plugin.refining import Refining
 from pdd_vllm_plugin.store import HandoffStore
@@ -18,10 +21,11 @@ from pdd_vllm_plugin.store import HandoffStore
 class HandoffService:
     """Made when the routes are attached, complete when the engine is there."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: CloudMetrics | None = None) -> None:
         self.config = PDDConfig()
         self.store = HandoffStore(self.config)
         self.engine_client: Any = None
+        self.metrics = CloudMetrics(CollectorRegistry()) if metrics is None else metrics
         self.vocabulary: list[str | None] = []
         self.info_json = b"{}"
 
@@ -43,7 +47,12 @@ class HandoffService:
                 special_ids=tokenizer.all_special_ids,
                 eos_ids=eos_ids(tokenizer, model_config),
             ),
-            features=["decode_budget", "handoff_state", *(() if method == "off" else ("refinement",))],
+            features=[
+                "decode_budget",
+                BUDGET_POLICIES,
+                "handoff_state",
+                *(() if method == "off" else ("refinement",)),
+            ],
             refinement=method,
             limits=Limits(
                 max_decode_budget=self.config.max_decode_budget,
@@ -58,6 +67,7 @@ class HandoffService:
             self.store,
             model=served_model_name,
             tokenizer=info.tokenizer.digest,
+            metrics=self.metrics,
             refining=None if method == "off" else Refining(engine_client, config, method, tokenizer),
         )
         engine_client.generate = recorder.generate

@@ -80,3 +80,29 @@ def test_more_than_one_answer_is_refused(n):
 def test_what_one_side_sends_the_other_reads(handoff_id, budget, ratio):
     opt_in = OptIn(handoff_id, budget, ratio)
     assert parse_opt_in(opt_in.xargs()) == opt_in
+
+
+def test_the_fields_of_the_budget_policies_go_both_ways():
+    opt_in = OptIn("a" * 32, 40, least_budget=12, tenant="batch", extends="b" * 32)
+    assert parse_opt_in(opt_in.xargs()) == opt_in
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"pdd_least_budget": 0}, "pdd_least_budget must be an integer from 1"),
+        ({"pdd_least_budget": True}, "pdd_least_budget must be an integer from 1"),
+        (
+            {"pdd_decode_budget": 5, "pdd_least_budget": 6},
+            r"pdd_least_budget must be at most pdd_decode_budget \(5\)",
+        ),
+        ({"pdd_tenant": ""}, "pdd_tenant must have 1 to 64 characters"),
+        ({"pdd_tenant": "*"}, "pdd_tenant may only have the characters"),
+        ({"pdd_tenant": 5}, "pdd_tenant must be a string"),
+        ({"pdd_extends": "short"}, "pdd_extends must have 16 to 128 characters"),
+    ],
+)
+def test_a_wrong_field_of_the_budget_policies_is_named(fields, named):
+    with pytest.raises(InvalidOptIn, match=named) as caught:
+        parse_opt_in({"pdd_handoff": "a" * 32, **fields})
+    assert caught.value.param == f"vllm_xargs.{list(fields)[-1]}"

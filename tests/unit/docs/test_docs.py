@@ -8,6 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 from readme import blocks, run
 
 import pdd_llamacpp_adapter
@@ -25,6 +26,7 @@ from pdd_llamacpp_adapter.server.service import Service
 from pdd_llamacpp_adapter.server.settings import ServerSettings
 from pdd_llamacpp_adapter.session import AnswerSession
 from pdd_vllm_plugin.config import PDDConfig
+from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.middleware import MAX_PARSED_BYTES, PATHS
 from pdd_vllm_plugin.record import HandoffRecord
 from pdd_vllm_plugin.recorder import SAMPLING_FIELDS
@@ -37,6 +39,7 @@ DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text()
 WIRE = (DOCS / "wire.md").read_text()
 HOOKS = (DOCS / "hooks.md").read_text()
+POLICIES = (DOCS / "policies.md").read_text()
 DEVICE = (DOCS / "device.md").read_text()
 SERVER = (DOCS / "server.md").read_text()
 ERRORS = (DOCS / "errors.md").read_text()
@@ -148,6 +151,26 @@ def test_the_defaults_of_the_settings_are_the_codes():
         assert float(shown[name].replace(",", "")) == getattr(PDDConfig(), name)
     assert (shown["strict"], PDDConfig().strict) == ("false", False)
     assert "`max_handoffs`, `max_state_tokens`: bounds on the states kept | 1,024; 16,000,000 |" in README
+
+
+def test_the_load_settings_have_their_rows_with_the_codes_defaults():
+    rows = dict(re.findall(r"^\| `(load_\w+)` \| ([^|]*) \|", POLICIES, re.MULTILINE))
+    assert list(rows) == [field.name for field in fields(PDDConfig) if field.name.startswith("load_")]
+    for name, shown in rows.items():
+        default = getattr(PDDConfig(), name)
+        if isinstance(default, tuple):
+            assert shown == ", ".join(map(str, default))
+        else:
+            assert shown == ("null" if default is None else f"{default:g}")
+
+
+def test_every_metric_has_its_row_and_no_other():
+    registry = CollectorRegistry()
+    CloudMetrics(registry)
+    names = {"counter": "{}_total", "gauge": "{}", "histogram": "{}"}
+    there = [(names[metric.type].format(metric.name), metric.type) for metric in registry.collect()]
+    rows = re.findall(r"^\| `(pdd_\w+)` \| (\w+)", (DOCS / "metrics.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(there)
 
 
 def test_every_error_class_has_its_row():

@@ -134,11 +134,14 @@ class FakeCloud:
     prompt: tuple = ()
     opt_ins: list = field(default_factory=list)
     looks: list = field(default_factory=list)
+    used: list = field(default_factory=list)
+    features: tuple = ("decode_budget", "budget_policies")
 
     async def connected(self, vocab):
         if self.connect_error is not None:
             raise self.connect_error
-        return SimpleNamespace(tokenizer=SimpleNamespace(eos_ids=self.eos_ids), refinement=self.refines)
+        tokenizer = SimpleNamespace(eos_ids=self.eos_ids)
+        return SimpleNamespace(tokenizer=tokenizer, refinement=self.refines, features=self.features)
 
     async def handoff(self, handoff_id, *, wait):
         self.looks.append((handoff_id, wait))
@@ -181,8 +184,9 @@ class FakeCloud:
         finally:
             self.closed = True
 
-    async def cancel(self, handoff_id):
+    async def cancel(self, handoff_id, *, used=None):
         await anyio.sleep(0.01)
+        self.used.append(used)
         self.cancelled.append(handoff_id)
         if self.cancel_error is not None:
             raise self.cancel_error

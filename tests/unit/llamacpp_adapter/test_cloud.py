@@ -289,6 +289,21 @@ def connect(serve):
     return run
 
 
+@pytest.mark.parametrize(
+    ("features", "query"), [(["decode_budget"], ""), (["decode_budget", "budget_policies"], "?used=3")]
+)
+async def test_a_cancel_says_what_was_used_to_a_cloud_that_counts_it(serve, features, query):
+    path = f"/pdd/handoffs/{OPT_IN.handoff_id}{query}"
+    routes = {
+        ("GET", "/pdd/info"): (200, {**info(), "features": features}),
+        ("DELETE", path): (200, {"id": OPT_IN.handoff_id, "confirmed": False}),
+    }
+    server = await serve(routes)
+    async with CloudClient(server.url) as cloud:
+        await cloud.connect()
+        assert await cloud.cancel(OPT_IN.handoff_id, used=3) is False  # the route was found: a 404 would be True
+
+
 async def test_connect_reads_what_the_cloud_is(connect):
     told, cloud, _ = await connect(info(), Vocabulary())
     assert (told.model, cloud.info) == ("smol", told)
@@ -436,3 +451,17 @@ def test_whatever_a_stream_holds_it_is_tokens_or_a_loss(sse, events):
 
     with suppress(CloudLost, CloudRefused):
         anyio.run(read)
+
+
+@pytest.mark.parametrize(("features", "tenant"), [(["decode_budget"], None), (["budget_policies"], "ward-7")])
+async def test_a_tenant_is_named_to_a_cloud_that_has_tenants(serve, sse, features, tenant):
+    answers = {
+        ("GET", "/pdd/info"): (200, {**info(), "features": features}),
+        COMPLETIONS: (200, [sse.chunk([1], finish="stop"), sse.DONE]),
+    }
+    server = await serve(answers)
+    async with CloudClient(server.url, tenant="ward-7") as cloud:
+        await cloud.connect()
+        async for _ in cloud.stream(REQUEST, OPT_IN):
+            pass
+    assert server.requests[-1][2]["vllm_xargs"].get("pdd_tenant") == tenant

@@ -18,6 +18,16 @@ def test_a_first_leg_is_the_request_itself_with_its_budget():
     assert plan.repeats == 0
 
 
+def test_only_a_first_leg_with_its_own_budget_says_how_little_would_do():
+    planned = request(decode_budget=9, least_budget=6)
+    assert plan_leg(planned, [], budget=9).request.least_budget == 6
+    assert plan_leg(planned, [], budget=5).request.least_budget is None
+    assert plan_leg(planned, [], budget=None).request.least_budget is None
+    assert plan_leg(planned, [7], budget=9).request.least_budget is None
+    repeated = request(decode_budget=9, least_budget=6, presence_penalty=1.0)
+    assert plan_leg(repeated, [7], budget=9).request.least_budget is None
+
+
 def test_tokens_so_far_become_part_of_the_prompt():
     plan = plan_leg(request(min_tokens=8, repetition_penalty=1.2), [7, 8, 9], budget=5)
     assert plan.repeats == 0

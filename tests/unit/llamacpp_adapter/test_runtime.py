@@ -94,6 +94,7 @@ def test_the_budget_lasts_until_the_device_is_ready(runtime):
     session = runtime(cloud=Client()).session(request())
     assert session._rate == pytest.approx(45)
     assert session._request.decode_budget == 39
+    assert session._request.least_budget == 30
 
 
 def test_tokens_that_the_device_holds_already_need_no_budget(runtime):
@@ -103,11 +104,13 @@ def test_tokens_that_the_device_holds_already_need_no_budget(runtime):
 def test_a_device_slower_than_the_rate_leaves_the_whole_answer_to_the_cloud(runtime):
     session = runtime(cloud=Client(), prefill_tps=10.0, rate=12.0).session(request())
     assert session._request.decode_budget == 50
+    assert session._request.least_budget is None
 
 
 def test_a_budget_that_was_set_counts_but_never_exceeds_the_answer(runtime):
     made = runtime(cloud=Client(), decode_budget=9)
     assert made.session(request())._request.decode_budget == 9
+    assert made.session(request())._request.least_budget is None, "a number that was chosen is not lowered"
     assert made.session(request(max_tokens=5))._request.decode_budget == 5
 
 

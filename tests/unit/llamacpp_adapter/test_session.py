@@ -72,6 +72,7 @@ async def test_the_device_takes_over_from_a_cloud_that_still_streams_and_cancels
     assert 1 <= outcome.timeline.count(Source.CLOUD) < 40
     assert outcome.cancel_confirmed is True
     assert cloud.cancelled == [outcome.handoff_id]
+    assert cloud.used == [outcome.timeline.count(Source.CLOUD)]
     assert cloud.closed
 
 
@@ -464,7 +465,7 @@ async def test_a_cancelled_consumer_stops_both_engines(session, fake_engine, fak
 async def test_a_cloud_that_does_not_answer_the_cancel_does_not_hold_the_session(session, fake_engine, fake_cloud):
     cloud = fake_cloud([[101], 60], cancel_timeout=0.05)
 
-    async def never(handoff_id):
+    async def never(handoff_id, **_):
         await anyio.sleep(60)
 
     cloud.cancel = never
@@ -594,3 +595,15 @@ async def test_a_session_makes_one_answer(session, fake_engine):
     await collect(used)
     with pytest.raises(ConfigurationError, match="one answer"):
         await collect(used)
+
+
+@pytest.mark.parametrize("features", [("decode_budget", "budget_policies"), ("decode_budget",)])
+async def test_a_cloud_is_told_only_what_it_knows(session, fake_engine, fake_cloud, features):
+    cloud = fake_cloud([[101], [102], CloudLost("gone")], later=[["goes on"]], features=features)
+    made = session(engine=fake_engine(fails_at=0), cloud=cloud, fields={"decode_budget": 9, "least_budget": 5})
+    await collect(made)
+    first, *others = cloud.opt_ins
+    knows = "budget_policies" in features
+    assert (first.decode_budget, first.least_budget, first.extends) == (9, 5 if knows else None, None)
+    assert others
+    assert {(one.least_budget, one.extends) for one in others} == {(None, first.handoff_id if knows else None)}

@@ -2,10 +2,12 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+from prometheus_client import CollectorRegistry
 from vllm_fakes import FakeEngine, output, sampling_params
 
 from pdd_core.handoff import Status
 from pdd_vllm_plugin.config import PDDConfig
+from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.recorder import Recorder
 from pdd_vllm_plugin.store import HandoffStore
 
@@ -17,7 +19,8 @@ REPORT = {"pdd": {"tokens": 2, "set_by": "client"}}
 
 def recorder_over(engine):
     store = HandoffStore(PDDConfig())
-    return Recorder(engine, store, model="m", tokenizer="digest"), store
+    metrics = CloudMetrics(CollectorRegistry())
+    return Recorder(engine, store, model="m", tokenizer="digest", metrics=metrics), store
 
 
 async def test_a_request_without_opt_in_gets_the_engines_own_generator():
@@ -164,7 +167,8 @@ async def test_a_state_leaves_memory_when_its_time_is_up_though_nobody_asks(monk
     engine = FakeEngine([output([7], finish_reason="stop")])
     clock = SimpleNamespace(now=0.0)
     store = HandoffStore(PDDConfig(ttl_s=60.0), lambda: clock.now)
-    recorder = Recorder(engine, store, model="m", tokenizer="digest")
+    metrics = CloudMetrics(CollectorRegistry())
+    recorder = Recorder(engine, store, model="m", tokenizer="digest", metrics=metrics)
     async for _ in recorder.generate({}, sampling_params(OPT_IN), "cmpl-1-0"):
         pass
     ((delay, purge),) = timers

@@ -4,9 +4,11 @@ import json
 import pytest
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
+from prometheus_client import CollectorRegistry
 from vllm_fakes import FakeEngine, output, sampling_params
 
 from pdd_vllm_plugin.config import PDDConfig
+from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.middleware import OptInCheck
 from pdd_vllm_plugin.recorder import Recorder
 from pdd_vllm_plugin.routes import make_router
@@ -24,13 +26,16 @@ class Server:
 
     def __init__(self, **config):
         self.engine = FakeEngine([output([7], "a"), output([8], "b"), output([9], "c", "stop")])
-        self.service = HandoffService()
+        self.registry = CollectorRegistry()
+        self.service = HandoffService(CloudMetrics(self.registry))
         self.service.config = PDDConfig(**config)
         self.service.store = HandoffStore(self.service.config)
         self.service.engine_client = self.engine
         self.service.vocabulary = ["a", None, "c"]
         self.service.info_json = b'{"model":"m"}'
-        self.recorder = Recorder(self.engine, self.service.store, model="m", tokenizer="digest")
+        self.recorder = Recorder(
+            self.engine, self.service.store, model="m", tokenizer="digest", metrics=self.service.metrics
+        )
         self.posted = []
         self.streams = []  # kept, or the garbage collector would end them as a leaving client does
         app = FastAPI()
@@ -258,3 +263,16 @@ async def test_the_body_is_replayed_and_then_the_real_channel_speaks():
     await OptInCheck(app, service)(scope, receive, None)
     assert [message["type"] for message in heard] == ["http.request", "http.request", "http.disconnect"]
     assert b"".join(message.get("body", b"") for message in heard) == body
+
+
+async def test_a_delete_counts_what_its_client_had_no_use_for(server):
+    stream = server.begin()
+    await anext(stream)
+    await anext(stream)
+    answer = await server.client.delete(f"/v1/pdd/handoffs/{ID}?used=1")
+    assert answer.status_code == 200
+    assert server.registry.get_sample_value("pdd_tokens_in_vain_total") == 1
+    assert server.registry.get_sample_value("pdd_cancels_total", {"confirmed": "true"}) == 1
+    await server.client.delete(f"/v1/pdd/handoffs/{ID}?used=1")
+    assert server.registry.get_sample_value("pdd_tokens_in_vain_total") == 1
+    assert (await server.client.delete(f"/v1/pdd/handoffs/{ID}?used=-1")).status_code in {400, 422}

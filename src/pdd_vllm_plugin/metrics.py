@@ -1,0 +1,109 @@
+"""The plugin's figures on vLLM's own ``/metrics``, counted when a request begins and ends, never per token.
+
+vLLM's API server exposes prometheus_client's default registry, or, where PROMETHEUS_MULTIPROC_DIR is set, what
+every process has written there (vllm.v1.metrics.prometheus.get_prometheus_registry). These work with both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+from pdd_core.handoff import NoRefinement, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pdd_vllm_plugin.record import HandoffRecord
+
+_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+
+
+class CloudMetrics:
+    """All figures of one API server process. docs/metrics.md says what each means."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"pdd_{name}", text, labels, registry=registry)
+
+        self._requests = counter("requests", "Opted-in requests by how their part in the cloud ended", "status")
+        self._budgets = counter("budgets", "Decode budgets by the policy that set them, as they ended", "set_by")
+        self._changes = counter("budget_changes", "Changes of a budget while its request ran", "direction")
+        self._budget_tokens = Histogram(
+            "pdd_decode_budget_tokens", "Decode budgets as they ended", buckets=_TOKENS, registry=registry
+        )
+        self._generated = counter("generated_tokens", "Tokens decoded for opted-in requests")
+        self._not_generated = counter(
+            "max_tokens_not_generated",
+            "Of requests that were handed off: the client's max_tokens less the tokens decoded. An upper bound of "
+            "what the cloud was spared: the answer might have ended earlier",
+        )
+        self._cancels = counter(
+            "cancels", "Deleted while running, by whether the engine confirmed it", "confirmed"
+        )
+        self._in_vain = counter(
+            "tokens_in_vain", "Tokens that their client had no use for, as far as its DELETE says so (used=K)"
+        )
+        self._extensions = counter("extensions", "Requests that go on from an earlier handoff (pdd_extends)")
+        self._refinements = counter("refinements", "Refined prompts by the refiner that made them", "method")
+        self._not_refined = counter(
+            "refinements_refused", "Requests for a refined prompt that got none, by reason", "reason"
+        )
+        self._running = Gauge(
+            "pdd_running_requests", "Opted-in requests running", registry=registry, multiprocess_mode="livesum"
+        )
+        self._pressure = Gauge(
+            "pdd_pressure",
+            "Pressure on the scheduler, 0 to 1, as last told with an opted-in request's output; 0 if none runs",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._count = 0
+
+    def began(self, record: HandoffRecord) -> None:
+        """Count a request that vLLM has begun."""
+        self._count += 1
+        self._running.set(self._count)
+        if record.opt_in.extends is not None:
+            self._extensions.inc()
+
+    def reported(self, report: Mapping[str, Any]) -> None:
+        """Take in what the scheduler says with a request's output: see `Admitted.report`."""
+        self._pressure.set(report.get("pressure", 0.0))
+
+    def ended(self, record: HandoffRecord) -> None:
+        """Count a request whose part in the cloud is over."""
+        self._count -= 1
+        self._running.set(self._count)
+        if not self._count:
+            self._pressure.set(0.0)
+        made = len(record.output_token_ids)
+        self._requests.labels(str(record.status)).inc()
+        self._generated.inc(made)
+        if record.status is Status.HANDED_OFF:
+            self._not_generated.inc(max(0, record.sampling_params.get("max_tokens", made) - made))
+        report = record.budget_report
+        if report is not None:
+            self._budgets.labels(report["set_by"]).inc()
+            self._budget_tokens.observe(report["tokens"])
+            self._changes.labels("lowered").inc(report.get("lowered", 0))
+            self._changes.labels("raised").inc(report.get("raised", 0))
+        if not record.refining:
+            self.refined(record)
+
+    def refined(self, record: HandoffRecord) -> None:
+        """Count what became of a request's refined prompt."""
+        refinement = record.refinement
+        if not isinstance(refinement, NoRefinement):
+            self._refinements.labels(refinement.method).inc()
+        elif refinement.reason != "not_requested":
+            self._not_refined.labels(refinement.reason).inc()
+
+    def cancelled(self, *, confirmed: bool) -> None:
+        """Count a DELETE that came while its request ran."""
+        self._cancels.labels(str(confirmed).lower()).inc()
+
+    def used(self, record: HandoffRecord, tokens: int) -> None:
+        """Count what was made in vain: the client says how many `tokens` of the answer it has used."""
+        self._in_vain.inc(max(0, len(record.output_token_ids) - tokens))

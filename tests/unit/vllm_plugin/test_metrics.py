@@ -1,0 +1,129 @@
+"""What is counted, over a recorder whose engine is a fake."""
+
+import pytest
+from prometheus_client import CollectorRegistry
+from vllm_fakes import FakeEngine, output, sampling_params
+
+from pdd_core.handoff import NoRefinement, Refinement
+from pdd_vllm_plugin.config import PDDConfig
+from pdd_vllm_plugin.metrics import CloudMetrics
+from pdd_vllm_plugin.recorder import Recorder
+from pdd_vllm_plugin.store import HandoffStore
+
+pytestmark = pytest.mark.anyio
+ID = "a" * 32
+
+
+def report(tokens, set_by, **more):
+    return {"pdd": {"tokens": tokens, "set_by": set_by, "pressure": 0.0, "lowered": 0, "raised": 0, **more}}
+
+
+class Counted:
+    def __init__(self, refining=None):
+        self.registry = CollectorRegistry()
+        self.metrics = CloudMetrics(self.registry)
+        self.store = HandoffStore(PDDConfig())
+        self.engine = FakeEngine()
+        self.recorder = Recorder(
+            self.engine, self.store, model="m", tokenizer="d", metrics=self.metrics, refining=refining
+        )
+
+    def __call__(self, name, **labels):
+        return self.registry.get_sample_value(name, labels)
+
+    async def answer(self, *outputs, opt_in=None, **params):
+        self.engine.outputs = list(outputs)
+        fields = {"pdd_handoff": ID, **(opt_in or {})}
+        async for item in self.recorder.generate({}, sampling_params(fields, **params), "cmpl-1-0"):
+            yield item
+
+
+@pytest.fixture
+def counted():
+    return Counted()
+
+
+async def test_a_handoff_is_counted_with_its_budget_and_what_it_left_undone(counted):
+    outputs = [
+        output([7], kv=report(9, "client")),
+        output([8], kv=report(3, "load", pressure=1.0, lowered=1)),
+        output([9], "", "length", "pdd_handoff", kv=report(3, "load", pressure=1.0, lowered=2, raised=1)),
+    ]
+    pressures = [counted("pdd_pressure") async for _ in counted.answer(*outputs, max_tokens=50)]
+    assert pressures == [0.0, 1.0, 1.0]
+    assert counted("pdd_pressure") == 0.0  # nobody is left who could tell of it
+    assert counted("pdd_requests_total", status="handed_off") == 1
+    assert counted("pdd_budgets_total", set_by="load") == 1
+    assert counted("pdd_budgets_total", set_by="client") is None  # one request, one budget: the last
+    assert counted("pdd_budget_changes_total", direction="lowered") == 2
+    assert counted("pdd_budget_changes_total", direction="raised") == 1
+    assert counted("pdd_generated_tokens_total") == 3
+    assert counted("pdd_max_tokens_not_generated_total") == 47
+    assert counted("pdd_decode_budget_tokens_sum") == 3
+    assert counted("pdd_extensions_total") == 0
+
+
+async def test_an_answer_that_ends_by_itself_saves_nothing(counted):
+    async for _ in counted.answer(output([7, 8], "", "stop", kv=report(9, "client")), max_tokens=50):
+        assert counted("pdd_running_requests") == 1
+    assert counted("pdd_requests_total", status="finished") == 1
+    assert counted("pdd_max_tokens_not_generated_total") == 0
+    assert counted("pdd_running_requests") == 0
+
+
+async def test_a_request_that_goes_on_from_another_is_an_extension(counted):
+    opt_in = {"pdd_extends": "b" * 32}
+    async for _ in counted.answer(output([7], "", "stop", kv=report(9, "client")), opt_in=opt_in):
+        pass
+    assert counted("pdd_extensions_total") == 1
+
+
+async def test_a_client_that_leaves_is_counted_too(counted):
+    answering = counted.answer(output([7], kv=report(9, "client")), output([8], "", "stop"))
+    await anext(answering)
+    await answering.aclose()
+    generator = counted.recorder.generate({}, sampling_params({"pdd_handoff": "b" * 32}), "cmpl-2-0")
+    await anext(generator)
+    await generator.aclose()
+    assert counted("pdd_requests_total", status="aborted") >= 1
+
+
+async def test_a_request_without_opt_in_is_not_counted(counted):
+    async for _ in counted.recorder.generate({}, sampling_params(), "cmpl-1-0"):
+        pass
+    assert all(sample.value == 0 for metric in counted.registry.collect() for sample in metric.samples
+               if not sample.name.endswith("_created"))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("became", "name", "labels"),
+    [
+        (
+            Refinement(method="lexical", ratio=0.5, kept_indices=[0], kept_token_ids=[1], protected=[], window=0,
+                       layers=[]),
+            "pdd_refinements_total", {"method": "lexical"},
+        ),
+        (NoRefinement(reason="too_long", message="m"), "pdd_refinements_refused_total", {"reason": "too_long"}),
+    ],
+)  # fmt: skip
+async def test_a_refinement_is_counted_once_it_is_known(became, name, labels):
+    class Refining:
+        def begin(self, record, *, then):
+            record.refining = True
+            record.refined_as(became)
+            then(record)
+
+    counted = Counted(Refining())
+    async for _ in counted.answer(output([7], "", "stop"), opt_in={"pdd_refine_ratio": 0.5}):
+        pass
+    assert counted(name, **labels) == 1
+    assert counted("pdd_refinements_refused_total", reason="pending") is None
+
+
+async def test_a_server_that_refines_nothing_counts_its_refusals(counted):
+    async for _ in counted.answer(output([7], "", "stop"), opt_in={"pdd_refine_ratio": 0.5}):
+        pass
+    assert counted("pdd_refinements_refused_total", reason="not_enabled") == 1
+    async for _ in counted.answer(output([7], "", "stop")):
+        pass
+    assert counted("pdd_refinements_refused_total", reason="not_requested") is None
