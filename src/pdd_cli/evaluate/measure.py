@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pdd_cli.evaluate.cases import Case
     from pdd_cli.evaluate.reader import Reader
     from pdd_cli.evaluate.store import Store
+    from pdd_core.refinement.capture import Heads
     from pdd_core.refinement.prompt import RefinePrompt
     from pdd_core.refinement.scores import PromptScores
 
@@ -37,7 +38,7 @@ class Examiner:
     """Measures cases on one model, and remembers."""
 
     def __init__(
-        self, reader: Reader, store: Store, *, window: int, layers: Collection[int], heads: Literal["max", "mean"]
+        self, reader: Reader, store: Store, *, window: int, layers: Collection[int], heads: Heads
     ) -> None:
         self._reader = reader
         self._store = store
@@ -118,15 +119,18 @@ class Examiner:
         self, case: Case, record: Record, prompt: RefinePrompt, kept: Iterable[Sequence[int]]
     ) -> list[str]:
         """Measure refined prompts, which `record` has then among its outcomes; returns their keys in order."""
+        lists = [list(indices) for indices in kept]
+        keys = [kept_key(indices) for indices in lists]
+        by_key = dict(zip(keys, lists, strict=True))
         known: dict[str, Outcome] = record["outcomes"]
-        keys = []
+        missing = [key for key in by_key if key not in known]
         try:
-            for indices in kept:
-                keys.append(kept_key(indices))
-                if keys[-1] not in known:
-                    known[keys[-1]] = self._outcome(case, record, prompt, indices)
+            # sorted, each shares as many first tokens with the one before it as any order could give it
+            for key in sorted(missing, key=by_key.__getitem__):
+                known[key] = self._outcome(case, record, prompt, by_key[key])
         finally:
-            self._store.keep(case, record)
+            if missing:
+                self._store.keep(case, record)
         return keys
 
     def _outcome(self, case: Case, record: Record, prompt: RefinePrompt, kept: Sequence[int]) -> Outcome:
@@ -136,6 +140,7 @@ class Examiner:
         outcome: Outcome = {
             "kept": len(kept),
             "device": [round(float(rows[index, token]), 5) for index, token in enumerate(answer)],
+            "same": "".join("01"[int(same)] for same in chosen == np.asarray(answer)),
         }
         if case.expected:
             return outcome | {"score": float(np.array_equal(chosen[start:end], answer[start:end]))}

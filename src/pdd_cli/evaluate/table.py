@@ -49,19 +49,17 @@ def _guard(guard: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
     refiner, ratio = guard["bad"]
-    table = Table(
-        title=f"Guard over the first {guard['tokens']} tokens: how often it fires (%)",
-        title_justify="left",
-        title_style="bold",
-    )
-    for column in ("task", "nats per token", f"{refiner} {ratio:g}", "ratio 1", "false alarms", "misses"):
+    table = Table(title="The guard: how often it fires (%)", title_justify="left", title_style="bold")
+    columns = ("task", "cloud's tokens", "nats", f"{refiner} {ratio:g}", "ratio 1", "false alarms", "misses")
+    for column in columns:
         table.add_column(column, justify="left" if column == "task" else "right")
-    for name, task in guard["tasks"].items():
-        for row in task["thresholds"]:
-            rates = [row[key]["mean"] for key in ("bad", "ratio_1", "false_alarms", "misses")]
-            cells = ["" if rate is None else f"{100 * rate:.1f}" for rate in rates]
-            table.add_row(name, f"{row['threshold']:g}", *cells)
-        table.add_section()
+    for name, counts in guard["tasks"].items():
+        for by_tokens in counts:
+            for row in by_tokens["thresholds"]:
+                rates = [row[key]["mean"] for key in ("bad", "ratio_1", "false_alarms", "misses")]
+                cells = ["" if rate is None else f"{100 * rate:.1f}" for rate in rates]
+                table.add_row(name, str(by_tokens["tokens"]), f"{row['threshold']:g}", *cells)
+            table.add_section()
     return table
 
 
