@@ -8,19 +8,20 @@ answers takes its scores from the cloud.
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
 import numpy as np
 from llama_cpp._ggml import libggml
 
 from pdd_core.errors import DeviceEngineFailed, ModelError
-from pdd_core.refinement.scores import PromptScores
 from pdd_llamacpp_adapter.context import LlamaContext
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
+
+    from pdd_core.refinement.scores import Attention
 
 NODE = "kq_soft_max-"
 """What ``llm_graph_context::build_attn_mha`` calls a layer's softmax weights, before the layer's number."""
@@ -28,10 +29,6 @@ ROW_SUM_TOLERANCE = 1e-3
 """By how much the weights of one query may miss a sum of 1 in float32."""
 CHUNK = 128
 """Tokens of the prompt before the window that go into one llama_decode."""
-
-
-Attention = dict[int, np.ndarray]
-"""Layer -> softmax weights, float32 of shape (heads, queries, prompt tokens)."""
 
 
 class _TensorHead(ctypes.Structure):
@@ -144,18 +141,6 @@ class AttentionContext(LlamaContext):
             self._failure = error
             return not ask
         return layer in self._wanted_layers or not ask
-
-
-def prompt_scores(
-    attention: Mapping[int, np.ndarray], *, heads: Literal["max", "mean"], window: int | None = None
-) -> PromptScores:
-    """Return the scores of a prompt: mean over the last `window` queries, reduced over the heads."""
-    layers = tuple(sorted(attention))
-    held = attention[layers[0]].shape[1]
-    window = held if window is None else min(window, held)
-    reduce = np.max if heads == "max" else np.mean
-    rows = [reduce(attention[layer][:, held - window :].mean(axis=1), axis=0) for layer in layers]
-    return PromptScores(np.stack(rows).astype(np.float32), layers, window, heads)
 
 
 def _read(tensor: int) -> np.ndarray:

@@ -60,7 +60,6 @@ def workers(jobs: int, opened: Callable[..., Worker], *arguments: Any) -> Iterat
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(opened, arguments))
     try:
         yield lambda task, numbers: _shared(pool, jobs, task, numbers)
-        pool.shutdown(wait=False, cancel_futures=True)
     finally:
         # nobody waits for cases that are not needed any more: what is complete is in the store
         for process in multiprocessing.active_children():

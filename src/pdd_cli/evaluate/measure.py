@@ -9,7 +9,7 @@ import numpy as np
 from pdd_cli.evaluate.metrics import divergence
 from pdd_cli.evaluate.prompts import build_prompt, opening_ids
 from pdd_cli.evaluate.store import kept_key
-from pdd_llamacpp_adapter.attention import prompt_scores
+from pdd_core.refinement.scores import PromptScores, prompt_scores
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pdd_cli.evaluate.store import Store
     from pdd_core.refinement.capture import Heads
     from pdd_core.refinement.prompt import RefinePrompt
-    from pdd_core.refinement.scores import PromptScores
 
 GIVEN = 8
 """The cloud's tokens that the device is given before it goes on alone, and the guard judges by."""
@@ -98,8 +97,6 @@ class Examiner:
 
     def scores(self, case: Case, prompt: RefinePrompt) -> PromptScores:
         """Return the attention scores of a case's prompt."""
-        from pdd_core.refinement.scores import PromptScores
-
         held = self._store.arrays(case, self._scores_name)
         if held is None:
             return self._capture(case, prompt)

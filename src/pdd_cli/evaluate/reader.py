@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from pathlib import Path
 
-    from pdd_llamacpp_adapter.attention import Attention
+    from pdd_core.refinement.scores import Attention
 
 
 class Reader:

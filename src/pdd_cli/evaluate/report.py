@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_cli.evaluate.metrics import Estimate, bootstrap, separating, wilson
 from pdd_cli.evaluate.settings import BAD, NONE
-from pdd_core.refinement.guard import Guard
+from pdd_core.refinement.guard import THRESHOLD, Guard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pdd_cli.evaluate.measure import Outcome, Record
     from pdd_cli.evaluate.settings import Setting
 
-THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+THRESHOLDS = tuple(sorted({0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, THRESHOLD}))
 """Nats per token."""
 GUARD_TOKENS = (8, 32)
 """The guard is looked at with so many of the cloud's tokens to judge by."""
@@ -95,6 +95,7 @@ def figures(results: Iterable[TaskResults], *, bad: Setting) -> dict[str, Any]:
         },
         "guard": {
             "bad": list(bad),
+            "threshold": THRESHOLD,
             "tasks": {result.task: [_guard(result, bad, tokens) for tokens in GUARD_TOKENS] for result in scored},
         },
     }

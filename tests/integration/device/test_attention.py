@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from pdd_core.errors import ContextOverflow, DeviceEngineFailed, ModelError
+from pdd_core.refinement.scores import prompt_scores
 from pdd_llamacpp_adapter import attention as module
-from pdd_llamacpp_adapter.attention import AttentionContext, n_ctx_train, prompt_scores
+from pdd_llamacpp_adapter.attention import AttentionContext, n_ctx_train
 
 WINDOW = 32
 LARGEST_DIFFERENCE = 2e-2

@@ -192,7 +192,9 @@ def test_pooling_is_the_largest_and_the_mean_of_each_window(values, width):
 def test_attention_keeps_the_surroundings_of_the_peaks():
     values = np.zeros(1000)
     values[[300, 700]] = [0.5, 0.4]
-    kept = AttentionRefiner(pool=31, pooling="max", unit="word").pdd_refine(scores_of(values), plain(1000, ((0, 1), (999, 1000))), 0.064)
+    kept = AttentionRefiner(pool=31, pooling="max", unit="word").pdd_refine(
+        scores_of(values), plain(1000, ((0, 1), (999, 1000))), 0.064
+    )
     assert spans_of(kept) == ((0, 1), (285, 316), (685, 716), (999, 1000))
 
 
@@ -213,7 +215,9 @@ def test_attention_keeps_whole_words_around_a_peak():
     for pool in (1, 3):
         whole = AttentionRefiner(pool=pool, unit="word").pdd_refine(scores_of(values), prompt, 7 / 107)
         assert whole == list(range(50, 57))
-    assert AttentionRefiner(pool=3, pooling="max", unit="token").pdd_refine(scores_of(values), prompt, 3 / 107) == [52, 53, 54]
+    assert AttentionRefiner(pool=3, pooling="max", unit="token").pdd_refine(
+        scores_of(values), prompt, 3 / 107
+    ) == [52, 53, 54]
 
 
 def test_protected_tokens_lend_their_neighbours_nothing_unless_told_to():
