@@ -5,8 +5,8 @@
 
 `cost` sends the same number of prompts with and without `pdd_refine_ratio`, turn by turn, to one engine in this
 process, and prints the ratio of the times. The scores are fetched too: that belongs to the cost. On a CPU that
-others use as well, `--core N` keeps the engine on one core with one thread, and the CPU time of this process is the
-figure; the noise is that of plain bursts, each against the one before. MODEL `demo` is the demo model. `agreement`
+others use too, `--core N` keeps the engine on one core with one thread, and the CPU time of this process is the
+figure; noise is how far plain bursts stray, each from the one before. MODEL `demo` is the demo model. `agreement`
 compares scores with transformers' eager attention on the same weights, rounded as the engine's are. MODEL is a
 folder; `--load-format dummy` needs no weights in it. One JSON object per line; the last one is the result.
 """

@@ -1,0 +1,248 @@
+"""Searches the attention refiner's settings on cases that no evaluation tests on: numbers from 1,000 on.
+
+    python tests/bench/refiner_tuning.py read FOLDER --cases 24     # the model: attention of all layers, answers
+    python tests/bench/refiner_tuning.py search FOLDER              # no model: which settings keep what is needed
+    python tests/bench/refiner_tuning.py answer FOLDER SETTING ...  # the model: what it answers with some of them
+
+`search` scores a setting by what the answer needs. Of a hidden number or a sentence, that is the tokens which hold
+it, all of them; of an open answer, the share that is kept of the attention which its tokens pay to the unprotected
+prompt. `answer` measures the real thing, for the few settings that are worth it. A SETTING is written as `search`
+prints it: `window,heads,layers,pool,pooling,unit,lend`, layers as depths with `+` between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pdd_cli.demo_model import device_gguf
+from pdd_cli.evaluate.cases import Source
+from pdd_cli.evaluate.documents import read_library
+from pdd_cli.evaluate.settings import EvalSettings
+from pdd_cli.evaluate.tasks import MAKERS
+from pdd_core.refinement.capture import choose_layers
+from pdd_core.refinement.prompt import RefinePrompt
+from pdd_core.refinement.refiners import AttentionRefiner
+from pdd_core.refinement.scores import PromptScores, prompt_scores
+
+FIRST = 1000
+WINDOWS = (4, 8, 16, 32, 64)
+HEADS = ("max", "mean")
+RATIOS = (0.1, 0.25, 0.5)
+TASKS = ("agreement", "recall", "answers")
+
+
+def opened(folder, threads=1):
+    from pdd_cli.evaluate.measure import Examiner
+    from pdd_cli.evaluate.reader import Reader
+    from pdd_cli.evaluate.store import Store
+
+    settings = EvalSettings()
+    reader = Reader(device_gguf(), n_ctx=settings.n_ctx, threads=threads)
+    source = Source(read_library(()), lambda text: len(reader.vocab.tokenize(text)), settings.length)
+    examiner = Examiner(reader, Store(folder), window=max(WINDOWS), layers=range(reader.n_layer), heads="max")
+    return reader, source, examiner
+
+
+def right_cases(source, examiner, cases):
+    for task in TASKS:
+        found = 0
+        for number in range(FIRST, FIRST + 5 * cases):
+            if found == cases or (case := MAKERS[task](source, number)) is None:
+                continue
+            record, prompt = examiner.full(case)
+            if record["right"]:
+                found += 1
+                yield case, record, prompt
+
+
+def read(options):
+    reader, source, examiner = opened(options.folder)
+    begun = time.monotonic()
+    for count, (case, record, prompt) in enumerate(right_cases(source, examiner, options.cases), 1):
+        target = options.folder / f"{case.task}-{case.number}.npz"
+        if target.exists():
+            continue
+        attention = reader.read(prompt.token_ids, window=max(WINDOWS), layers=None)
+        rows = {
+            f"{window}-{heads}": prompt_scores(attention, heads=heads, window=window).values.astype(np.float16)
+            for window in WINDOWS
+            for heads in HEADS
+        }
+        if not case.expected:
+            behind = [*prompt.token_ids, *record["opening"], *record["answer"][:-1]]
+            paid = reader.read(behind, window=len(record["answer"]), layers=None)
+            rows["paid"] = np.mean([layer.mean(axis=(0, 1))[: len(prompt)] for layer in paid.values()], axis=0)
+        rows["need"] = needed(case, prompt)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = {"pieces": prompt.pieces, "special": sorted(prompt.special_ids), "protected": prompt.protected}
+        text |= {"ids": prompt.token_ids, "kind": case.kind}
+        np.savez(target, text=np.array(json.dumps(text)), **rows)
+        print(f"{count}: {case.task} {case.number}, {time.monotonic() - begun:.0f} s", flush=True)
+
+
+def needed(case, prompt):
+    """Return which tokens of the prompt hold the answer: bool, none for open questions."""
+    mask = np.zeros(len(prompt), dtype=bool)
+    if case.expected:
+        begin = case.opening.removeprefix("The sentence is: ")
+        hidden = f"{begin} {case.expected}"
+        ends = np.cumsum([len(piece) for piece in prompt.pieces])
+        start = "".join(prompt.pieces).index(hidden)
+        mask[(ends > start) & (ends - [len(piece) for piece in prompt.pieces] < start + len(hidden))] = True
+    return mask
+
+
+def loaded(folder):
+    """Yield (kind, prompt, arrays) of what `read` has left."""
+    for path in sorted(folder.glob("*-*.npz")):
+        if path.stem.split("-")[0] in TASKS:
+            with np.load(path) as held:
+                arrays = {name: held[name] for name in held.files}
+            text = json.loads(str(arrays.pop("text")))
+            protected = tuple(map(tuple, text["protected"]))
+            special = frozenset(text["special"])
+            prompt = RefinePrompt(tuple(text["ids"]), tuple(text["pieces"]), special, protected)
+            yield text["kind"], prompt, arrays
+
+
+def scores_of(arrays, window, heads, depths):
+    values = arrays[f"{window}-{heads}"]
+    layers = choose_layers(depths, range(len(values)), len(values))
+    return PromptScores(values[list(layers)].astype(np.float32), layers, window, heads)
+
+
+def quality(cases, setting):
+    """Return, for each kind of case and ratio, the share of what is needed that a setting keeps."""
+    window, heads, depths, pool, pooling, unit, lend = setting
+    refiner = AttentionRefiner(pool=pool, pooling=pooling, unit=unit, lend=lend)
+    shares: dict = {}
+    for kind, prompt, arrays in cases:
+        scores = scores_of(arrays, window, heads, depths)
+        for ratio in RATIOS:
+            kept = refiner.pdd_refine(scores, prompt, ratio)
+            mask = np.zeros(len(prompt), dtype=bool)
+            mask[kept] = True
+            if kind == "open":
+                paid = arrays["paid"].copy()
+                paid[prompt.protected_indices()] = 0
+                share = float(paid[mask].sum() / paid.sum())
+            else:
+                share = float(mask[arrays["need"]].all())
+            shares.setdefault((kind, ratio), []).append(share)
+    return {key: float(np.mean(values)) for key, values in shares.items()}
+
+
+def single(quality_of):
+    """One figure per setting: the mean over kinds and ratios."""
+    return float(np.mean(list(quality_of.values())))
+
+
+def written(setting):
+    window, heads, depths, *rest = setting
+    return ",".join([str(window), heads, "+".join(f"{depth:g}" for depth in depths), *map(str, rest)])
+
+
+def read_setting(text):
+    window, heads, depths, pool, pooling, unit, lend = text.split(",")
+    return int(window), heads, tuple(map(float, depths.split("+"))), int(pool), pooling, unit, lend == "True"
+
+
+DEPTHS = [
+    (0.4, 0.47, 0.53, 0.6), (0.2, 0.3, 0.4, 0.5), (0.5, 0.6, 0.7, 0.8), (0.3, 0.4, 0.5, 0.6, 0.7), (0.4,), (0.5,),
+    (0.6,), (0.7,), (0.4, 0.5), (0.5, 0.6), (0.6, 0.7), (0.47, 0.57), tuple(n / 10 for n in range(10)),
+]  # fmt: skip
+POOLS = [(1, "max"), (7, "max"), (15, "max"), (31, "max"), (7, "mean"), (15, "mean"), (31, "mean"), (63, "mean")]
+
+
+def search(options):
+    cases = list(loaded(options.folder))
+    drawn = random.Random(0)
+    tried: dict = {}
+
+    def try_all(settings):
+        for setting in settings:
+            if setting not in tried:
+                tried[setting] = quality(cases, setting)
+
+    begin = (16, "max", DEPTHS[0], 7, "mean", "line", False)
+    try_all([begin])
+    axes = [WINDOWS, HEADS, DEPTHS, list(POOLS), ["token", "word", "line"], [False, True]]
+
+    def with_axis(setting, axis, value):
+        window, heads, depths, pool, pooling, unit, lend = setting
+        parts = [window, heads, depths, (pool, pooling), unit, lend]
+        parts[axis] = value
+        return (*parts[:3], *parts[3], *parts[4:])
+
+    starts = [begin]
+    for _ in range(options.starts):
+        chosen = [drawn.choice(list(axis)) for axis in axes]
+        starts.append((*chosen[:3], *chosen[3], *chosen[4:]))
+    for start in starts:  # climb along one axis after the other until nothing gets better
+        at = start
+        while True:
+            around = [with_axis(at, number, value) for number, axis in enumerate(axes) for value in axis]
+            try_all([at, *around])
+            best = max(around, key=lambda setting: single(tried[setting]))
+            if single(tried[best]) <= single(tried[at]) + 1e-9:
+                break
+            at = best
+        print(f"from {written(start)} to {written(at)}: {single(tried[at]):.4f}", flush=True)
+    ranked = sorted(tried, key=lambda setting: -single(tried[setting]))
+    kinds = sorted({kind for kind, _ in tried[begin]})
+    print(f"{len(cases)} cases, {len(tried)} settings; kinds {kinds}, each at ratios {RATIOS}")
+    for setting in [*ranked[: options.show], begin]:
+        row = "  ".join("/".join(f"{100 * tried[setting][kind, r]:.0f}" for r in RATIOS) for kind in kinds)
+        print(f"{single(tried[setting]):.4f}  {row}  {written(setting)}")
+    best = ranked[0]
+    print("one setting changed at a time:")
+    for number, axis in enumerate(axes):
+        for value in axis:
+            changed = with_axis(best, number, value)
+            try_all([changed])
+            print(f"  {single(tried[changed]):.4f}  {written(changed)}")
+
+
+def answer(options):
+    reader, source, examiner = opened(options.folder)
+    settings = [read_setting(text) for text in options.settings]
+    totals: dict = {}
+    for case, record, prompt in right_cases(source, examiner, options.cases):
+        with np.load(options.folder / f"{case.task}-{case.number}.npz") as held:
+            arrays = {name: held[name] for name in held.files}
+        wanted = [(text, ratio) for text in options.settings for ratio in options.ratios]
+        kept = []
+        for setting, ratio in itertools.product(settings, options.ratios):
+            window, heads, depths, pool, pooling, unit, lend = setting
+            refiner = AttentionRefiner(pool=pool, pooling=pooling, unit=unit, lend=lend)
+            kept.append(refiner.pdd_refine(scores_of(arrays, window, heads, depths), prompt, ratio))
+        for key, name in zip(wanted, examiner.outcomes(case, record, prompt, kept), strict=True):
+            totals.setdefault(key, {}).setdefault(case.kind, []).append(record["outcomes"][name]["score"])
+    reader.close()
+    for (text, ratio), kinds in totals.items():
+        means = {kind: (round(float(np.mean(scores)), 3), len(scores)) for kind, scores in kinds.items()}
+        print(json.dumps({"setting": text, "ratio": ratio, "score": means}))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("read", "search", "answer"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("settings", nargs="*")
+    parser.add_argument("--cases", type=int, default=24, help="of each task")
+    parser.add_argument("--starts", type=int, default=4, help="random places to begin the search at")
+    parser.add_argument("--show", type=int, default=12)
+    parser.add_argument("--ratios", type=float, nargs="+", default=[0.25])
+    options = parser.parse_args()
+    {"read": read, "search": search, "answer": answer}[options.what](options)
+
+
+if __name__ == "__main__":
+    main()
