@@ -18,7 +18,7 @@ from pdd_core.errors import DeviceEngineFailed, ModelError
 from pdd_llamacpp_adapter.context import LlamaContext
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from pdd_core.refinement.scores import Attention
@@ -29,6 +29,18 @@ ROW_SUM_TOLERANCE = 1e-3
 """By how much the weights of one query may miss a sum of 1 in float32."""
 CHUNK = 128
 """Tokens of the prompt before the window that go into one llama_decode."""
+
+
+def chunks(begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield spans that cover the positions from `begin` to `end`, none of a single token unless it is the only one.
+
+    llama.cpp has another kernel for single tokens, whose results differ in the last bits. Without them, results
+    are the same bits however a prompt is cut.
+    """
+    while begin < end:
+        stop = end if end - begin <= CHUNK + 1 else begin + CHUNK
+        yield begin, stop
+        begin = stop
 
 
 class _TensorHead(ctypes.Structure):
@@ -110,8 +122,8 @@ class AttentionContext(LlamaContext):
         wanted = sorted(range(self.n_layer) if layers is None else set(layers))
         self.rewind(0)
         before = len(ids) - window
-        for start in range(0, before, CHUNK):
-            self.decode(ids[start : min(start + CHUNK, before)], want_logits=False)
+        for start, end in chunks(0, before):
+            self.decode(ids[start:end], want_logits=False)
         self._wanted_layers, self._seen, self._failure = frozenset(wanted), {}, None
         try:
             self.decode(ids[before:], want_logits=False, outputs=[window - 1])
