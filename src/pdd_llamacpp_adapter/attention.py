@@ -32,7 +32,7 @@ CHUNK = 128
 
 
 def chunks(begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield spans that cover the positions from `begin` to `end`, none of a single token unless it is the only one.
+    """Yield spans that cover the positions from `begin` to `end`, none of a single token unless there is no other.
 
     llama.cpp has another kernel for single tokens, whose results differ in the last bits. Without them, results
     are the same bits however a prompt is cut.

@@ -50,26 +50,34 @@ def opened(folder, threads=1):
     return reader, source, examiner
 
 
-def right_cases(source, examiner, cases):
-    for task in TASKS:
-        found = 0
-        for number in range(FIRST, FIRST + 5 * cases):
-            if found == cases or (case := MAKERS[task](source, number)) is None:
+def right_cases(source, examiner, options):
+    """Yield the cases of this process that the model gets right with the full prompt."""
+    this, processes = map(int, options.share.split("/"))
+    for number in range(FIRST, FIRST + options.cases):
+        for task in TASKS:
+            if number % processes != this or (case := MAKERS[task](source, number)) is None:
                 continue
             record, prompt = examiner.full(case)
             if record["right"]:
-                found += 1
                 yield case, record, prompt
 
 
 def read(options):
     reader, source, examiner = opened(options.folder)
-    begun = time.monotonic()
-    for count, (case, record, prompt) in enumerate(right_cases(source, examiner, options.cases), 1):
+    begun, latest, plain_read = time.monotonic(), {}, reader.read
+
+    def remembered(ids, **how):
+        latest.update(ids=tuple(ids), attention=plain_read(ids, **how))
+        return latest["attention"]
+
+    reader.read = remembered
+    for count, (case, record, prompt) in enumerate(right_cases(source, examiner, options), 1):
         target = options.folder / f"{case.task}-{case.number}.npz"
         if target.exists():
             continue
-        attention = reader.read(prompt.token_ids, window=max(WINDOWS), layers=None)
+        if latest.get("ids") != prompt.token_ids:  # else `full` has just read it
+            reader.read(prompt.token_ids, window=max(WINDOWS), layers=None)
+        attention = latest["attention"]
         rows = {
             f"{window}-{heads}": prompt_scores(attention, heads=heads, window=window).values.astype(np.float16)
             for window in WINDOWS
@@ -214,7 +222,7 @@ def answer(options):
     reader, source, examiner = opened(options.folder)
     settings = [read_setting(text) for text in options.settings]
     totals: dict = {}
-    for case, record, prompt in right_cases(source, examiner, options.cases):
+    for case, record, prompt in right_cases(source, examiner, options):
         with np.load(options.folder / f"{case.task}-{case.number}.npz") as held:
             arrays = {name: held[name] for name in held.files}
         wanted = [(text, ratio) for text in options.settings for ratio in options.ratios]
@@ -236,7 +244,8 @@ def main():
     parser.add_argument("what", choices=("read", "search", "answer"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("settings", nargs="*")
-    parser.add_argument("--cases", type=int, default=24, help="of each task")
+    parser.add_argument("--cases", type=int, default=24, help="tried of each task")
+    parser.add_argument("--share", default="0/1", help="NUMBER/PROCESSES: read a part, beside other processes")
     parser.add_argument("--starts", type=int, default=4, help="random places to begin the search at")
     parser.add_argument("--show", type=int, default=12)
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.25])
