@@ -200,7 +200,7 @@ def eval_refine(
     ] = None,
     cases: Annotated[int | None, typer.Option(help="Scored cases per task.  [default: 100]", min=1)] = None,
     lengths: Annotated[
-        str | None, typer.Option(help="Tokens of the documents.  [default: 256:768]", metavar="MIN:MAX")
+        str | None, typer.Option(help="Tokens of the documents.  [default: 512:1536]", metavar="MIN:MAX")
     ] = None,
     ratios: Annotated[
         str | None, typer.Option(help="Shares of the prompt to keep, with commas.", metavar="0.1,0.25,...")

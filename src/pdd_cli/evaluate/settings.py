@@ -46,9 +46,9 @@ class EvalSettings:
     """Documents; none are the language reference that Python ships."""
     cases: int = 100
     """Scored cases per task."""
-    shortest: int = 256
+    shortest: int = 512
     """Tokens of the shortest document."""
-    longest: int = 768
+    longest: int = 1536
     """Tokens of the longest document."""
     tasks: tuple[str, ...] = TASKS
     refiners: tuple[str, ...] = tuple(REFINERS)
@@ -149,7 +149,7 @@ def _lengths(text: str) -> tuple[int, int]:
     try:
         shortest, longest = map(int, text.split(":"))
     except ValueError:
-        raise ConfigurationError(f"--lengths must be two numbers such as 256:768, not {text!r}") from None
+        raise ConfigurationError(f"--lengths must be two numbers such as 512:1536, not {text!r}") from None
     return shortest, longest
 
 

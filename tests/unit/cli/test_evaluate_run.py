@@ -125,6 +125,6 @@ def test_a_model_that_cannot_do_it_is_told_of(model, tmp_path, monkeypatch):
 
 
 def test_documents_longer_than_the_model_was_trained_for_are_refused(model, tmp_path):
-    with pytest.raises(ConfigurationError, match=r"--lengths 256:9000 .* 8192 tokens"):
+    with pytest.raises(ConfigurationError, match=r"--lengths 512:9000 .* 8192 tokens"):
         evaluated(EvalSettings(longest=9000), tmp_path)
     assert not list(tmp_path.iterdir())
