@@ -13,7 +13,6 @@ prints it: `window,heads,layers,pool,pooling,unit,lend`, layers as depths with `
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import random
 import time
@@ -24,11 +23,11 @@ import numpy as np
 from pdd_cli.demo_model import device_gguf
 from pdd_cli.evaluate.cases import Source
 from pdd_cli.evaluate.documents import read_library
-from pdd_cli.evaluate.settings import EvalSettings
+from pdd_cli.evaluate.settings import BAD, EvalSettings
 from pdd_cli.evaluate.tasks import MAKERS
 from pdd_core.refinement.capture import choose_layers
 from pdd_core.refinement.prompt import RefinePrompt
-from pdd_core.refinement.refiners import AttentionRefiner
+from pdd_core.refinement.refiners import AttentionRefiner, refiner
 from pdd_core.refinement.scores import PromptScores, prompt_scores
 
 FIRST = 1000
@@ -129,12 +128,12 @@ def scores_of(arrays, window, heads, depths):
 def quality(cases, setting):
     """Return, for each kind of case and ratio, the share of what is needed that a setting keeps."""
     window, heads, depths, pool, pooling, unit, lend = setting
-    refiner = AttentionRefiner(pool=pool, pooling=pooling, unit=unit, lend=lend)
+    chosen = AttentionRefiner(pool=pool, pooling=pooling, unit=unit, lend=lend)
     shares: dict = {}
     for kind, prompt, arrays in cases:
         scores = scores_of(arrays, window, heads, depths)
         for ratio in RATIOS:
-            kept = refiner.pdd_refine(scores, prompt, ratio)
+            kept = chosen.pdd_refine(scores, prompt, ratio)
             mask = np.zeros(len(prompt), dtype=bool)
             mask[kept] = True
             if kind == "open":
@@ -219,24 +218,36 @@ def search(options):
 
 
 def answer(options):
+    """Measure settings, beside other refiners, the full prompt, and the one that the guard has to notice."""
     reader, source, examiner = opened(options.folder)
-    settings = [read_setting(text) for text in options.settings]
+    settings = {text: read_setting(text) for text in options.settings}
     totals: dict = {}
     for case, record, prompt in right_cases(source, examiner, options):
         with np.load(options.folder / f"{case.task}-{case.number}.npz") as held:
             arrays = {name: held[name] for name in held.files}
-        wanted = [(text, ratio) for text in options.settings for ratio in options.ratios]
-        kept = []
-        for setting, ratio in itertools.product(settings, options.ratios):
-            window, heads, depths, pool, pooling, unit, lend = setting
-            refiner = AttentionRefiner(pool=pool, pooling=pooling, unit=unit, lend=lend)
-            kept.append(refiner.pdd_refine(scores_of(arrays, window, heads, depths), prompt, ratio))
-        for key, name in zip(wanted, examiner.outcomes(case, record, prompt, kept), strict=True):
-            totals.setdefault(key, {}).setdefault(case.kind, []).append(record["outcomes"][name]["score"])
+        kept = {("full", 1.0): list(range(len(prompt))), BAD: refiner(BAD[0]).pdd_refine(None, prompt, BAD[1])}
+        for ratio in options.ratios:
+            for text, (window, heads, depths, pool, pooling, unit, lend) in settings.items():
+                chosen = AttentionRefiner(pool=pool, pooling=pooling, unit=unit, lend=lend)
+                kept[text, ratio] = chosen.pdd_refine(scores_of(arrays, window, heads, depths), prompt, ratio)
+            for name in options.beside:
+                kept[name, ratio] = refiner(name).pdd_refine(None, prompt, ratio)
+        keys = examiner.outcomes(case, record, prompt, kept.values())
+        for setting, key in zip(kept, keys, strict=True):
+            outcome = record["outcomes"][key]
+            totals.setdefault(setting, {}).setdefault(case.kind, []).append(outcome["score"])
+            line = {
+                "task": case.task,
+                "number": case.number,
+                "setting": setting,
+                **outcome,
+                "cloud": record["cloud"],
+            }
+            print(json.dumps(line), flush=True)
     reader.close()
     for (text, ratio), kinds in totals.items():
         means = {kind: (round(float(np.mean(scores)), 3), len(scores)) for kind, scores in kinds.items()}
-        print(json.dumps({"setting": text, "ratio": ratio, "score": means}))
+        print(json.dumps({"setting": text, "ratio": ratio, "means": means}))
 
 
 def main():
@@ -248,7 +259,8 @@ def main():
     parser.add_argument("--share", default="0/1", help="NUMBER/PROCESSES: read a part, beside other processes")
     parser.add_argument("--starts", type=int, default=4, help="random places to begin the search at")
     parser.add_argument("--show", type=int, default=12)
-    parser.add_argument("--ratios", type=float, nargs="+", default=[0.25])
+    parser.add_argument("--ratios", type=lambda text: [float(part) for part in text.split(",")], default=[0.25])
+    parser.add_argument("--beside", type=lambda text: text.split(","), default=["lexical", "truncation", "random"])
     options = parser.parse_args()
     {"read": read, "search": search, "answer": answer}[options.what](options)
 
