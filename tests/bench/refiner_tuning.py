@@ -16,6 +16,7 @@ import argparse
 import json
 import random
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from pdd_cli.evaluate.cases import Source
 from pdd_cli.evaluate.documents import read_library
 from pdd_cli.evaluate.settings import BAD, EvalSettings
 from pdd_cli.evaluate.tasks import MAKERS
-from pdd_core.refinement.capture import choose_layers
+from pdd_core.refinement.capture import CAPTURE_DEPTHS, CAPTURE_HEADS, CAPTURE_WINDOW, choose_layers
 from pdd_core.refinement.prompt import RefinePrompt
 from pdd_core.refinement.refiners import AttentionRefiner, refiner
 from pdd_core.refinement.scores import PromptScores, prompt_scores
@@ -163,22 +164,38 @@ def read_setting(text):
 
 DEPTHS = [
     (0.4, 0.47, 0.53, 0.6), (0.2, 0.3, 0.4, 0.5), (0.5, 0.6, 0.7, 0.8), (0.3, 0.4, 0.5, 0.6, 0.7), (0.4,), (0.5,),
-    (0.6,), (0.7,), (0.4, 0.5), (0.5, 0.6), (0.6, 0.7), (0.47, 0.57), tuple(n / 10 for n in range(10)),
+    (0.57,), (0.7,), (0.4, 0.5), (0.47, 0.57), (0.6, 0.74), (0.47, 0.57, 0.74), tuple(n / 10 for n in range(10)),
 ]  # fmt: skip
 POOLS = [(1, "max"), (7, "max"), (15, "max"), (31, "max"), (7, "mean"), (15, "mean"), (31, "mean"), (63, "mean")]
 
 
+def begin_search(folder):
+    held.extend(loaded(folder))
+
+
+def quality_here(setting):
+    return quality(held, setting)
+
+
+held: list = []
+"""The cases of a process that searches."""
+
+
 def search(options):
-    cases = list(loaded(options.folder))
+    count = sum(path.stem.split("-")[0] in TASKS for path in options.folder.glob("*-*.npz"))
+    with ProcessPoolExecutor(options.jobs, initializer=begin_search, initargs=(options.folder,)) as pool:
+        climb(pool, count, options)
+
+
+def climb(pool, count, options):
     drawn = random.Random(0)
     tried: dict = {}
 
     def try_all(settings):
-        for setting in settings:
-            if setting not in tried:
-                tried[setting] = quality(cases, setting)
+        fresh = [setting for setting in dict.fromkeys(settings) if setting not in tried]
+        tried.update(zip(fresh, pool.map(quality_here, fresh), strict=True))
 
-    begin = (16, "max", DEPTHS[0], 7, "mean", "line", False)
+    begin = (CAPTURE_WINDOW, CAPTURE_HEADS, CAPTURE_DEPTHS, 7, "mean", "line", False)
     try_all([begin])
     axes = [WINDOWS, HEADS, DEPTHS, list(POOLS), ["token", "word", "line"], [False, True]]
 
@@ -204,16 +221,17 @@ def search(options):
         print(f"from {written(start)} to {written(at)}: {single(tried[at]):.4f}", flush=True)
     ranked = sorted(tried, key=lambda setting: -single(tried[setting]))
     kinds = sorted({kind for kind, _ in tried[begin]})
-    print(f"{len(cases)} cases, {len(tried)} settings; kinds {kinds}, each at ratios {RATIOS}")
+    print(f"{count} cases, {len(tried)} settings; kinds {kinds}, each at ratios {RATIOS}")
     for setting in [*ranked[: options.show], begin]:
         row = "  ".join("/".join(f"{100 * tried[setting][kind, r]:.0f}" for r in RATIOS) for kind in kinds)
         print(f"{single(tried[setting]):.4f}  {row}  {written(setting)}")
     best = ranked[0]
     print("one setting changed at a time:")
+    around = [with_axis(best, number, value) for number, axis in enumerate(axes) for value in axis]
+    try_all(around)
     for number, axis in enumerate(axes):
         for value in axis:
             changed = with_axis(best, number, value)
-            try_all([changed])
             print(f"  {single(tried[changed]):.4f}  {written(changed)}")
 
 
@@ -223,7 +241,10 @@ def answer(options):
     settings = {text: read_setting(text) for text in options.settings}
     totals: dict = {}
     for case, record, prompt in right_cases(source, examiner, options):
-        with np.load(options.folder / f"{case.task}-{case.number}.npz") as held:
+        path = options.folder / f"{case.task}-{case.number}.npz"
+        if not path.exists():
+            continue  # `read` has not come to it
+        with np.load(path) as held:
             arrays = {name: held[name] for name in held.files}
         kept = {("full", 1.0): list(range(len(prompt))), BAD: refiner(BAD[0]).pdd_refine(None, prompt, BAD[1])}
         for ratio in options.ratios:
@@ -257,6 +278,7 @@ def main():
     parser.add_argument("settings", nargs="*")
     parser.add_argument("--cases", type=int, default=24, help="tried of each task")
     parser.add_argument("--share", default="0/1", help="NUMBER/PROCESSES: read a part, beside other processes")
+    parser.add_argument("--jobs", type=int, default=1, help="processes of a search")
     parser.add_argument("--starts", type=int, default=4, help="random places to begin the search at")
     parser.add_argument("--show", type=int, default=12)
     parser.add_argument("--ratios", type=lambda text: [float(part) for part in text.split(",")], default=[0.25])

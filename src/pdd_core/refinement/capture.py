@@ -13,7 +13,7 @@ HEADS: tuple[Heads, ...] = ("max", "mean")
 
 CAPTURE_WINDOW = 16
 """So many of a prompt's last tokens say what matters."""
-CAPTURE_DEPTHS = (0.4, 0.47, 0.53, 0.6)
+CAPTURE_DEPTHS = (0.47, 0.57)
 """Depths of the captured layers, as shares of the model's."""
 CAPTURE_HEADS: Heads = "max"
 
