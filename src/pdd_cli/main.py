@@ -202,7 +202,7 @@ def eval_refine(
     ] = None,
     cases: Annotated[int | None, typer.Option(help="Scored cases per task.  [default: 100]", min=1)] = None,
     lengths: Annotated[
-        str | None, typer.Option(help="Tokens of the documents.  [default: 256:768]", metavar="MIN:MAX")
+        str | None, typer.Option(help="Tokens of the documents.  [default: 512:1536]", metavar="MIN:MAX")
     ] = None,
     ratios: Annotated[
         str | None, typer.Option(help="Shares of the prompt to keep, with commas.", metavar="0.1,0.25,...")
@@ -216,7 +216,11 @@ def eval_refine(
     heads: Annotated[
         str | None, typer.Option(help="How a layer's heads are made one.", metavar="max|mean")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.  [default: all CPUs]", min=1)] = None,
+    first: Annotated[int | None, typer.Option(help="Number of the first case.  [default: 0]", min=0)] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes that share the cases.  [default: 1]", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads, of all processes together.  [default: all CPUs]", min=1)
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few short cases: does it work here?")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the JSON and the PNG.", file_okay=False)] = Path(),
 ) -> None:
@@ -238,6 +242,8 @@ def eval_refine(
         layers=layers,
         window=window,
         heads=heads,
+        first=first,
+        jobs=jobs,
         threads=threads,
         quick=quick,
     )

@@ -8,19 +8,20 @@ answers takes its scores from the cloud.
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
 import numpy as np
 from llama_cpp._ggml import libggml
 
 from pdd_core.errors import DeviceEngineFailed, ModelError
-from pdd_core.refinement.scores import PromptScores
 from pdd_llamacpp_adapter.context import LlamaContext
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
+
+    from pdd_core.refinement.scores import Attention
 
 NODE = "kq_soft_max-"
 """What ``llm_graph_context::build_attn_mha`` calls a layer's softmax weights, before the layer's number."""
@@ -30,8 +31,16 @@ CHUNK = 128
 """Tokens of the prompt before the window that go into one llama_decode."""
 
 
-Attention = dict[int, np.ndarray]
-"""Layer -> softmax weights, float32 of shape (heads, queries, prompt tokens)."""
+def chunks(begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield spans that cover the positions from `begin` to `end`, none of a single token unless there is no other.
+
+    llama.cpp has another kernel for single tokens, whose results differ in the last bits. Without them, results
+    are the same bits however a prompt is cut.
+    """
+    while begin < end:
+        stop = end if end - begin <= CHUNK + 1 else begin + CHUNK
+        yield begin, stop
+        begin = stop
 
 
 class _TensorHead(ctypes.Structure):
@@ -113,8 +122,8 @@ class AttentionContext(LlamaContext):
         wanted = sorted(range(self.n_layer) if layers is None else set(layers))
         self.rewind(0)
         before = len(ids) - window
-        for start in range(0, before, CHUNK):
-            self.decode(ids[start : min(start + CHUNK, before)], want_logits=False)
+        for start, end in chunks(0, before):
+            self.decode(ids[start:end], want_logits=False)
         self._wanted_layers, self._seen, self._failure = frozenset(wanted), {}, None
         try:
             self.decode(ids[before:], want_logits=False, outputs=[window - 1])
@@ -144,18 +153,6 @@ class AttentionContext(LlamaContext):
             self._failure = error
             return not ask
         return layer in self._wanted_layers or not ask
-
-
-def prompt_scores(
-    attention: Mapping[int, np.ndarray], *, heads: Literal["max", "mean"], window: int | None = None
-) -> PromptScores:
-    """Return the scores of a prompt: mean over the last `window` queries, reduced over the heads."""
-    layers = tuple(sorted(attention))
-    held = attention[layers[0]].shape[1]
-    window = held if window is None else min(window, held)
-    reduce = np.max if heads == "max" else np.mean
-    rows = [reduce(attention[layer][:, held - window :].mean(axis=1), axis=0) for layer in layers]
-    return PromptScores(np.stack(rows).astype(np.float32), layers, window, heads)
 
 
 def _read(tensor: int) -> np.ndarray:

@@ -36,7 +36,7 @@ class Judging:
         self._allowed: dict[int, np.ndarray] = {}
         self.verdict: Verdict | None = None
         self.excess: float | None = None
-        """Nats per token by which the device finds the cloud's tokens less likely than the cloud did."""
+        """Nats per token by which the device finds the cloud's tokens less likely, see `Guard.excess`."""
 
     @property
     def judged(self) -> int:
@@ -129,4 +129,4 @@ class Judging:
     def __str__(self) -> str:
         if self.excess is None:
             return "no token to judge by"
-        return f"{self.excess:+.2f} nats per token over {self.judged} tokens"
+        return f"{self.excess:+.2f} nats per token at worst, of {self.judged} tokens"

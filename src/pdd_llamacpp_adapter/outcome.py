@@ -35,7 +35,8 @@ class RefinementReport:
     """``agreed``, ``disagreed`` (the full prompt was read after all), ``too_few_tokens`` to judge by, or None
     without a verdict."""
     guard_excess: float | None = None
-    """Nats per token by which the device found the cloud's tokens less likely than the cloud did."""
+    """Nats per token by which the device found the cloud's tokens less likely, where that was worst; see
+    `pdd_core.refinement.guard.Guard.excess`."""
     guard_tokens: int = 0
     """Tokens that the guard judged by."""
     reason: str | None = None

@@ -12,11 +12,11 @@ from pdd_core.env import Env
 from pdd_core.errors import ConfigurationError
 from pdd_core.optin import MAX_DECODE_BUDGET
 from pdd_core.policies.pressure import PressureSettings
+from pdd_core.refinement.capture import CAPTURE_DEPTHS, CAPTURE_HEADS, CAPTURE_WINDOW, HEADS, Heads
 
 KEY = "pdd"
 REFINE = ("auto", "off", "attention", "lexical", "truncation", "random")
 """Values of `refine`. ``auto`` is attention where ``--worker-cls`` names `PDDWorker`, else off."""
-HEADS = ("max", "mean")
 BUDGET_POLICIES = ("load", "client", "fixed")
 _PRESSURE = PressureSettings()
 
@@ -56,11 +56,11 @@ class PDDConfig:
     """Longest wait for the engine's confirmation of a DELETE: the rest of its running step."""
     refine: str = "auto"
     """Where refined prompts come from: auto, off, attention, lexical, truncation or random."""
-    refine_window: int = 16
+    refine_window: int = CAPTURE_WINDOW
     """How many of the prompt's last tokens say what matters: those whose attention is captured."""
-    refine_layers: tuple[float, ...] = (0.4, 0.47, 0.53, 0.6)
+    refine_layers: tuple[float, ...] = CAPTURE_DEPTHS
     """Depths of the captured layers, as shares of the model's depth. Each costs time and little memory."""
-    refine_heads: Literal["max", "mean"] = "max"
+    refine_heads: Heads = CAPTURE_HEADS
     """How a layer's heads are made one: the attention of the head that cares most, or of the mean."""
     refine_max_prompt_tokens: int = 131_072
     """Longer prompts are not refined: a bound on memory and on the time of a request."""

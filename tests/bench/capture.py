@@ -4,7 +4,9 @@
     python tests/bench/capture.py agreement MODEL
 
 `cost` sends the same number of prompts with and without `pdd_refine_ratio`, turn by turn, to one engine in this
-process, and prints the ratio of the times. The scores are fetched too: that belongs to the cost. `agreement`
+process, and prints the ratio of the times. The scores are fetched too: that belongs to the cost. On a CPU that
+others use too, `--core N` keeps the engine on one core with one thread, and the CPU time of this process is the
+figure; noise is how far plain bursts stray, each from the one before. MODEL `demo` is the demo model. `agreement`
 compares scores with transformers' eager attention on the same weights, rounded as the engine's are. MODEL is a
 folder; `--load-format dummy` needs no weights in it. One JSON object per line; the last one is the result.
 """
@@ -16,6 +18,7 @@ import random
 import statistics
 import time
 import uuid
+from itertools import pairwise
 
 WORKER = "pdd_vllm_plugin.worker.PDDWorker"
 SCHEDULER = "pdd_vllm_plugin.scheduler.PDDAsyncScheduler"
@@ -28,6 +31,9 @@ def say(**values):
 def engine(options):
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_PLUGINS": "pdd", "HF_HUB_OFFLINE": "1"}
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    if options.core is not None:
+        os.sched_setaffinity(0, {options.core})
+        os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": str(options.core), "OMP_NUM_THREADS": "1"}
     from pdd_vllm_plugin.compat import provide_vllm_metadata
 
     provide_vllm_metadata()
@@ -60,7 +66,7 @@ def engine(options):
 
 
 def burst(llm, prompts, *, refine):
-    """Return the seconds for these prompts, the scores fetched, and the scores' messages."""
+    """Return wall and CPU seconds for these prompts, the scores fetched, and the scores' messages."""
     from vllm import SamplingParams
 
     handoffs = [uuid.uuid4().hex for _ in prompts]
@@ -69,10 +75,10 @@ def burst(llm, prompts, *, refine):
         SamplingParams(max_tokens=1, temperature=0, ignore_eos=True, detokenize=False, extra_args=extra)
         for extra in extras
     ]
-    begun = time.perf_counter()
+    begun, worked = time.perf_counter(), time.process_time()
     llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False)
     messages = llm.collective_rpc("pdd_take_scores", args=(handoffs,))[0] if refine else []
-    return time.perf_counter() - begun, messages
+    return (time.perf_counter() - begun, time.process_time() - worked), messages
 
 
 def cost(options):
@@ -96,21 +102,28 @@ def pairs_of_bursts(llm, prompts, pairs):
     times = {False: [], True: []}
     for pair in range(pairs):
         for refine in (False, True) if pair % 2 else (True, False):
-            seconds, messages = burst(llm, prompts(), refine=refine)
+            both, messages = burst(llm, prompts(), refine=refine)
             if refine and not all(message and "values" in message for message in messages):
                 raise SystemExit("a prompt was not captured")
-            times[refine].append(seconds)
-    ratios = [with_ / without for with_, without in zip(times[True], times[False], strict=True)]
-    say(
-        length=len(prompts()[0]),
-        requests=len(prompts()),
-        plain_s=[round(value, 4) for value in times[False]],
-        captured_s=[round(value, 4) for value in times[True]],
-        ratio_of_medians=round(statistics.median(times[True]) / statistics.median(times[False]), 4),
-        median_ratio=round(statistics.median(ratios), 4),
-        ratio_of_fastest=round(min(times[True]) / min(times[False]), 4),
-        noise=round(statistics.pstdev(times[False]) / statistics.mean(times[False]), 4),
-    )
+            times[refine].append(both)
+    for index, clock in enumerate(("wall", "cpu")):
+        plain, captured = ([both[index] for both in times[refine]] for refine in (False, True))
+        say(clock=clock, length=len(prompts()[0]), requests=len(prompts()), **ratio(plain, captured))
+
+
+def ratio(plain, captured):
+    """Return the median of captured / plain over the pairs, its 95 % interval by resampling, and the noise."""
+    pairs = [b / a for a, b in zip(plain, captured, strict=True)]
+    draw = random.Random(0)
+    medians = sorted(statistics.median(draw.choices(pairs, k=len(pairs))) for _ in range(2000))
+    return {
+        "plain_s": [round(value, 4) for value in plain],
+        "captured_s": [round(value, 4) for value in captured],
+        "ratio_of_medians": round(statistics.median(captured) / statistics.median(plain), 4),
+        "median_ratio": round(statistics.median(pairs), 4),
+        "interval": [round(medians[50], 4), round(medians[-51], 4)],
+        "noise": round(statistics.median(abs(b / a - 1) for a, b in pairwise(plain)), 4),
+    }
 
 
 def texts():
@@ -182,7 +195,12 @@ def main():
     parser.add_argument("--max-model-len", type=int, default=4096)
     parser.add_argument("--bursts", default="2x2048", help="requests x prompt tokens, ...")
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--core", type=int, help="run on this CPU alone, with one thread")
     options = parser.parse_args()
+    if options.model == "demo":
+        from pdd_cli.demo_model import prepare
+
+        options.model = str(prepare().vllm_dir)
     {"cost": cost, "agreement": agreement}[options.what](options)
 
 

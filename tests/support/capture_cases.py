@@ -55,6 +55,7 @@ class World:
         self.random = random.Random(1)
         self.ids = {}
         self.preempted = {}
+        self.steps = {}
 
     def prompt(self, length):
         return [self.random.randrange(1, 512) for _ in range(length)]
@@ -85,10 +86,22 @@ class World:
                 before = self.preempted.setdefault(name, [])
                 if request.num_preemptions > len(before):
                     before.append(request.num_output_tokens)
+            running = [request.request_id[:32] for request in self.scheduler.running]
             outputs |= {out.request_id: out for out in self.llm.llm_engine.step()}
+            for request in self.scheduler.requests.values():
+                self._note(request.request_id[:32], request.num_computed_tokens, running)
             if until is not None and until():
                 break
         return outputs
+
+    def _note(self, name, computed, running):
+        """Take note of how far a request's prompt is, and who else was at work."""
+        prompt = self.ids.get(name, ())
+        if 0 < computed < len(prompt):
+            self.steps.setdefault(name, {"ends": [], "beside": 0})["ends"].append(computed)
+        if name in self.ids:
+            noted = self.steps.setdefault(name, {"ends": [], "beside": 0})
+            noted["beside"] = max(noted["beside"], len(set(running) - {name}))
 
     def counts(self):
         return self.llm.collective_rpc("pdd_capture_counts")[0]
@@ -118,6 +131,7 @@ class World:
             "largest": float(eager.max()),
             "cached": None if output is None else output.num_cached_tokens,
             "preempted_at": self.preempted.get(handoff, []),
+            **self.steps.get(handoff, {"ends": [], "beside": 0}),
         }
 
     def ask(self, *prompts, **options):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pdd_cli.evaluate.metrics import divergence
 from pdd_cli.evaluate.prompts import build_prompt, opening_ids
 from pdd_cli.evaluate.store import kept_key
-from pdd_llamacpp_adapter.attention import prompt_scores
+from pdd_core.refinement.scores import PromptScores, prompt_scores
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pdd_cli.evaluate.cases import Case
     from pdd_cli.evaluate.reader import Reader
     from pdd_cli.evaluate.store import Store
+    from pdd_core.refinement.capture import Heads
     from pdd_core.refinement.prompt import RefinePrompt
-    from pdd_core.refinement.scores import PromptScores
 
 GIVEN = 8
 """The cloud's tokens that the device is given before it goes on alone, and the guard judges by."""
@@ -37,7 +37,7 @@ class Examiner:
     """Measures cases on one model, and remembers."""
 
     def __init__(
-        self, reader: Reader, store: Store, *, window: int, layers: Collection[int], heads: Literal["max", "mean"]
+        self, reader: Reader, store: Store, *, window: int, layers: Collection[int], heads: Heads
     ) -> None:
         self._reader = reader
         self._store = store
@@ -97,8 +97,6 @@ class Examiner:
 
     def scores(self, case: Case, prompt: RefinePrompt) -> PromptScores:
         """Return the attention scores of a case's prompt."""
-        from pdd_core.refinement.scores import PromptScores
-
         held = self._store.arrays(case, self._scores_name)
         if held is None:
             return self._capture(case, prompt)
@@ -118,15 +116,18 @@ class Examiner:
         self, case: Case, record: Record, prompt: RefinePrompt, kept: Iterable[Sequence[int]]
     ) -> list[str]:
         """Measure refined prompts, which `record` has then among its outcomes; returns their keys in order."""
+        lists = [list(indices) for indices in kept]
+        keys = [kept_key(indices) for indices in lists]
+        by_key = dict(zip(keys, lists, strict=True))
         known: dict[str, Outcome] = record["outcomes"]
-        keys = []
+        missing = [key for key in by_key if key not in known]
         try:
-            for indices in kept:
-                keys.append(kept_key(indices))
-                if keys[-1] not in known:
-                    known[keys[-1]] = self._outcome(case, record, prompt, indices)
+            # sorted, each shares as many first tokens with the one before it as any order could give it
+            for key in sorted(missing, key=by_key.__getitem__):
+                known[key] = self._outcome(case, record, prompt, by_key[key])
         finally:
-            self._store.keep(case, record)
+            if missing:
+                self._store.keep(case, record)
         return keys
 
     def _outcome(self, case: Case, record: Record, prompt: RefinePrompt, kept: Sequence[int]) -> Outcome:
@@ -136,6 +137,7 @@ class Examiner:
         outcome: Outcome = {
             "kept": len(kept),
             "device": [round(float(rows[index, token]), 5) for index, token in enumerate(answer)],
+            "same": "".join("01"[int(same)] for same in chosen == np.asarray(answer)),
         }
         if case.expected:
             return outcome | {"score": float(np.array_equal(chosen[start:end], answer[start:end]))}

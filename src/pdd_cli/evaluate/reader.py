@@ -1,7 +1,7 @@
 """What an evaluation asks of llama.cpp: attention, greedy answers, and likelihoods of given tokens.
 
-The same prompt gives the same bits whatever was read before it: batches begin at multiples of `CHUNK`, and only
-whole ones are reused.
+What two prompts begin with is read once. The same prompt gives the same bits whatever was read before it: of the
+memory, only what was read in batches is reused, see `pdd_llamacpp_adapter.attention.chunks`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pdd_cli.evaluate.metrics import log_softmax
-from pdd_llamacpp_adapter.attention import CHUNK, AttentionContext, n_ctx_train
+from pdd_llamacpp_adapter.attention import AttentionContext, chunks, n_ctx_train
+from pdd_llamacpp_adapter.reading import common_prefix
 from pdd_llamacpp_adapter.vocab import Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from pathlib import Path
 
-    from pdd_llamacpp_adapter.attention import Attention
+    from pdd_core.refinement.scores import Attention
 
 
 class Reader:
@@ -30,7 +31,8 @@ class Reader:
         self.vocab = Vocabulary(self._context.model)
         self.n_layer = self._context.n_layer
         self.n_ctx_train = n_ctx_train(self._context)
-        self._reusable = 0
+        self._batched = 0
+        """So many of the first tokens in memory were read in batches of more than one."""
 
     def close(self) -> None:
         """Free the model."""
@@ -40,7 +42,7 @@ class Reader:
     def read(self, ids: Sequence[int], *, window: int, layers: Collection[int] | None) -> Attention:
         """Prefill a prompt and return the attention of its end; see `AttentionContext.attention`."""
         attention = self._context.attention(ids, window=window, layers=layers)
-        self._reusable = len(ids) - min(window, len(ids))
+        self._batched = len(ids) if min(window, len(ids)) > 1 else len(ids) - 1
         return attention
 
     def answer(self, tokens: int, *, opening: Sequence[int], after: int) -> tuple[list[int], list[float]]:
@@ -66,17 +68,19 @@ class Reader:
 
     def forced(self, ids: Sequence[int], answer: Sequence[int]) -> np.ndarray:
         """Return the log-probabilities at each token of `answer` behind the prompt: float32 (answer, n_vocab)."""
-        common = 0
-        for mine, held in zip(ids[: min(len(ids) - 1, self._reusable)], self._context.ids, strict=False):
-            if mine != held:
-                break
-            common += 1
-        start = self._context.rewind(common // CHUNK * CHUNK)
-        tail = (len(ids) - 1) // CHUNK * CHUNK
-        for begin in range(start, tail, CHUNK):
-            self._context.decode(ids[begin : begin + CHUNK], want_logits=False)
-        self._reusable = tail
-        first = len(ids) - 1 - tail
-        outputs = range(first, first + len(answer))
-        self._context.decode([*ids[tail:], *answer[:-1]], want_logits=False, outputs=outputs)
+        everything = [*ids, *answer[:-1]]
+        last = len(ids) - 1
+        # the last batch has two tokens at least, wherever what is known ends
+        known = min(
+            common_prefix(self._context.ids[: self._batched], everything[:last]), max(0, len(everything) - 2)
+        )
+        begin = self._context.rewind(known)
+        for start, end in chunks(begin, last):
+            if end == last:
+                break  # with the answer, in the last batch
+            self._context.decode(everything[start:end], want_logits=False)
+            begin = end
+        outputs = range(last - begin, len(everything) - begin)
+        self._context.decode(everything[begin:], want_logits=False, outputs=outputs)
+        self._batched = len(everything)
         return log_softmax(np.stack([self._context.logits_at(index) for index in outputs]))

@@ -7,22 +7,22 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pdd_cli.evaluate.metrics import Estimate, bootstrap, separating, wilson
-from pdd_core.refinement.guard import Guard
+from pdd_cli.evaluate.settings import BAD, NONE
+from pdd_core.refinement.guard import THRESHOLD, Guard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from pdd_cli.evaluate.examination import Measured
     from pdd_cli.evaluate.measure import Outcome, Record
+    from pdd_cli.evaluate.settings import Setting
 
-NONE = "none"
-"""Not a refiner: only the protected tokens are kept."""
-THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+THRESHOLDS = tuple(sorted({0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, THRESHOLD}))
 """Nats per token."""
+GUARD_TOKENS = (8, 32)
+"""The guard is looked at with so many of the cloud's tokens to judge by."""
 GOOD = 0.9
 """An open answer with at least this agreement lost nothing that the guard should report."""
-
-Setting = tuple[str, float]
-"""Refiner and ratio."""
 
 
 @dataclass(slots=True)
@@ -38,13 +38,22 @@ class TaskResults:
     """In the order of `records`."""
 
     @property
+    def ratios(self) -> set[float]:
+        """The ratios that were asked for: those that more than the guard's bad setting has."""
+        return {ratio for refiner, ratio in self.outcomes if refiner not in (NONE, BAD[0])}
+
+    @property
     def exact(self) -> bool:
         """Whether a case is right or wrong, not a share."""
         return self.task != "agreement"
 
-    def add(self, setting: Setting, outcome: Outcome) -> None:
-        """Take in what came of the last record's case."""
-        self.outcomes.setdefault(setting, []).append(outcome)
+    def add(self, measured: Measured) -> None:
+        """Take in one case; it counts only as tried if the model does not get it right."""
+        self.tried += 1
+        if measured.outcomes:
+            self.records.append(measured.record)
+            for setting, outcome in measured.outcomes.items():
+                self.outcomes.setdefault(setting, []).append(outcome)
 
     def score(self, setting: Setting) -> Estimate:
         """Return the share of right answers, or the mean agreement."""
@@ -63,9 +72,9 @@ class TaskResults:
         ]
         return math.fsum(shares) / len(shares)
 
-    def excess(self, setting: Setting, tokens: int) -> list[float]:
+    def statistic(self, setting: Setting, tokens: int) -> list[float]:
         """Return the guard's statistic of each case, by the first `tokens` of the cloud's."""
-        guard = Guard(least_tokens=1, tokens=tokens)
+        guard = Guard(tokens=tokens)
         pairs = zip(self.records, self.outcomes[setting], strict=True)
         return [guard.excess(record["cloud"], outcome["device"]) for record, outcome in pairs]
 
@@ -74,12 +83,21 @@ class TaskResults:
         return [outcome["score"] < (1.0 if self.exact else GOOD) for outcome in self.outcomes[setting]]
 
 
-def figures(results: Iterable[TaskResults], *, bad: Setting, tokens: int) -> dict[str, Any]:
+def figures(results: Iterable[TaskResults], *, bad: Setting) -> dict[str, Any]:
     """Return all figures, ready for JSON. `bad` is the setting that the guard has to notice."""
-    results = [result for result in results if result.records]
+    results = list(results)
+    scored = [result for result in results if result.records]
     return {
-        "tasks": {result.task: _task(result, [s for s in result.outcomes if s != bad]) for result in results},
-        "guard": _guard(results, bad, tokens),
+        "tried": {result.task: result.tried for result in results},
+        "tasks": {
+            result.task: _task(result, [s for s in result.outcomes if s != bad or s[1] in result.ratios])
+            for result in scored
+        },
+        "guard": {
+            "bad": list(bad),
+            "threshold": THRESHOLD,
+            "tasks": {result.task: [_guard(result, bad, tokens) for tokens in GUARD_TOKENS] for result in scored},
+        },
     }
 
 
@@ -116,39 +134,36 @@ def _by_kind(result: TaskResults, setting: Setting) -> dict[str, Any]:
     return {kind: _rounded(wilson(round(sum(scores)), len(scores))) for kind, scores in sorted(kinds.items())}
 
 
-def _guard(results: Sequence[TaskResults], bad: Setting, tokens: int) -> dict[str, Any]:
+def _guard(result: TaskResults, bad: Setting, tokens: int) -> dict[str, Any]:
     """Return the rates of false alarms and misses at each threshold, and where a threshold separates."""
-    report: dict[str, Any] = {"tokens": tokens, "bad": list(bad), "tasks": {}}
-    for result in results:
-        settings = [setting for setting in result.outcomes if setting[0] not in (NONE, bad[0]) or setting == bad]
-        excess = {setting: result.excess(setting, tokens) for setting in result.outcomes}
-        whole = [value for setting, values in excess.items() if setting[1] == 1.0 for value in values]
-        no_alarm_up_to, fires_below = separating(excess.get(bad, []), whole)
-        cases = [
-            (value, lost)
-            for setting in settings
-            if setting[1] < 1.0 and setting != bad
-            for value, lost in zip(excess[setting], result.lost(setting), strict=True)
-        ]
-        report["tasks"][result.task] = {
-            "largest_at_ratio_1": round(no_alarm_up_to, 4),
-            "bad_95_percent_above": round(fires_below, 4),
-            "thresholds": [
-                {
-                    "threshold": threshold,
-                    "bad": _rounded(_share(value > threshold for value in excess.get(bad, []))),
-                    "ratio_1": _rounded(_share(value > threshold for value in whole)),
-                    "false_alarms": _rounded(_share(value > threshold for value, lost in cases if not lost)),
-                    "misses": _rounded(_share(value <= threshold for value, lost in cases if lost)),
-                }
-                for threshold in THRESHOLDS
-            ],
-            "mean_excess": {
-                f"{refiner} {ratio:g}": round(math.fsum(values) / len(values), 4)
-                for (refiner, ratio), values in excess.items()
-            },
-        }
-    return report
+    found = {setting: result.statistic(setting, tokens) for setting in result.outcomes}
+    whole = [value for setting, values in found.items() if setting[1] == 1.0 for value in values]
+    no_alarm_up_to, fires_below = separating(found.get(bad, []), whole)
+    cases = [
+        (value, lost)
+        for setting, values in found.items()
+        if setting[0] != NONE and setting[1] < 1.0 and setting != bad
+        for value, lost in zip(values, result.lost(setting), strict=True)
+    ]
+    return {
+        "tokens": tokens,
+        "largest_at_ratio_1": _figure(no_alarm_up_to),
+        "bad_95_percent_above": _figure(fires_below),
+        "thresholds": [
+            {
+                "threshold": threshold,
+                "bad": _rounded(_share(value > threshold for value in found.get(bad, []))),
+                "ratio_1": _rounded(_share(value > threshold for value in whole)),
+                "false_alarms": _rounded(_share(value > threshold for value, lost in cases if not lost)),
+                "misses": _rounded(_share(value <= threshold for value, lost in cases if lost)),
+            }
+            for threshold in THRESHOLDS
+        ],
+        "mean": {
+            f"{refiner} {ratio:g}": _figure(math.fsum(values) / len(values))
+            for (refiner, ratio), values in found.items()
+        },
+    }
 
 
 def _share(hits: Iterable[bool]) -> Estimate:
@@ -165,4 +180,8 @@ def _count(names: Iterable[str]) -> Mapping[str, int]:
 
 def _rounded(estimate: Estimate) -> dict[str, float | None]:
     values = asdict(estimate)
-    return {name: round(value, 4) if math.isfinite(value) else None for name, value in values.items()}
+    return {name: _figure(value) for name, value in values.items()}
+
+
+def _figure(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None  # JSON has no NaN

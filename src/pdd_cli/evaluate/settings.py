@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pdd_cli.host import cpu_count
 from pdd_core.errors import ConfigurationError
+from pdd_core.refinement.capture import CAPTURE_DEPTHS, CAPTURE_HEADS, CAPTURE_WINDOW, HEADS, Heads
 from pdd_core.refinement.refiners import REFINERS
-from pdd_vllm_plugin.config import HEADS, PDDConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-CAPTURE = PDDConfig()
-"""The cloud's defaults: what it captures unless told otherwise."""
 TASKS = ("agreement", "recall", "answers")
 RATIOS = (0.1, 0.2, 0.25, 0.3, 0.5, 0.75, 1.0)
 QUICK = {"cases": 3, "shortest": 192, "longest": 256, "ratios": (0.25, 0.5, 1.0)}
 """A smoke run: its figures mean nothing."""
 LARGEST_WINDOW = 256
 """Tokens; they go through llama.cpp in one batch."""
-BAD_RATIO = 0.05
-"""A random refinement to this ratio is what the guard has to notice."""
+ROOM = 512
+"""Tokens of context beyond the longest document: template, question, answer, hidden lines."""
+
+Setting = tuple[str, float]
+"""Refiner and ratio."""
+BAD: Setting = ("random", 0.05)
+"""The refined prompt that the guard has to notice."""
+NONE = "none"
+"""Not a refiner: only the protected tokens are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,21 +46,32 @@ class EvalSettings:
     """Documents; none are the language reference that Python ships."""
     cases: int = 100
     """Scored cases per task."""
-    shortest: int = 256
+    shortest: int = 512
     """Tokens of the shortest document."""
-    longest: int = 768
+    longest: int = 1536
     """Tokens of the longest document."""
     tasks: tuple[str, ...] = TASKS
     refiners: tuple[str, ...] = tuple(REFINERS)
     ratios: tuple[float, ...] = RATIOS
+    first: int = 0
+    """Number of the first case: what was tuned on some cases is tested on others."""
+    jobs: int = 1
+    """Processes that share the cases."""
     threads: int = 1
-    window: int = CAPTURE.refine_window
-    depths: tuple[float, ...] = CAPTURE.refine_layers
-    heads: Literal["max", "mean"] = CAPTURE.refine_heads
+    """CPU threads, of all processes together."""
+    window: int = CAPTURE_WINDOW
+    depths: tuple[float, ...] = CAPTURE_DEPTHS
+    heads: Heads = CAPTURE_HEADS
 
     def __post_init__(self) -> None:
         if self.cases < 1:
             raise ConfigurationError(f"--cases must be at least 1, not {self.cases}")
+        if self.first < 0:
+            raise ConfigurationError(f"--first must be at least 0, not {self.first}")
+        if not 1 <= self.jobs <= self.threads:
+            raise ConfigurationError(
+                f"--jobs must be from 1 to the number of threads, {self.threads}, not {self.jobs}"
+            )
         if not 64 <= self.shortest <= self.longest:
             raise ConfigurationError(f"--lengths must be two numbers of tokens from 64 up, not {self.lengths}")
         for option, given, known in (("--task", self.tasks, TASKS), ("--refiner", self.refiners, REFINERS)):
@@ -69,6 +85,16 @@ class EvalSettings:
             raise ConfigurationError(f"--heads must be one of {', '.join(HEADS)}, not {self.heads!r}")
         if not self.ratios or not all(0 < ratio <= 1 for ratio in self.ratios):
             raise ConfigurationError("--ratios must be numbers above 0 and at most 1")
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens of context that a case can need."""
+        return self.longest + ROOM
+
+    @property
+    def threads_per_job(self) -> int:
+        """CPU threads of one process; what does not divide evenly is left idle."""
+        return self.threads // self.jobs
 
     @property
     def lengths(self) -> str:
@@ -86,6 +112,7 @@ def refine_settings(
     gguf: Path | None,
     texts: Sequence[Path] | None,
     cases: int | None,
+    first: int | None,
     lengths: str | None,
     ratios: str | None,
     tasks: Sequence[str] | None,
@@ -93,6 +120,7 @@ def refine_settings(
     layers: str | None,
     window: int | None,
     heads: str | None,
+    jobs: int | None,
     threads: int | None,
     quick: bool,
 ) -> EvalSettings:
@@ -103,9 +131,8 @@ def refine_settings(
     """
     chosen: dict[str, Any] = dict(QUICK) if quick else {}
     chosen |= {"gguf": gguf, "threads": threads or cpu_count()}
-    for name, value in (("cases", cases), ("window", window), ("heads", heads)):
-        if value is not None:
-            chosen[name] = value
+    numbers = {"cases": cases, "first": first, "window": window, "heads": heads, "jobs": jobs}
+    chosen |= {name: value for name, value in numbers.items() if value is not None}
     for name, values in (("texts", texts), ("tasks", tasks), ("refiners", refiners)):
         if values:
             chosen[name] = tuple(dict.fromkeys(values))
@@ -122,7 +149,7 @@ def _lengths(text: str) -> tuple[int, int]:
     try:
         shortest, longest = map(int, text.split(":"))
     except ValueError:
-        raise ConfigurationError(f"--lengths must be two numbers such as 256:768, not {text!r}") from None
+        raise ConfigurationError(f"--lengths must be two numbers such as 512:1536, not {text!r}") from None
     return shortest, longest
 
 

@@ -40,8 +40,8 @@ def _by_ratio(title: str, task: Mapping[str, Any], cell: Callable[[Mapping[str, 
         if refiner != "none":
             table.add_row(refiner, *(rows.get((refiner, ratio), "") for ratio in ratios))
     if bottom := [value for (refiner, _), value in rows.items() if refiner == "none"]:
-        table.caption = f"protected tokens alone: {bottom[0]}"
-        table.caption_justify = "left"
+        table.add_section()
+        table.add_row("protected alone", bottom[0])
     return table
 
 
@@ -49,19 +49,19 @@ def _guard(guard: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
     refiner, ratio = guard["bad"]
-    table = Table(
-        title=f"Guard over the first {guard['tokens']} tokens: how often it fires (%)",
-        title_justify="left",
-        title_style="bold",
-    )
-    for column in ("task", "nats per token", f"{refiner} {ratio:g}", "ratio 1", "false alarms", "misses"):
+    table = Table(title="The guard: how often it fires (%)", title_justify="left", title_style="bold")
+    columns = ("task", "cloud's tokens", "nats", f"{refiner} {ratio:g}", "ratio 1", "false alarms", "misses")
+    for column in columns:
         table.add_column(column, justify="left" if column == "task" else "right")
-    for name, task in guard["tasks"].items():
-        for row in task["thresholds"]:
-            rates = [row[key]["mean"] for key in ("bad", "ratio_1", "false_alarms", "misses")]
-            cells = ["" if rate is None else f"{100 * rate:.1f}" for rate in rates]
-            table.add_row(name, f"{row['threshold']:g}", *cells)
-        table.add_section()
+    for name, counts in guard["tasks"].items():
+        for by_tokens in counts:
+            for row in by_tokens["thresholds"]:
+                if row["threshold"] != guard["threshold"]:
+                    continue  # the others are in the JSON file
+                rates = [row[key]["mean"] for key in ("bad", "ratio_1", "false_alarms", "misses")]
+                cells = ["" if rate is None else f"{100 * rate:.1f}" for rate in rates]
+                table.add_row(name, str(by_tokens["tokens"]), f"{row['threshold']:g}", *cells)
+            table.add_section()
     return table
 
 

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 THRESHOLD = 1.0
-"""Nats per token."""
+"""Nats per token, over `LEAST_TOKENS` in a row."""
 LEAST_TOKENS = 4
-"""Fewer of the cloud's tokens say nothing."""
+"""Fewer of the cloud's tokens say nothing. As many in a row are looked at together: what was lost shows in the few
+tokens that needed it, and a mean over many would hide it behind those that did not."""
 TOKENS = 32
 """So many of the cloud's first tokens are looked at."""
 LEAST_LOGPROB = -20.0
@@ -31,7 +32,7 @@ class Guard:
     """
 
     threshold: float = THRESHOLD
-    """Nats per token above which the refined prompt has lost something."""
+    """Nats per token over `least_tokens` in a row: above it, the refined prompt has lost something."""
     least_tokens: int = LEAST_TOKENS
     tokens: int = TOKENS
 
@@ -44,16 +45,19 @@ class Guard:
     def excess(self, cloud: Sequence[float], device: Sequence[float]) -> float:
         """Return by how many nats per token the device finds the cloud's tokens less likely than the cloud did.
 
+        That is the largest mean over `least_tokens` in a row, or the mean over all while there are fewer. It never
+        falls as more tokens come.
+
         Args:
             cloud: log-probabilities (natural) of the answer's first tokens, by the cloud.
             device: those of the same tokens, by the device. Where one is longer, its rest does not count.
         """
         both = list(zip(cloud, device, strict=False))[: self.tokens]
-        if not both:
-            return 0.0
-        return math.fsum(max(theirs, LEAST_LOGPROB) - max(ours, LEAST_LOGPROB) for theirs, ours in both) / len(
-            both
-        )
+        away = [max(theirs, LEAST_LOGPROB) - max(ours, LEAST_LOGPROB) for theirs, ours in both]
+        if not away or any(map(math.isnan, away)):
+            return 0.0 if not away else math.nan
+        span = min(self.least_tokens, len(away))
+        return max(math.fsum(away[start : start + span]) for start in range(len(away) - span + 1)) / span
 
     def lost(self, cloud: Sequence[float], device: Sequence[float]) -> bool:
         """Has the refined prompt lost something? False while there are too few tokens to tell.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import UnsupportedDeployment
+from pdd_core.refinement.capture import choose_layers
 from pdd_vllm_plugin.capture.backends import CapturingImpl
 
 if TYPE_CHECKING:
@@ -58,18 +59,6 @@ def refuse_unsupported(vllm_config: Any) -> None:
     fused = getattr(compilation.pass_config, "fuse_attn_quant", False)
     if fused:
         _refuse(f"the fused pass fuse_attn_quant hides attention from Python: switch it off, {OFF}")
-
-
-def choose_layers(depths: Sequence[float], usable: Sequence[int], total: int) -> tuple[int, ...]:
-    """Return the numbers of the layers nearest to `depths` among `usable`.
-
-    Args:
-        depths: shares of the model's depth, 0 to 1.
-        usable: layers with full attention.
-        total: layers of the whole model.
-    """
-    wanted = [min(total - 1, int(depth * total)) for depth in depths]
-    return tuple(sorted({min(usable, key=lambda index: (abs(index - want), index)) for want in wanted}))
 
 
 def layers_of(vllm_config: Any, attention_layers: Mapping[str, Any], depths: Sequence[float]) -> dict[str, int]:

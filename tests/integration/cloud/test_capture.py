@@ -64,6 +64,21 @@ def test_requests_were_preempted_in_their_prefill_and_behind_it(outcome):
     assert any(moment > 0 for moment in at)
 
 
+def ends_inside(result):
+    """Steps that ended inside the prompt, by the distance from its end."""
+    return [result["prompt"] - end for end in result["ends"]]
+
+
+def test_prompts_were_cut_where_the_cases_say(outcome):
+    cases = outcome["cases"]
+    assert not ends_inside(cases["cold"][0])
+    assert len(ends_inside(cases["chunked"][0])) >= 2
+    across = [end for result in cases["window across a chunk's end"] for end in ends_inside(result)]
+    assert sum(0 < end < 16 for end in across) >= 3  # a part of the window in each of two steps
+    assert max(result["beside"] for result in cases["batched"]) >= 2
+    assert cases["beside plain requests"][0]["beside"] >= 1
+
+
 def test_plain_requests_are_not_looked_at(outcome):
     before, after = outcome["untouched"]["before"], outcome["untouched"]["after"]
     assert {**before, "followed": 0} == {**after, "followed": 0}

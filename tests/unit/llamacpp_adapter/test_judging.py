@@ -121,7 +121,7 @@ def test_the_verdict_is_final(answer, cloud, verdict):
     sent(answer, [99] * 5)
     process(judging, answer, 99)
     assert judging.judged == 3
-    assert str(judging).endswith("nats per token over 3 tokens")
+    assert str(judging).endswith("nats per token at worst, of 3 tokens")
 
 
 def test_a_full_prompt_is_not_judged():

@@ -162,7 +162,9 @@ async def test_a_guard_that_disagrees_brings_the_full_prompt_back(session, fake_
     assert outcome.refinement.guard == "disagreed"
     assert outcome.refinement.guard_excess == pytest.approx(8.9)
     assert outcome.refinement.saved_tokens == 0
-    assert decided(outcome, "the guard disagreed: +8.90 nats per token over 6 tokens: back to the full prompt")
+    assert decided(
+        outcome, "the guard disagreed: +8.90 nats per token at worst, of 6 tokens: back to the full prompt"
+    )
     assert outcome.timeline.count(Source.DEVICE) > 0
     assert engine.history is None or engine.history.ids != tuple(PROMPT)
 

@@ -24,8 +24,8 @@ def recall(source: Source, number: int) -> Case:
     place = round(depth * len(text))
     if number % 2 == 0:
         key = str(drawn.randint(100_000, 999_999))
-        text.insert(place, f"The pass key is {key}.")
-        question, opening, expected = "What is the pass key in the text above?", "The pass key is", key
+        text.insert(place, f"The pass key is the number {key}.")
+        question, opening, expected = "What is the pass key in the text above?", "The pass key is the number", key
         return Case("recall", "passkey", number, "\n\n".join(text), question, opening, expected, depth)
     owners = drawn.sample(OWNERS, PAIRS)
     codes = [str(drawn.randint(1_000, 9_999)) for _ in owners]

@@ -58,6 +58,8 @@ class AttentionRefiner:
         raw = scores.over_layers()
         if raw.shape != (len(prompt),):
             raise InvalidRefinement(f"scores of shape {scores.values.shape} for a prompt of {len(prompt)} tokens")
+        if not np.isfinite(raw).all():
+            raise InvalidRefinement("a score is not a finite number")
         if not self.lend:
             raw = np.where(protected_mask(prompt), np.float32(0), raw)
         mean = mean_pool(raw, self.pool)

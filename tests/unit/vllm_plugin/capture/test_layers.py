@@ -3,21 +3,8 @@ from types import SimpleNamespace
 import pytest
 
 from pdd_core.errors import UnsupportedDeployment
-from pdd_vllm_plugin.capture.layers import CaptureLayer, choose_layers, refuse_unsupported
+from pdd_vllm_plugin.capture.layers import CaptureLayer, refuse_unsupported
 from pdd_vllm_plugin.capture.windows import WindowChunk
-
-
-@pytest.mark.parametrize(
-    ("depths", "usable", "total", "chosen"),
-    [
-        ((0.4, 0.47, 0.53, 0.6), range(30), 30, (12, 14, 15, 18)),
-        ((0.4, 0.6), (5, 11, 17, 23), 26, (11, 17)),  # every sixth layer attends to all, as in Gemma 3
-        ((0.0, 0.99), range(2), 2, (0, 1)),
-        ((0.5, 0.51), range(4), 4, (2,)),
-    ],
-)
-def test_the_layers_nearest_to_the_depths_are_chosen(depths, usable, total, chosen):
-    assert choose_layers(depths, list(usable), total) == chosen
 
 
 def mode(name):

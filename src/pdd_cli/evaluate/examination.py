@@ -1,0 +1,84 @@
+"""Measures one case with every refiner at every ratio. What a process of an evaluation does, again and again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pdd_cli.evaluate.cases import Source
+from pdd_cli.evaluate.documents import read_library
+from pdd_cli.evaluate.settings import BAD, NONE
+from pdd_cli.evaluate.tasks import MAKERS
+from pdd_core.refinement.refiners import refiner
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Self
+
+    from pdd_cli.evaluate.measure import Examiner, Outcome, Record
+    from pdd_cli.evaluate.reader import Reader
+    from pdd_cli.evaluate.settings import EvalSettings, Setting
+    from pdd_core.refinement.prompt import RefinePrompt
+    from pdd_core.refinement.scores import PromptScores
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One case, and what refined prompts made of it."""
+
+    record: Record
+    outcomes: dict[Setting, Outcome]
+    """Empty where the model does not get the case right with the full prompt: nothing was refined."""
+
+
+class Examination:
+    """One model, and the cases of one evaluation. Has to be closed."""
+
+    def __init__(self, settings: EvalSettings, source: Source, examiner: Examiner, reader: Reader) -> None:
+        self._settings = settings
+        self._source = source
+        self._examiner = examiner
+        self._reader = reader
+
+    @classmethod
+    def open(cls, settings: EvalSettings, gguf: Path, store: Path, layers: tuple[int, ...]) -> Self:
+        """Load the model, with its share of the threads; raises what `Reader` and `read_library` raise."""
+        from pdd_cli.evaluate.measure import Examiner
+        from pdd_cli.evaluate.reader import Reader
+        from pdd_cli.evaluate.store import Store
+
+        library = read_library(settings.texts)
+        reader = Reader(gguf, n_ctx=settings.n_ctx, threads=settings.threads_per_job)
+        counted: dict[str, int] = {}
+
+        def count(text: str) -> int:
+            if text not in counted:
+                counted[text] = len(reader.vocab.tokenize(text))
+            return counted[text]
+
+        examiner = Examiner(reader, Store(store), window=settings.window, layers=layers, heads=settings.heads)
+        return cls(settings, Source(library, count, settings.length), examiner, reader)
+
+    def close(self) -> None:
+        """Free the model."""
+        self._reader.close()
+
+    def measure(self, task: str, number: int) -> Measured | None:
+        """Return what is known of a case, and measure what is not; None if the text has no such case."""
+        case = MAKERS[task](self._source, number)
+        if case is None:
+            return None
+        record, prompt = self._examiner.full(case)
+        if not record["right"]:
+            return Measured(record, {})
+        kept = self._kept(self._examiner.scores(case, prompt), prompt)
+        keys = self._examiner.outcomes(case, record, prompt, kept.values())
+        return Measured(record, {s: record["outcomes"][key] for s, key in zip(kept, keys, strict=True)})
+
+    def _kept(self, scores: PromptScores, prompt: RefinePrompt) -> dict[Setting, list[int]]:
+        wanted = [(name, ratio) for ratio in self._settings.ratios for name in self._settings.refiners]
+        wanted += [] if BAD in wanted else [BAD]
+        kept = {
+            (name, ratio): list(refiner(name).pdd_refine(scores, prompt, ratio) or ()) for name, ratio in wanted
+        }
+        return kept | {(NONE, 0.0): prompt.protected_indices()}

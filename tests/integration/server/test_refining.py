@@ -1,0 +1,57 @@
+"""`refine = auto | ratio | off`, as a client of the local server sees it."""
+
+import pytest
+from cloud_support import KEY, wait_until
+from device_server import DeviceServer
+
+pytest.importorskip("vllm")
+
+FACTS = " ".join(
+    f"Room {n} of the museum shows things that were found in the year {1700 + 7 * n}." for n in range(60)
+)
+QUESTION = "When were the things in room 23 found?"
+ASKED = {"model": "default", "temperature": 0, "max_tokens": 24}
+ROOM = 1024
+"""Tokens of the device's context: the long prompt does not fit it, the short one does."""
+
+
+@pytest.fixture(params=["auto", "0.25", "off"])
+def refining(request, cloud, tmp_path):
+    flags = ("--gguf", "demo", "--n-ctx", str(ROOM), "--cloud", cloud.base_url, "--cloud-api-key", KEY)
+    more = ("--decode-budget", "16", "--rate", "unlimited", "--refine", request.param)
+    with DeviceServer(tmp_path, *flags, *more) as server:
+        server.ready()
+        wait_until(lambda: server.cloud_state()["state"] == "connected", seconds=60)
+        yield request.param, server
+
+
+def asked(server, text):
+    with server.client() as client:
+        answer = client.chat.completions.create(
+            **ASKED,
+            messages=[{"role": "user", "content": f"{text}\n\n{QUESTION}"}],
+            extra_body={"ignore_eos": True},
+        )
+    return answer.pdd
+
+
+def test_the_setting_is_seen_in_the_answer(refining):
+    setting, server = refining
+    for text, long in ((FACTS, True), (FACTS[: len(FACTS) // 8], False)):
+        pdd = asked(server, text)
+        report = pdd["refinement"]
+        if setting == "off" or (setting == "auto" and not long):  # the short one is read in no time
+            assert report is None
+            continue
+        prompt = pdd["tokens"]["prompt"]
+        assert report["prompt_tokens"] == prompt
+        assert long == (prompt + ASKED["max_tokens"] > ROOM)
+        if setting == "auto":
+            assert 0 < report["ratio"] <= (ROOM - ASKED["max_tokens"]) / prompt
+        else:
+            assert report["ratio"] == 0.25
+        assert report["kept_tokens"] <= report["ratio"] * prompt + 64  # protected ones may exceed it
+        assert report["saved_tokens"] <= prompt - report["kept_tokens"]
+        said = [one["what"] for one in pdd["decisions"]]
+        assert any("the cloud refined the prompt to" in what for what in said)
+        assert any("the guard" in what or "the refined prompt came too late" in what for what in said)
