@@ -9,6 +9,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[1] / "data"
 NAMES = {"azure": "azure.csv", "mooncake": "mooncake.jsonl", "burstgpt": "burstgpt.csv", "jsonl": "own.jsonl"}
 COUNT = 200
+BURSTGPT = ("Timestamp", "Session ID", "Elapsed time", "Model", "Request tokens", "Response tokens")
 
 
 def sample(name):
@@ -43,11 +44,7 @@ def main():
             writer.writerow([(start + timedelta(seconds=at)).strftime("%Y-%m-%d %H:%M:%S.%f0"), prompt, output])
     with sample("burstgpt").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type".split(
-                ","
-            )
-        )
+        writer.writerow([*BURSTGPT, "Total tokens", "Log Type"])
         for at, prompt, output in rows(draw):
             model, session = draw.choice(["ChatGPT", "GPT-4"]), draw.choice(["", "a", "b"])
             log = "Conversation log" if session else "API log"
