@@ -1,4 +1,4 @@
-"""The simulator's reference: the same scheduler, every step of every sequence by itself, without leaps and sums."""
+"""The reference of the simulator: the same scheduler, each step of each sequence by itself, without leaps and sums."""
 
 from dataclasses import dataclass, field
 
@@ -103,6 +103,8 @@ def serve(load, cloud):
                 seconds += cloud.per_sequence_s + cloud.per_context_token_s * (request.computed + 1)
             else:
                 seconds += cloud.per_prefill_token_s * tokens
+                for position in range(request.computed, request.computed + tokens):
+                    seconds += cloud.per_attended_token_s * (position + 1)
         now += seconds
         for request, tokens in scheduled:
             request.computed += tokens

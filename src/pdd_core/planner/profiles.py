@@ -104,6 +104,8 @@ class CloudProfile(_Profile):
     per_context_token_s: NotNegative
     per_request_s: NotNegative = 0.0
     """What API server and scheduler need for one request, one after the other."""
+    per_attended_token_s: NotNegative = 0.0
+    """What each prefill token's attention to one token before it, cached ones included, takes in addition."""
     kv_tokens: PositiveInt
     """Tokens that the KV cache holds."""
     max_num_seqs: PositiveInt

@@ -2,6 +2,5 @@
 
 What is modelled: continuous batching, chunked prefill within a budget of tokens per step, `max_num_seqs`, a KV
 cache of blocks with preemption by recomputation, a prefix cache, all in the order of vLLM's own scheduler. What is
-not: speculative decoding, priorities, encoder inputs, data and pipeline parallelism, and what an attention kernel
-takes longer for a long prompt than for a short one.
+not: speculative decoding, priorities, encoder inputs, data and pipeline parallelism.
 """

@@ -62,6 +62,8 @@ class Instance:
         self.first = array("d", bytes(8 * len(load)))
         self.finish = array("d", bytes(8 * len(load)))
         self.cached = array("q", bytes(8 * len(load)))
+        self.attended = 0.0
+        """Pairs of a prefill token and one before it, or itself, in this step."""
         self.busy = 0.0
         self.prefilled = self.decoded = self.preempted = self.refused = 0
         self.most_running = self.most_batched = self.most_blocks = 0
@@ -132,7 +134,14 @@ class Instance:
                 raise AssertionError("an idle instance cannot place a request that fits it")  # pragma: no cover
             return
         self._note(decoding, prefilled)
-        self._pass(1, decoding, cloud.per_prefill_token_s * prefilled + cloud.per_request_s * new)
+        self._pass(
+            1,
+            decoding,
+            cloud.per_prefill_token_s * prefilled
+            + cloud.per_request_s * new
+            + cloud.per_attended_token_s * self.attended,
+        )
+        self.attended = 0.0
         for sequence in done:
             self._begin_decode(sequence)
         self._end_those_done()
@@ -144,6 +153,7 @@ class Instance:
         sequence = self.partial
         assert sequence is not None  # noqa: S101 - for mypy
         chunk = min(room, sequence.todo - sequence.computed)
+        self.attended += chunk * (sequence.computed + (chunk + 1) / 2)
         sequence.computed += chunk
         self.prefilled += chunk
         if sequence.hashes:

@@ -50,6 +50,7 @@ def clouds(draw):
         max_num_batched_tokens=draw(st.integers(seats, 50)),
         per_context_token_s=draw(st.sampled_from([0.0, 26e-9, 1e-5])),
         per_request_s=draw(st.sampled_from([0.0, 1.1e-4])),
+        per_attended_token_s=draw(st.sampled_from([0.0, 1.3e-6])),
     )
 
 
