@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pdd_core.planner.length_table import LengthTable
     from pdd_core.planner.types import CloudState, DeviceState, Goals, PlanRequest
 
-LEAST_SAVED = 0.02
+LEAST_SAVED = 0.15
 """Of the tokens that the cloud would decode: a handoff expected to save less is not worth the device's work."""
 LEAST_GAINED = 0.1
 """The same for a refined prompt, over the whole one: what is left out is a risk."""
@@ -105,7 +105,7 @@ class Case:
         alternatives = [self.handoff(1.0 if fixed is None else fixed)]
         if fixed is not None or not (self.request.refinable and self.cloud.refines):
             return alternatives
-        needed = LEAST_GAINED + (0.0 if alternatives[0].rejected else alternatives[0].saved)
+        needed = LEAST_SAVED if alternatives[0].rejected else LEAST_GAINED + alternatives[0].saved
         for ratio in RATIOS:
             if saves_enough(alternatives[-1]) or ratio < self.goals.lowest_ratio:
                 break

@@ -167,7 +167,7 @@ class _Cases:
             option = found._handoff(share, needed[left])
             _take_over(best, left, option, share)
             if not tried:
-                needed[left] = LEAST_GAINED + np.where(option.keeps, option.saved, 0.0)
+                needed[left] = np.where(option.keeps, LEAST_GAINED + option.saved, LEAST_SAVED)
             left = left[~(option.keeps & (option.saved >= ENOUGH_SAVED))]
         return best
 
