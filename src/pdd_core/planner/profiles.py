@@ -13,7 +13,10 @@ from pdd_core.errors import ConfigurationError, SchemaVersionError
 from pdd_core.handoff import SchemaVersion
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from numpy.typing import ArrayLike, NDArray
 
 PROFILE_VERSION = "1.0"
 
@@ -120,17 +123,36 @@ class CloudProfile(_Profile):
     """Whether the cloud makes refined prompts."""
 
 
-def rate_at(points: tuple[RatePoint, ...], length: float) -> float:
+def rate_at(points: Sequence[RatePoint], length: ArrayLike) -> NDArray[np.float64]:
     """Return the speed at `length` tokens in the context: linear between the points, constant outside."""
-    return float(np.interp(length, [point.at for point in points], [point.value for point in points]))
+    return np.interp(
+        np.asarray(length, dtype=np.float64), [point.at for point in points], [point.value for point in points]
+    )
 
 
-def mean_rate(points: tuple[RatePoint, ...], begin: float, end: float) -> float:
+def mean_rate(points: Sequence[RatePoint], begin: ArrayLike, end: ArrayLike) -> NDArray[np.float64]:
     """Return the speed at which tokens `begin` to `end` are processed: their number over the time they take."""
-    if end <= begin:
-        return rate_at(points, begin)
-    inside = [point.at for point in points if begin < point.at < end]
-    lengths = np.unique(np.concatenate([np.linspace(begin, end, 17), inside]))
-    per_token = 1.0 / np.interp(lengths, [point.at for point in points], [point.value for point in points])
-    seconds = float(np.sum(np.diff(lengths) * (per_token[1:] + per_token[:-1]) / 2))
-    return (end - begin) / seconds
+    first, last = np.asarray(begin, dtype=np.float64), np.asarray(end, dtype=np.float64)
+    seconds = _seconds(points, last) - _seconds(points, first)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(seconds > 0, (last - first) / seconds, rate_at(points, first))
+
+
+def _seconds(points: Sequence[RatePoint], length: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the time from an empty context to `length` tokens: the exact integral of 1 / speed."""
+    at, value = np.array([[point.at, point.value] for point in points]).T
+    if at[0] > 0:
+        at, value = np.concatenate([[0.0], at]), np.concatenate([value[:1], value])
+    slope = np.append(np.diff(value) / np.diff(at), 0.0)
+    knots = np.concatenate([[0.0], np.cumsum(_piece(value[:-1], slope[:-1], np.diff(at)))])
+    piece = np.clip(np.searchsorted(at, length, side="right") - 1, 0, len(at) - 1)
+    return np.asarray(knots[piece] + _piece(value[piece], slope[piece], length - at[piece]))
+
+
+def _piece(
+    value: NDArray[np.float64], slope: NDArray[np.float64], tokens: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the seconds for `tokens` where the speed is `value` and changes by `slope` with every token."""
+    change = slope * tokens / value
+    flat = np.abs(change) < 1e-9
+    return np.where(flat, tokens / value, np.log1p(change) / np.where(flat, 1.0, slope))

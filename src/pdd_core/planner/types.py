@@ -50,6 +50,8 @@ class PlanRequest:
     """Share of the prompt that the device reads, where client or setting fix it; None leaves it to the planner."""
     refinable: bool = False
     """Whether the planner may choose a refined prompt."""
+    verdict: Verdict | None = None
+    """Where the settings fix it; None leaves it to the planner."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,14 +117,16 @@ class Alternative:
     """One plan that was looked at."""
 
     verdict: Verdict
-    decode_budget: int | None
-    refine_ratio: float | None
-    cost: float
+    decode_budget: int | None = None
+    refine_ratio: float | None = None
+    cost: float = 0.0
     """Expected cloud token-seconds."""
-    stall_probability: float
-    ttft_s: float
+    saved: float = 0.0
+    """Expected share of the cloud's decode tokens that is saved."""
+    stall_probability: float = 0.0
+    ttft_s: float = 0.0
     """Expected time to the first token."""
-    qoe: float
+    qoe: float = 1.0
     """Expected quality of experience."""
     rejected: str | None = None
     """The goal that it misses; None where it keeps all."""
@@ -134,6 +138,7 @@ class Alternative:
             "decode_budget": self.decode_budget,
             "refine_ratio": _short(self.refine_ratio),
             "cost": _short(self.cost),
+            "saved": _short(self.saved),
             "stall_probability": _short(self.stall_probability),
             "ttft_s": _short(self.ttft_s),
             "qoe": _short(self.qoe),
