@@ -21,6 +21,7 @@ from pdd_core.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pdd_core.planner.types import CloudState, DeviceState, Plan, PlanRequest
     from pdd_core.refinement.prompt import RefinePrompt
     from pdd_core.refinement.scores import PromptScores
 
@@ -141,6 +142,10 @@ class PDDSpecs(Protocol):
     @hookspec(firstresult=True)
     def pdd_decode_budget(self, request: BudgetRequest, load: CloudLoad) -> int | None:
         """Return how many tokens the cloud may decode (>= 1). Stops at the first result that is not None."""
+
+    @hookspec(firstresult=True)
+    def pdd_plan(self, request: PlanRequest, device: DeviceState, cloud: CloudState) -> Plan | None:
+        """Return who makes an answer and how. Stops at the first result that is not None."""
 
     @hookspec(firstresult=True)
     def pdd_pace(self, request: PaceRequest, target: PaceTarget) -> Pacer | None:

@@ -4,9 +4,9 @@ A reader expects the first token after `ttft` seconds and then one every ``1 / r
 a token in when it is there, when the one before it has been read, and no sooner than expected: tokens that come
 early earn nothing, a stall delays everything behind it. ``QoE = 1 - S_delay / S_whole``, where `S_delay` is the
 area between the expected and the real curve of tokens taken in over time, and `S_whole` the area below the
-expected one, both up to the moment at which the last token is taken in. So 1 is an answer that never kept its
-reader waiting. It is a share of the time up to the end, so of two answers that began equally late the longer one
-scores better.
+expected one, both up to the moment at which the last token has been read, for which ``1 / rate`` is allowed. So 1
+is an answer that never kept its reader waiting. It is a share of the time up to the end: of two answers that began
+equally late the longer one scores better.
 """
 
 from __future__ import annotations
@@ -47,5 +47,5 @@ def qoe(shown_at: ArrayLike, *, rate: float = RATE, ttft: float = TTFT_S) -> flo
     expected = ttft + reading
     # read[i] = max over j <= i of max(shown[j], expected[j]) + (i - j) / rate
     read = np.maximum.accumulate(np.maximum(shown, expected) - reading) + reading
-    whole = float((read[-1] - expected).sum())
-    return 1.0 if whole <= 0 else 1.0 - float((read - expected).sum()) / whole
+    whole = float((read[-1] + 1 / rate - expected).sum())
+    return 1.0 - float((read - expected).sum()) / whole

@@ -23,10 +23,10 @@ def areas(shown: list[float], rate: float, ttft: float) -> float:
     for index, at in enumerate(shown):
         earliest = ttft + index / rate
         read.append(max(at, earliest, read[-1] + 1 / rate if read else 0.0))
-    end = read[-1]
+    end = read[-1] + 1 / rate
     delay = sum(at - (ttft + index / rate) for index, at in enumerate(read))
     whole = sum(end - (ttft + index / rate) for index in range(len(read)))
-    return 1.0 if whole == 0 else 1 - delay / whole
+    return 1 - delay / whole
 
 
 def test_an_answer_on_time_has_one() -> None:
@@ -38,8 +38,8 @@ def test_early_tokens_earn_nothing() -> None:
 
 
 def test_a_late_first_token_costs_its_share_of_the_area() -> None:
-    # expected at 0, 1; read at 1, 2: the delay is 1 + 1, the whole 2 + 1
-    assert qoe([1.0, 1.1], rate=1, ttft=0.0) == pytest.approx(1 - 2 / 3)
+    # expected at 0, 1; taken in at 1, 2, read at 3: the delay is 1 + 1, the whole 3 + 2
+    assert qoe([1.0, 1.1], rate=1, ttft=0.0) == pytest.approx(1 - 2 / 5)
 
 
 def test_a_stall_at_the_beginning_costs_more_than_one_at_the_end() -> None:
