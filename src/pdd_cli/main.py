@@ -40,6 +40,9 @@ class Profile(StrEnum):
 
 Gguf = Annotated[str, typer.Option(help="A GGUF file, or `demo` for the demo model.", metavar="demo|PATH")]
 ApiKey = Annotated[str | None, typer.Option(help="The cloud's key.", envvar="PDD_CLOUD_API_KEY")]
+Plot = Annotated[
+    Path | None, typer.Option(help="Draw what was measured: a PNG, and an SVG beside it.", dir_okay=False)
+]
 Json = Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.", dir_okay=False)]
 
 
@@ -144,6 +147,69 @@ def serve_command(
 
 
 @app.command()
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="What to ask.  [default: standard input]")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Text to put before the prompt; - is standard input.", dir_okay=False)
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    gguf: Annotated[str | None, typer.Option(help="The device's model.", metavar="demo|PATH")] = None,
+    cloud: Annotated[
+        str | None, typer.Option(help="The cloud, such as http://host:8000/v1.  [default: none]")
+    ] = None,
+    cloud_api_key: ApiKey = None,
+    cloud_model: Annotated[str | None, typer.Option(help="The name to ask the cloud for.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer.", min=1)] = None,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.", min=0, max=2)] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="Makes a sampled answer repeatable.")] = None,
+    rate: Annotated[
+        str | None, typer.Option(help="Tokens per second to show.", metavar="auto|unlimited|R")
+    ] = None,
+    decode_budget: Annotated[
+        str | None, typer.Option(help="Tokens that the cloud may decode.", metavar="auto|N")
+    ] = None,
+    refine: Annotated[
+        str | None,
+        typer.Option(
+            help="How much of a prompt the device reads.", metavar="off|auto|0.25|'N tokens'|'N s'|context"
+        ),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="The device's CPU threads.")] = None,
+    n_ctx: Annotated[int | None, typer.Option(help="Tokens that the device's context holds.")] = None,
+    json: Json = None,
+    plot: Plot = None,
+) -> None:
+    """Answer one prompt on the terminal: by this device alone, or begun by a cloud.
+
+    The answer goes to standard output, in the colours of who made it if that is a terminal; one line about it to
+    standard error. Settings that `serve` reads from the environment count here too.
+    """
+    from pdd_cli.generate import Question, read_prompt, run_generate
+    from pdd_core.env import ServeSettings
+
+    question = Question(
+        prompt=read_prompt(prompt, file),
+        system=system,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    flags = {
+        "cloud_url": cloud,
+        "cloud_api_key": cloud_api_key,
+        "cloud_model": cloud_model,
+        "gguf": gguf,
+        "rate": rate,
+        "decode_budget": decode_budget,
+        "refine": refine,
+        "threads": threads,
+        "n_ctx": n_ctx,
+    }
+    settings = ServeSettings.load(None, {name: flag for name, flag in flags.items() if flag is not None})
+    run_generate(question, settings, json_path=json, plot=plot, console=_console(), notes=_console(stderr=True))
+
+
+@app.command()
 def doctor(
     url: Annotated[str | None, typer.Option(help="A cloud to check, such as http://host:8000/v1.")] = None,
     api_key: ApiKey = None,
@@ -174,6 +240,7 @@ def demo(
     url: Annotated[str | None, typer.Option(help="A running cloud, instead of starting one.")] = None,
     api_key: ApiKey = None,
     port: Annotated[int | None, typer.Option(help="Port of the cloud to start.  [default: a free one]")] = None,
+    plot: Plot = None,
 ) -> None:
     """See one answer made in three ways: handed off, by the device alone, by the cloud alone."""
     from pdd_cli.demo import Scenario, run_demo
@@ -188,7 +255,7 @@ def demo(
         profile=device_profile.value,
         threads=threads,
     )
-    run_demo(scenario, url=url, api_key=api_key, port=port, json_path=json, console=_console())
+    run_demo(scenario, url=url, api_key=api_key, port=port, json_path=json, plot=plot, console=_console())
 
 
 @evaluation.command(name="refine")
