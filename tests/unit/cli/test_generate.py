@@ -87,7 +87,8 @@ def test_the_answer_goes_out_as_plain_text_and_the_rest_to_the_notes(ask, outcom
     done = ask(FakeRuntime(FakeSession(outcome(Mode.HANDOFF, cloud=2, device=2))))
     assert done.out == " w0 w1 w2 w3!\n"
     assert done.notes == (
-        "4 tokens (2 cloud + 2 device) | first after 5.00 s | device took over at 15.10 s | longest gap 125 ms | stop\n"
+        "4 tokens (2 cloud + 2 device) | first after 5.00 s | device took over at 15.10 s | "
+        "longest gap 125 ms | stop\n"
     )
 
 
