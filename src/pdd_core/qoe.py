@@ -25,6 +25,9 @@ RATE = 20.0
 TTFT_S = 0.5
 """Seconds that a reader waits for the first token without minding, where nobody says otherwise."""
 
+STALL_GAPS = 1.5
+"""A reader who waits for a token longer than this many gaps of ``1 / rate`` notices: a stall."""
+
 
 def qoe(shown_at: ArrayLike, *, rate: float = RATE, ttft: float = TTFT_S) -> float:
     """Return the QoE of one answer, 0 to 1; NaN for one without a token.
@@ -49,3 +52,22 @@ def qoe(shown_at: ArrayLike, *, rate: float = RATE, ttft: float = TTFT_S) -> flo
     read = np.maximum.accumulate(np.maximum(shown, expected) - reading) + reading
     whole = float((read[-1] + 1 / rate - expected).sum())
     return 1.0 - float((read - expected).sum()) / whole
+
+
+def longest_wait(shown_at: ArrayLike, *, rate: float) -> float:
+    """Return the longest time between two tokens for who reads at `rate`, seconds; 0 with fewer than two tokens.
+
+    Counted from the moment at which the reader had taken in the token before: what came in a burst is still being
+    read while nothing comes, and that is no wait. A smooth answer has ``1 / rate``, a stalled one more than
+    `STALL_GAPS` times as much.
+
+    Args:
+        shown_at: when each token was there for the reader, seconds, shape (tokens,), not decreasing.
+        rate: tokens per second that the reader takes in; ``inf`` counts from each token's arrival.
+    """
+    shown = np.asarray(shown_at, dtype=float)
+    if shown.size < 2:
+        return 0.0
+    reading = np.arange(shown.size) / rate
+    read = np.maximum.accumulate(shown - reading) + reading
+    return float(np.max(np.diff(read)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from pdd_cli.plots.style import CLOUD, DEVICE, GREY, NOTE_SIZE, STALL, figure, heading, save, shared_legend
+from pdd_core.qoe import STALL_GAPS
 from pdd_core.timeline import Source
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from pdd_llamacpp_adapter.outcome import Outcome
 
-STALL_GAPS = 1.5
-"""A gap of this many target gaps is one that a reader notices."""
 _COLOURS = {Source.CLOUD: CLOUD, Source.DEVICE: DEVICE}
 _MARKERS = {Source.CLOUD: "o", Source.DEVICE: "s"}
 

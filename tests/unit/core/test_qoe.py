@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdd_core.errors import ConfigurationError
-from pdd_core.qoe import qoe
+from pdd_core.qoe import longest_wait, qoe
 
 gaps = st.lists(st.floats(0, 5), min_size=1, max_size=60)
 
@@ -72,3 +73,27 @@ def test_a_whole_answer_that_comes_later_is_never_better(found: list[float], del
 
 def test_it_is_a_share_of_the_time_up_to_the_end_so_a_late_end_dilutes_an_early_delay() -> None:
     assert qoe([2.0, 2.0], rate=4, ttft=1) < qoe([2.0, 3.0], rate=4, ttft=1)
+
+
+def test_who_reads_a_burst_does_not_wait_while_reading() -> None:
+    burst = [0.0, 0.0, 0.0, 0.0, 2.5]
+    assert longest_wait(burst, rate=2) == pytest.approx(1.0)  # the fourth is taken in at 1.5
+    assert longest_wait(burst, rate=math.inf) == pytest.approx(2.5)
+
+
+def test_a_smooth_answer_waits_for_its_rate() -> None:
+    assert longest_wait([3.0, 3.1, 3.2], rate=5) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("shown", [[], [1.0]])
+def test_fewer_than_two_tokens_have_no_wait(shown: list[float]) -> None:
+    assert longest_wait(shown, rate=5) == 0
+
+
+@given(gaps, st.floats(0.5, 50))
+def test_the_wait_is_at_least_the_rates_gap_and_at_most_the_longest_gap(found: list[float], rate: float) -> None:
+    shown = times(found)
+    longest = max((later - earlier for earlier, later in itertools.pairwise(shown)), default=0.0)
+    wait = longest_wait(shown, rate=rate)
+    assert wait <= max(longest, 1 / rate) + 1e-9
+    assert len(shown) < 2 or wait >= 1 / rate - 1e-9
