@@ -29,6 +29,8 @@ INTERRUPTED = 130
 
 evaluation = typer.Typer(help="Measure on your own model and text.", no_args_is_help=True)
 app.add_typer(evaluation, name="eval")
+benchmark = typer.Typer(help="Measure your own hardware into a profile for the planner.", no_args_is_help=True)
+app.add_typer(benchmark, name="bench")
 
 
 class Profile(StrEnum):
@@ -256,6 +258,42 @@ def demo(
         threads=threads,
     )
     run_demo(scenario, url=url, api_key=api_key, port=port, json_path=json, plot=plot, console=_console())
+
+
+@benchmark.command(name="device")
+def bench_device(
+    gguf: Gguf = "demo",
+    threads: Annotated[
+        str | None, typer.Option(help="CPU threads to compare.  [default: 1, 2, 4 ... all]", metavar="1,2,...")
+    ] = None,
+    longest: Annotated[int, typer.Option(help="Tokens in the context to measure up to.", min=128)] = 2048,
+    n_ctx: Annotated[int, typer.Option(help="Context that the device will serve with.", min=128)] = 4096,
+    reps: Annotated[int, typer.Option(help="Repetitions; their median counts.", min=1)] = 5,
+    flash_attn: Annotated[bool, typer.Option("--flash-attn", help="Measure with flash attention.")] = False,
+    name: Annotated[str | None, typer.Option(help="Of the profile.  [default: the processor's]")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Short and rough: does it work here?")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the profile here, a picture beside it.")] = None,
+    json: Json = None,
+    plot: Plot = None,
+) -> None:
+    """Measure how fast llama.cpp reads and writes here, over context length, batch size and threads.
+
+    The profile is that of the number of threads with which a prompt is read soonest; give --threads one number to
+    have it of that one.
+    """
+    from pdd_cli.bench.device import DeviceBench, parse_threads, run_device
+
+    wanted = DeviceBench(
+        gguf=_gguf(gguf),
+        threads=() if threads is None else parse_threads(threads),
+        longest=longest,
+        n_ctx=n_ctx,
+        reps=reps,
+        quick=quick,
+        flash_attn=flash_attn,
+        name=name,
+    )
+    run_device(wanted, out=out, json_path=json, plot=plot, console=_console())
 
 
 @app.command()
