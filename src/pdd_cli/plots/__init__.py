@@ -1,0 +1,1 @@
+"""Every picture that this project draws, in one style. matplotlib is imported when one is drawn."""

@@ -1,0 +1,95 @@
+"""The picture of a replay: each request's wait over time, how the waits are distributed, and one answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pdd_cli.plots.style import BLACK, BLUE, GREEN, PURPLE, VERMILLION, figure, heading, legend, save
+from pdd_cli.plots.timeline import draw_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+    from pdd_cli.plots.timeline import PlottedAnswer
+
+_MODES = {
+    "handoff": ("handed off", GREEN, "s"),
+    "cloud_only": ("cloud alone", BLUE, "o"),
+    "device_only": ("device alone", PURPLE, "^"),
+}
+_LEAST_MS = 0.1
+"""Shortest time on the logarithmic axes."""
+
+
+def draw_replay(
+    answers: Sequence[Mapping[str, Any]], one: PlottedAnswer | None, target: Path, *, title: str
+) -> tuple[Path, Path]:
+    """Draw the picture, and write PNG and SVG; return their paths.
+
+    Args:
+        answers: objects as in the report's `answers`.
+        one: an answer to draw token by token, where its tokens are known.
+        target: where to.
+        title: what was replayed.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed, or `target` has a suffix of another format.
+    """
+    rows = 2 if one is None else 3
+    made, axes = figure(rows, height=1.0 + 2.7 * rows, title=title)
+    _draw_waits(axes[0], answers)
+    _draw_shares(axes[1], answers)
+    if one is not None:
+        draw_answer(axes[2], one)
+        axes[2].set_xlabel("seconds since the request was due")
+        axes[2].set_xlim(left=0)
+        axes[2].set_ylim(0, max(1, len(one.shown_at)) * 1.35)
+        legend(axes[2], loc="lower right")
+    return save(made, target)
+
+
+def _draw_waits(axes: Axes, answers: Sequence[Mapping[str, Any]]) -> None:
+    heading(axes, "Wait for the first token, request by request")
+    for mode, (label, colour, marker) in _MODES.items():
+        own = [one for one in answers if one["mode"] == mode and one["ttft_s"] is not None]
+        if own:
+            axes.plot(
+                [one["due_s"] for one in own],
+                [max(_LEAST_MS, 1000 * one["ttft_s"]) for one in own],
+                linestyle="none", marker=marker, markersize=4, color=colour, alpha=0.7, label=label,
+            )  # fmt: skip
+    failed = [one["due_s"] for one in answers if one["error"] is not None]
+    if failed:
+        axes.plot(
+            failed, [0.03] * len(failed),
+            linestyle="none", marker="x", color=VERMILLION, label="failed", transform=axes.get_xaxis_transform(),
+        )  # fmt: skip
+    axes.set_yscale("log")
+    axes.set_xlabel("seconds since the start, when the request was due")
+    axes.set_ylabel("TTFT, ms")
+    if axes.get_legend_handles_labels()[0]:
+        legend(axes, loc="best")
+
+
+def _draw_shares(axes: Axes, answers: Sequence[Mapping[str, Any]]) -> None:
+    heading(axes, "Share of requests that waited no longer")
+    for key, label, colour, style in (
+        ("ttft_s", "for the first token", BLUE, "-"),
+        ("longest_gap_s", "between two tokens, at the most", VERMILLION, "--"),
+    ):
+        waits = np.sort([max(_LEAST_MS, 1000 * one[key]) for one in answers if one[key] is not None])
+        if waits.size:
+            shares = np.arange(1, waits.size + 1) / waits.size
+            axes.step(waits, 100 * shares, where="post", color=colour, linestyle=style, label=label)
+    axes.axhline(99, color=BLACK, linewidth=0.7, linestyle=":")
+    axes.set_xscale("log")
+    axes.set_xlabel("wait, ms")
+    axes.set_ylabel("requests, %")
+    axes.set_ylim(0, 101)
+    if axes.get_legend_handles_labels()[0]:
+        legend(axes, loc="best")
