@@ -61,8 +61,10 @@ class Case:
         self._per_token = seconds_per_token(NUMBERS, prefill.mean, prefill.sd)
         self._sigma = log_sigma(NUMBERS, prefill.mean, prefill.sd)
         self._step = 1.0 / decode.mean
+        self._wait = device.wait_s.mean
         self._ttft = cloud.ttft_s.mean + cloud.rtt_s.mean
         self._ttft_sd = math.hypot(cloud.ttft_s.sd, cloud.rtt_s.sd)
+        self._credit_sd = math.hypot(self._ttft_sd, device.wait_s.sd)
         self._gap = max(1.0 / request.rate, self._step, cloud.tpot_s.mean)
         self._reader = 1.0 / request.rate if math.isfinite(request.rate) else self._gap
         self.output, self._square = table.expected(request.max_tokens)
@@ -84,8 +86,11 @@ class Case:
         request = self.request
         if request.num_prompt_tokens + request.max_tokens > self.device.n_ctx:
             return None
-        ttft = self._fresh * self._per_token + self._step
-        latest = self._fresh * self._per_token * math.exp(IN_TIME * self._sigma) + self._step
+        reads = self._fresh * self._per_token
+        ttft = self._wait + reads + self._step
+        latest = (
+            self._wait + IN_TIME * self.device.wait_s.sd + reads * math.exp(IN_TIME * self._sigma) + self._step
+        )
         quality = self._qoe(0.0, ttft, self._step)
         rejected = None
         if self._cloud_takes:
@@ -157,6 +162,7 @@ class Case:
             "prefill_tps": device.prefill_tps.mean,
             "prefill_tps_sd": device.prefill_tps.sd,
             "decode_tps": device.decode_tps.mean,
+            "device_wait_s": device.wait_s.mean,
             "cloud_available": cloud.available,
             "cloud_ttft_s": self._ttft,
             "cloud_ttft_s_sd": self._ttft_sd,
@@ -171,12 +177,15 @@ class Case:
         A refined prompt comes with the first token: until then the device reads the whole one, and gains only the
         share of that time which is not spent on what is dropped.
         """
-        late = self._ttft >= self._fresh * self._per_token
-        kept = 1.0 if late else min(1.0, math.ceil(self.request.num_prompt_tokens * ratio) / self._fresh)
+        head = self._ttft - self._wait
+        kept = min(1.0, math.ceil(self.request.num_prompt_tokens * ratio) / self._fresh)
+        if head >= self._fresh * self._per_token:
+            kept = 1.0  # all is read before the refined prompt is there
+        used = kept if head > 0 else 1.0
         return Race(
             work=self._fresh * kept,
-            credit=self._ttft * kept - self._step,
-            credit_sd=self._ttft_sd * kept,
+            credit=head * used - self._step,
+            credit_sd=self._credit_sd * used,
             gap=self._gap,
             per_token=self._per_token,
             sigma=self._sigma,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
@@ -20,8 +20,38 @@ if TYPE_CHECKING:
 
 PROFILE_VERSION = "1.0"
 
+Model = TypeVar("Model", bound=BaseModel)
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def read_model(model: type[Model], file: Path) -> Model:
+    """Return what stands in a JSON file.
+
+    Raises:
+        ConfigurationError: `file` cannot be read, or a field cannot be used; the message names both.
+    """
+    try:
+        return model.model_validate(json.loads(file.read_text("utf-8")))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, one['loc'])) or 'the file'}: {one['msg']}" for one in error.errors()
+        )
+        raise ConfigurationError(f"{file} is no {model.__name__}: {problems}") from error
+    except (OSError, ValueError, SchemaVersionError) as error:
+        raise ConfigurationError(f"{file} cannot be read: {error}") from error
+
+
+def write_model(model: BaseModel, file: Path) -> None:
+    """Write `model` into a JSON file, without what it does not have.
+
+    Raises:
+        ConfigurationError: `file` cannot be written.
+    """
+    try:
+        file.write_text(model.model_dump_json(indent=2, exclude_none=True) + "\n", "utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be written: {error}") from error
 
 
 class RatePoint(BaseModel):
@@ -51,15 +81,7 @@ class _Profile(BaseModel):
         Raises:
             ConfigurationError: `file` cannot be read, or a field cannot be used; the message names both.
         """
-        try:
-            return cls.model_validate(json.loads(file.read_text("utf-8")))
-        except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, one['loc'])) or 'the file'}: {one['msg']}" for one in error.errors()
-            )
-            raise ConfigurationError(f"{file} is no {cls.__name__}: {problems}") from error
-        except (OSError, ValueError, SchemaVersionError) as error:
-            raise ConfigurationError(f"{file} cannot be read: {error}") from error
+        return read_model(cls, file)
 
     def save(self, file: Path) -> None:
         """Write the profile.
@@ -67,10 +89,7 @@ class _Profile(BaseModel):
         Raises:
             ConfigurationError: `file` cannot be written.
         """
-        try:
-            file.write_text(self.model_dump_json(indent=2) + "\n", "utf-8")
-        except OSError as error:
-            raise ConfigurationError(f"{file} cannot be written: {error}") from error
+        write_model(self, file)
 
 
 class DeviceProfile(_Profile):

@@ -62,6 +62,8 @@ class DeviceState:
     decode_tps: Estimate
     n_ctx: int
     """Tokens that its context holds."""
+    wait_s: Estimate = Estimate(0.0)
+    """Before it can begin: it makes one answer at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,6 +65,8 @@ class Circumstances:
     ttft_s_sd: ArrayLike = 0.0
     rtt_s_sd: ArrayLike = 0.0
     held_tokens: ArrayLike = 0.0
+    wait_s: ArrayLike = 0.0
+    wait_s_sd: ArrayLike = 0.0
     n_ctx: ArrayLike = np.inf
     max_model_len: ArrayLike = np.inf
 
@@ -138,7 +140,8 @@ class _Cases:
         self.sigma: Floats = log_sigma(ARRAYS, given["prefill_tps"], given["prefill_tps_sd"])
         self.step = 1.0 / given["decode_tps"]
         self.ttft = given["ttft_s"] + self.rtt
-        self.ttft_sd = np.hypot(given["ttft_s_sd"], given["rtt_s_sd"])
+        self.wait, self.wait_sd = given["wait_s"], given["wait_s_sd"]
+        self.credit_sd = np.hypot(np.hypot(given["ttft_s_sd"], given["rtt_s_sd"]), self.wait_sd)
         self.gap = np.maximum(np.maximum(1.0 / given["rate"], self.step), self.tpot)
         self.reader = np.where(np.isfinite(given["rate"]), 1.0 / given["rate"], self.gap)
         self.output, square = self._expected(self.longest)
@@ -174,9 +177,9 @@ class _Cases:
     def _device_only(self) -> NDArray[np.bool_]:
         """Return where the device alone is possible, keeps the goals and, costing nothing, wins."""
         reads = self.fresh * self.per_token
-        latest = reads * np.exp(IN_TIME * self.sigma) + self.step
+        latest = self.wait + IN_TIME * self.wait_sd + reads * np.exp(IN_TIME * self.sigma) + self.step
         in_time = latest <= np.maximum(self._goals.ttft_s, self.ttft)
-        wins = in_time & self._keeps_qoe(self._qoe(0.0, reads + self.step, self.step))
+        wins = in_time & self._keeps_qoe(self._qoe(0.0, self.wait + reads + self.step, self.step))
         if self._goals.must_begin_in_cloud:
             wins = np.zeros_like(wins)
         return np.asarray((self.prompt + self.longest <= self.n_ctx) & (wins | ~self.takes))
@@ -195,12 +198,14 @@ class _Cases:
         return _Handoffs(budget, stall, saved, self._cost(decoded, square), keeps)
 
     def _race(self, share: float) -> Race:
-        late = self.ttft >= self.fresh * self.per_token
-        kept = np.where(late, 1.0, np.minimum(1.0, np.ceil(self.prompt * share) / self.fresh))
+        head = self.ttft - self.wait
+        kept = np.minimum(1.0, np.ceil(self.prompt * share) / self.fresh)
+        kept = np.where(head >= self.fresh * self.per_token, 1.0, kept)
+        used = np.where(head > 0, kept, 1.0)
         return Race(
             work=self.fresh * kept,
-            credit=self.ttft * kept - self.step,
-            credit_sd=self.ttft_sd * kept,
+            credit=head * used - self.step,
+            credit_sd=self.credit_sd * used,
             gap=self.gap,
             per_token=self.per_token,
             sigma=self.sigma,

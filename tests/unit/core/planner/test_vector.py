@@ -41,6 +41,8 @@ requests = st.fixed_dictionaries(
         "tpot_s": st.floats(0.004, 0.2),
         "rtt_s": st.floats(0, 0.5),
         "rtt_s_sd": st.floats(0, 0.2),
+        "wait_s": st.one_of(st.just(0.0), st.floats(0, 5)),
+        "wait_s_sd": st.one_of(st.just(0.0), st.floats(0, 2)),
         "n_ctx": st.integers(512, 16_384),
         "max_model_len": st.integers(1024, 32_768),
     }
@@ -57,7 +59,12 @@ def one_by_one(lengths, goals, one, **options):
             rate=one["rate"],
             **options,
         ),
-        DeviceState(prefill_tps=prefill, decode_tps=Estimate(one["decode_tps"]), n_ctx=one["n_ctx"]),
+        DeviceState(
+            prefill_tps=prefill,
+            decode_tps=Estimate(one["decode_tps"]),
+            n_ctx=one["n_ctx"],
+            wait_s=Estimate(one["wait_s"], one["wait_s_sd"]),
+        ),
         CloudState(
             ttft_s=Estimate(one["ttft_s"], one["ttft_s_sd"]),
             tpot_s=Estimate(one["tpot_s"]),
