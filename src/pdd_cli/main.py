@@ -281,11 +281,12 @@ def bench_device(
     The profile is that of the number of threads with which a prompt is read soonest; give --threads one number to
     have it of that one.
     """
-    from pdd_cli.bench.device import DeviceBench, parse_threads, run_device
+    from pdd_cli.bench.cloud_plan import parse_numbers
+    from pdd_cli.bench.device import DeviceBench, run_device
 
     wanted = DeviceBench(
         gguf=_gguf(gguf),
-        threads=() if threads is None else parse_threads(threads),
+        threads=() if threads is None else parse_numbers(threads, "--threads"),
         longest=longest,
         n_ctx=n_ctx,
         reps=reps,
@@ -294,6 +295,60 @@ def bench_device(
         name=name,
     )
     run_device(wanted, out=out, json_path=json, plot=plot, console=_console())
+
+
+@benchmark.command(name="cloud")
+def bench_cloud(
+    url: Annotated[str, typer.Option(help="The cloud, such as http://host:8000/v1.")],
+    api_key: ApiKey = None,
+    model: Annotated[str | None, typer.Option(help="The name to ask for.  [default: what is served]")] = None,
+    lengths: Annotated[
+        str, typer.Option(help="Prompt lengths, with commas.", metavar="128,...")
+    ] = "128,256,512,1024,2048",
+    widths: Annotated[str, typer.Option(help="Answers at a time, with commas.", metavar="1,...")] = "1,2,4,8",
+    reps: Annotated[int, typer.Option(help="Repetitions; their median counts.", min=1)] = 3,
+    most_tokens: Annotated[
+        int, typer.Option(help="Refuse to ask for more tokens than this in all, prompts and answers.", min=1)
+    ] = 100_000,
+    max_num_seqs: Annotated[int, typer.Option(help="As the server was started; for the profile.", min=1)] = 256,
+    max_num_batched_tokens: Annotated[
+        int, typer.Option(help="As the server was started; for the profile.", min=1)
+    ] = 2048,
+    kv_tokens: Annotated[
+        int | None, typer.Option(help="Tokens that its KV cache holds.  [default: from /metrics]", min=1)
+    ] = None,
+    vocab_size: Annotated[int, typer.Option(help="Prompts are random ids below this.", min=2)] = 32_000,
+    name: Annotated[str | None, typer.Option(help="Of the profile.  [default: model and engine]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the profile here, a picture beside it.")] = None,
+    json: Json = None,
+    plot: Plot = None,
+) -> None:
+    """Measure a vLLM from here: round trip, prefill over length, gaps over answers at a time; fit its step's cost.
+
+    It should be idle otherwise. The load: one prompt at a time, then as many answers of 32 tokens at a time as
+    --widths says (8), with prompts of 64 and 768 tokens; 52,000 tokens in all by default, never more than
+    --most-tokens. Prompts are random, so its prefix cache is of no use. Ctrl-C leaves no request running.
+    """
+    from pdd_cli.bench.cloud import CloudBench, run_cloud
+    from pdd_cli.bench.cloud_plan import CloudPlan, parse_numbers
+
+    wanted = CloudBench(
+        url=url,
+        api_key=api_key,
+        model=model,
+        plan=CloudPlan(
+            lengths=parse_numbers(lengths, "--lengths"),
+            widths=parse_numbers(widths, "--widths"),
+            reps=reps,
+            most_tokens=most_tokens,
+        ),
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        kv_tokens=kv_tokens,
+        vocab_size=vocab_size,
+        name=name,
+    )
+    run_cloud(wanted, out=out, json_path=json, plot=plot, console=_console())
 
 
 @app.command()

@@ -21,7 +21,6 @@ from pdd_cli.extras import require
 from pdd_cli.plots.bench import draw_device
 from pdd_cli.plots.style import check_picture
 from pdd_cli.progress import ConsoleProgress
-from pdd_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,18 +61,6 @@ class DeviceBench:
         """
         longest, reps = _QUICK if self.quick else (self.longest, self.reps)
         return DevicePlan.up_to(min(longest, self.n_ctx), threads=self.threads or _powers(), reps=reps)
-
-
-def parse_threads(text: str) -> tuple[int, ...]:
-    """Return the numbers in ``1,2,4``.
-
-    Raises:
-        ConfigurationError: it is something else.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ConfigurationError(f"--threads {text!r} is no list of numbers such as 1,2")
-    return tuple(int(part) for part in parts)
 
 
 def run_device(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pdd_cli.plots.style import CYCLE, MARKERS, figure, heading, save, shared_legend
+import numpy as np
+
+from pdd_cli.plots.style import CYCLE, MARKERS, figure, heading, legend, save, shared_legend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+    from pdd_cli.bench.cloud_fit import StepCost
+    from pdd_cli.bench.cloud_measure import CloudMeasured
     from pdd_cli.bench.device_figures import Rate
 
 
@@ -47,3 +51,47 @@ def _draw_rates(axes: Axes, rates: Sequence[Rate]) -> None:
         axes.plot(where, [rate.median for rate in own], color=colour, marker=marker, markersize=4, label=label)
         low, high = [rate.low for rate in own], [rate.high for rate in own]
         axes.fill_between(where, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def draw_cloud(
+    measured: CloudMeasured, cost: StepCost, most_batched: int, target: Path, *, title: str
+) -> tuple[Path, Path]:
+    """Draw a cloud's timings and the costs fitted to them, and write PNG and SVG; return their paths.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed, or `target` has a suffix of another format.
+    """
+    made, [prefill, decode] = figure(2, height=6.4, title=title)
+    heading(prefill, "One prompt on an idle server")
+    prefill.plot(
+        [one.length for one in measured.prefill],
+        [1000 * one.seconds for one in measured.prefill],
+        linestyle="none", marker="o", markersize=4, color=CYCLE[0], label="measured",
+    )  # fmt: skip
+    lengths = np.linspace(1, max(one.length for one in measured.prefill), 200)
+    fitted = [1000 * (cost.prefill_s(int(length), most_batched) + measured.rtt_s) for length in lengths]
+    prefill.plot(lengths, fitted, color=CYCLE[0], linewidth=1, label="fitted")
+    prefill.set_xlabel("tokens of the prompt")
+    prefill.set_ylabel("time to first token, ms")
+    heading(decode, "Answers at a time")
+    for number, prompt in enumerate(sorted({one.prompt_tokens for one in measured.decode})):
+        own = [one for one in measured.decode if one.prompt_tokens == prompt]
+        colour, marker, what = CYCLE[number], MARKERS[number], f"prompts of {prompt} tokens"
+        decode.plot(
+            [one.width for one in own],
+            [1000 * one.tpot_s for one in own],
+            linestyle="none", marker=marker, markersize=4, color=colour, label=f"measured, {what}",
+        )  # fmt: skip
+        held = np.mean([one.context_tokens / one.width for one in own])
+        widths = np.linspace(1, max(one.width for one in own), 50)
+        decode.plot(
+            widths, [1000 * cost.decode_s(width, width * held) for width in widths],
+            color=colour, linewidth=1, label=f"fitted, {what}",
+        )  # fmt: skip
+    decode.set_xlabel("answers that are made at a time")
+    decode.set_ylabel("gap between tokens, ms")
+    for axes in (prefill, decode):
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(left=0)
+        legend(axes, loc="best")
+    return save(made, target)

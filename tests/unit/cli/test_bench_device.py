@@ -8,7 +8,8 @@ from rich.console import Console
 
 from pdd_cli import extras
 from pdd_cli.bench import device
-from pdd_cli.bench.device import DeviceBench, parse_threads, print_rates, run_device
+from pdd_cli.bench.cloud_plan import parse_numbers
+from pdd_cli.bench.device import DeviceBench, print_rates, run_device
 from pdd_cli.bench.device_figures import Measured
 from pdd_cli.bench.device_pass import STEPS, DevicePlan, Sample, one_pass, random_ids
 from pdd_core.errors import ConfigurationError
@@ -114,8 +115,11 @@ def test_the_table_has_a_row_per_length_and_per_batch() -> None:
 @pytest.mark.parametrize("text", ["", "0", "1,x", "-1", "1.5"])
 def test_threads_that_are_no_numbers_are_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="--threads"):
-        parse_threads(text)
-    assert parse_threads("1, 2") == (1, 2)
+        parse_numbers(text, "--threads")
+
+
+def test_numbers_are_told_apart_by_commas_and_each_counts_once() -> None:
+    assert parse_numbers("1, 2,2", "--threads") == (1, 2)
 
 
 @pytest.fixture
