@@ -354,7 +354,17 @@ def bench_cloud(
 @app.command()
 def replay(
     trace: Annotated[Path, typer.Option(help="Request trace: Azure or BurstGPT CSV, Mooncake or own JSONL.")],
-    url: Annotated[str, typer.Option(help="A server to ask, such as http://host:8000/v1.")],
+    url: Annotated[str | None, typer.Option(help="A server to ask, such as http://host:8000/v1.")] = None,
+    simulate: Annotated[bool, typer.Option("--simulate", help="Ask the simulator instead.")] = False,
+    device: Annotated[
+        Path | None, typer.Option(help="Profile of the simulated devices, of `bench device`.", dir_okay=False)
+    ] = None,
+    cloud: Annotated[
+        Path | None, typer.Option(help="Profile of the simulated cloud, of `bench cloud`.", dir_okay=False)
+    ] = None,
+    policy: Annotated[
+        str, typer.Option(help="Of the simulated handoffs.", metavar="planner|plain|fixed_N")
+    ] = "planner",
     api_key: ApiKey = None,
     model: Annotated[str | None, typer.Option(help="The name to ask for.  [default: what is served]")] = None,
     format: Annotated[  # noqa: A002 - the flag's name
@@ -367,11 +377,11 @@ def replay(
     rate: Annotated[float, typer.Option(help="Tokens per second that the user reads, for QoE and stalls.")] = 20.0,
     ttft: Annotated[float, typer.Option(help="Seconds after which the user expects the first token.")] = 0.5,
     vocab_size: Annotated[int, typer.Option(help="Prompts are random ids below this.", min=2)] = 32_000,
-    seed: Annotated[int, typer.Option(help="Of the prompts.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the prompts, or of the simulated speeds.", min=0)] = 0,
     json: Json = None,
     plot: Plot = None,
 ) -> None:
-    """Replay a request trace against a server: `pdd-device serve`, or any vLLM.
+    """Replay a request trace against a server (`pdd-device serve`, or any vLLM), or against the simulator.
 
     Requests arrive when the trace says, whatever becomes of the ones before. Prompts are random token ids of the
     trace's lengths, with common beginnings where the trace knows them; answers are as long as in the trace where
@@ -380,10 +390,15 @@ def replay(
     from pdd_cli.replay.figures import Reader
     from pdd_cli.replay.run import Replay, run_replay
 
+    if (simulate and url) or not (simulate or url):
+        raise typer.BadParameter("give either --url or --simulate", param_hint="--url")
     wanted = Replay(
         trace=trace,
         format=format,
         url=url,
+        device=device,
+        cloud=cloud,
+        policy=policy,
         api_key=api_key,
         model=model,
         speedup=speedup,

@@ -144,6 +144,7 @@ def _profile(
         per_sequence_s=_short(cost.per_sequence_s),
         per_context_token_s=_short(cost.per_context_token_s),
         per_request_s=_short(cost.per_request_s),
+        per_attended_token_s=_short(cost.per_attended_token_s),
         kv_tokens=found.kv_tokens,
         max_num_seqs=wanted.max_num_seqs,
         max_num_batched_tokens=wanted.max_num_batched_tokens,
@@ -182,7 +183,8 @@ def print_cloud(console: Console, measured: CloudMeasured, cost: StepCost, profi
     lines = [
         f"Round trip: {1000 * measured.rtt_s:.2f} ms, jitter {1000 * measured.jitter_s:.2f} ms "
         f"({len(measured.round_trips)} times /health, the server's own work included)",
-        f"One step: {1000 * cost.base_s:.3g} ms + {1e6 * cost.per_prefill_token_s:.3g} us per prefilled token + "
+        f"One step: {1000 * cost.base_s:.3g} ms + {1e6 * cost.per_prefill_token_s:.3g} us per prefilled token "
+        f"and {1e9 * cost.per_attended_token_s:.3g} ns per token that it looks at + "
         f"{1000 * cost.per_sequence_s:.3g} ms per answer + {1e6 * cost.per_context_token_s:.3g} us per token "
         f"held; {1000 * cost.per_request_s:.3g} ms per request",
         f"The fit is off by {cost.mean_error:.1%} in the mean, by {cost.max_error:.1%} at the most",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,15 +25,16 @@ class StepCost:
     per_sequence_s: float
     per_context_token_s: float
     per_request_s: float
+    per_attended_token_s: float
     mean_error: float
     """Of the timings it was fitted to: mean relative distance, |fitted / measured - 1|."""
     max_error: float
 
     def prefill_s(self, length: int, most_batched: int) -> float:
         """Return the seconds of a prompt on an idle engine, without the round trip."""
-        return (
-            self.per_request_s + math.ceil(length / most_batched) * self.base_s + length * self.per_prefill_token_s
-        )
+        steps = math.ceil(length / most_batched)
+        tokens = length * self.per_prefill_token_s + _attended(length) * self.per_attended_token_s
+        return self.per_request_s + steps * self.base_s + tokens
 
     def decode_s(self, width: float, context_tokens: float) -> float:
         """Return the seconds of a step that decodes `width` answers, which hold `context_tokens` in all."""
@@ -55,8 +56,10 @@ def fit(measured: CloudMeasured, *, most_batched: int) -> StepCost:
     prompts, answers = medians_of_prompts(measured.prefill), medians_of_answers(measured.decode)
     if len(prompts) < 2 or len({one.width for one in answers}) < 2:
         raise ConfigurationError("a fit needs prompts of two lengths, and answers of two widths")
-    rows: list[list[float]] = [[math.ceil(one.length / most_batched), one.length, 0, 0, 1] for one in prompts]
-    rows += [[1, 0, one.width, one.context_tokens, 0] for one in answers]
+    rows: list[list[float]] = [
+        [math.ceil(one.length / most_batched), one.length, 0, 0, 1, _attended(one.length)] for one in prompts
+    ]
+    rows += [[1, 0, one.width, one.context_tokens, 0, 0] for one in answers]
     # what a prompt waits for on the way is no cost of the engine's
     seconds = [max(one.seconds - measured.rtt_s, 1e-6) for one in prompts] + [one.tpot_s for one in answers]
     scaled = np.array(rows, dtype=float) / np.array(seconds)[:, None]
@@ -65,8 +68,14 @@ def fit(measured: CloudMeasured, *, most_batched: int) -> StepCost:
     found, _ = nnls(scaled / size, np.ones(len(seconds)))
     costs = found / size
     errors = np.abs(scaled @ costs - 1)
-    base, prefill, sequence, context, request = map(float, costs)
-    return StepCost(base, prefill, sequence, context, request, float(errors.mean()), float(errors.max()))
+    names = [one.name for one in fields(StepCost)][: len(costs)]
+    found_costs = dict(zip(names, costs.tolist(), strict=True))
+    return StepCost(**found_costs, mean_error=float(errors.mean()), max_error=float(errors.max()))
+
+
+def _attended(length: int) -> float:
+    """Return how many tokens all tokens of a prompt look at: each at itself and all before it."""
+    return length * (length + 1) / 2
 
 
 def medians_of_prompts(found: Sequence[Prefill]) -> list[Prefill]:

@@ -60,24 +60,24 @@ def figures(run: Run, reader: Reader) -> dict[str, Any]:
             "unfinished": sum(not reply.ok and reply.error is None for reply in run.replies),
             "too_long": run.skipped,
         },
-        "seconds": _short(seconds),
-        "requests_per_s": _short(len(done) / seconds) if seconds > 0 else None,
-        "output_tokens_per_s": _short(answered / seconds) if seconds > 0 else None,
-        "ttft_s": _spread([reply.ttft for reply in done if reply.ttft is not None]),
-        "gap_s": _spread(np.concatenate([np.diff(reply.token_times) for reply in done]) if done else []),
-        "stalls": {"answers": stalls, "share": _short(stalls / len(done)) if done else None},
+        "seconds": short(seconds),
+        "requests_per_s": short(len(done) / seconds) if seconds > 0 else None,
+        "output_tokens_per_s": short(answered / seconds) if seconds > 0 else None,
+        "ttft_s": spread([reply.ttft for reply in done if reply.ttft is not None]),
+        "gap_s": spread(np.concatenate([np.diff(reply.token_times) for reply in done]) if done else []),
+        "stalls": {"answers": stalls, "share": short(stalls / len(done)) if done else None},
         "tokens": {
             "prompt": sum(reply.prompt_tokens for reply in done),
             **{source.value: sources[source] for source in Source},
         },
         "modes": dict(sorted(Counter(reply.mode for reply in done).items())),
         "qoe": {
-            **_quality([reader.quality(reply) for reply in done]),
+            **quality([reader.quality(reply) for reply in done]),
             "rate": reader.rate,
             "ttft_s": reader.ttft_s,
         },
         "errors": dict(Counter(reply.error for reply in run.replies if reply.error is not None).most_common()),
-        "late": {"requests": sum(one > LATE_S for one in late), **_spread(late)},
+        "late": {"requests": sum(one > LATE_S for one in late), **spread(late)},
     }
 
 
@@ -91,12 +91,12 @@ def _answer(reply: Reply, begun: float, reader: Reader) -> dict[str, Any]:
     gaps = np.diff(reply.token_times)
     return {
         "index": reply.index,
-        "due_s": _short(reply.due - begun),
-        "late_s": None if reply.sent is None else _short(reply.late),
-        "ttft_s": _short(reply.ttft),
-        "seconds": None if reply.finished is None else _short(reply.finished - reply.due),
-        "longest_gap_s": _short(float(gaps.max())) if gaps.size else None,
-        "qoe": _short(reader.quality(reply)) if reply.ok and reply.token_times else None,
+        "due_s": short(reply.due - begun),
+        "late_s": None if reply.sent is None else short(reply.late),
+        "ttft_s": short(reply.ttft),
+        "seconds": None if reply.finished is None else short(reply.finished - reply.due),
+        "longest_gap_s": short(float(gaps.max())) if gaps.size else None,
+        "qoe": short(reader.quality(reply)) if reply.ok and reply.token_times else None,
         "prompt_tokens": reply.prompt_tokens,
         "cloud_tokens": sources[Source.CLOUD],
         "device_tokens": sources[Source.DEVICE],
@@ -106,20 +106,23 @@ def _answer(reply: Reply, begun: float, reader: Reader) -> dict[str, Any]:
     }
 
 
-def _spread(values: Sequence[float] | np.ndarray) -> dict[str, float | None]:
+def spread(values: Sequence[float] | np.ndarray) -> dict[str, float | None]:
+    """Return median, 99th percentile and maximum; null where there is nothing."""
     found = np.asarray(values, dtype=float)
     if not found.size:
         return {"p50": None, "p99": None, "max": None}
     p50, p99 = np.percentile(found, (50, 99))
-    return {"p50": _short(p50), "p99": _short(p99), "max": _short(found.max())}
+    return {"p50": short(p50), "p99": short(p99), "max": short(found.max())}
 
 
-def _quality(values: Sequence[float]) -> dict[str, float | None]:
-    if not values:
+def quality(values: Sequence[float] | np.ndarray) -> dict[str, float | None]:
+    """Return mean, median and 1st percentile; null where there is nothing."""
+    if not len(values):
         return {"mean": None, "p50": None, "p1": None}
     p50, p1 = np.percentile(values, (50, 1))
-    return {"mean": _short(float(np.mean(values))), "p50": _short(p50), "p1": _short(p1)}
+    return {"mean": short(float(np.mean(values))), "p50": short(p50), "p1": short(p1)}
 
 
-def _short(value: float | None) -> float | None:
+def short(value: float | None) -> float | None:
+    """Return `value` to a hundredth of a millisecond."""
     return None if value is None else round(float(value), 5)

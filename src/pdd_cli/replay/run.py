@@ -39,16 +39,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """One replay.
+    """One replay, against a live server or the simulator.
 
     Raises:
-        ConfigurationError: `speedup` is not positive.
+        ConfigurationError: `speedup` is not positive, or it is not said what to replay against.
     """
 
     trace: Path
     format: str | None = None
     """One of `pdd_core.traces.FORMATS`; None finds out."""
-    url: str
+    url: str | None = None
+    """The server; None replays against the simulator."""
+    device: Path | None = None
+    """Profile of the simulated devices."""
+    cloud: Path | None = None
+    """Profile of the simulated cloud."""
+    policy: str = "planner"
+    """Of the simulated handoffs: ``planner``, ``plain`` or ``fixed_N``."""
     api_key: str | None = None
     model: str | None = None
     speedup: float = 1.0
@@ -64,6 +71,11 @@ class Replay:
     def __post_init__(self) -> None:
         if not self.speedup > 0:
             raise ConfigurationError(f"--speedup must be positive, not {self.speedup}")
+        if (self.url is None) == (self.device is None or self.cloud is None):
+            raise ConfigurationError(
+                "replay against a server with --url, or against the simulator with --simulate, "
+                "--device and --cloud"
+            )
 
     def read(self) -> Trace:
         """Return the requests, arriving at the speed at which they are to be replayed.
@@ -83,44 +95,80 @@ def run_replay(wanted: Replay, *, json_path: Path | None, plot: Path | None, con
     Ctrl-C stops all requests and reports what there is.
 
     Raises:
-        PDDError: something is not installed, or the trace or the server is unusable.
+        PDDError: something is not installed, or the trace, a profile or the server is unusable.
     """
     require("bench", need="pdd-device replay")
     check_picture(plot)
     trace = wanted.read()
-    run, interrupted = Run(), False
-    facts: dict[str, Any] = {}
-    with ended_by_sigterm():
-        try:
-            with ConsoleProgress(console)(f"Replaying {trace.name}") as step:
-                anyio.run(_replay, wanted, trace, run, facts, step)
-        except KeyboardInterrupt:
-            interrupted = True
-            if not run.replies:
-                raise
-        report = {
-            "schema": SCHEMA,
-            "kind": "live",
-            "trace": {"name": trace.name, "requests": len(trace), "seconds": round(trace.seconds, 3)},
-            "speedup": wanted.speedup,
-            **facts,
-            "interrupted": interrupted,
-            "figures": figures(run, wanted.reader),
-            "answers": answers(run, wanted.reader),
-        }
-        print_figures(console, report)
-        _write(report, run, wanted, json_path=json_path, plot=plot, console=console)
-    if interrupted:
+    report: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": "simulated" if wanted.url is None else "live",
+        "trace": {"name": trace.name, "requests": len(trace), "seconds": round(trace.seconds, 3)},
+        "speedup": wanted.speedup,
+        "versions": {"pdd-device": version_of("pdd-device")},
+        "interrupted": False,
+    }
+    with ended_by_sigterm(), ConsoleProgress(console)(f"Replaying {trace.name}") as step:
+        found = _simulated(wanted, trace) if wanted.url is None else _live(wanted, trace, step)
+    report |= found.report
+    print_figures(console, report)
+    if json_path is not None:
+        with published(json_path) as draft:
+            draft.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        console.print(f"Figures: {json_path}", highlight=False, markup=False, soft_wrap=True)
+    if plot is not None:
+        title = f"{trace.name}, {wanted.speedup:g} times its speed"
+        picture, _ = draw_replay(report["answers"], found.typical, plot, title=title)
+        console.print(f"Picture: {picture}", highlight=False, markup=False, soft_wrap=True)
+    if report["interrupted"]:
         raise KeyboardInterrupt
 
 
+@dataclass(frozen=True, slots=True)
+class _Replayed:
+    report: dict[str, Any]
+    """The fields that depend on what was replayed against."""
+    typical: PlottedAnswer | None = None
+    """An answer to draw, where single tokens are known."""
+
+
+def _simulated(wanted: Replay, trace: Trace) -> _Replayed:
+    from pdd_cli.replay.simulated import as_answers, as_figures, simulated
+    from pdd_core.planner.profiles import CloudProfile, DeviceProfile
+
+    assert wanted.device is not None and wanted.cloud is not None  # noqa: S101, PT018 - checked when it was made
+    device, cloud = DeviceProfile.load(wanted.device), CloudProfile.load(wanted.cloud)
+    made = simulated(trace, device, cloud, wanted.reader, policy=wanted.policy, seed=wanted.seed)
+    report = {
+        "device": device.name,
+        "cloud": cloud.name,
+        "policy": wanted.policy,
+        "figures": as_figures(made, wanted.reader),
+        "answers": as_answers(made),
+    }
+    return _Replayed(report)
+
+
+def _live(wanted: Replay, trace: Trace, step: Step) -> _Replayed:
+    run = Run()
+    facts: dict[str, Any] = {}
+    try:
+        anyio.run(_replay, wanted, trace, run, facts, step)
+    except KeyboardInterrupt:
+        if not run.replies:
+            raise
+        facts["interrupted"] = True
+    report = {**facts, "figures": figures(run, wanted.reader), "answers": answers(run, wanted.reader)}
+    return _Replayed(report, typical(run, wanted.reader))
+
+
 async def _replay(wanted: Replay, trace: Trace, run: Run, facts: dict[str, Any], step: Step) -> None:
+    assert wanted.url is not None  # noqa: S101 - else there is nothing live
     prompts = Prompts(vocab_size=wanted.vocab_size, seed=wanted.seed)
     async with LoadClient(openai_base_url(wanted.url), api_key=wanted.api_key, model=wanted.model) as client:
         served = await client.served()
         await client.probe(prompts.random(8, 0))
         facts |= {"server": _described(served), "forced": client.forces, "concurrency": wanted.concurrency}
-        facts["versions"] = {"pdd-device": version_of("pdd-device")}
         await replay_live(trace, client, served, prompts, run, concurrency=wanted.concurrency, say=step.say)
 
 
@@ -131,25 +179,6 @@ def _described(served: Served) -> dict[str, Any]:
         "kind": "device" if served.device else "cloud",
         "engine": None if served.info is None else served.info.get("engine"),
     }
-
-
-def _write(
-    report: dict[str, Any],
-    run: Run,
-    wanted: Replay,
-    *,
-    json_path: Path | None,
-    plot: Path | None,
-    console: Console,
-) -> None:
-    if json_path is not None:
-        with published(json_path) as draft:
-            draft.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        console.print(f"Figures: {json_path}", highlight=False, markup=False, soft_wrap=True)
-    if plot is not None:
-        title = f"{report['trace']['name']}, {wanted.speedup:g} times its speed"
-        picture, _ = draw_replay(report["answers"], typical(run, wanted.reader), plot, title=title)
-        console.print(f"Picture: {picture}", highlight=False, markup=False, soft_wrap=True)
 
 
 def typical(run: Run, reader: Reader) -> PlottedAnswer | None:

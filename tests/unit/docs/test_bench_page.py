@@ -42,6 +42,7 @@ def test_commands_are_named_as_they_are():
         ["pdd-device", "bench", "device"],
         ["pdd-device", "bench", "cloud"],
         ["pdd-device", "replay", "--trace"],
+        ["pdd-device", "replay", "--trace"],
         ["pdd-device", "generate", '"Why'],
     ]
 
@@ -72,7 +73,7 @@ def test_a_clouds_file_is_described():
         name="n", model="m", base_s=1, per_prefill_token_s=1, per_sequence_s=1, per_context_token_s=1, kv_tokens=1,
         max_num_seqs=1, max_num_batched_tokens=1, rtt_s=1, jitter_s=1,
     )  # fmt: skip
-    cost = StepCost(1, 1, 1, 1, 1, 0.1, 0.2)
+    cost = StepCost(1, 1, 1, 1, 1, 1, 0.1, 0.2)
     facts = cloud._Found(served=Served("m", 1, None, device=False))
     found = cloud.record(cloud.CloudBench(url="http://host"), facts, measured, cost, profile)
     names = {*found, *found["client"], *found["load"], *found["prefill"][0], *found["decode"][0]} - {"schema"}

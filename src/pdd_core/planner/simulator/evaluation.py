@@ -95,9 +95,7 @@ def ceiling(scenario: Scenario) -> float:
     return throughput(scenario, fixed(scenario, 1))
 
 
-def evaluate(
-    scenario: Scenario, truth: Truth, choices: Choices, times: CloudTimes | None = None
-) -> Evaluation:
+def evaluate(scenario: Scenario, truth: Truth, choices: Choices, times: CloudTimes | None = None) -> Evaluation:
     """Return what `choices` come to, with the cloud under the load that they leave it, or with these times."""
     times = times or cloud_times(scenario, choices)
     return Evaluation(choices, times, _outcomes(scenario, truth, times, choices), throughput(scenario, choices))
