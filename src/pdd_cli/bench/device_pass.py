@@ -25,7 +25,7 @@ STEPS = 8
 BATCH_TIMES = 3
 """How often each batch size is measured in a pass; the median counts."""
 _LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768)
-_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Context(Protocol):
