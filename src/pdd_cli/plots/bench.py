@@ -36,6 +36,8 @@ def draw_device(rates: Sequence[Rate], target: Path, *, title: str) -> tuple[Pat
         one.set_xlabel(over)
         one.set_ylabel("tokens per second")
         one.set_ylim(bottom=0)
+    for one in axes[:2]:
+        one.set_xlim(left=0)
     axes[2].set_xscale("log", base=2)
     axes[2].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     shared_legend(made, columns=3)

@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pdd_cli.plots.style import BLACK, BLUE, GREEN, PURPLE, VERMILLION, figure, heading, legend, save
+from pdd_cli.plots.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    PURPLE,
+    VERMILLION,
+    figure,
+    heading,
+    legend,
+    plain_log_ticks,
+    save,
+    shared_legend,
+)
 from pdd_cli.plots.timeline import draw_answer
 
 if TYPE_CHECKING:
@@ -22,8 +34,8 @@ _MODES = {
     "cloud_only": ("cloud alone", BLUE, "o"),
     "device_only": ("device alone", PURPLE, "^"),
 }
-_LEAST_MS = 0.1
-"""Shortest time on the logarithmic axes."""
+_LEAST_MS = 1.0
+"""Shortest time on the logarithmic axes: what is less is nothing that anyone waits for."""
 
 
 def draw_replay(
@@ -48,15 +60,15 @@ def draw_replay(
         draw_answer(axes[2], one)
         axes[2].set_xlabel("seconds since the request was due")
         axes[2].set_xlim(left=0)
-        axes[2].set_ylim(0, max(1, len(one.shown_at)) * 1.35)
-        legend(axes[2], loc="lower right")
+        axes[2].set_ylim(0, max(1, len(one.shown_at)) * 1.25)
+        shared_legend(made, of=axes[2:])
     return save(made, target)
 
 
 def _draw_waits(axes: Axes, answers: Sequence[Mapping[str, Any]]) -> None:
     heading(axes, "Wait for the first token, request by request")
     for mode, (label, colour, marker) in _MODES.items():
-        own = [one for one in answers if one["mode"] == mode and one["ttft_s"] is not None]
+        own = [one for one in answers if one["mode"] == mode and one["seconds"] is not None]
         if own:
             axes.plot(
                 [one["due_s"] for one in own],
@@ -70,6 +82,7 @@ def _draw_waits(axes: Axes, answers: Sequence[Mapping[str, Any]]) -> None:
             linestyle="none", marker="x", color=VERMILLION, label="failed", transform=axes.get_xaxis_transform(),
         )  # fmt: skip
     axes.set_yscale("log")
+    plain_log_ticks(axes.yaxis)
     axes.set_xlabel("seconds since the start, when the request was due")
     axes.set_ylabel("TTFT, ms")
     if axes.get_legend_handles_labels()[0]:
@@ -88,6 +101,7 @@ def _draw_shares(axes: Axes, answers: Sequence[Mapping[str, Any]]) -> None:
             axes.step(waits, 100 * shares, where="post", color=colour, linestyle=style, label=label)
     axes.axhline(99, color=BLACK, linewidth=0.7, linestyle=":")
     axes.set_xscale("log")
+    plain_log_ticks(axes.xaxis)
     axes.set_xlabel("wait, ms")
     axes.set_ylabel("requests, %")
     axes.set_ylim(0, 101)

@@ -190,7 +190,7 @@ def typical(run: Run, reader: Reader) -> PlottedAnswer | None:
     chosen = next(reply for reply in done if reply.ttft == middle)
     told = chosen.pdd or {}
     return PlottedAnswer(
-        title="The answer with the median wait",
+        title="Median wait",
         received_at=[],
         shown_at=chosen.shown(),
         source=sources(chosen),
