@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,10 @@ _MODES = {
     "cloud_only": ("cloud alone", BLUE, "o"),
     "device_only": ("device alone", PURPLE, "^"),
 }
+_MOST_POINTS = 1500
+"""Requests that can be told apart in a picture."""
+_BINS = 80
+"""Parts of the time, where there are more."""
 _LEAST_MS = 1.0
 """Shortest time on the logarithmic axes: what is less is nothing that anyone waits for."""
 
@@ -66,15 +71,10 @@ def draw_replay(
 
 
 def _draw_waits(axes: Axes, answers: Sequence[Mapping[str, Any]]) -> None:
-    heading(axes, "Wait for the first token, request by request")
-    for mode, (label, colour, marker) in _MODES.items():
-        own = [one for one in answers if one["mode"] == mode and one["seconds"] is not None]
-        if own:
-            axes.plot(
-                [one["due_s"] for one in own],
-                [max(_LEAST_MS, 1000 * one["ttft_s"]) for one in own],
-                linestyle="none", marker=marker, markersize=4, color=colour, alpha=0.7, label=label,
-            )  # fmt: skip
+    if len(answers) > _MOST_POINTS:
+        _draw_wait_over_time(axes, answers)
+    else:
+        _draw_every_wait(axes, answers)
     failed = [one["due_s"] for one in answers if one["error"] is not None]
     if failed:
         axes.plot(
@@ -87,6 +87,34 @@ def _draw_waits(axes: Axes, answers: Sequence[Mapping[str, Any]]) -> None:
     axes.set_ylabel("TTFT, ms")
     if axes.get_legend_handles_labels()[0]:
         legend(axes, loc="best")
+
+
+def _draw_wait_over_time(axes: Axes, answers: Sequence[Mapping[str, Any]]) -> None:
+    """Draw many requests' waits: the median in each part of the time, and up to where 99 % are."""
+    heading(axes, f"Wait for the first token, {len(answers):,} requests")
+    done = [(one["due_s"], 1000 * one["ttft_s"]) for one in answers if one["seconds"] is not None]
+    if not done:
+        return
+    due, waits = np.array(done).T
+    edges = np.linspace(due.min(), due.max() + 1e-9, _BINS + 1)
+    parts = [(edge, waits[(due >= edge) & (due < after)]) for edge, after in pairwise(edges)]
+    filled = [(edge, np.percentile(part, (50, 99))) for edge, part in parts if part.size]
+    where = [edge + (edges[1] - edges[0]) / 2 for edge, _ in filled]
+    middle, most = np.maximum(_LEAST_MS, [values for _, values in filled]).T
+    axes.plot(where, middle, color=BLUE, label="median")
+    axes.fill_between(where, middle, most, color=BLUE, alpha=0.2, linewidth=0, label="up to the 99th percentile")
+
+
+def _draw_every_wait(axes: Axes, answers: Sequence[Mapping[str, Any]]) -> None:
+    heading(axes, "Wait for the first token, request by request")
+    for mode, (label, colour, marker) in _MODES.items():
+        own = [one for one in answers if one["mode"] == mode and one["seconds"] is not None]
+        if own:
+            axes.plot(
+                [one["due_s"] for one in own],
+                [max(_LEAST_MS, 1000 * one["ttft_s"]) for one in own],
+                linestyle="none", marker=marker, markersize=4, color=colour, alpha=0.7, label=label,
+            )  # fmt: skip
 
 
 def _draw_shares(axes: Axes, answers: Sequence[Mapping[str, Any]]) -> None:

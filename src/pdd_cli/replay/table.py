@@ -18,17 +18,15 @@ _PERCENTILES = ("p50", "p99", "max")
 def print_figures(console: Console, report: Mapping[str, Any]) -> None:
     """Print the figures of `report`, and what a reader must know to judge them."""
     found = report["figures"]
-    table = Table(
-        title=f"{report['trace']['name']} at {report['speedup']:g} times its speed",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    heading = f"{report['trace']['name']} at {report['speedup']:g} times its speed"
+    console.print(heading, style="bold", highlight=False, markup=False, soft_wrap=True)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("", *_PERCENTILES):
         table.add_column(column, justify="left" if not column else "right")
     table.add_row("TTFT, ms", *_milliseconds(found["ttft_s"]))
     table.add_row("gap between tokens, ms", *_milliseconds(found["gap_s"]))
-    table.add_row("sent late by, ms", *_milliseconds(found["late"]))
+    if found["late"]["max"] is not None:
+        table.add_row("sent late by, ms", *_milliseconds(found["late"]))
     console.print(table)
     for line in lines(report):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

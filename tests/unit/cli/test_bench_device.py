@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -181,3 +183,43 @@ def test_ctrl_c_shows_what_there_is_and_writes_nothing(bench, tmp_path) -> None:
     assert "Interrupted after 1 passes" in bench.printed
     assert "100" in bench.printed
     assert not (tmp_path / "device.json").exists()
+
+
+def test_the_engine_is_driven_as_planned_and_freed(monkeypatch, tmp_path) -> None:
+    made = []
+
+    class Loaded(FakeContext):
+        model = "a model"
+
+        def __init__(self, path, *, n_ctx, n_threads, flash_attn, n_batch, should_abort):
+            super().__init__()
+            self.n_ctx, self.used, self.open, self.abort = n_ctx, [n_threads], True, should_abort
+            made.append(self)
+
+        def use_threads(self, count):
+            super().use_threads(count)
+            self.used.append(count)
+
+        def decode(self, ids, *, want_logits):
+            super().decode(ids, want_logits=want_logits)
+            assert len(self.ids) <= self.n_ctx
+
+        def close(self):
+            self.open = False
+
+    for name, fields in (("context", {"LlamaContext": Loaded}), ("vocab", {"Vocabulary": lambda _: SizedVocab()})):
+        monkeypatch.setitem(sys.modules, f"pdd_llamacpp_adapter.{name}", SimpleNamespace(**fields))
+    measured, said = Measured(), []
+    plan = DevicePlan.up_to(300, threads=(1, 2), reps=2)
+    device._measure(tmp_path / "m.gguf", DeviceBench(), plan, measured, SimpleNamespace(say=said.append))
+    [context] = made
+    assert context.used == [1, 1, 2, 2, 1]
+    assert [threads for threads, _ in measured.passes] == [1, 2, 2, 1]
+    assert not context.open
+    assert not context.abort()
+    assert said[0] == "pass 1 of 4, 1 threads"
+    assert "about" in said[1]
+
+
+class SizedVocab:
+    size = 100

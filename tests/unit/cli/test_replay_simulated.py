@@ -9,6 +9,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pdd_cli.main import app
+from pdd_cli.plots.replay import _draw_waits
+from pdd_cli.plots.style import figure
 from pdd_cli.replay.figures import Reader, answers, figures
 from pdd_cli.replay.live import Run
 from pdd_cli.replay.run import Replay, run_replay
@@ -123,3 +125,12 @@ def test_percentiles_count_each_value_as_often_as_it_stands_for() -> None:
     values, counts = np.array([3.0, 1.0, 2.0]), np.array([1.0, 98.0, 1.0])
     assert _weighted(values, counts) == {"p50": 1.0, "p99": 2.0, "max": 3.0}
     assert _weighted(values, np.zeros(3))["p50"] is None
+
+
+def test_many_requests_are_drawn_as_medians_and_few_one_by_one(tmp_path) -> None:
+    many = Trace("t", np.arange(2000) * 0.5, np.full(2000, 100), np.full(2000, 5))
+    for trace, words in ((TRACE, "request by request"), (many, "2,000 requests")):
+        _, [axes] = figure()
+        _draw_waits(axes, as_answers(made("plain", trace)))
+        assert words in axes.get_title(loc="left")
+    assert axes.get_legend_handles_labels()[1] == ["median", "up to the 99th percentile"]
