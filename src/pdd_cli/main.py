@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pdd_cli.plan.command import plan
 from pdd_core.errors import ConfigurationError, PDDError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ INTERRUPTED = 130
 
 evaluation = typer.Typer(help="Measure on your own model and text.", no_args_is_help=True)
 app.add_typer(evaluation, name="eval")
+app.command()(plan)
 benchmark = typer.Typer(help="Measure your own hardware into a profile for the planner.", no_args_is_help=True)
 app.add_typer(benchmark, name="bench")
 

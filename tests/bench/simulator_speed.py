@@ -2,8 +2,8 @@
 
     python tests/bench/simulator_speed.py [--requests 1000000] [--rate 15] [--times 10]
 
-Simulates `requests` and then `times` as many, with chat-like lengths that arrive at `rate` per second on an instance
-of the built-in profile h200-8b. Prints CPU and wall-clock seconds.
+Simulates `requests` and then `times` as many, with chat-like lengths that arrive at `rate` per second on an
+instance of the built-in profile h200-8b. Prints CPU and wall-clock seconds.
 """
 
 import argparse
@@ -39,8 +39,9 @@ def main():
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
         print(
-            f"{requests:,} requests: {cpu:.1f} s of CPU, {wall:.1f} s on the clock, {1e6 * cpu / requests:.1f} us each;"
-            f" {served.end_s / 3600:.1f} h simulated, {served.preemptions} preemptions, {memory:.0f} MiB at most",
+            f"{requests:,} requests: {cpu:.1f} s of CPU, {wall:.1f} s on the clock, "
+            f"{1e6 * cpu / requests:.1f} us each; {served.end_s / 3600:.1f} h simulated, "
+            f"{served.preemptions} preemptions, {memory:.0f} MiB at most",
             flush=True,
         )
 

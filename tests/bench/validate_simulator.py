@@ -2,9 +2,10 @@
 
     python tests/bench/validate_simulator.py MEASURED.json [--profile FILE] [--save FILE]
 
-MEASURED.json is a list of objects with the fields of `pdd_core.planner.simulator.fit.Measurement`: prompt, output, cap
-(or null), max_num_seqs, max_num_batched_tokens, requests, shared_prefix, requests_per_s. With --profile all rows are
-predicted by that profile, and nothing is fitted; --save writes the profile that is fitted to all rows.
+MEASURED.json is a list of objects with the fields of `pdd_core.planner.simulator.fit.Measurement`: prompt,
+output, cap (or null), max_num_seqs, max_num_batched_tokens, requests, shared_prefix, requests_per_s. With
+--profile all rows are predicted by that profile, and nothing is fitted; --save writes the profile that is fitted
+to all rows.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The reference of the simulator: the same scheduler, each step of each sequence by itself, without leaps and sums."""
+"""The simulator's reference: the same scheduler, each step of each sequence by itself, without leaps or sums."""
 
 from dataclasses import dataclass, field
 

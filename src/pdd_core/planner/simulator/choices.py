@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _BATCH = 512
 """Requests that are planned before the planner learns how long their answers were."""
-_LEARNT_PER_BATCH = 256
+_LEARNT_PER_BATCH = 128
 """Answers of a batch that it learns from, at most: enough, and the rest costs only time."""
 _UNCAPPED = 1 << 40
 
@@ -40,7 +40,7 @@ class Choices:
     def cloud_tokens(self, output_tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return what the cloud is asked to decode, where it has a part; at least 1."""
         capped = np.where(self.verdict == HANDOFF, self.decode_budget, _UNCAPPED)
-        return np.minimum(output_tokens, np.maximum(capped, 1))
+        return np.asarray(np.minimum(output_tokens, np.maximum(capped, 1)))
 
 
 def plain(scenario: Scenario) -> Choices:
@@ -85,32 +85,34 @@ def oracle(scenario: Scenario, truth: Truth, times: CloudTimes, ratio: NDArray[n
     return Choices(verdict, np.where(verdict == HANDOFF, budget, 0), np.where(verdict == HANDOFF, ratio, 1.0))
 
 
-def planner(scenario: Scenario, times: CloudTimes) -> Choices:
-    """The built-in planner, which learns the lengths of answers as it goes, and knows speeds as well as profiles do.
+def planner(scenario: Scenario, times: CloudTimes, lengths: OutputLengths | None = None) -> Choices:
+    """The built-in planner, which learns how long answers get as it goes, and knows speeds as profiles do.
 
-    The answers of one batch of requests are learnt before the next is planned; the first has nothing but the prior.
+    The answers of one batch of requests are learnt before the next is planned; the first has nothing but the
+    prior. `lengths` has learnt all of them in the end.
     """
-    trace, lengths = scenario.trace, OutputLengths()
-    count = len(trace)
-    choices = Choices(np.empty(count, np.int8), np.empty(count, np.int64), np.empty(count))
-    beliefs = _Beliefs(scenario, times)
+    trace, lengths = scenario.trace, OutputLengths() if lengths is None else lengths
+    count, beliefs = len(trace), _Beliefs(scenario, times)
+    parts = []
     for begin in range(0, count, _BATCH):
-        part = slice(begin, min(begin + _BATCH, count))
-        codes = trace.groups[part] if len(trace.groups) else np.zeros(part.stop - begin, np.int64)
-        for code in np.unique(codes):
-            at = begin + np.flatnonzero(codes == code)
-            group = trace.group_names[code] if len(trace.groups) else ""
-            made = beliefs.plans(at, lengths, group)
-            choices.verdict[at] = made.verdict
-            choices.decode_budget[at] = made.decode_budget
-            choices.refine_ratio[at] = made.refine_ratio
-        for index in range(part.start, part.stop, max(1, (part.stop - begin) // _LEARNT_PER_BATCH)):
+        end = min(begin + _BATCH, count)
+        parts.append(beliefs.choices(np.arange(begin, end), lengths))
+        for index in range(begin, end, max(1, (end - begin) // _LEARNT_PER_BATCH)):
             lengths.observe(trace.group(index), int(trace.prompt_tokens[index]), int(trace.output_tokens[index]))
-    return choices
+    return Choices(
+        np.concatenate([part.verdict for part in parts]),
+        np.concatenate([part.decode_budget for part in parts]),
+        np.concatenate([part.refine_ratio for part in parts]),
+    )
+
+
+def learnt_planner(scenario: Scenario, times: CloudTimes, lengths: OutputLengths) -> Choices:
+    """The built-in planner, which has learnt how long answers get, and learns no more."""
+    return _Beliefs(scenario, times).choices(np.arange(len(scenario.trace)), lengths)
 
 
 class _Beliefs:
-    """What the planner is told about a request: the profiles' speeds, and the cloud's times as they usually are."""
+    """What the planner is told of a request: the profiles' speeds, and the cloud's times as they usually are."""
 
     def __init__(self, scenario: Scenario, times: CloudTimes) -> None:
         self._scenario = scenario
@@ -118,8 +120,20 @@ class _Beliefs:
         self._ttft, self._ttft_sd = times.expected_ttft(scenario)
         self._tpot = times.usual_tpot
 
-    def plans(self, at: NDArray[np.intp], lengths: OutputLengths, group: str) -> Plans:
-        """Return the plans for the requests with these numbers."""
+    def choices(self, at: NDArray[np.intp], lengths: OutputLengths) -> Choices:
+        """Return the decisions for the requests with these numbers."""
+        trace = self._scenario.trace
+        made = Choices(np.empty(len(at), np.int8), np.empty(len(at), np.int64), np.empty(len(at)))
+        codes = trace.groups[at] if len(trace.groups) else np.zeros(len(at), np.int64)
+        for code in np.unique(codes):
+            chosen = np.flatnonzero(codes == code)
+            plans = self._plans(at[chosen], lengths, trace.group_names[code] if len(trace.groups) else "")
+            made.verdict[chosen] = plans.verdict
+            made.decode_budget[chosen] = plans.decode_budget
+            made.refine_ratio[chosen] = plans.refine_ratio
+        return made
+
+    def _plans(self, at: NDArray[np.intp], lengths: OutputLengths, group: str) -> Plans:
         scenario, expected = self._scenario, self._expected
         prompts = scenario.trace.prompt_tokens[at]
         given = Circumstances(

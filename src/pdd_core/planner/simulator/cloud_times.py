@@ -39,7 +39,8 @@ class CloudTimes:
     def expected_ttft(self, scenario: Scenario) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return what a client that has seen these times expects of each request, and how far it may be off."""
         cloud = scenario.cloud
-        shape = cloud.base_s + cloud.per_request_s + cloud.per_prefill_token_s * scenario.trace.prompt_tokens
+        prompts = scenario.trace.prompt_tokens.astype(np.float64)
+        shape = np.asarray(cloud.base_s + cloud.per_request_s + cloud.per_prefill_token_s * prompts)
         ratios = (self.ttft_s / shape)[np.isfinite(self.ttft_s)]
         level = float(np.median(ratios)) if ratios.size else 1.0
         spread = _DEVIATIONS_PER_MAD * float(np.median(np.abs(ratios - level))) if ratios.size else 0.0
@@ -66,7 +67,7 @@ def cloud_times(scenario: Scenario, choices: Choices) -> CloudTimes:
     trace = scenario.trace
     part = np.flatnonzero(choices.verdict != DEVICE_ONLY)
     tokens = choices.cloud_tokens(trace.output_tokens)
-    served = simulate(_part(Load.of(trace, tokens), part), scenario.cloud)
+    served = simulate(part_of(Load.of(trace, tokens), part), scenario.cloud)
     ttft, tpot = np.full(len(trace), np.nan), np.full(len(trace), np.nan)
     ttft[part] = served.first_token_s - trace.arrival_s[part]
     several = tokens[part] > 1
@@ -78,7 +79,7 @@ def cloud_times(scenario: Scenario, choices: Choices) -> CloudTimes:
     return CloudTimes(ttft, np.where(np.isfinite(tpot), np.maximum(tpot, 1e-9), usual), usual, served)
 
 
-def _part(load: Load, at: NDArray[np.intp]) -> Load:
+def part_of(load: Load, at: NDArray[np.intp]) -> Load:
     """Return some requests of a load."""
     if len(at) == len(load):
         return load

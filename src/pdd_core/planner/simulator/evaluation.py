@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pdd_core.planner.lengths import OutputLengths
 from pdd_core.planner.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF, Outcomes, Requests, outcomes
 from pdd_core.planner.simulator.choices import Choices, fixed, oracle, plain, planner
-from pdd_core.planner.simulator.cloud_times import CloudTimes, _part, cloud_times
+from pdd_core.planner.simulator.cloud_times import CloudTimes, cloud_times, part_of
 from pdd_core.planner.simulator.instance import simulate
 from pdd_core.planner.simulator.load import Load
 from pdd_core.planner.simulator.scenario import true_speeds
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 FIXED = (8, 16, 32, 64, 128)
 """Budgets that are tried as they are."""
-_MOST_AT_ONCE = 20_000
+_MOST_AT_ONCE = 8_000
 """Requests of a throughput run."""
 
 
@@ -34,6 +35,8 @@ class Evaluation:
     outcomes: Outcomes
     requests_per_s: float
     """Requests of this trace that one instance can take per second, those included that it has no part in."""
+    lengths: OutputLengths | None = None
+    """What the planner has learnt of the answers' lengths."""
 
     @property
     def decode_tokens(self) -> float:
@@ -73,14 +76,15 @@ class Evaluation:
 
 
 def compare(scenario: Scenario, *, budgets: Sequence[int] = FIXED) -> dict[str, Evaluation]:
-    """Return the evaluation of each policy by name: planner, best_fixed, fixed_N for each of `budgets`, oracle, plain.
+    """Return each policy's evaluation by name: planner, best_fixed, fixed_N for each of `budgets`, oracle, plain.
 
     All see the same requests, devices and network.
     """
     truth = true_speeds(scenario)
     # a planner that has run for a while knows the cloud's times under the load that handoffs leave it
     usual = cloud_times(scenario, planner(scenario, cloud_times(scenario, fixed(scenario, FIXED[-1]))))
-    planned = evaluate(scenario, truth, planner(scenario, usual))
+    lengths = OutputLengths()
+    planned = replace(evaluate(scenario, truth, planner(scenario, usual, lengths)), lengths=lengths)
     ratio = np.where(planned.choices.verdict == HANDOFF, planned.choices.refine_ratio, scenario.fixed_ratio)
     made = {"planner": planned, "best_fixed": evaluate(scenario, truth, best_fixed(scenario, truth, usual))}
     made |= {f"fixed_{budget}": evaluate(scenario, truth, fixed(scenario, budget)) for budget in budgets}
@@ -98,7 +102,7 @@ def ceiling(scenario: Scenario) -> float:
 def evaluate(scenario: Scenario, truth: Truth, choices: Choices, times: CloudTimes | None = None) -> Evaluation:
     """Return what `choices` come to, with the cloud under the load that they leave it, or with these times."""
     times = times or cloud_times(scenario, choices)
-    return Evaluation(choices, times, _outcomes(scenario, truth, times, choices), throughput(scenario, choices))
+    return Evaluation(choices, times, outcomes_of(scenario, truth, times, choices), throughput(scenario, choices))
 
 
 def best_fixed(scenario: Scenario, truth: Truth, times: CloudTimes) -> Choices:
@@ -106,7 +110,7 @@ def best_fixed(scenario: Scenario, truth: Truth, times: CloudTimes) -> Choices:
     low, high = 1, int(scenario.trace.output_tokens.max())
     while low < high:
         middle = (low + high) // 2
-        tried = _outcomes(scenario, truth, times, fixed(scenario, middle))
+        tried = outcomes_of(scenario, truth, times, fixed(scenario, middle))
         if tried.stalled.mean() <= scenario.goals.stall_probability:
             high = middle
         else:
@@ -115,18 +119,19 @@ def best_fixed(scenario: Scenario, truth: Truth, times: CloudTimes) -> Choices:
 
 
 def throughput(scenario: Scenario, choices: Choices) -> float:
-    """Return the requests per second of one instance to which the whole trace, or a sample of it, is given at once."""
+    """Return the requests per second of one instance that gets the trace, or a sample of it, all at once."""
     trace = scenario.trace
     at = np.unique(np.linspace(0, len(trace) - 1, min(len(trace), _MOST_AT_ONCE)).astype(np.intp))
     in_cloud = at[choices.verdict[at] != DEVICE_ONLY]
     if not in_cloud.size:
         return float("inf")
-    load = _part(Load.of(trace, choices.cloud_tokens(trace.output_tokens)), in_cloud)
+    load = part_of(Load.of(trace, choices.cloud_tokens(trace.output_tokens)), in_cloud)
     served = simulate(replace(load, arrival_s=np.zeros(len(load))), scenario.cloud)
     return len(at) / served.end_s
 
 
-def _outcomes(scenario: Scenario, truth: Truth, times: CloudTimes, choices: Choices) -> Outcomes:
+def outcomes_of(scenario: Scenario, truth: Truth, times: CloudTimes, choices: Choices) -> Outcomes:
+    """Return what becomes of each request. One that does not fit the device's context stays in the cloud."""
     fits = scenario.trace.prompt_tokens + scenario.trace.output_tokens <= scenario.device.n_ctx
     verdict = np.where(fits | (choices.verdict == DEVICE_ONLY), choices.verdict, CLOUD_ONLY)
     return outcomes(

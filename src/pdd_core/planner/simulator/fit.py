@@ -94,7 +94,8 @@ def fit_cloud_profile(
         name: of the profile.
         model: that was measured.
         kv_tokens: that the KV cache holds, as vLLM logs it at its start.
-        more: other fields of the profile; by default the limits are the largest measured, the round trip is 0. A cost
+        more: other fields of the profile; by default the limits are the largest measured, the round trip is 0. A
+        cost
             among them is taken as known, and only the others are fitted: full batches tell little of `base_s`,
             which one answer alone shows by the time between its tokens.
 
@@ -108,8 +109,8 @@ def fit_cloud_profile(
     limits = {
         key: max(getattr(one, key) for one in measurements) for key in ("max_num_seqs", "max_num_batched_tokens")
     }
-    free = dict.fromkeys(COSTS, 0.0)
-    fields = {
+    free: dict[str, Any] = dict.fromkeys(COSTS, 0.0)
+    fields: dict[str, Any] = {
         "name": name,
         "model": model,
         "kv_tokens": kv_tokens,
@@ -127,7 +128,8 @@ def fit_cloud_profile(
     scale = np.maximum(share[:, asked].max(axis=0), 1e-300)
     found, _ = nnls(share[:, asked] / scale, np.maximum(1.0 - share @ known, 0.0))
     known[asked] = found / scale
-    return CloudProfile(**{**fields, **dict(zip(COSTS, known.tolist(), strict=True))})
+    costs: dict[str, Any] = dict(zip(COSTS, known.tolist(), strict=True))
+    return CloudProfile(**{**fields, **costs})
 
 
 def _without_first(served: Served, begin: float) -> Served:

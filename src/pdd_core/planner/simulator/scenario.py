@@ -86,14 +86,14 @@ def reading_seconds(points: tuple[RatePoint, ...], prompts: Floats) -> Floats:
     grid = np.union1d(np.arange(0.0, most + _GRID, _GRID), [point.at for point in points if point.at < most])
     per_token = 1.0 / _at(points, grid)
     seconds = np.concatenate([[0.0], np.cumsum(np.diff(grid) * (per_token[1:] + per_token[:-1]) / 2)])
-    return np.interp(prompts, grid, seconds)
+    return np.asarray(np.interp(prompts, grid, seconds))
 
 
 def _at(points: tuple[RatePoint, ...], lengths: Floats) -> Floats:
-    return np.interp(lengths, [point.at for point in points], [point.value for point in points])
+    return np.asarray(np.interp(lengths, [point.at for point in points], [point.value for point in points]))
 
 
 def _factor(draw: np.random.Generator, count: int, spread: float) -> Floats:
     """Return log-normal factors with a mean of 1 and a standard deviation of `spread`."""
     sigma = np.sqrt(np.log1p(spread**2))
-    return np.exp(draw.normal(-(sigma**2) / 2, sigma, count)) if spread else np.ones(count)
+    return np.asarray(np.exp(draw.normal(-(sigma**2) / 2, sigma, count))) if spread else np.ones(count)
