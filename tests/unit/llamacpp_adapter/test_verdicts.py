@@ -41,8 +41,7 @@ WHOLE = list(range(101, 111))
 
 
 async def test_the_cloud_alone_leaves_the_device_idle(session, fake_engine, fake_cloud):
-    engine, cloud = fake_engine(), fake_cloud([[101], 0.05, "goes on"])
-    cloud.script[2] = (WHOLE[1:], CloudEnd.LENGTH)
+    engine, cloud = fake_engine(), fake_cloud([[101], 0.05, (WHOLE[1:], CloudEnd.LENGTH)])
     ids, outcome = await collect(session(Verdict.CLOUD_ONLY, engine=engine, cloud=cloud))
     assert ids == WHOLE
     assert outcome.mode == "cloud_only"
@@ -76,8 +75,7 @@ async def test_one_that_cannot_be_reached_is_none(session, fake_engine, fake_clo
 
 
 async def test_a_cloud_that_comes_back_helps_a_slow_device(session, fake_engine, fake_cloud):
-    cloud = fake_cloud([[101], CloudLost("broke off")], later=["goes on"])
-    cloud.later = [["goes on"]]
+    cloud = fake_cloud([[101], CloudLost("broke off")], later=[["goes on"]])
     engine = fake_engine(seconds=0.4)
     ids, outcome = await collect(session(Verdict.CLOUD_ONLY, engine=engine, cloud=cloud))
     assert ids == WHOLE
