@@ -192,16 +192,19 @@ class Runtime:
             cloud = None
         held = self._engine.holds(request.prompt_token_ids)
         rate = self._terms.rate(has_cloud=cloud is not None) if paced else math.inf
-        decided = None
-        if cloud is not None:
+        if cloud is None:
+            why = Why("there is no cloud" if self.cloud.client is None else "it does not fit the cloud")
+            decided = Decided(Plan(Verdict.DEVICE_ONLY, why=why), "settings")
+            request = self._terms.with_budget(request, rate, held=held)
+        else:
             request, decided = self._planned(request, rate, held=held, group=group)
             if decided.plan.verdict is Verdict.DEVICE_ONLY and paced:
                 rate = self._terms.rate(has_cloud=False)
         made = AnswerSession(
-            request if decided is not None else self._terms.with_budget(request, rate, held=held),
+            request,
             engine=None if self._is_the_clouds(request, cloud) else self._engine,
             cloud=cloud,
-            verdict=Verdict.HANDOFF if decided is None else decided.plan.verdict,
+            verdict=decided.plan.verdict,
             plan=decided,
             vocab=self.vocab,
             policies=self._planning.policies,

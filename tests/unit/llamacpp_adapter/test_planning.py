@@ -165,7 +165,9 @@ def test_without_a_cloud_there_is_nothing_to_decide(runtime):
     made.cloud.state = CloudState.DOWN
     session = made.session(request())
     assert told(session)[0] == "device_only"
-    assert session._plan is None
+    assert (session._plan.by, session._plan.plan.why.reason) == ("settings", "there is no cloud")
+    short_cloud = runtime(cloud=Client(max_model_len=100)).session(request())
+    assert short_cloud._plan.plan.why.reason == "it does not fit the cloud"
 
 
 class CloudForMail:
