@@ -113,6 +113,12 @@ def serve_command(
     decode_budget: Annotated[
         str | None, typer.Option(help="Tokens that the cloud may decode.", metavar="auto|N")
     ] = None,
+    plan: Annotated[
+        str | None, typer.Option(help="Who makes an answer.", metavar="auto|handoff|cloud|device|off")
+    ] = None,
+    plan_file: Annotated[
+        Path | None, typer.Option(help="Settings and profiles that `pdd-device plan` wrote.", dir_okay=False)
+    ] = None,
     refine: Annotated[
         str | None,
         typer.Option(
@@ -142,6 +148,8 @@ def serve_command(
         "rate": rate,
         "pacing": pacing,
         "decode_budget": decode_budget,
+        "plan": plan,
+        "plan_file": plan_file,
         "refine": refine,
         "threads": threads,
         "n_ctx": n_ctx,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pdd_core.planner.length_table import LengthTable
     from pdd_core.planner.types import CloudState, DeviceState, Goals, PlanRequest
 
-LEAST_SAVED = 0.15
+LEAST_SAVED = 0.1
 """Of the tokens that the cloud would decode: a handoff expected to save less is not worth the device's work."""
 LEAST_GAINED = 0.1
 """The same for a refined prompt, over the whole one: what is left out is a risk."""

@@ -126,20 +126,19 @@ class OutputLengths:
             },
         }
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> OutputLengths:
-        """Return what `as_json` wrote.
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Go on from what `as_json` wrote.
 
         Raises:
-            ValueError, TypeError, KeyError, AttributeError, IndexError: it is something else.
+            ValueError, TypeError, KeyError, AttributeError, IndexError: it is something else; nothing has changed.
         """
-        lengths = cls()
-        lengths._everyone = _dense(data["everyone"])
+        everyone = _dense(data["everyone"])
+        groups: OrderedDict[str, NDArray[np.float64]] = OrderedDict()
         for key, rows in list(data["groups"].items())[-MAX_GROUPS:]:
-            made = lengths._rows(str(key))
+            made = groups[str(key)] = np.zeros((BUCKETS, BINS))
             for bucket, row in rows.items():
                 made[int(bucket)] = _dense(row)
-        return lengths
+        self._everyone, self._groups, self._tables = everyone, groups, {}
 
 
 def _lean(weights: NDArray[np.float64], behind: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -133,6 +133,15 @@ class Alternative:
     rejected: str | None = None
     """The goal that it misses; None where it keeps all."""
 
+    def __str__(self) -> str:
+        parts = [self.verdict.value]
+        if self.decode_budget is not None:
+            parts.append(f"N={self.decode_budget}")
+        if self.refine_ratio is not None:
+            parts.append(f"rho={self.refine_ratio:g}")
+        parts.append(f"cost={self.cost:.4g} stalls={self.stall_probability:.2g} ttft={self.ttft_s:.2g}s")
+        return " ".join(parts) + (f" ({self.rejected})" if self.rejected else "")
+
     def as_json(self) -> dict[str, object]:
         """Return it with short numbers, ready for JSON."""
         return {

@@ -24,4 +24,6 @@ def log_decision(call: Call, outcome: Outcome | None, error: ErrorObject | None)
         line["error"] = {"status": error.status, "type": error.type, "code": error.code}
     if outcome is not None:
         line.update(outcome.summary())
+        if outcome.plan is not None:
+            line["plan"] = outcome.plan.short()
     logger.info("%s", json.dumps(line, separators=(",", ":"), default=str))

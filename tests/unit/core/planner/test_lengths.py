@@ -109,7 +109,8 @@ def test_it_can_be_written_and_read_and_names_nobody() -> None:
         lengths.observe("alice@example.org", 700, 30 + number)
     written = json.dumps(lengths.as_json())
     assert "alice" not in written
-    again = OutputLengths.from_json(json.loads(written))
+    again = OutputLengths()
+    again.restore(json.loads(written))
     for bucket, table in enumerate(lengths.tables("alice@example.org")):
         assert again.tables("alice@example.org")[bucket].survival == pytest.approx(table.survival, abs=1e-3)
 
@@ -126,5 +127,9 @@ def test_it_can_be_written_and_read_and_names_nobody() -> None:
     ],
 )
 def test_what_is_not_its_own_is_refused(data) -> None:
+    lengths = OutputLengths()
+    lengths.observe("", 10, 10)
+    before = lengths.as_json()
     with pytest.raises((ValueError, TypeError, KeyError, AttributeError, IndexError)):
-        OutputLengths.from_json(data)
+        lengths.restore(data)
+    assert lengths.as_json() == before

@@ -134,6 +134,7 @@ class FakeRuntime:
         self.options = session
         self.sessions = []
         self.paced = []
+        self.groups = []
 
     def context_limit(self):
         return self.n_ctx
@@ -144,9 +145,10 @@ class FakeRuntime:
     def cloud_status(self):
         return {"url": None, "state": "none", "error": None}
 
-    def session(self, request, *, paced=True):
+    def session(self, request, *, paced=True, group=""):
         self.sessions.append(FakeSession(request, list(self.script), **self.options))
         self.paced.append(paced)
+        self.groups.append(group)
         return self.sessions[-1]
 
 
