@@ -124,5 +124,6 @@ def record(outcome: Outcome, model: str) -> dict[str, Any]:
         "model": model,
         **answer_record(outcome),
         "refinement": summary["refinement"],
+        "plan": summary["plan"],
         "decisions": summary["decisions"],
     }
