@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pdd_cli.plan.command import plan
 from pdd_core.errors import ConfigurationError, PDDError
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ INTERRUPTED = 130
 
 evaluation = typer.Typer(help="Measure on your own model and text.", no_args_is_help=True)
 app.add_typer(evaluation, name="eval")
+app.command()(plan)
+benchmark = typer.Typer(help="Measure your own hardware into a profile for the planner.", no_args_is_help=True)
+app.add_typer(benchmark, name="bench")
 
 
 class Profile(StrEnum):
@@ -40,6 +44,9 @@ class Profile(StrEnum):
 
 Gguf = Annotated[str, typer.Option(help="A GGUF file, or `demo` for the demo model.", metavar="demo|PATH")]
 ApiKey = Annotated[str | None, typer.Option(help="The cloud's key.", envvar="PDD_CLOUD_API_KEY")]
+Plot = Annotated[
+    Path | None, typer.Option(help="Draw what was measured: a PNG, and an SVG beside it.", dir_okay=False)
+]
 Json = Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.", dir_okay=False)]
 
 
@@ -107,6 +114,12 @@ def serve_command(
     decode_budget: Annotated[
         str | None, typer.Option(help="Tokens that the cloud may decode.", metavar="auto|N")
     ] = None,
+    plan: Annotated[
+        str | None, typer.Option(help="Who makes an answer.", metavar="auto|handoff|cloud|device|off")
+    ] = None,
+    plan_file: Annotated[
+        Path | None, typer.Option(help="Settings and profiles that `pdd-device plan` wrote.", dir_okay=False)
+    ] = None,
     refine: Annotated[
         str | None,
         typer.Option(
@@ -137,12 +150,77 @@ def serve_command(
         "rate": rate,
         "pacing": pacing,
         "decode_budget": decode_budget,
+        "plan": plan,
+        "plan_file": plan_file,
         "refine": refine,
         "threads": threads,
         "n_ctx": n_ctx,
         "max_queue": max_queue,
     }
     serve(ServeSettings.load(config, {name: flag for name, flag in flags.items() if flag is not None}), _console())
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="What to ask.  [default: standard input]")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Text to put before the prompt; - is standard input.", dir_okay=False)
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    gguf: Annotated[str | None, typer.Option(help="The device's model.", metavar="demo|PATH")] = None,
+    cloud: Annotated[
+        str | None, typer.Option(help="The cloud, such as http://host:8000/v1.  [default: none]")
+    ] = None,
+    cloud_api_key: ApiKey = None,
+    cloud_model: Annotated[str | None, typer.Option(help="The name to ask the cloud for.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer.", min=1)] = None,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.", min=0, max=2)] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="Makes a sampled answer repeatable.")] = None,
+    rate: Annotated[
+        str | None, typer.Option(help="Tokens per second to show.", metavar="auto|unlimited|R")
+    ] = None,
+    decode_budget: Annotated[
+        str | None, typer.Option(help="Tokens that the cloud may decode.", metavar="auto|N")
+    ] = None,
+    refine: Annotated[
+        str | None,
+        typer.Option(
+            help="How much of a prompt the device reads.", metavar="off|auto|0.25|'N tokens'|'N s'|context"
+        ),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="The device's CPU threads.")] = None,
+    n_ctx: Annotated[int | None, typer.Option(help="Tokens that the device's context holds.")] = None,
+    json: Json = None,
+    plot: Plot = None,
+) -> None:
+    """Answer one prompt on the terminal: by this device alone, or begun by a cloud.
+
+    The answer goes to standard output, in the colours of who made it if that is a terminal; one line about it to
+    standard error. Settings that `serve` reads from the environment count here too.
+    """
+    from pdd_cli.generate import Question, read_prompt, run_generate
+    from pdd_core.env import ServeSettings
+
+    question = Question(
+        prompt=read_prompt(prompt, file),
+        system=system,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    flags = {
+        "cloud_url": cloud,
+        "cloud_api_key": cloud_api_key,
+        "cloud_model": cloud_model,
+        "gguf": gguf,
+        "rate": rate,
+        "decode_budget": decode_budget,
+        "refine": refine,
+        "threads": threads,
+        "n_ctx": n_ctx,
+    }
+    settings = ServeSettings.load(None, {name: flag for name, flag in flags.items() if flag is not None})
+    run_generate(question, settings, json_path=json, plot=plot, console=_console(), notes=_console(stderr=True))
 
 
 @app.command()
@@ -176,6 +254,7 @@ def demo(
     url: Annotated[str | None, typer.Option(help="A running cloud, instead of starting one.")] = None,
     api_key: ApiKey = None,
     port: Annotated[int | None, typer.Option(help="Port of the cloud to start.  [default: a free one]")] = None,
+    plot: Plot = None,
 ) -> None:
     """See one answer made in three ways: handed off, by the device alone, by the cloud alone."""
     from pdd_cli.demo import Scenario, run_demo
@@ -190,7 +269,158 @@ def demo(
         profile=device_profile.value,
         threads=threads,
     )
-    run_demo(scenario, url=url, api_key=api_key, port=port, json_path=json, console=_console())
+    run_demo(scenario, url=url, api_key=api_key, port=port, json_path=json, plot=plot, console=_console())
+
+
+@benchmark.command(name="device")
+def bench_device(
+    gguf: Gguf = "demo",
+    threads: Annotated[
+        str | None, typer.Option(help="CPU threads to compare.  [default: 1, 2, 4 ... all]", metavar="1,2,...")
+    ] = None,
+    longest: Annotated[int, typer.Option(help="Tokens in the context to measure up to.", min=128)] = 2048,
+    n_ctx: Annotated[int, typer.Option(help="Context that the device will serve with.", min=128)] = 4096,
+    reps: Annotated[int, typer.Option(help="Repetitions; their median counts.", min=1)] = 5,
+    flash_attn: Annotated[bool, typer.Option("--flash-attn", help="Measure with flash attention.")] = False,
+    name: Annotated[str | None, typer.Option(help="Of the profile.  [default: the processor's]")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Short and rough: does it work here?")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the profile here, a picture beside it.")] = None,
+    json: Json = None,
+    plot: Plot = None,
+) -> None:
+    """Measure how fast llama.cpp reads and writes here, over context length, batch size and threads.
+
+    The profile is that of the number of threads with which a prompt is read soonest; give --threads one number to
+    have it of that one.
+    """
+    from pdd_cli.bench.cloud_plan import parse_numbers
+    from pdd_cli.bench.device import DeviceBench, run_device
+
+    wanted = DeviceBench(
+        gguf=_gguf(gguf),
+        threads=() if threads is None else parse_numbers(threads, "--threads"),
+        longest=longest,
+        n_ctx=n_ctx,
+        reps=reps,
+        quick=quick,
+        flash_attn=flash_attn,
+        name=name,
+    )
+    run_device(wanted, out=out, json_path=json, plot=plot, console=_console())
+
+
+@benchmark.command(name="cloud")
+def bench_cloud(
+    url: Annotated[str, typer.Option(help="The cloud, such as http://host:8000/v1.")],
+    api_key: ApiKey = None,
+    model: Annotated[str | None, typer.Option(help="The name to ask for.  [default: what is served]")] = None,
+    lengths: Annotated[
+        str, typer.Option(help="Prompt lengths, with commas.", metavar="128,...")
+    ] = "128,256,512,1024,2048",
+    widths: Annotated[str, typer.Option(help="Answers at a time, with commas.", metavar="1,...")] = "1,2,4,8",
+    reps: Annotated[int, typer.Option(help="Repetitions; their median counts.", min=1)] = 3,
+    most_tokens: Annotated[
+        int, typer.Option(help="Refuse to ask for more tokens than this in all, prompts and answers.", min=1)
+    ] = 100_000,
+    max_num_seqs: Annotated[int, typer.Option(help="As the server was started; for the profile.", min=1)] = 256,
+    max_num_batched_tokens: Annotated[
+        int, typer.Option(help="As the server was started; for the profile.", min=1)
+    ] = 2048,
+    kv_tokens: Annotated[
+        int | None, typer.Option(help="Tokens that its KV cache holds.  [default: from /metrics]", min=1)
+    ] = None,
+    vocab_size: Annotated[int, typer.Option(help="Prompts are random ids below this.", min=2)] = 32_000,
+    name: Annotated[str | None, typer.Option(help="Of the profile.  [default: model and engine]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the profile here, a picture beside it.")] = None,
+    json: Json = None,
+    plot: Plot = None,
+) -> None:
+    """Measure a vLLM from here: round trip, prefill over length, gaps over answers at a time; fit its step's cost.
+
+    It should be idle otherwise. The load: one prompt at a time, then as many answers of 32 tokens at a time as
+    --widths says (8), with prompts of 64 and 768 tokens; 52,000 tokens in all by default, never more than
+    --most-tokens. Prompts are random, so its prefix cache is of no use. Ctrl-C leaves no request running.
+    """
+    from pdd_cli.bench.cloud import CloudBench, run_cloud
+    from pdd_cli.bench.cloud_plan import CloudPlan, parse_numbers
+
+    wanted = CloudBench(
+        url=url,
+        api_key=api_key,
+        model=model,
+        plan=CloudPlan(
+            lengths=parse_numbers(lengths, "--lengths"),
+            widths=parse_numbers(widths, "--widths"),
+            reps=reps,
+            most_tokens=most_tokens,
+        ),
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        kv_tokens=kv_tokens,
+        vocab_size=vocab_size,
+        name=name,
+    )
+    run_cloud(wanted, out=out, json_path=json, plot=plot, console=_console())
+
+
+@app.command()
+def replay(
+    trace: Annotated[Path, typer.Option(help="Request trace: Azure or BurstGPT CSV, Mooncake or own JSONL.")],
+    url: Annotated[str | None, typer.Option(help="A server to ask, such as http://host:8000/v1.")] = None,
+    simulate: Annotated[bool, typer.Option("--simulate", help="Ask the simulator instead.")] = False,
+    device: Annotated[
+        Path | None, typer.Option(help="Profile of the simulated devices, of `bench device`.", dir_okay=False)
+    ] = None,
+    cloud: Annotated[
+        Path | None, typer.Option(help="Profile of the simulated cloud, of `bench cloud`.", dir_okay=False)
+    ] = None,
+    policy: Annotated[
+        str, typer.Option(help="Of the simulated handoffs.", metavar="planner|plain|fixed_N")
+    ] = "planner",
+    api_key: ApiKey = None,
+    model: Annotated[str | None, typer.Option(help="The name to ask for.  [default: what is served]")] = None,
+    format: Annotated[  # noqa: A002 - the flag's name
+        str | None,
+        typer.Option(help="Of the trace.  [default: found out]", metavar="azure|burstgpt|mooncake|jsonl"),
+    ] = None,
+    speedup: Annotated[float, typer.Option(help="Arrivals this many times as fast as in the trace.")] = 1.0,
+    limit: Annotated[int | None, typer.Option(help="Only this many requests, from the first on.", min=1)] = None,
+    concurrency: Annotated[int, typer.Option(help="Most requests at a time.", min=1, max=1000)] = 256,
+    rate: Annotated[float, typer.Option(help="Tokens per second that the user reads, for QoE and stalls.")] = 20.0,
+    ttft: Annotated[float, typer.Option(help="Seconds after which the user expects the first token.")] = 0.5,
+    vocab_size: Annotated[int, typer.Option(help="Prompts are random ids below this.", min=2)] = 32_000,
+    seed: Annotated[int, typer.Option(help="Of the prompts, or of the simulated speeds.", min=0)] = 0,
+    json: Json = None,
+    plot: Plot = None,
+) -> None:
+    """Replay a request trace against a server (`pdd-device serve`, or any vLLM), or against the simulator.
+
+    Requests arrive when the trace says, whatever becomes of the ones before. Prompts are random token ids of the
+    trace's lengths, with common beginnings where the trace knows them; answers are as long as in the trace where
+    the server takes ignore_eos and min_tokens. Ctrl-C stops all requests and reports what there is.
+    """
+    from pdd_cli.replay.figures import Reader
+    from pdd_cli.replay.run import Replay, run_replay
+
+    if (simulate and url) or not (simulate or url):
+        raise typer.BadParameter("give either --url or --simulate", param_hint="--url")
+    wanted = Replay(
+        trace=trace,
+        format=format,
+        url=url,
+        device=device,
+        cloud=cloud,
+        policy=policy,
+        api_key=api_key,
+        model=model,
+        speedup=speedup,
+        limit=limit,
+        concurrency=concurrency,
+        reader=Reader(rate, ttft),
+        vocab_size=vocab_size,
+        seed=seed,
+    )
+    run_replay(wanted, json_path=json, plot=plot, console=_console())
 
 
 @evaluation.command(name="refine")

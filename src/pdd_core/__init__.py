@@ -3,6 +3,7 @@
 from pdd_core.handoff import SCHEMA_VERSION, CloudInfo, HandoffState, Status
 from pdd_core.hookspecs import BudgetRequest, CloudLoad, Pacer, PaceRequest, PaceTarget, hookimpl
 from pdd_core.optin import OptIn, parse_opt_in
+from pdd_core.planner.types import CloudState, DeviceState, Estimate, Plan, PlanRequest, Verdict, Why
 from pdd_core.plugins import Policies
 from pdd_core.refinement.prompt import RefinePrompt
 from pdd_core.refinement.scores import PromptScores
@@ -13,11 +14,16 @@ __all__ = [
     "BudgetRequest",
     "CloudInfo",
     "CloudLoad",
+    "CloudState",
+    "DeviceState",
+    "Estimate",
     "HandoffState",
     "OptIn",
     "PaceRequest",
     "PaceTarget",
     "Pacer",
+    "Plan",
+    "PlanRequest",
     "Policies",
     "PromptScores",
     "RefinePrompt",
@@ -25,6 +31,8 @@ __all__ = [
     "Source",
     "Status",
     "Timeline",
+    "Verdict",
+    "Why",
     "hookimpl",
     "parse_opt_in",
 ]

@@ -90,6 +90,17 @@ class ServeSettings(BaseSettings):
     """PDD_PACING: how the rate is kept: adaptive, fixed, ewma, reading or unlimited."""
     decode_budget: Literal["auto"] | PositiveInt = "auto"
     """PDD_DECODE_BUDGET: tokens that the cloud may decode; ``auto``: what the device's prefill takes."""
+    plan: Literal["auto", "off", "handoff", "cloud", "device"] = "auto"
+    """PDD_PLAN: who makes an answer; ``auto``: decided for each by what is known of device, cloud and answers;
+    ``handoff``, ``cloud`` or ``device``: always so; ``off``: always a handoff, with the budget of a formula."""
+    stall_probability: float = Field(default=0.01, gt=0, lt=1)
+    """PDD_STALL_PROBABILITY: share of answers that may stall at the handoff."""
+    ttft_target_s: PositiveFloat = 0.5
+    """PDD_TTFT_TARGET_S: seconds within which the device alone has to begin, to be given an answer alone."""
+    must_begin_in_cloud: bool = False
+    """PDD_MUST_BEGIN_IN_CLOUD: begin every answer in the cloud, also where the device alone would do."""
+    plan_file: Path | None = None
+    """PDD_PLAN_FILE: settings and profiles from ``pdd-device plan``; what is set elsewhere wins."""
     refine: str | float = "off"
     """PDD_REFINE: how much of a prompt the device reads, by the cloud's choice: ``off`` (all), ``auto`` (less
     where all takes long), a share such as 0.25, ``512 tokens``, what ``2 s`` suffice for, or ``context`` (what
@@ -135,11 +146,21 @@ class ServeSettings(BaseSettings):
         with_file = type(cls.__name__, (cls,), {"model_config": config, "__module__": cls.__module__})
         try:
             settings: ServeSettings = with_file(**flags)
+            if settings.plan_file is not None:
+                planned = _planned(settings.plan_file)
+                settings = with_file(**{**planned, **settings.model_dump(exclude_unset=True), **flags})
         except ValidationError as error:
             raise ConfigurationError("; ".join(_problem(one) for one in error.errors())) from error
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise ConfigurationError(f"{file} cannot be read: {error}") from error
         return settings
+
+
+def _planned(file: Path) -> dict[str, object]:
+    """Return the settings of a plan."""
+    from pdd_core.planner.plan_file import PlanFile  # profiles need numpy, which reading settings does not
+
+    return PlanFile.load(file).settings.model_dump(exclude_none=True)
 
 
 def _problem(error: ErrorDetails) -> str:

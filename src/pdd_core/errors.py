@@ -24,10 +24,16 @@
     ├── NotCaptured                 a prompt's attention was not seen: it is not refined
     ├── ModelError                  a model file is missing, unreadable or not what it claims to be
     ├── InvalidRefinement           a refined prompt breaks its contract
+    ├── InvalidTrace                a trace file has a line that cannot be read
     └── PolicyError                 a third-party hook failed, and `strict` asks for a stop
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "CloudError",
@@ -46,6 +52,7 @@ __all__ = [
     "InvalidOptIn",
     "InvalidRefinement",
     "InvalidRequest",
+    "InvalidTrace",
     "ModelError",
     "NotCaptured",
     "PDDError",
@@ -172,6 +179,15 @@ class NotCaptured(PDDError):
 
 class InvalidRefinement(PDDError):
     """A refined prompt breaks its contract: indices out of order or range, a protected token dropped, no fit."""
+
+
+class InvalidTrace(PDDError):
+    """A trace file cannot be read. `line` is the number of the first malformed line, from 1, or None."""
+
+    def __init__(self, path: Path, line: int | None, reason: str) -> None:
+        super().__init__(f"{path}, line {line}: {reason}" if line else f"{path}: {reason}")
+        self.line = line
+        self.reason = reason
 
 
 class PolicyError(PDDError):

@@ -21,6 +21,7 @@ from pdd_core.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pdd_core.planner.types import CloudState, DeviceState, Plan, PlanRequest
     from pdd_core.refinement.prompt import RefinePrompt
     from pdd_core.refinement.scores import PromptScores
 
@@ -160,6 +161,10 @@ class PDDSpecs(Protocol):
 
         Asked on admission, and again when ``load.pressure`` has changed: then the result holds for what is left.
         """
+
+    @hookspec(firstresult=True)
+    def pdd_plan(self, request: PlanRequest, device: DeviceState, cloud: CloudState) -> Plan | None:
+        """Return who makes an answer and how. Stops at the first result that is not None."""
 
     @hookspec(firstresult=True)
     def pdd_pace(self, request: PaceRequest, target: PaceTarget) -> Pacer | None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from pdd_llamacpp_adapter.speed import Work
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -25,6 +27,8 @@ class Batches:
         self.engine = engine
         self.throttle = throttle
         self.speed = speed
+        self.work = Work()
+        """What was done for this answer."""
         self._live = live
         self.waits_since: float | None = None
         """Since when llama.cpp is computing; None while it is not."""
@@ -60,8 +64,13 @@ class Batches:
             logits = await self.engine.extend(ids, want_logits=want_logits)
         self.waits_since = None
         await self.throttle.wait(len(ids), begun)
-        self.speed.measured(len(ids), self._live.now() - begun)
+        self.measured(len(ids), self._live.now() - begun)
         return likelihoods, logits
+
+    def measured(self, tokens: int, seconds: float) -> None:
+        """Take note that a batch of `tokens` took `seconds`."""
+        self.speed.measured(tokens, seconds)
+        self.work.add(tokens, seconds)
 
     async def hung(self, limit: float) -> None:
         """Return when llama.cpp has not come back for `limit` seconds."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -28,6 +28,44 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.tokenizer_check import DeviceVocabulary
 
 logger = logging.getLogger(__name__)
+
+_LEAST_LATER = 4
+"""Tokens behind the first that tell how fast they come."""
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """When the tokens of one leg came; seconds since the request began."""
+
+    posted_at: float | None = None
+    first_at: float | None = None
+    last_at: float = 0.0
+    later: int = 0
+    """Tokens that came behind the first event."""
+
+    def came(self, tokens: int, now: float) -> None:
+        """Take note of one event."""
+        if not tokens:
+            return
+        if self.first_at is None:
+            self.first_at = now
+        else:
+            self.later += tokens
+        self.last_at = now
+
+    @property
+    def first_token_s(self) -> float | None:
+        """From the request to the first token; None before it."""
+        if self.posted_at is None or self.first_at is None:
+            return None
+        return self.first_at - self.posted_at
+
+    @property
+    def step_s(self) -> float | None:
+        """Mean time between two tokens; None while they are too few to tell."""
+        if self.first_at is None or self.later < _LEAST_LATER:
+            return None
+        return (self.last_at - self.first_at) / self.later
 
 
 class CloudLeg:
@@ -80,6 +118,8 @@ class CloudLeg:
         begins = 0 if plan.repeats else len(live.answer)
         self.limit = None if budget is None else begins + budget
         """The answer's length at which this leg ends at the latest; None if the cloud's policy decides."""
+        self.arrivals = Arrivals()
+        """When its tokens came."""
         self.over = False
         """Nothing more will come of it, and the cloud is no longer at work for it."""
         self.cancel_confirmed: bool | None = None
@@ -107,6 +147,7 @@ class CloudLeg:
             own = () if request.ignore_eos else info.tokenizer.eos_ids
             self._live.answer.stop_ids = frozenset((*own, *request.stop_token_ids))
         self._posted = True
+        self.arrivals.posted_at = self._live.now()
         waits = self._patience.cloud_prefill_s
         if self._judged and request.logprobs is None:
             request = replace(request, logprobs=0)
@@ -145,6 +186,7 @@ class CloudLeg:
 
     def _take(self, chunk: CloudChunk) -> None:
         answer = self._live.answer
+        self.arrivals.came(len(chunk.token_ids), self._live.now())
         again = min(len(chunk.token_ids), self._plan.repeats - self._repeated)
         if self.closing:
             answer.in_vain += len(chunk.token_ids)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pdd_core.errors import PDDError
     from pdd_core.patience import Patience
     from pdd_llamacpp_adapter.cloud import CloudClient
+    from pdd_llamacpp_adapter.cloud_leg import Arrivals
     from pdd_llamacpp_adapter.live import LiveAnswer
     from pdd_llamacpp_adapter.refining import Refining
     from pdd_llamacpp_adapter.request import AnswerRequest
@@ -49,11 +50,16 @@ class Device(Protocol):
     def stop(self) -> None:
         """Abort what it is doing."""
 
+    def wake(self) -> None:
+        """Begin, if it only stands by."""
+
 
 class Conductor:
     """Runs one answer's legs. `device` None is an answer that the cloud makes alone, without the plugin.
 
-    `judged` asks the cloud for likelihoods, `refining` for a refined prompt, until it has brought a first token.
+    `begins` False leaves the cloud alone until the device fails. `alone` asks it first for a plain request, which
+    it finishes; the device is woken if it is lost. `judged` asks the cloud for likelihoods, `refining` for a
+    refined prompt, until it has brought a first token.
     """
 
     def __init__(
@@ -67,6 +73,8 @@ class Conductor:
         vocab: DeviceVocabulary | None,
         rate: float,
         patience: Patience,
+        begins: bool = True,
+        alone: bool = False,
         judged: bool = False,
         refining: Refining | None = None,
         on_cloud_error: Callable[[PDDError], object] | None = None,
@@ -79,11 +87,15 @@ class Conductor:
         self._vocab = vocab
         self._rate = rate
         self._patience = patience
+        self._begins = begins
+        self._alone = alone
         self._judged = judged
         self._refining = refining
         self._on_cloud_error = on_cloud_error
         self._leg: CloudLeg | None = None
         self._repeatable = True
+        self.first_arrivals: Arrivals | None = None
+        """When the tokens of the first leg came; None where there was none."""
         self._not_before = 0.0
         self._idle_since = 0.0
         self.extensions = 0
@@ -97,8 +109,8 @@ class Conductor:
     async def run(self) -> None:
         """Return when the answer is finished and nothing is at work for it any more."""
         answer = self._live.answer
-        if self._cloud is not None:
-            self._begin(self._request.decode_budget)
+        if self._cloud is not None and self._begins:
+            self._begin(self._request.max_tokens if self._alone else self._request.decode_budget)
         elif self._device is None:
             answer.give_up()
         while not answer.finished:
@@ -137,7 +149,7 @@ class Conductor:
         answer = self._live.answer
         self._look_back()
         stranded = answer.stranded
-        if not stranded and not (answer.owner is Source.CLOUD and self._device_late()):
+        if not stranded and not (self._begins and answer.owner is Source.CLOUD and self._device_late()):
             return
         if not self._may_ask_again():
             if stranded:
@@ -210,7 +222,7 @@ class Conductor:
         if plan is None or self._cloud is None:
             return False
         opt_in, refining = None, None
-        if self._device is not None:
+        if self._device is not None and not self._alone:
             refining = None if len(answer) or self._refining is None or self._refining.settled else self._refining
             asked = plan.request
             opt_in = OptIn(uuid4().hex, asked.decode_budget, least_budget=asked.least_budget)
@@ -231,6 +243,8 @@ class Conductor:
             refining=refining,
             on_begun=None if refining is None else self._fetch_refined,
         )
+        if self.first_arrivals is None:
+            self.first_arrivals = self._leg.arrivals
         self._tasks.start_soon(self._leg.run)
         return True
 
@@ -250,6 +264,9 @@ class Conductor:
         if (error := self._live.answer.cloud_error) is not None:
             self._live.decided(f"the cloud was lost: {type(error).__name__}")
             self._repeatable = self._repeatable and not _is_unlike(error)
+            self._alone = False
+            if self._device is not None:
+                self._device.wake()
             if self._on_cloud_error is not None:
                 self._on_cloud_error(error)
             self._not_before = self._live.now() + self._patience.retry_delay_s * 2**self.retries

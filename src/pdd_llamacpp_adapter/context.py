@@ -172,6 +172,10 @@ class LlamaContext:
         logits: np.ndarray = np.ctypeslib.as_array(pointer, (self._n_vocab,))
         return logits
 
+    def use_threads(self, count: int) -> None:
+        """Compute with `count` CPU threads from now on."""
+        L.llama_set_n_threads(self._ctx, count, count)
+
     def rewind(self, length: int) -> int:
         """Keep the first `length` tokens, or none where that cannot be had exactly. Returns how many are kept.
 

@@ -32,7 +32,7 @@ async def decode(logits: np.ndarray, sampler: Sampler, *, batches: Batches, live
         async for choice in steps:
             now = live.now()
             if answer.behind:
-                batches.speed.measured(1, now - begun)
+                batches.measured(1, now - begun)
             begun = batches.waits_since = now
             _made(choice, live)
 

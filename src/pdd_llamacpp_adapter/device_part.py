@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from pdd_core.errors import CloudLost, DeviceEngineFailed, DeviceError, named
+from pdd_core.planner.alternatives import CLOSING_MARGIN
 from pdd_core.timeline import Source
 from pdd_llamacpp_adapter.batches import Batches
 from pdd_llamacpp_adapter.decoding import decode
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.profile import Throttle
     from pdd_llamacpp_adapter.refining import Refining
     from pdd_llamacpp_adapter.request import AnswerRequest
-    from pdd_llamacpp_adapter.speed import DeviceSpeed
+    from pdd_llamacpp_adapter.speed import DeviceSpeed, Work
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class DevicePart:
         judging: Judging,
         refining: Refining | None = None,
         matcher: GrammarMatcher | None = None,
+        stands_by: bool = False,
         on_progress: Progress | None = None,
     ) -> None:
         self._engine = engine
@@ -68,6 +70,8 @@ class DevicePart:
         self._on_progress = on_progress
         self._scope = anyio.CancelScope()
         self._at_work = False
+        self._begun_at = 0
+        self._stands_by = stands_by
         self.reused = 0
         """Prompt tokens that were in the context already."""
 
@@ -75,6 +79,7 @@ class DevicePart:
         """Work until the answer is finished or the device fails. Never raises a device's error."""
         try:
             with self._scope:
+                await self._stand_by()
                 async with self._engine.exclusive():
                     self._at_work = True
                     await self._decode(await self._catch_up())
@@ -86,6 +91,21 @@ class DevicePart:
             self._lost(DeviceEngineFailed(f"the device failed: {type(error).__name__}"))
         finally:
             self._batches.waits_since = None
+        self._live.changed()
+
+    async def _stand_by(self) -> None:
+        """Return when there is work: at once, or once the cloud, which was to do it all, is lost or silent."""
+        answer, limit = self._live.answer, self._patience.first_token_s
+        with anyio.move_on_after(limit) as patience:
+            await self._live.until(lambda: not self._stands_by or len(answer) > 0)
+        if patience.cancelled_caught:
+            self._live.decided(f"the device begins: no token of the cloud's within {limit:g} s")
+            self._stands_by = False
+        await self._live.until(lambda: not self._stands_by)
+
+    def wake(self) -> None:
+        """Begin, if it only stands by."""
+        self._stands_by = False
         self._live.changed()
 
     async def watch(self) -> None:
@@ -107,6 +127,17 @@ class DevicePart:
         """Abort what the engine is doing: the answer is complete."""
         self._scope.cancel()
 
+    @property
+    def needed(self) -> bool:
+        """Whether the device is at work for this answer, or waits to be."""
+        answer = self._live.answer
+        return answer.device_able and not answer.finished and not self._stands_by
+
+    @property
+    def work(self) -> Work:
+        """What the engine did."""
+        return self._batches.work
+
     def ready_in(self) -> float | None:
         """Return the seconds until catch-up by the speed so far; 0 after it, None while it cannot be said."""
         answer = self._live.answer
@@ -120,13 +151,14 @@ class DevicePart:
         """Process prompt and received tokens until the answer is the device's; return the logits to go on from."""
         answer = self._live.answer
         self.reused = await self.course.start()
+        self._begun_at = answer.processed
         logits: np.ndarray | None = None
         while True:
             self._grammar.follow(self._judging.allow if self.course.is_judged else None)
             if await self.course.settle():
                 logits = None
             if readable := self.course.readable():
-                self._close_cloud_on_last_lap()
+                self._close_cloud_in_time()
                 # What came in while one chunk was processed is the next: far behind, chunks grow by themselves.
                 logits = await self._process(min(readable, self._batches.chunk))
                 self._live.changed()
@@ -142,20 +174,30 @@ class DevicePart:
         """Whether the cloud may yet send tokens that tell if a refined prompt will do."""
         return self._live.answer.cloud_running and self._judging.lacks()
 
-    def _close_cloud_on_last_lap(self) -> None:
-        """Take no more from a cloud that outruns the device's steps, once what is at hand lasts for the last one.
+    def _close_cloud_in_time(self) -> None:
+        """Take no more from the cloud once what is at hand lasts until the device is ready.
 
-        Without this, a device that has all but caught up would chase such a cloud to the end of its budget.
+        Its budget has head-room for a device that turns out slow; a device that does not needs none of it. And one
+        that has all but caught up would chase a cloud that outruns its steps to the end of the budget.
         """
-        answer = self._live.answer
-        last_lap = answer.reading.prompt_done and answer.behind <= LAST_LAP
-        if not (answer.cloud_running and last_lap) or self._judging.lacks(answer.behind):
+        answer, reading = self._live.answer, self._live.answer.reading
+        last_lap = reading.prompt_done and answer.behind <= LAST_LAP
+        # with more to do the forecast has to hold for longer: it must be the device's own, of half of its work
+        begun_well = reading.processed - self._begun_at >= answer.behind
+        if not (answer.cloud_running and (last_lap or begun_well)) or self._judging.lacks(answer.behind):
             return
-        lap = self._speed.seconds(answer.behind)
-        if lap is not None and lap < self._live.buffered / self._rate:
-            answer.cloud_closed()
-            self._live.decided("the cloud was closed: the device has all but caught up")
-            self._live.changed()
+        needs = self._speed.seconds(answer.behind)
+        if needs is None:
+            return
+        if last_lap and needs < self._live.buffered / self._rate:
+            self._close_cloud("the device has all but caught up")
+        elif needs * (1.0 + CLOSING_MARGIN) < self._live.buffered / self._rate:
+            self._close_cloud("what is at hand lasts until the device is ready")
+
+    def _close_cloud(self, why: str) -> None:
+        self._live.answer.cloud_closed()
+        self._live.decided(f"the cloud was closed: {why}")
+        self._live.changed()
 
     async def _wait_for_work(self) -> None:
         """Return when the answer may be taken over, or has grown. A cloud that stays silent is given up."""

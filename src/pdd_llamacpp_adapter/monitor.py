@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import time
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,8 @@ import anyio
 from pdd_core.errors import CloudError, CloudLost, CloudUnreachable, SchemaVersionError, TokenizerMismatch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pdd_core.errors import PDDError
     from pdd_core.handoff import CloudInfo
     from pdd_llamacpp_adapter.cloud import CloudClient
@@ -38,10 +42,20 @@ class CloudState(StrEnum):
 
 
 class CloudMonitor:
-    """Keeps the connection to one cloud. `client` None: there is none."""
+    """Keeps the connection to one cloud. `client` None: there is none.
 
-    def __init__(self, client: CloudClient | None, vocab: DeviceVocabulary) -> None:
+    `on_round_trip` is called with the seconds that one took.
+    """
+
+    def __init__(
+        self,
+        client: CloudClient | None,
+        vocab: DeviceVocabulary,
+        *,
+        on_round_trip: Callable[[float], object] | None = None,
+    ) -> None:
         self._client = client
+        self._on_round_trip = on_round_trip
         self._vocab = vocab
         self._look_now = anyio.Event()
         self.state = CloudState.NONE if client is None else CloudState.CONNECTING
@@ -86,6 +100,16 @@ class CloudMonitor:
             self.state, self.error = CloudState.CONNECTED, None
             if before is not CloudState.CONNECTED:
                 logger.info("connected to %s, model %s", info.engine, info.model)
+            await self._measure(client)
+
+    async def _measure(self, client: CloudClient) -> None:
+        """Time one round trip over the connection that there is now."""
+        if self._on_round_trip is None:
+            return
+        begun = time.monotonic()
+        with contextlib.suppress(CloudError, SchemaVersionError, TokenizerMismatch):
+            await client.connect(self._vocab, retries=0)
+            self._on_round_trip(time.monotonic() - begun)
 
     def suspect(self, error: PDDError) -> None:
         """Look at once: an answer has lost the cloud. One that could not be reached is done without meanwhile."""

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from pdd_core.timeline import Source
 
 if TYPE_CHECKING:
+    from pdd_core.planner.types import Plan
     from pdd_core.timeline import Timeline
     from pdd_llamacpp_adapter.live import Decision
 
 
 class Mode(StrEnum):
-    """Which engines the session was given. What each did is in the timeline."""
+    """Who was to make the answer. What each engine did is in the timeline."""
 
     HANDOFF = "handoff"
     DEVICE_ONLY = "device_only"
@@ -42,6 +43,38 @@ class RefinementReport:
     reason: str | None = None
     """Why the device read no refined prompt: ``not_enabled`` and the other reasons of the wire, ``unavailable``
     (no answer), ``invalid`` (one that breaks the contract), ``too_late`` (nothing was left to save)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """An answer's plan, and the policy that made it."""
+
+    plan: Plan
+    by: str
+    """Name of the plugin: ``planner``, or a third party's; ``settings`` where these leave no choice."""
+
+    def summary(self) -> dict[str, object]:
+        """Return it JSON-ready, with all that was looked at."""
+        return {**self._decision(), **self.plan.why.as_json()}
+
+    def short(self) -> dict[str, object]:
+        """Return it JSON-ready for a line of the log: what was known, and each alternative in a few words."""
+        why = self.plan.why
+        return {
+            **self._decision(),
+            "reason": why.reason,
+            "inputs": why.as_json()["inputs"],
+            "alternatives": [str(one) for one in why.alternatives],
+        }
+
+    def _decision(self) -> dict[str, object]:
+        plan = self.plan
+        return {
+            "verdict": plan.verdict.value,
+            "decode_budget": plan.decode_budget,
+            "refine_ratio": plan.refine_ratio,
+            "by": self.by,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +112,8 @@ class Outcome:
     """What was decided about the answer and when; no text of prompt or answer."""
     refinement: RefinementReport | None = None
     """What became of the refined prompt; None where none was asked for and none was read."""
+    plan: Decided | None = None
+    """Who was to make the answer, and why; None where there was nothing to decide."""
 
     def summary(self) -> dict[str, object]:
         """Return what happened, JSON-ready and without any text: the ``pdd`` object of the device's server."""
@@ -102,6 +137,7 @@ class Outcome:
             "cloud_retries": self.cloud_retries,
             "cloud_error": self.cloud_error,
             "refinement": self._refinement(),
+            "plan": None if self.plan is None else self.plan.summary(),
             "decisions": [{"at_s": _rounded(one.at), "what": one.what} for one in self.decisions],
         }
 

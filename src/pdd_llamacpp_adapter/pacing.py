@@ -27,7 +27,14 @@ logger = logging.getLogger(__name__)
 
 @cache
 def default_policies(pacing: str = PACINGS[0]) -> Policies:
-    """Return a built-in pacing and what is installed, as PDD_POLICIES and PDD_STRICT say. Made once for each name.
+    """Return what `load_policies` does. Made once for each name."""
+    return load_policies(pacing)
+
+
+def load_policies(pacing: str, **built_in: object) -> Policies:
+    """Return a built-in pacing, further built-ins by name, and what is installed.
+
+    That is as PDD_POLICIES and PDD_STRICT say.
 
     Raises:
         ConfigurationError: `pacing` is none of `PACINGS`.
@@ -36,7 +43,7 @@ def default_policies(pacing: str = PACINGS[0]) -> Policies:
     if pacing not in BUILT_IN:
         raise ConfigurationError(f"pacing must be one of {', '.join(PACINGS)}, not {pacing!r}")
     env = Env()
-    return Policies({pacing: BUILT_IN[pacing]()}, allow=env.allowed_policies(), strict=env.strict)
+    return Policies({pacing: BUILT_IN[pacing](), **built_in}, allow=env.allowed_policies(), strict=env.strict)
 
 
 def recent_step(received_at: Sequence[float]) -> float | None:

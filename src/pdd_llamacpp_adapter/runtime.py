@@ -8,19 +8,22 @@ import time
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import anyio
 
 from pdd_core.errors import InvalidGrammar, named
+from pdd_core.planner.types import Plan, Verdict, Why
 from pdd_llamacpp_adapter.cloud import CloudClient
 from pdd_llamacpp_adapter.engine import DeviceEngine
 from pdd_llamacpp_adapter.grammar import GrammarEngine
 from pdd_llamacpp_adapter.monitor import CloudMonitor
-from pdd_llamacpp_adapter.pacing import default_policies
+from pdd_llamacpp_adapter.outcome import Decided
+from pdd_llamacpp_adapter.planning import Planning
 from pdd_llamacpp_adapter.request import Grammar, GrammarKind
 from pdd_llamacpp_adapter.session import AnswerSession
 from pdd_llamacpp_adapter.session_start import fits
-from pdd_llamacpp_adapter.speed import DeviceSpeed
+from pdd_llamacpp_adapter.speed import DeviceSpeed, Work
 from pdd_llamacpp_adapter.terms import Terms
 from pdd_llamacpp_adapter.upgrade import upgrade_when_idle
 
@@ -36,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 _PROBE_TOKENS = 96
 _PROBE_STEPS = 6
+_KEEP_EVERY_S = 60.0
 
 
 class Runtime:
@@ -53,10 +57,11 @@ class Runtime:
         self._settings = settings
         self._speed = DeviceSpeed()
         self._grammars = GrammarEngine(engine.vocab, engine.vocab.stop_ids)
-        self._policies = default_policies(settings.pacing)
         self._terms = Terms(settings, self._speed, n_ctx=engine.n_ctx)
+        self._planning = Planning(settings, n_ctx=engine.n_ctx)
+        self._sessions: WeakSet[AnswerSession] = WeakSet()
         self._warned: set[str] = set()
-        self.cloud = CloudMonitor(cloud, engine.vocab)
+        self.cloud = CloudMonitor(cloud, engine.vocab, on_round_trip=self._round_trip)
 
     @classmethod
     @asynccontextmanager
@@ -76,15 +81,17 @@ class Runtime:
                 gguf, n_ctx=settings.n_ctx, n_threads=settings.threads, flash_attn=settings.flash_attn
             )
 
-        default_policies(settings.pacing)  # an unknown one is refused before the model is loaded
+        Planning(settings, n_ctx=settings.n_ctx)  # what cannot work is refused before the model is loaded
         engine = await anyio.to_thread.run_sync(load)
         try:
             cloud = _client(settings)
             async with cloud or nullcontext(), anyio.create_task_group() as tasks:
                 runtime = cls(engine, cloud, settings, model_name=model_name)
+                await anyio.to_thread.run_sync(runtime._planning.learning.restore)
                 tasks.start_soon(runtime.cloud.run)
                 await runtime._measure()
                 tasks.start_soon(runtime._warm_up_grammars)
+                tasks.start_soon(runtime._keep_what_is_learnt)
                 tasks.start_soon(upgrade_when_idle, engine, lambda: runtime._speed.chunk)
                 try:
                     yield runtime
@@ -95,16 +102,35 @@ class Runtime:
 
     async def _measure(self) -> None:
         """Learn the device's speed before the first answer needs it: under a second on a small model."""
-        engine, speed = self._engine, self._speed
+        engine, speed, work = self._engine, self._speed, Work()
         async with engine.exclusive():
             await engine.start([0])
             ids = [token % self.vocab.size for token in range(min(_PROBE_TOKENS, self.n_ctx // 2))]
             for batch in (ids[:8], ids, *([1] for _ in range(_PROBE_STEPS))):
                 begun = time.monotonic()
                 await engine.extend(batch, want_logits=True)
-                speed.measured(len(batch), time.monotonic() - begun)
+                seconds = time.monotonic() - begun
+                speed.measured(len(batch), seconds)
+                work.add(len(batch), seconds)
             await engine.rewind(0)
+        device = self._planning.learning.device
+        device.read(0, work.read_tokens, work.read_s)
+        device.decoded(work.read_tokens, work.decoded_tokens, work.decoded_s)
         logger.info("the device prefills %.0f and decodes %.1f tokens per second", *self.device_speed())
+
+    async def _keep_what_is_learnt(self) -> None:
+        """Write what is learnt into the cache folder, now and then and at the end."""
+        learning = self._planning.learning
+        try:
+            while True:
+                await anyio.sleep(_KEEP_EVERY_S)
+                await anyio.to_thread.run_sync(learning.write, learning.snapshot())
+        finally:
+            learning.write(learning.snapshot())
+
+    def _round_trip(self, seconds: float) -> None:
+        info = self.cloud.info
+        self._planning.learning.cloud("" if info is None else info.model).round_trip(seconds)
 
     async def _warm_up_grammars(self) -> None:
         """Read the vocabulary for grammars: half a second that no answer should wait for, nor the start.
@@ -156,31 +182,77 @@ class Runtime:
             "error": None if error is None else named(error),
         }
 
-    def session(self, request: AnswerRequest, *, paced: bool = True) -> AnswerSession:
-        """Return the session that makes one answer. `paced` False is for a client that waits for all of it.
+    def session(self, request: AnswerRequest, *, paced: bool = True, group: str = "") -> AnswerSession:
+        """Return the session that makes one answer.
 
         Entering it raises ContextOverflow where prompt and answer fit neither side.
+
+        Args:
+            request: what to answer.
+            paced: False for a client that waits for all of it.
+            group: whose answers are alike, such as an app's: for the planner, how long they get.
         """
         cloud, needed = self.cloud.client, len(request.prompt_token_ids) + request.max_tokens
         info = self.cloud.info
         if info is not None and needed > info.max_model_len:
             cloud = None
         held = self._engine.holds(request.prompt_token_ids)
-        if cloud is not None:
-            request = self._with_ratio(request, held=held)
         rate = self._terms.rate(has_cloud=cloud is not None) if paced else math.inf
-        return AnswerSession(
-            self._terms.with_budget(request, rate, held=held),
+        if cloud is None:
+            why = Why("there is no cloud" if self.cloud.client is None else "it does not fit the cloud")
+            decided = Decided(Plan(Verdict.DEVICE_ONLY, why=why), "settings")
+            request = self._terms.with_budget(request, rate, held=held)
+        else:
+            request, decided = self._planned(request, rate, held=held, group=group)
+            if decided.plan.verdict is Verdict.DEVICE_ONLY and paced:
+                rate = self._terms.rate(has_cloud=False)
+        made = AnswerSession(
+            request,
             engine=None if self._is_the_clouds(request, cloud) else self._engine,
             cloud=cloud,
+            verdict=decided.plan.verdict,
+            plan=decided,
             vocab=self.vocab,
-            policies=self._policies,
+            policies=self._planning.policies,
             rate=rate,
             patience=self._settings.patience,
             speed=self._speed,
             grammars=self._grammars,
             on_cloud_error=self.cloud.suspect,
+            on_ended=lambda session: self._ended(session, request, group),
         )
+        self._sessions.add(made)
+        return made
+
+    def _planned(
+        self, request: AnswerRequest, rate: float, *, held: int, group: str
+    ) -> tuple[AnswerRequest, Decided]:
+        """Return `request` with the plan's share of the prompt and decode budget, and the plan."""
+        fits_whole = fits(request, self.n_ctx, refinable=False)
+        chooses = self._planning.asks and self._settings.refine_target.kind == "auto" and fits_whole
+        if not chooses:
+            request = self._with_ratio(request, held=held)
+        info = self.cloud.info
+        if self._is_the_clouds(request, self.cloud.client):
+            why = Why("prompt and answer do not fit the device's context")
+            decided = Decided(Plan(Verdict.CLOUD_ONLY, why=why), "settings")
+        elif not self._planning.asks:
+            decided = self._planning.settled(request.refine_ratio)
+        else:
+            decided = self._planning.ask(
+                request,
+                rate=rate,
+                held=held,
+                group=group,
+                info=info,
+                refinable=chooses and request.refine_ratio is None,
+                busy=[left for session in self._sessions if (left := session.work_left()) is not None],
+            )
+        return self._terms.planned(request, decided.plan, rate, held=held), decided
+
+    def _ended(self, session: AnswerSession, request: AnswerRequest, group: str) -> None:
+        info = self.cloud.info
+        self._planning.learning.ended(session, request, group=group, model="" if info is None else info.model)
 
     def _is_the_clouds(self, request: AnswerRequest, cloud: CloudClient | None) -> bool:
         """Whether the device's context is too small for the answer, and refinement is of no help."""

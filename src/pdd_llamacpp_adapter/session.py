@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import anyio
 
 from pdd_core.errors import ConfigurationError, named
 from pdd_core.hookspecs import FLUSH_WITHIN_S, PaceRequest, PaceTarget
 from pdd_core.patience import Patience
+from pdd_core.planner.types import Verdict
 from pdd_core.refinement.guard import Guard
 from pdd_llamacpp_adapter.conductor import Conductor
 from pdd_llamacpp_adapter.device_part import DevicePart
@@ -45,13 +46,26 @@ if TYPE_CHECKING:
     from pdd_core.plugins import Policies
     from pdd_core.timeline import ShownToken
     from pdd_llamacpp_adapter.cloud import CloudClient
+    from pdd_llamacpp_adapter.cloud_leg import Arrivals
     from pdd_llamacpp_adapter.device_part import Progress
     from pdd_llamacpp_adapter.engine import DeviceEngine
     from pdd_llamacpp_adapter.grammar import GrammarEngine
+    from pdd_llamacpp_adapter.outcome import Decided
     from pdd_llamacpp_adapter.profile import DeviceProfile
     from pdd_llamacpp_adapter.refining import Refining
     from pdd_llamacpp_adapter.request import AnswerRequest
+    from pdd_llamacpp_adapter.speed import Work
     from pdd_llamacpp_adapter.vocab import Vocabulary
+
+
+class WorkLeft(NamedTuple):
+    """How far the device is with one answer."""
+
+    prompt_tokens: int
+    to_read: int
+    """Tokens that it has to process before it can go on with the answer."""
+    made: int
+    """Tokens that the answer has, whoever made them."""
 
 
 class AnswerSession:
@@ -62,13 +76,15 @@ class AnswerSession:
                 print(token.text, end="", flush=True)
         print(answer.tail, answer.outcome.finish_reason)
 
-    With both engines the answer is handed over; with one, that one makes it alone. Whichever engine is lost, the
-    other finishes; why is in `Outcome.decisions`.
+    With both engines the answer is handed over, unless `verdict` gives it to one of them; with one, that one makes
+    it alone. Whichever engine is lost, the other finishes; why is in `Outcome.decisions`.
 
     Args:
         request: what to answer.
         engine: the device, or None.
         cloud: the cloud, or None.
+        verdict: who makes the answer, where there are both; the other one only steps in.
+        plan: how that was decided, for the outcome.
         vocab: turns ids into text where the device has no part but its model is at hand; default the engine's.
         policies: where the pacer comes from; default the built-in one and what is installed.
         rate: target of the pacing, tokens per second; ``inf`` shows each token as it comes.
@@ -80,6 +96,7 @@ class AnswerSession:
         guard: what tells from the cloud's tokens whether a refined prompt will do.
         on_progress: called after every chunk the device has processed, before it takes over.
         on_cloud_error: called when the cloud is lost, with why.
+        on_ended: called once, when everything has come to rest.
 
     Raises:
         ConfigurationError: neither engine is given, or `rate` is not positive.
@@ -94,6 +111,8 @@ class AnswerSession:
         *,
         engine: DeviceEngine | None = None,
         cloud: CloudClient | None = None,
+        verdict: Verdict = Verdict.HANDOFF,
+        plan: Decided | None = None,
         vocab: Vocabulary | None = None,
         policies: Policies | None = None,
         rate: float = 12.0,
@@ -105,6 +124,7 @@ class AnswerSession:
         guard: Guard | None = None,
         on_progress: Progress | None = None,
         on_cloud_error: Callable[[PDDError], object] | None = None,
+        on_ended: Callable[[AnswerSession], object] | None = None,
     ) -> None:
         if engine is None and cloud is None:
             raise ConfigurationError("a session needs an engine, a cloud, or both")
@@ -123,7 +143,9 @@ class AnswerSession:
         self._guard = guard or Guard()
         self._on_progress = on_progress
         self._on_cloud_error = on_cloud_error
-        self._mode = _mode(engine, cloud)
+        self._on_ended = on_ended
+        self._mode = _mode(engine, cloud, verdict)
+        self._plan = plan
         # a cloud that loses its place begins again, and must then say the same
         sampled_anew = cloud is not None and depends_on_output(request) and request.seed is None
         self._request = replace(request, seed=secrets.randbits(31)) if sampled_anew else request
@@ -154,7 +176,7 @@ class AnswerSession:
             PaceTarget(self._rate, flush_within=self._flush_within),
         )
         live = self._live = LiveAnswer(
-            new_answer(request, self._vocab, cloud=self._cloud is not None, device=engine is not None)
+            new_answer(request, self._vocab, cloud=self._mode is not Mode.DEVICE_ONLY, device=engine is not None)
         )
         self._judging = Judging(self._guard, live.answer)
         behind_refined = False
@@ -173,6 +195,7 @@ class AnswerSession:
                 judging=self._judging,
                 refining=self._refining,
                 matcher=matcher,
+                stands_by=self._mode is Mode.CLOUD_ONLY,
                 on_progress=self._on_progress,
             )
         self._tasks = await anyio.create_task_group().__aenter__()
@@ -185,6 +208,8 @@ class AnswerSession:
             vocab=self._vocab,
             rate=self._rate,
             patience=self._patience,
+            begins=self._mode is not Mode.DEVICE_ONLY,
+            alone=self._mode is Mode.CLOUD_ONLY,
             judged=self._refining is not None or behind_refined,
             refining=self._refining,
             on_cloud_error=self._on_cloud_error,
@@ -207,11 +232,15 @@ class AnswerSession:
         if self._tasks is None:
             return None
         self._tasks.cancel_scope.cancel()
-        if isinstance(exc, anyio.get_cancelled_exc_class()):
-            return await self._tasks.__aexit__(exc_type, exc, traceback)
-        # the task group would wrap an error of the consumer's own in an ExceptionGroup
-        await self._tasks.__aexit__(None, None, None)
-        return None
+        try:
+            if isinstance(exc, anyio.get_cancelled_exc_class()):
+                return await self._tasks.__aexit__(exc_type, exc, traceback)
+            # the task group would wrap an error of the consumer's own in an ExceptionGroup
+            await self._tasks.__aexit__(None, None, None)
+            return None
+        finally:
+            if self._on_ended is not None:
+                self._on_ended(self)
 
     def __aiter__(self) -> Self:
         return self
@@ -222,6 +251,11 @@ class AnswerSession:
         if (error := self._live.answer.error) is not None:
             raise error
         raise StopAsyncIteration
+
+    @property
+    def rate(self) -> float:
+        """Target of the pacing, tokens per second; ``inf`` shows each token as it comes."""
+        return self._rate
 
     @property
     def tail(self) -> str:
@@ -241,7 +275,7 @@ class AnswerSession:
             decode_budget=self._request.decode_budget if self._mode is Mode.HANDOFF else None,
             handoff_id=conductor.handoff_id,
             caught_up_at=live.caught_up_at,
-            took_over_at=live.took_over_at if self._mode is Mode.HANDOFF else None,
+            took_over_at=None if self._mode is Mode.DEVICE_ONLY else live.took_over_at,
             cloud_tokens_in_vain=answer.in_vain,
             cloud_error=None if answer.cloud_error is None else named(answer.cloud_error),
             cancel_confirmed=conductor.cancel_confirmed,
@@ -249,10 +283,28 @@ class AnswerSession:
             extensions=conductor.extensions,
             cloud_retries=conductor.retries,
             decisions=tuple(live.decisions),
+            plan=self._plan,
             refinement=refinement_report(
                 self._refining, None if self._device is None else self._device.course, self._judging
             ),
         )
+
+    @property
+    def work(self) -> Work | None:
+        """What the device's engine has done; None where the device has no part."""
+        return None if self._device is None else self._device.work
+
+    @property
+    def arrivals(self) -> Arrivals | None:
+        """When the tokens of the cloud's first leg came; None where there was none."""
+        return self._conductor.first_arrivals
+
+    def work_left(self) -> WorkLeft | None:
+        """Return what the device has yet to do for this answer; None where it has, or had, no part."""
+        if self._tasks is None or self._device is None or not self._device.needed:
+            return None
+        answer = self._live.answer
+        return WorkLeft(prompt_tokens=len(answer.prompt), to_read=answer.behind, made=len(answer))
 
     def _finish_reason(self) -> str:
         answer = self._live.answer
@@ -261,7 +313,7 @@ class AnswerSession:
         return answer.finish_reason
 
 
-def _mode(engine: DeviceEngine | None, cloud: CloudClient | None) -> Mode:
-    if engine is None:
+def _mode(engine: DeviceEngine | None, cloud: CloudClient | None, verdict: Verdict) -> Mode:
+    if engine is None or (cloud is not None and verdict is Verdict.CLOUD_ONLY):
         return Mode.CLOUD_ONLY
-    return Mode.DEVICE_ONLY if cloud is None else Mode.HANDOFF
+    return Mode.DEVICE_ONLY if cloud is None or verdict is Verdict.DEVICE_ONLY else Mode.HANDOFF

@@ -14,6 +14,27 @@ MAX_CHUNK = 256
 """Larger chunks are no faster on a CPU."""
 
 
+class Work:
+    """What an engine has done for one answer."""
+
+    def __init__(self) -> None:
+        self.read_tokens = 0
+        """Tokens processed in large batches."""
+        self.read_s = 0.0
+        self.decoded_tokens = 0
+        """Tokens processed one by one."""
+        self.decoded_s = 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """Take note that a batch of `tokens` took `seconds`."""
+        if tokens >= _LARGE:
+            self.read_tokens += tokens
+            self.read_s += seconds
+        elif tokens == 1:
+            self.decoded_tokens += 1
+            self.decoded_s += seconds
+
+
 class DeviceSpeed:
     """Rates of one engine, learnt from its batches; lives longer than an answer."""
 

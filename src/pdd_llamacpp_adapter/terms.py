@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pdd_core.break_even import break_even_budget
+from pdd_core.planner.types import Verdict
 from pdd_core.refinement.guard import LEAST_TOKENS
 from pdd_core.refinement.spans import LONGEST_LINE
 
 if TYPE_CHECKING:
     from pdd_core.env import ServeSettings
+    from pdd_core.planner.types import Plan
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.speed import DeviceSpeed
 
@@ -66,6 +68,21 @@ class Terms:
         if fresh < _LEAST_FRESH or ratio(fresh, self._n_ctx) is None:
             return None
         return ratio(prompt_tokens, self._n_ctx)
+
+    def planned(self, request: AnswerRequest, plan: Plan, rate: float, *, held: int) -> AnswerRequest:
+        """Return `request` as `plan` has it.
+
+        A plan without a budget gets the settings': one that gives the answer to one side needs it once that side
+        is lost, and one for a handoff leaves it to them. A plan of the device's own reads the whole prompt.
+        """
+        if plan.verdict is not Verdict.HANDOFF and request.refine_ratio is not None:
+            if len(request.prompt_token_ids) + request.max_tokens <= self._n_ctx:
+                request = replace(request, refine_ratio=None)
+        elif plan.verdict is Verdict.HANDOFF:
+            request = replace(request, refine_ratio=plan.refine_ratio)
+        if plan.decode_budget is None:
+            return self.with_budget(request, rate, held=held)
+        return replace(request, decode_budget=min(plan.decode_budget, request.max_tokens))
 
     def with_budget(self, request: AnswerRequest, rate: float, *, held: int) -> AnswerRequest:
         """Return `request` with the decode budget that the settings give it; `held` as for `refine_ratio`.

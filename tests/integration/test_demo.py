@@ -21,6 +21,8 @@ def record(cloud, tmp_path_factory):
     path = tmp_path_factory.mktemp("demo") / "out.json"
     command = [*DEMO, "--url", cloud.base_url, "--api-key", KEY, "--json", str(path), "--max-tokens", "40"]
     command += [
+        "--plot",
+        str(path.with_name("demo.png")),
         "--budget",
         "24",
         "--rate",
@@ -32,6 +34,8 @@ def record(cloud, tmp_path_factory):
     ]
     run = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert run.returncode == 0, run.stderr
+    assert path.with_name("demo.png").stat().st_size > 10_000
+    assert b"<svg" in path.with_name("demo.svg").read_bytes()
     return json.loads(path.read_text()), run.stdout
 
 

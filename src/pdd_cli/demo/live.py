@@ -22,6 +22,8 @@ TITLES = {
     "device_only": "Device alone",
     "cloud_only": "Cloud alone",
 }
+SHORT_TITLES = {"handoff": "Handoff", "device_only": "Device alone", "cloud_only": "Cloud alone"}
+"""By `Mode`, for pictures."""
 
 
 class LiveView:

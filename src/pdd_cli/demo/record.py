@@ -26,10 +26,11 @@ def write_record(path: Path, facts: Facts, outcomes: Sequence[Outcome]) -> None:
 
 def record(facts: Facts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Return the conditions of the run, and ``runs``: one object per mode."""
-    return {**asdict(facts), "runs": [_run(outcome) for outcome in outcomes]}
+    return {**asdict(facts), "runs": [answer_record(outcome) for outcome in outcomes]}
 
 
-def _run(outcome: Outcome) -> dict[str, Any]:
+def answer_record(outcome: Outcome) -> dict[str, Any]:
+    """Return one answer, token by token, and its figures; ready for JSON."""
     timeline = outcome.timeline
     return {
         "mode": str(outcome.mode),

@@ -12,13 +12,15 @@ import anyio
 
 from pdd_cli.cloud import ended_by_sigterm, started
 from pdd_cli.demo.facts import Facts
-from pdd_cli.demo.live import LiveView
+from pdd_cli.demo.live import SHORT_TITLES, LiveView
 from pdd_cli.demo.record import write_record
 from pdd_cli.demo.report import print_header, print_report
 from pdd_cli.demo.scenario import FREQUENCY_PENALTY, HEADROOM, READING_RATE, sustained_rate
 from pdd_cli.demo_model import device_gguf, model_name, prepare
 from pdd_cli.extras import require
 from pdd_cli.launcher import CloudServer
+from pdd_cli.plots.style import check_picture
+from pdd_cli.plots.timeline import PlottedAnswer, draw_timeline
 from pdd_cli.progress import ConsoleProgress
 from pdd_cli.urls import openai_base_url
 from pdd_core.break_even import break_even_budget
@@ -49,14 +51,18 @@ def run_demo(
     api_key: str | None,
     port: int | None,
     json_path: Path | None,
+    plot: Path | None = None,
     console: Console,
 ) -> None:
     """Run the demo against the cloud at `url`, or against one that is started for it.
+
+    The figures go to `json_path`, the timelines of the three answers to `plot`, where these are given.
 
     Raises:
         PDDError: something is not installed, cannot be prepared, or fails; nothing is left running.
     """
     require("device", need="the demo")
+    check_picture(plot)
     from pdd_llamacpp_adapter import DeviceEngine
 
     progress = ConsoleProgress(console)
@@ -82,6 +88,16 @@ def run_demo(
     if json_path is not None:
         write_record(json_path, facts, outcomes)
         console.print(f"Figures: {json_path}", highlight=False, markup=False, soft_wrap=True)
+    if plot is not None:
+        answers = [
+            PlottedAnswer.of(outcome, title=SHORT_TITLES[outcome.mode], rate=facts.rate) for outcome in outcomes
+        ]
+        picture, _ = draw_timeline(answers, plot, title=f"One answer, made in three ways ({_conditions(facts)})")
+        console.print(f"Picture: {picture}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _conditions(facts: Facts) -> str:
+    return f"{facts.model}, {facts.prompt_tokens:,} prompt tokens"
 
 
 class _Show:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from pdd_core.qoe import STALL_GAPS
 from pdd_core.timeline import Source
 
 if TYPE_CHECKING:
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from pdd_cli.demo.facts import Facts
     from pdd_llamacpp_adapter import Outcome
 
-STALL = 1.5
-"""A gap of this many target gaps is one that a reader notices."""
 SOONER = 0.95
 """Below this share of the other's TTFT it is no coincidence."""
 
@@ -53,7 +52,7 @@ def _compared(first: float, first_alone: float) -> str:
 
 
 def _stalled(outcome: Outcome, rate: float) -> bool:
-    return (outcome.timeline.tpot_max or 0.0) > STALL / rate
+    return (outcome.timeline.tpot_max or 0.0) > STALL_GAPS / rate
 
 
 def _flow(outcome: Outcome, rate: float) -> str:

@@ -13,9 +13,11 @@ from pdd_cli.extras import require
 from pdd_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 BLACK, GREY = "#000000", "#6E6E6E"
@@ -95,10 +97,19 @@ def legend(axes: Axes, **options: Any) -> None:
     axes.legend(**{"fontsize": NOTE_SIZE, "frameon": False, **options})
 
 
-def shared_legend(made: Figure, *, columns: int = 2) -> None:
-    """Add one legend for all axes, below them: each label once, in the order in which it first appears."""
+def plain_log_ticks(axis: Axis) -> None:
+    """Number a logarithmic axis 1, 2, 5, 10 and so on, in plain digits."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def shared_legend(made: Figure, *, columns: int = 2, of: Sequence[Axes] | None = None) -> None:
+    """Add one legend for all axes, or for those in `of`, below them: each label once, as it first appears."""
     handles: dict[str, Any] = {}
-    for axes in made.axes:
+    for axes in made.axes if of is None else of:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     if handles:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from pdd_cli.plots.style import CLOUD, DEVICE, GREY, NOTE_SIZE, STALL, figure, heading, save, shared_legend
+from pdd_core.qoe import STALL_GAPS
 from pdd_core.timeline import Source
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
     from pdd_llamacpp_adapter.outcome import Outcome
 
-STALL_GAPS = 1.5
-"""A gap of this many target gaps is one that a reader notices."""
 _COLOURS = {Source.CLOUD: CLOUD, Source.DEVICE: DEVICE}
+_NOTE_WIDTH = 0.2
+"""Share of the picture's width that the words of a moment take."""
 _MARKERS = {Source.CLOUD: "o", Source.DEVICE: "s"}
 
 
@@ -157,9 +158,19 @@ def _mark_moments(axes: Axes, answer: PlottedAnswer) -> None:
         moments.append((over, "device takes over"))
     elif ready is not None and ready > answer.shown_at[0]:
         moments.append((ready, "device ready"))
-    for at, text in moments:
+    width = answer.shown_at[-1] * _NOTE_WIDTH
+    for number, (at, text) in enumerate(sorted(moments)):
         axes.axvline(at, color="black", linewidth=0.9, linestyle=(0, (4, 3)))
-        _note(axes, f"{text}\n{at:.2f} s", (at, 1), ("data", "axes fraction"), (4, -2))
+        # words of two moments that lie close together stand on either side of them, or one lower than the other
+        crowded = len(moments) > 1 and abs(moments[0][0] - moments[1][0]) < width
+        leftwards, lower = (
+            crowded and number == 0 and at > width,
+            crowded and number == 1 and moments[0][0] <= width,
+        )
+        _note(
+            axes, f"{text}\n{at:.2f} s", (at, 1), ("data", "axes fraction"),
+            (-4 if leftwards else 4, -26 if lower else -2), ha="right" if leftwards else "left",
+        )  # fmt: skip
 
 
 def _note(
@@ -170,9 +181,10 @@ def _note(
     offset: tuple[float, float],
     *,
     color: str = "black",
+    ha: str = "left",
 ) -> None:
     note = axes.annotate(
         text, at, offset, xycoords=coordinates, textcoords="offset points",
-        va="top", fontsize=NOTE_SIZE, color=color,
+        ha=ha, va="top", fontsize=NOTE_SIZE, color=color,
     )  # fmt: skip
     note.set_in_layout(False)  # else a moment near the edge would squeeze the axes

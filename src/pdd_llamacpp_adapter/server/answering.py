@@ -39,6 +39,8 @@ class Call:
     """What came or goes as ``x-request-id``."""
     answer_id: str
     """What the answer's objects have as `id`."""
+    group: str = ""
+    """Whose answers are alike: the app or tenant, as far as it can be told."""
     created: int = field(default_factory=lambda: int(time.time()))
     """Unix seconds."""
 
@@ -129,7 +131,9 @@ class RunningAnswer:
     async def _run(self, emit: Callable[[Step | Finished], Awaitable[None]]) -> None:
         async with self.call.service.queue.place() as leave_place:
             parser = self._turn.parser
-            async with self.call.runtime.session(self._turn.request, paced=self._paced) as session:
+            async with self.call.runtime.session(
+                self._turn.request, paced=self._paced, group=self.call.group
+            ) as session:
                 self._session = self._withholding = session
                 async for token in session:
                     await self._step(emit, Step(parser.push(token.text), token))

@@ -27,4 +27,6 @@ def log_decision(call: Call, outcome: Outcome | None, error: ErrorObject | None)
         if outcome.cloud_error is not None:  # likewise: a cloud's refusal may quote what it was sent
             summary["cloud_error"] = outcome.cloud_error.partition(":")[0]
         line.update(summary)
+        if outcome.plan is not None:
+            line["plan"] = outcome.plan.short()
     logger.info("%s", json.dumps(line, separators=(",", ":"), default=str))

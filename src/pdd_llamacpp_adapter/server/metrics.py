@@ -39,6 +39,12 @@ class ServerMetrics:
             "pdd_device_cloud_retries", "Further attempts after the cloud was lost", registry=registry
         )
         self._takeovers = Counter("pdd_device_takeovers", "Answers the device took over", registry=registry)
+        self._plans = Counter(
+            "pdd_device_plans",
+            "Answers by who was to make them, and who said so",
+            ["verdict", "by"],
+            registry=registry,
+        )
         self._ttft = Histogram(
             "pdd_device_time_to_first_token_seconds",
             "From the session's begin to its first shown token",
@@ -71,6 +77,8 @@ class ServerMetrics:
         self._extensions.inc(outcome.extensions)
         self._retries.inc(outcome.cloud_retries)
         self._takeovers.inc(outcome.took_over_at is not None)
+        if outcome.plan is not None:
+            self._plans.labels(outcome.plan.plan.verdict.value, outcome.plan.by).inc()
         if timeline.ttft is not None:
             self._ttft.observe(timeline.ttft)
         for gap in timeline.gaps:

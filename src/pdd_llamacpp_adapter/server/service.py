@@ -64,10 +64,12 @@ class Runtime(Protocol):
     def default_max_tokens(self, prompt_tokens: int) -> int:
         """Tokens of the longest answer to a prompt of this length; below 1 where none fits."""
 
-    def session(self, request: AnswerRequest, *, paced: bool = True) -> AbstractAsyncContextManager[Session]:
+    def session(
+        self, request: AnswerRequest, *, paced: bool = True, group: str = ""
+    ) -> AbstractAsyncContextManager[Session]:
         """Return a session that will answer `request`; entering it may refuse the request.
 
-        `paced` False is for a client that waits for all of it.
+        `paced` False is for a client that waits for all of it; `group` says whose answers are alike.
         """
 
     def cloud_status(self) -> dict[str, object]:

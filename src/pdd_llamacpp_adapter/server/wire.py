@@ -23,6 +23,8 @@ Asked = TypeVar("Asked", bound="ModelRequest")
 
 _MAY_BE_INFINITE = re.compile(rb"\d[eE]\+?\d{3}|\d{309}")
 """Of a number too large for a float, the exponent or so many digits."""
+_LONGEST_NAME = 200
+"""Characters of a group's name that count."""
 _INT64 = 2**63
 _INT32 = 2**31
 
@@ -52,6 +54,9 @@ class ModelRequest(WireModel):
     """A request to a model."""
 
     model: str | None = None
+    # of no consequence for the answer, so never a reason to refuse it
+    prompt_cache_key: Any = None
+    user: Any = None
 
 
 class SamplingFields(ModelRequest):
@@ -90,7 +95,7 @@ class SamplingFields(ModelRequest):
 
     def sampling_fields(self) -> dict[str, Any]:
         """Return what `Sampling` takes under the same names."""
-        names = set(SamplingFields.model_fields) - {"model", "stream", "stream_options", "n"}
+        names = set(SamplingFields.model_fields) - {*ModelRequest.model_fields, "stream", "stream_options", "n"}
         return {name: getattr(self, name) for name in names}
 
 
@@ -111,8 +116,16 @@ async def read_request(
         route=request.url.path,
         request_id=request.state.request_id,
         answer_id=answer_id,
+        group=_group(request, body),
     )
     return body, call
+
+
+def _group(request: Request, body: ModelRequest) -> str:
+    """Return whose answers are alike: the route, and the app or tenant by what its client sends."""
+    told = (body.prompt_cache_key, body.user, request.headers.get("user-agent"))
+    name = next((one for one in told if isinstance(one, str) and one), "")
+    return f"{request.url.path} {name[:_LONGEST_NAME]}"
 
 
 async def read_body(request: Request, model: type[Body], *, limit: int) -> Body:

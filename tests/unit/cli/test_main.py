@@ -26,7 +26,9 @@ def run(*arguments: str, prelude: str = "", **environment: str) -> subprocess.Co
     )
 
 
-@pytest.mark.parametrize("command", [(), ("model",), ("cloud",), ("doctor",), ("demo",), ("eval", "refine")])
+@pytest.mark.parametrize(
+    "command", [(), ("model",), ("cloud",), ("doctor",), ("demo",), ("generate",), ("eval", "refine")]
+)
 def test_help_needs_no_engine(command) -> None:
     blocked = "import sys\nfor name in " + repr(ENGINES) + ": sys.modules[name] = None"
     done = run(*command, "--help", prelude=blocked)

@@ -41,6 +41,7 @@ def runtime(fake_engine):
     def make(*, cloud=None, connected=True, held=(), prefill_tps=200.0, step_s=0.02, **settings):
         engine = fake_engine(n_ctx=500)
         engine.holds = lambda prompt: len(held)
+        settings.setdefault("plan", "off")  # what the planner decides is in test_planning.py
         made = Runtime(engine, cloud, ServeSettings(**settings), model_name="m")
         made._speed.prefill_tps, made._speed.step_s = prefill_tps, step_s
         if cloud is not None and connected:

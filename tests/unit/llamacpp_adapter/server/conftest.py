@@ -140,6 +140,7 @@ class FakeRuntime:
         self.options = session
         self.sessions = []
         self.paced = []
+        self.groups = []
 
     def context_limit(self):
         return self.n_ctx
@@ -150,9 +151,10 @@ class FakeRuntime:
     def cloud_status(self):
         return {"url": None, "state": "none", "error": None}
 
-    def session(self, request, *, paced=True):
+    def session(self, request, *, paced=True, group=""):
         self.sessions.append(FakeSession(request, list(self.script), **self.options))
         self.paced.append(paced)
+        self.groups.append(group)
         return self.sessions[-1]
 
 

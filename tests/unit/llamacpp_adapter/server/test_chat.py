@@ -340,3 +340,20 @@ def test_a_model_without_chat_template_refuses_chats(client, service):
     finally:
         type(made.runtime.vocab).chat_template = kept
     assert error["code"] == "no_chat_template"
+
+
+def test_answers_are_told_apart_by_route_and_app(client, service):
+    made = service()
+    with client(made) as http:
+        for fields, agent in (
+            ({}, "notes/1.2"),
+            ({"user": "tenant 7"}, "notes/1.2"),
+            ({"user": "tenant 7", "prompt_cache_key": "mail"}, "notes/1.2"),
+            ({"user": 7}, "notes/1.2"),
+            ({"prompt_cache_key": "x" * 5000}, ""),
+        ):
+            body = {"messages": [{"role": "user", "content": "Hi"}], **fields}
+            response = http.post("/v1/chat/completions", json=body, headers={"user-agent": agent})
+            assert response.status_code == 200
+    names = [group.removeprefix("/v1/chat/completions ") for group in made.runtime.groups]
+    assert names == ["notes/1.2", "tenant 7", "mail", "notes/1.2", "x" * 200]

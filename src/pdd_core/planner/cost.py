@@ -1,0 +1,32 @@
+"""What a request costs the cloud, in token-seconds: the tokens that it holds in the KV cache times how long."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pdd_core.planner.profiles import CloudProfile
+
+PREFILL_WEIGHT = 10.0
+"""Token-seconds of one prefilled token, where no cloud profile tells: an engine that holds 400,000 tokens and
+prefills 40,000 a second. See `prefill_weight`."""
+
+
+def prefill_weight(profile: CloudProfile) -> float:
+    """Return the token-seconds that prefilling one token costs: all the KV cache waits while it is computed."""
+    return profile.kv_tokens * profile.per_prefill_token_s
+
+
+def decode_cost(prompt_tokens: Any, decoded: Any, squared: Any, *, tpot_s: Any) -> Any:
+    """Return the token-seconds of a request's decoding.
+
+    The k-th token holds the prompt and k tokens for one step: ``tpot * sum(L + k)`` over `decoded` tokens. For
+    numbers and for arrays.
+
+    Args:
+        prompt_tokens: L.
+        decoded: tokens that the cloud decodes, or their expectation.
+        squared: their square, or its expectation.
+        tpot_s: seconds of one step.
+    """
+    return tpot_s * (prompt_tokens * decoded + (squared + decoded) / 2)

@@ -1,0 +1,65 @@
+"""The settings file that ``pdd-device plan`` writes and ``pdd-device serve`` loads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+from pdd_core.handoff import SchemaVersion
+from pdd_core.planner.profiles import CloudProfile, DeviceProfile, read_model, write_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PLAN_VERSION = "1.0"
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class PlannedSettings(BaseModel):
+    """Settings of ``serve``, under their names there. One that is absent is left as it is."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    plan: Literal["auto", "off", "handoff", "cloud", "device"] | None = None
+    stall_probability: Share | None = None
+    ttft_target_s: PositiveFloat | None = None
+    must_begin_in_cloud: bool | None = None
+    rate: Literal["auto", "unlimited"] | PositiveFloat | None = None
+    decode_budget: Literal["auto"] | PositiveInt | None = None
+    refine: str | float | None = None
+
+
+class PlanFile(BaseModel):
+    """A recommendation, ready to be loaded. All parts but `settings` may be absent."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: SchemaVersion = PLAN_VERSION
+    settings: PlannedSettings = PlannedSettings()
+    device: DeviceProfile | None = None
+    """Where the calibration of the device begins."""
+    cloud: CloudProfile | None = None
+    """Where that of the cloud begins; its weight of prefill is the planner's."""
+    lengths: dict[str, Any] | None = None
+    """Distributions of answers' lengths, as `OutputLengths.as_json` writes them: where these begin."""
+    plugin: dict[str, Any] = Field(default_factory=dict)
+    """Settings for the cloud, as ``additional_config.pdd`` takes them; the device does not look at them."""
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        """Read a settings file.
+
+        Raises:
+            ConfigurationError: `file` cannot be read, or a field cannot be used; the message names both.
+        """
+        return read_model(cls, file)
+
+    def save(self, file: Path) -> None:
+        """Write the settings file.
+
+        Raises:
+            ConfigurationError: `file` cannot be written.
+        """
+        write_model(self, file)

@@ -1,0 +1,161 @@
+"""The policies that are compared: what each decides for every request of a trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pdd_core.planner.cost import prefill_weight
+from pdd_core.planner.lengths import OutputLengths
+from pdd_core.planner.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF
+from pdd_core.planner.simulator.scenario import expected_speeds
+from pdd_core.planner.vector import Circumstances, plan_many
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pdd_core.planner.simulator.cloud_times import CloudTimes
+    from pdd_core.planner.simulator.scenario import Scenario, Truth
+    from pdd_core.planner.vector import Plans
+
+_BATCH = 512
+"""Requests that are planned before the planner learns how long their answers were."""
+_LEARNT_PER_BATCH = 128
+"""Answers of a batch that it learns from, at most: enough, and the rest costs only time."""
+_UNCAPPED = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """One policy's decisions; arrays of shape (requests,)."""
+
+    verdict: NDArray[np.int8]
+    """Codes as in `pdd_core.planner.outcomes.VERDICTS`."""
+    decode_budget: NDArray[np.int64]
+    """Of handoffs."""
+    refine_ratio: NDArray[np.float64]
+
+    def cloud_tokens(self, output_tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return what the cloud is asked to decode, where it has a part; at least 1."""
+        capped = np.where(self.verdict == HANDOFF, self.decode_budget, _UNCAPPED)
+        return np.asarray(np.minimum(output_tokens, np.maximum(capped, 1)))
+
+
+def plain(scenario: Scenario) -> Choices:
+    """The cloud makes every answer."""
+    count = len(scenario.trace)
+    return Choices(np.full(count, CLOUD_ONLY, np.int8), np.zeros(count, np.int64), np.ones(count))
+
+
+def fixed(scenario: Scenario, budget: int) -> Choices:
+    """Every request is handed off after so many tokens."""
+    count = len(scenario.trace)
+    ratio = np.full(count, scenario.fixed_ratio)
+    return Choices(np.full(count, HANDOFF, np.int8), np.full(count, budget, np.int64), ratio)
+
+
+def oracle(scenario: Scenario, truth: Truth, times: CloudTimes, ratio: NDArray[np.float64]) -> Choices:
+    """The least that the cloud has to do for each request if its length and all speeds are known beforehand.
+
+    Within the same rules as the planner's: the device alone where it begins within the target, else the smallest
+    budget that does not stall. `ratio` is the share of the prompt that devices read, as the planner chose it.
+    """
+    from pdd_core.planner.outcomes import Requests, outcomes, reading_s
+
+    trace, goals = scenario.trace, scenario.goals
+    prompts, outputs = trace.prompt_tokens.astype(np.float64), trace.output_tokens
+    step = 1.0 / truth.decode_tps
+    fits = trace.prompt_tokens + scenario.max_tokens <= scenario.device.n_ctx
+    alone = reading_s(prompts, truth.prefill_tps, ratio=1.0, ttft_s=0.0) + step
+    world = times.world(scenario, truth)
+    ttft = np.asarray(world.ttft_s)
+    on_device = fits & (alone <= np.maximum(goals.ttft_s, ttft)) & (not goals.must_begin_in_cloud)
+    reading = reading_s(prompts, truth.prefill_tps, ratio=ratio, ttft_s=ttft)
+    gain = 1.0 / scenario.rate - 1.0 / truth.prefill_tps
+    needed = np.where(gain > 0, np.ceil((reading + step - ttft) / np.where(gain > 0, gain, 1.0) - 1e-9), np.inf)
+    budget = np.minimum(np.maximum(needed, 1.0), _UNCAPPED).astype(np.int64)
+    verdict = np.where(on_device, DEVICE_ONLY, np.where(fits & (budget < outputs), HANDOFF, CLOUD_ONLY))
+    requests = Requests(prompt_tokens=prompts, output_tokens=outputs)
+    tried = outcomes(requests, world, verdict=verdict, decode_budget=budget, refine_ratio=ratio)
+    served = outcomes(requests, world, verdict=CLOUD_ONLY, decode_budget=1)
+    bad = tried.stalled | (tried.qoe < np.minimum(goals.qoe, served.qoe) - 1e-9)
+    verdict = np.where(bad, CLOUD_ONLY, verdict).astype(np.int8)
+    return Choices(verdict, np.where(verdict == HANDOFF, budget, 0), np.where(verdict == HANDOFF, ratio, 1.0))
+
+
+def planner(scenario: Scenario, times: CloudTimes, lengths: OutputLengths | None = None) -> Choices:
+    """The built-in planner, which learns how long answers get as it goes, and knows speeds as profiles do.
+
+    The answers of one batch of requests are learnt before the next is planned; the first has nothing but the
+    prior. `lengths` has learnt all of them in the end.
+    """
+    trace, lengths = scenario.trace, OutputLengths() if lengths is None else lengths
+    count, beliefs = len(trace), _Beliefs(scenario, times)
+    parts = []
+    for begin in range(0, count, _BATCH):
+        end = min(begin + _BATCH, count)
+        parts.append(beliefs.choices(np.arange(begin, end), lengths))
+        for index in range(begin, end, max(1, (end - begin) // _LEARNT_PER_BATCH)):
+            lengths.observe(trace.group(index), int(trace.prompt_tokens[index]), int(trace.output_tokens[index]))
+    return Choices(
+        np.concatenate([part.verdict for part in parts]),
+        np.concatenate([part.decode_budget for part in parts]),
+        np.concatenate([part.refine_ratio for part in parts]),
+    )
+
+
+def learnt_planner(scenario: Scenario, times: CloudTimes, lengths: OutputLengths) -> Choices:
+    """The built-in planner, which has learnt how long answers get, and learns no more."""
+    return _Beliefs(scenario, times).choices(np.arange(len(scenario.trace)), lengths)
+
+
+class _Beliefs:
+    """What the planner is told of a request: the profiles' speeds, and the cloud's times as they usually are."""
+
+    def __init__(self, scenario: Scenario, times: CloudTimes) -> None:
+        self._scenario = scenario
+        self._expected = expected_speeds(scenario)
+        self._ttft, self._ttft_sd = times.expected_ttft(scenario)
+        self._tpot = times.usual_tpot
+
+    def choices(self, at: NDArray[np.intp], lengths: OutputLengths) -> Choices:
+        """Return the decisions for the requests with these numbers."""
+        trace = self._scenario.trace
+        made = Choices(np.empty(len(at), np.int8), np.empty(len(at), np.int64), np.empty(len(at)))
+        codes = trace.groups[at] if len(trace.groups) else np.zeros(len(at), np.int64)
+        for code in np.unique(codes):
+            chosen = np.flatnonzero(codes == code)
+            plans = self._plans(at[chosen], lengths, trace.group_names[code] if len(trace.groups) else "")
+            made.verdict[chosen] = plans.verdict
+            made.decode_budget[chosen] = plans.decode_budget
+            made.refine_ratio[chosen] = plans.refine_ratio
+        return made
+
+    def _plans(self, at: NDArray[np.intp], lengths: OutputLengths, group: str) -> Plans:
+        scenario, expected = self._scenario, self._expected
+        prompts = scenario.trace.prompt_tokens[at]
+        given = Circumstances(
+            prompt_tokens=prompts,
+            max_tokens=scenario.max_tokens,
+            rate=scenario.rate,
+            prefill_tps=expected.prefill_tps[at],
+            prefill_tps_sd=expected.prefill_tps[at] * scenario.device.spread,
+            decode_tps=expected.decode_tps[at],
+            ttft_s=self._ttft[at],
+            ttft_s_sd=self._ttft_sd[at],
+            tpot_s=self._tpot,
+            rtt_s=scenario.cloud.rtt_s,
+            rtt_s_sd=scenario.cloud.jitter_s,
+            n_ctx=scenario.device.n_ctx,
+        )
+        return plan_many(
+            given,
+            lengths.tables(group),
+            lengths.buckets(prompts),
+            goals=scenario.goals,
+            refine_ratio=scenario.refine_ratio,
+            refinable=scenario.refine_ratio is None,
+            prefill_weight=prefill_weight(scenario.cloud),
+        )

@@ -1,0 +1,143 @@
+"""What a policy's choices come to on a trace: cloud work, stalls, latency, quality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pdd_core.planner.lengths import OutputLengths
+from pdd_core.planner.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF, Outcomes, Requests, outcomes
+from pdd_core.planner.simulator.choices import Choices, fixed, oracle, plain, planner
+from pdd_core.planner.simulator.cloud_times import CloudTimes, cloud_times, part_of
+from pdd_core.planner.simulator.instance import simulate
+from pdd_core.planner.simulator.load import Load
+from pdd_core.planner.simulator.scenario import true_speeds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pdd_core.planner.simulator.scenario import Scenario, Truth
+
+FIXED = (8, 16, 32, 64, 128)
+"""Budgets that are tried as they are."""
+_MOST_AT_ONCE = 8_000
+"""Requests of a throughput run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One policy on one trace."""
+
+    choices: Choices
+    times: CloudTimes
+    outcomes: Outcomes
+    requests_per_s: float
+    """Requests of this trace that one instance can take per second, those included that it has no part in."""
+    lengths: OutputLengths | None = None
+    """What the planner has learnt of the answers' lengths."""
+
+    @property
+    def decode_tokens(self) -> float:
+        """Tokens that the cloud decodes, those in vain included."""
+        return float(self.outcomes.cloud_decode_tokens.sum())
+
+    @property
+    def prefill_tokens(self) -> float:
+        """Prompt tokens that are sent to the cloud."""
+        return float(self.outcomes.cloud_prefill_tokens.sum())
+
+    @property
+    def cost(self) -> float:
+        """Token-seconds, as in `pdd_core.planner.cost`."""
+        return float(self.outcomes.cloud_cost.sum())
+
+    @property
+    def stalled_share(self) -> float:
+        """Share of answers whose reader has to wait between two tokens."""
+        return float(self.outcomes.stalled.mean())
+
+    @property
+    def kept_share(self) -> float:
+        """Share of the prompts' tokens that devices read in handoffs; nan without any."""
+        at = self.choices.verdict == HANDOFF
+        return float(self.choices.refine_ratio[at].mean()) if at.any() else float("nan")
+
+    def share(self, verdict: int) -> float:
+        """Return the share of requests with this verdict."""
+        return float((self.choices.verdict == verdict).mean())
+
+    @property
+    def ttft_s(self) -> tuple[float, float]:
+        """Median and 99th percentile."""
+        low, high = np.percentile(self.outcomes.ttft_s, [50, 99])
+        return float(low), float(high)
+
+
+def compare(scenario: Scenario, *, budgets: Sequence[int] = FIXED) -> dict[str, Evaluation]:
+    """Return each policy's evaluation by name: planner, best_fixed, fixed_N for each of `budgets`, oracle, plain.
+
+    All see the same requests, devices and network.
+    """
+    truth = true_speeds(scenario)
+    # a planner that has run for a while knows the cloud's times under the load that handoffs leave it
+    usual = cloud_times(scenario, planner(scenario, cloud_times(scenario, fixed(scenario, FIXED[-1]))))
+    lengths = OutputLengths()
+    planned = replace(evaluate(scenario, truth, planner(scenario, usual, lengths)), lengths=lengths)
+    ratio = np.where(planned.choices.verdict == HANDOFF, planned.choices.refine_ratio, scenario.fixed_ratio)
+    made = {"planner": planned, "best_fixed": evaluate(scenario, truth, best_fixed(scenario, truth, usual))}
+    made |= {f"fixed_{budget}": evaluate(scenario, truth, fixed(scenario, budget)) for budget in budgets}
+    # it knows the cloud's times as they are under the planner's load, and keeps them
+    made["oracle"] = evaluate(scenario, truth, oracle(scenario, truth, planned.times, ratio), planned.times)
+    made["plain"] = evaluate(scenario, truth, plain(scenario))
+    return made
+
+
+def ceiling(scenario: Scenario) -> float:
+    """Return the requests per second of one instance that does nothing but prefill every prompt: a budget of 1."""
+    return throughput(scenario, fixed(scenario, 1))
+
+
+def evaluate(scenario: Scenario, truth: Truth, choices: Choices, times: CloudTimes | None = None) -> Evaluation:
+    """Return what `choices` come to, with the cloud under the load that they leave it, or with these times."""
+    times = times or cloud_times(scenario, choices)
+    return Evaluation(choices, times, outcomes_of(scenario, truth, times, choices), throughput(scenario, choices))
+
+
+def best_fixed(scenario: Scenario, truth: Truth, times: CloudTimes) -> Choices:
+    """Return the smallest fixed budget with which no more answers stall than the goals allow."""
+    low, high = 1, int(scenario.trace.output_tokens.max())
+    while low < high:
+        middle = (low + high) // 2
+        tried = outcomes_of(scenario, truth, times, fixed(scenario, middle))
+        if tried.stalled.mean() <= scenario.goals.stall_probability:
+            high = middle
+        else:
+            low = middle + 1
+    return fixed(scenario, low)
+
+
+def throughput(scenario: Scenario, choices: Choices) -> float:
+    """Return the requests per second of one instance that gets the trace, or a sample of it, all at once."""
+    trace = scenario.trace
+    at = np.unique(np.linspace(0, len(trace) - 1, min(len(trace), _MOST_AT_ONCE)).astype(np.intp))
+    in_cloud = at[choices.verdict[at] != DEVICE_ONLY]
+    if not in_cloud.size:
+        return float("inf")
+    load = part_of(Load.of(trace, choices.cloud_tokens(trace.output_tokens)), in_cloud)
+    served = simulate(replace(load, arrival_s=np.zeros(len(load))), scenario.cloud)
+    return len(at) / served.end_s
+
+
+def outcomes_of(scenario: Scenario, truth: Truth, times: CloudTimes, choices: Choices) -> Outcomes:
+    """Return what becomes of each request. One that does not fit the device's context stays in the cloud."""
+    fits = scenario.trace.prompt_tokens + scenario.trace.output_tokens <= scenario.device.n_ctx
+    verdict = np.where(fits | (choices.verdict == DEVICE_ONLY), choices.verdict, CLOUD_ONLY)
+    return outcomes(
+        Requests(prompt_tokens=scenario.trace.prompt_tokens, output_tokens=scenario.trace.output_tokens),
+        times.world(scenario, truth),
+        verdict=verdict,
+        decode_budget=choices.decode_budget,
+        refine_ratio=choices.refine_ratio,
+    )

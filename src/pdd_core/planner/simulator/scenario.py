@@ -1,0 +1,99 @@
+"""What a trace is planned for: devices, a cloud, goals; and how fast each device turns out to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pdd_core.planner.types import Goals
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pdd_core.planner.profiles import CloudProfile, DeviceProfile, RatePoint
+    from pdd_core.traces.trace import Trace
+
+    Floats = NDArray[np.float64]
+
+_GRID = 64
+"""Tokens between two points of the time that a device takes to read a prompt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One question to the simulator."""
+
+    trace: Trace
+    device: DeviceProfile
+    cloud: CloudProfile
+    rate: float
+    """Tokens per second at which answers are shown."""
+    goals: Goals = Goals()  # noqa: RUF009 - frozen
+    refine_ratio: float | None = 1.0
+    """Share of a prompt that devices read; None leaves it to the planner."""
+    max_tokens: int = 4096
+    """The longest answer that a client allows."""
+    seed: int = 0
+
+    @property
+    def fixed_ratio(self) -> float:
+        """The share for policies that choose none."""
+        return 1.0 if self.refine_ratio is None else self.refine_ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """How fast each request's device and network turn out to be; arrays of shape (requests,)."""
+
+    prefill_tps: Floats
+    """Mean over the prompt."""
+    decode_tps: Floats
+    rtt_s: Floats
+
+
+def expected_speeds(scenario: Scenario) -> Truth:
+    """Return what the profiles say of each request, before chance has its part."""
+    prompts = scenario.trace.prompt_tokens.astype(np.float64)
+    device, count = scenario.device, len(scenario.trace)
+    middle = prompts + scenario.trace.output_tokens / 2
+    return Truth(
+        prompts / reading_seconds(device.prefill_tps, prompts),
+        _at(device.decode_tps, middle),
+        np.full(count, scenario.cloud.rtt_s),
+    )
+
+
+def true_speeds(scenario: Scenario) -> Truth:
+    """Return each request's speeds: log-normal around those of the profiles, the same for the same seed.
+
+    A request's device is faster or slower in both of its speeds; round trips are independent of it.
+    """
+    draw = np.random.default_rng(scenario.seed)
+    count, expected = len(scenario.trace), expected_speeds(scenario)
+    speed = _factor(draw, count, scenario.device.spread)
+    cloud = scenario.cloud
+    trip = _factor(draw, count, cloud.jitter_s / cloud.rtt_s if cloud.rtt_s else 0.0)
+    return Truth(expected.prefill_tps * speed, expected.decode_tps * speed, expected.rtt_s * trip)
+
+
+def reading_seconds(points: tuple[RatePoint, ...], prompts: Floats) -> Floats:
+    """Return how long a device with these speeds reads prompts of so many tokens."""
+    if len(points) == 1:
+        return prompts / points[0].value
+    most = float(prompts.max(initial=1.0))
+    grid = np.union1d(np.arange(0.0, most + _GRID, _GRID), [point.at for point in points if point.at < most])
+    per_token = 1.0 / _at(points, grid)
+    seconds = np.concatenate([[0.0], np.cumsum(np.diff(grid) * (per_token[1:] + per_token[:-1]) / 2)])
+    return np.asarray(np.interp(prompts, grid, seconds))
+
+
+def _at(points: tuple[RatePoint, ...], lengths: Floats) -> Floats:
+    return np.asarray(np.interp(lengths, [point.at for point in points], [point.value for point in points]))
+
+
+def _factor(draw: np.random.Generator, count: int, spread: float) -> Floats:
+    """Return log-normal factors with a mean of 1 and a standard deviation of `spread`."""
+    sigma = np.sqrt(np.log1p(spread**2))
+    return np.asarray(np.exp(draw.normal(-(sigma**2) / 2, sigma, count))) if spread else np.ones(count)

@@ -1,0 +1,127 @@
+"""One positive quantity, followed from request to request: a speed, a round trip, a time to the first token.
+
+Its logarithm is a level that drifts slowly, seen through noise: a Kalman filter, whose noise is learnt as well.
+Two things are added, since devices throttle and networks change. An observation far off counts for less, it may be
+a hiccup. If several in a row are off to the same side (CUSUM, Page 1954), the level has jumped: the filter forgets
+what it knew, and follows the next ones at once. In between, the estimate says that it is in doubt.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from pdd_core.planner.types import Estimate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+UNKNOWN_SD = math.log(4.0)
+"""Of the logarithm of a first guess: off by four is one standard deviation."""
+_DRIFT_SD = 0.03
+"""Of the logarithm, from one request to the next."""
+_AWAY_SD = 0.2
+"""The same over the time in which nothing was seen, between two runs of the program."""
+_CLIPPED_AT = 3.0
+"""Standard deviations beyond which an observation counts no more."""
+_ALLOWED = 0.75
+"""Standard deviations by which an observation may be off before it speaks for a change."""
+_CHANGED_AT = 3.0
+"""Sum of what is beyond `_ALLOWED`, to one side, that means a change."""
+_LEAST_NOISE, _MOST_NOISE = 0.03, 1.0
+"""Bounds of the noise's standard deviation, of the logarithm."""
+_FARTHEST = math.log(1000.0)
+"""A value that is farther off says no more than one that is as far."""
+_BOUND = 50.0
+"""Of the logarithm of any quantity."""
+_MOST_VARIANCE = (2 * UNKNOWN_SD) ** 2
+"""Of the logarithm: who knows nothing does not plan by the mean of a distribution that has hardly any."""
+_NOISE_COUNTS = 8.0
+"""Observations that the first guess of the noise is worth."""
+_NOISE_MEMORY = 40.0
+"""Observations after which the noise forgets."""
+
+
+class Tracker:
+    """The estimate of one quantity.
+
+    Args:
+        guess: its value before the first observation.
+        noise: relative standard deviation from request to request, a guess.
+        sd: how far off the guess may be, standard deviation of the logarithm.
+    """
+
+    __slots__ = ("_counts", "_down", "_level", "_noise", "_off", "_up", "_variance")
+
+    def __init__(self, guess: float, *, noise: float = 0.1, sd: float = UNKNOWN_SD) -> None:
+        self._level = max(-_BOUND, min(_BOUND, math.log(guess)))
+        self._variance = sd * sd
+        self._noise = noise * noise
+        self._counts = _NOISE_COUNTS
+        self._up = self._down = 0.0
+        self._off = 0.0
+
+    def observe(self, value: float) -> None:
+        """Take note of one observation; what is not positive and finite is passed over."""
+        if not 0 < value < math.inf:
+            return
+        self._variance += _DRIFT_SD * _DRIFT_SD
+        off = self._off = max(-_FARTHEST, min(_FARTHEST, math.log(value) - self._level))
+        spread = math.sqrt(self._variance + self._noise)
+        beyond = max(-_CLIPPED_AT, min(_CLIPPED_AT, off / spread))
+        self._up = max(0.0, self._up + beyond - _ALLOWED)
+        self._down = max(0.0, self._down - beyond - _ALLOWED)
+        if max(self._up, self._down) >= _CHANGED_AT:
+            self._variance = max(self._variance, off * off)
+            self._up = self._down = 0.0
+        else:
+            self._learn_noise(beyond)
+            off = beyond * spread
+        gain = self._variance / (self._variance + self._noise)
+        self._level = max(-_BOUND, min(_BOUND, self._level + gain * off))
+        self._variance *= 1.0 - gain
+
+    def _learn_noise(self, beyond: float) -> None:
+        """Adapt the noise: of a deviation, the share that it would explain."""
+        total = self._variance + self._noise
+        # a clipped normal quantity has about its own variance
+        seen = self._noise * (1.0 + (beyond * beyond - 1.0) * self._noise / total)
+        self._noise += (seen - self._noise) / self._counts
+        self._noise = min(_MOST_NOISE**2, max(_LEAST_NOISE**2, self._noise))
+        self._counts = min(_NOISE_MEMORY, self._counts + 1.0)
+
+    @property
+    def doubt(self) -> float:
+        """Standard deviation of the logarithm for a change that may have happened; 0 without a sign of one."""
+        return math.sqrt(max(self._up, self._down) / _CHANGED_AT) * abs(self._off)
+
+    def estimate(self) -> Estimate:
+        """Return what is to be expected of the next request: log-normal, all uncertainty in its deviation."""
+        variance = min(self._variance + self._noise + self.doubt**2, _MOST_VARIANCE)
+        mean = math.exp(self._level + variance / 2.0)
+        return Estimate(mean, mean * math.sqrt(math.expm1(variance)))
+
+    @property
+    def median(self) -> float:
+        """The level itself."""
+        return math.exp(self._level)
+
+    def as_json(self) -> dict[str, float]:
+        """Return what was learnt."""
+        return {
+            "value": float(f"{self.median:.6g}"),
+            "sd": round(math.sqrt(self._variance), 4),
+            "noise": round(math.sqrt(self._noise), 4),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Tracker:
+        """Return what `as_json` wrote, a little less sure of itself.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is something else.
+        """
+        value, sd, noise = (float(data[name]) for name in ("value", "sd", "noise"))
+        if not (0 < value < math.inf and 0 <= sd <= UNKNOWN_SD * 2 and 0 < noise <= _MOST_NOISE * 1.01):
+            raise ValueError(f"no estimate: {value}, {sd}, {noise}")
+        return cls(value, noise=noise, sd=math.hypot(sd, _AWAY_SD))

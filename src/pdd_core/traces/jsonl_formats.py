@@ -1,0 +1,126 @@
+"""Traces as JSON lines: Mooncake's fields and our own."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pdd_core.traces.columns import INTEGER, check_seconds, check_tokens
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import polars as pl
+
+MOONCAKE_BLOCK = 512
+"""Prompt tokens per entry of `hash_ids`."""
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at character {error.colno}") from error
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 - the reason of a malformed line
+    return value
+
+
+def _present(row: dict[str, Any], *names: str) -> None:
+    for name in names:
+        if row.get(name) is None:
+            raise ValueError(f"{name} is missing")
+
+
+def _check_hashes(name: str, row: dict[str, Any], tokens: int, block: int) -> None:
+    hashes = row.get(name)
+    if hashes is None:
+        return
+    if not isinstance(hashes, list) or not all(type(one) is int and INTEGER.fullmatch(str(one)) for one in hashes):
+        raise ValueError(f"{name} is not a list of whole numbers")
+    if (len(hashes) - 1) * block >= max(tokens, 1):
+        raise ValueError(f"{name} has {len(hashes)} blocks of {block} tokens for a prompt of {tokens}")
+
+
+class Mooncake:
+    """``timestamp`` (ms), ``input_length``, ``output_length``, ``hash_ids``, as in kvcache-ai/Mooncake."""
+
+    name = "mooncake"
+    header = False
+
+    def fits(self, first_line: str) -> bool:
+        """Look for the field names."""
+        return first_line.startswith("{") and '"input_length"' in first_line
+
+    def scan(self, path: Path) -> pl.LazyFrame:
+        """Hash blocks are of 512 tokens."""
+        import polars as pl
+
+        schema = {
+            "timestamp": pl.Float64(),
+            "input_length": pl.Int64(),
+            "output_length": pl.Int64(),
+            "hash_ids": pl.List(pl.Int64()),
+        }
+        return pl.scan_ndjson(path, schema=schema).select(
+            arrival=pl.col("timestamp") / 1000,
+            prompt=pl.col("input_length"),
+            output=pl.col("output_length"),
+            hashes=pl.col("hash_ids"),
+        )
+
+    def check(self, line: str, first_line: str) -> None:  # noqa: ARG002 - part of the protocol
+        """Raise ValueError with the reason if this line cannot be read."""
+        row = _object(line)
+        _present(row, "timestamp", "input_length", "output_length")
+        check_seconds("timestamp", row["timestamp"])
+        for name in ("input_length", "output_length"):
+            check_tokens(name, row[name])
+        _check_hashes("hash_ids", row, row["input_length"], MOONCAKE_BLOCK)
+
+
+class OwnJSONL:
+    """``arrival_s``, ``prompt_tokens``, ``output_tokens``, and what else is known: see docs/plan.md."""
+
+    name = "jsonl"
+    header = False
+
+    def fits(self, first_line: str) -> bool:
+        """Look for the field names."""
+        return first_line.startswith("{") and '"prompt_tokens"' in first_line
+
+    def scan(self, path: Path) -> pl.LazyFrame:
+        """Optional fields may be missing in some lines, or in all."""
+        import polars as pl
+
+        schema = {
+            "arrival_s": pl.Float64(),
+            "prompt_tokens": pl.Int64(),
+            "output_tokens": pl.Int64(),
+            "prefix_hashes": pl.List(pl.Int64()),
+            "block_tokens": pl.Int64(),
+            "group": pl.String(),
+            "session": pl.String(),
+        }
+        return pl.scan_ndjson(path, schema=schema).rename(
+            {
+                "arrival_s": "arrival",
+                "prompt_tokens": "prompt",
+                "output_tokens": "output",
+                "prefix_hashes": "hashes",
+            }
+        )
+
+    def check(self, line: str, first_line: str) -> None:
+        """Raise ValueError with the reason if this line cannot be read."""
+        row, first = _object(line), _object(first_line)
+        _present(row, "arrival_s", "prompt_tokens", "output_tokens")
+        check_seconds("arrival_s", row["arrival_s"])
+        for name in ("prompt_tokens", "output_tokens"):
+            check_tokens(name, row[name])
+        block = row.get("block_tokens")
+        if block is not None:
+            check_tokens("block_tokens", block)
+            if block != first.get("block_tokens") or block < 1:
+                raise ValueError(f"block_tokens is {block}, which must be at least 1 and the same in every line")
+        _check_hashes("prefix_hashes", row, row["prompt_tokens"], block or MOONCAKE_BLOCK)

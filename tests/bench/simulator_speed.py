@@ -1,0 +1,50 @@
+"""How fast the simulator is: seconds per million requests, and whether the cost grows linearly.
+
+    python tests/bench/simulator_speed.py [--requests 1000000] [--rate 15] [--times 10]
+
+Simulates `requests` and then `times` as many, with chat-like lengths that arrive at `rate` per second on an
+instance of the built-in profile h200-8b. Prints CPU and wall-clock seconds.
+"""
+
+import argparse
+import resource
+import time
+
+import numpy as np
+
+from pdd_cli.plan.builtin import cloud_profile
+from pdd_core.planner.simulator.instance import simulate
+from pdd_core.planner.simulator.load import Load
+
+
+def made(requests, rate):
+    """Log-normal lengths, Poisson arrivals."""
+    draw = np.random.default_rng(0)
+    prompts = np.clip(draw.lognormal(np.log(900), 0.9, requests), 1, 16_000).astype(np.int64)
+    outputs = np.clip(draw.lognormal(np.log(140), 0.9, requests), 1, 4_000).astype(np.int64)
+    return Load(np.cumsum(draw.exponential(1 / rate, requests)), prompts, outputs)
+
+
+def main():
+    """Print one line per size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=1_000_000)
+    parser.add_argument("--rate", type=float, default=15.0, help="arrivals per second")
+    parser.add_argument("--times", type=int, default=10)
+    options = parser.parse_args()
+    for requests in dict.fromkeys((options.requests, options.requests * options.times)):
+        load = made(requests, options.rate)
+        wall, cpu = time.perf_counter(), time.process_time()
+        served = simulate(load, cloud_profile("h200-8b"))
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        print(
+            f"{requests:,} requests: {cpu:.1f} s of CPU, {wall:.1f} s on the clock, "
+            f"{1e6 * cpu / requests:.1f} us each; {served.end_s / 3600:.1f} h simulated, "
+            f"{served.preemptions} preemptions, {memory:.0f} MiB at most",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Nothing configured but the cloud: the server decides for each answer who makes it, and learns from each."""
+
+import json
+
+import pytest
+from cloud_support import KEY, wait_until
+from device_server import DeviceServer
+
+TEXT = "The lighthouse keeper counted the ships that came back before the evening, and wrote them down. "
+
+
+@pytest.fixture
+def served(cloud, prepared, tmp_path):
+    """Start servers that share one cache folder; each knows what the one before learnt."""
+
+    def start(name, *flags, **settings):
+        folder = tmp_path / name
+        folder.mkdir()
+        cache = {"PDD_CACHE_DIR": str(tmp_path / "cache"), **settings}
+        flags = ("--gguf", str(prepared.gguf), "--n-ctx", "2048", "--cloud", cloud.base_url, *flags)
+        return DeviceServer(folder, *flags, "--cloud-api-key", KEY, **cache)
+
+    return start
+
+
+def ask(server, prompt, *, max_tokens=24, **fields):
+    """The `pdd` of a streamed answer that is as long as it may be."""
+    asked = {"temperature": 0, "max_tokens": max_tokens, "extra_body": {"ignore_eos": True}, **fields}
+    messages = [{"role": "user", "content": prompt}]
+    with (
+        server.client() as client,
+        client.chat.completions.create(model="default", messages=messages, stream=True, **asked) as stream,
+    ):
+        *_, last = stream
+    return last.pdd
+
+
+def connected(server):
+    server.ready()
+    wait_until(lambda: server.cloud_state()["state"] == "connected", seconds=60)
+    return server
+
+
+def kinds(log):
+    lines = [line.partition("{") for line in log.splitlines() if '"plan":{' in line]
+    return [json.loads("{" + line[2])["plan"] for line in lines]
+
+
+def test_each_answer_has_a_plan_and_says_why(served, tmp_path):
+    with connected(served("first")) as server:
+        short = ask(server, "Hi")
+        for number in range(3):
+            long = ask(server, f"{number}. {TEXT * 60}", max_tokens=120)
+        assert short["plan"]["verdict"] == "device only"
+        assert (short["mode"], short["tokens"]["cloud"]) == ("device_only", 0)
+        assert short["plan"]["by"] == "planner"
+        plan = long["plan"]
+        assert plan["verdict"] in ("handoff", "cloud only")
+        assert long["tokens"]["cloud"] > 0
+        assert plan["reason"]
+        assert plan["inputs"]["prompt_tokens"] == long["tokens"]["prompt"]
+        assert [one["verdict"] for one in plan["alternatives"]] == ["cloud only", "device only", "handoff"]
+        assert server.metric("pdd_device_plans_total", verdict="device only", by="planner") == 1
+        assert server.metric("pdd_device_plans_total", by="planner") == 4
+        logged = kinds(server.log())
+        assert [one["verdict"] for one in logged] == ["device only"] + [plan["verdict"]] * 3
+        assert "lighthouse" not in server.log()
+        assert server.stop() == 0
+    files = sorted(file.name.partition("-")[0] for file in (tmp_path / "cache" / "calibration").iterdir())
+    assert files == ["cloud", "device"]
+    assert "lighthouse" not in "".join(file.read_text() for file in (tmp_path / "cache" / "calibration").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("mode", "makers"), [("cloud", (True, False)), ("device", (False, True)), ("handoff", (True, True))]
+)
+def test_the_settings_give_answers_to_whom_they_name(served, mode, makers):
+    with connected(served(mode, PDD_PLAN=mode)) as server:
+        pdd = ask(server, TEXT * 12, max_tokens=100)
+    assert (pdd["tokens"]["cloud"] > 0, pdd["tokens"]["device"] > 0) == makers
+    assert sum(pdd["tokens"][maker] for maker in ("cloud", "device")) == 100
+
+
+def test_every_answer_can_be_made_to_begin_in_the_cloud(served):
+    with connected(served("must", PDD_MUST_BEGIN_IN_CLOUD="true")) as server:
+        pdd = ask(server, "Hi", max_tokens=60)
+    assert pdd["tokens"]["cloud"] > 0
+    alternatives = {one["verdict"]: one["rejected"] for one in pdd["plan"]["alternatives"]}
+    assert alternatives["device only"] == "the answer must begin in the cloud"
+
+
+def test_it_knows_its_own_speed_after_five_answers_though_the_profile_was_wrong_by_four(served, tmp_path):
+    with connected(served("true", PDD_PLAN="handoff")) as server:
+        for number in range(4):
+            pdd = ask(server, f"{number}. {TEXT * 12}", max_tokens=60)
+        true = pdd["plan"]["inputs"]["prefill_tps"]
+    point = [{"at": 0, "value": 4 * true}]
+    profile = {"name": "d", "model": "m", "prefill_tps": point, "decode_tps": point, "n_ctx": 2048}
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps({"device": profile, "settings": {"plan": "handoff"}}))
+    wrong = {"PDD_PLAN_FILE": str(file), "PDD_CACHE_DIR": str(tmp_path / "other")}
+    with connected(served("wrong", **wrong)) as server:
+        told = [ask(server, f"{number}. {TEXT * 12}", max_tokens=60)["plan"]["inputs"] for number in range(6)]
+    # two runs of a busy machine differ by more than the tenth that the estimate itself is good for
+    assert told[-1]["prefill_tps"] == pytest.approx(true, rel=0.35)
+    assert told[-1]["prefill_tps_sd"] < 0.5 * told[-1]["prefill_tps"]

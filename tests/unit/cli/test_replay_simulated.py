@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from pdd_cli.main import app
+from pdd_cli.plots.replay import _draw_waits
+from pdd_cli.plots.style import figure
+from pdd_cli.replay.figures import Reader, answers, figures
+from pdd_cli.replay.live import Run
+from pdd_cli.replay.run import Replay, run_replay
+from pdd_cli.replay.simulated import _weighted, as_answers, as_figures, simulated
+from pdd_core.errors import ConfigurationError
+from pdd_core.planner.profiles import CloudProfile, DeviceProfile, RatePoint
+from pdd_core.traces import Trace
+
+READER = Reader(rate=20.0, ttft_s=0.5)
+DEVICE = DeviceProfile(
+    name="phone", model="m", n_ctx=8192, spread=0.0,
+    prefill_tps=(RatePoint(at=0, value=1000.0),), decode_tps=(RatePoint(at=0, value=30.0),),
+)  # fmt: skip
+CLOUD = CloudProfile(
+    name="cloud", model="m", base_s=0.01, per_prefill_token_s=1e-5, per_sequence_s=0, per_context_token_s=0,
+    kv_tokens=100_000, max_num_seqs=64, max_num_batched_tokens=4096, rtt_s=0.0, jitter_s=0.0,
+)  # fmt: skip
+TRACE = Trace("t", np.arange(40) * 0.5, np.full(40, 1000), np.full(40, 200))
+
+
+def made(policy: str, trace: Trace = TRACE, cloud: CloudProfile = CLOUD):
+    return simulated(trace, DEVICE, cloud, READER, policy=policy, seed=0)
+
+
+def test_with_plain_serving_the_cloud_makes_all_of_every_answer() -> None:
+    found = as_figures(made("plain"), READER)
+    assert found["tokens"] == {"prompt": 40_000, "cloud": 8000, "device": 0}
+    assert found["modes"] == {"cloud_only": 40}
+    assert found["stalls"]["answers"] == 0
+    assert found["gap_s"]["max"] == pytest.approx(0.05)
+    # the last of 40 begins after 19.5 s, and is shown at 20 tokens a second
+    assert found["seconds"] == pytest.approx(19.5 + found["ttft_s"]["p50"] + 199 * 0.05, rel=1e-3)
+
+
+def test_a_budget_that_is_too_small_stalls_and_the_stall_is_the_longest_gap() -> None:
+    found = as_figures(made("fixed_2"), READER)
+    rows = as_answers(made("fixed_2"))
+    assert found["stalls"] == {"answers": 40, "share": 1.0}
+    assert found["tokens"]["cloud"] == 80
+    assert rows[0]["longest_gap_s"] == found["gap_s"]["max"] > 0.5
+    assert rows[0]["qoe"] < 1
+
+
+def test_the_planner_hands_off_without_a_stall() -> None:
+    found = as_figures(made("planner"), READER)
+    assert found["modes"]["handoff"] > 0
+    assert found["stalls"]["share"] <= 0.01
+    assert found["tokens"]["cloud"] < 8000
+
+
+def test_a_request_that_the_cloud_can_never_hold_is_too_long() -> None:
+    small = CLOUD.model_copy(update={"kv_tokens": 1600})
+    mixed = Trace("t", np.arange(4.0), np.array([1000, 2000, 1000, 3000]), np.full(4, 200))
+    found = as_figures(made("plain", mixed, small), READER)
+    assert found["requests"] == {"due": 4, "completed": 2, "failed": 0, "unfinished": 0, "too_long": 2}
+    assert found["tokens"]["prompt"] == 2000
+    assert as_answers(made("plain", mixed, small))[1]["ttft_s"] is None
+
+
+def test_a_cloud_that_holds_none_of_the_prompts_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="fewer than the shortest prompt"):
+        made("plain", cloud=CLOUD.model_copy(update={"kv_tokens": 640}))
+
+
+@pytest.mark.parametrize("policy", ["best", "fixed_", "fixed_0", "fixed_x", ""])
+def test_an_unknown_policy_is_refused(policy: str) -> None:
+    with pytest.raises(ConfigurationError, match="--policy"):
+        made(policy)
+
+
+def test_the_report_has_the_names_of_a_live_one(tmp_path) -> None:
+    one = made("fixed_16")
+    assert as_figures(one, READER).keys() == figures(Run(), READER).keys()
+    from pdd_cli.load.reply import Reply
+
+    live = answers(Run(replies=[Reply(index=0, due=0.0, prompt_tokens=1)]), READER)
+    assert as_answers(one)[0].keys() == live[0].keys()
+
+
+def test_a_file_is_replayed_against_profiles(tmp_path) -> None:
+    trace = tmp_path / "t.jsonl"
+    row = {"prompt_tokens": 1000, "output_tokens": 100}
+    trace.write_text("".join(json.dumps({"arrival_s": at, **row}) + "\n" for at in range(5)))
+    DEVICE.save(tmp_path / "d.json")
+    CLOUD.save(tmp_path / "c.json")
+    out = io.StringIO()
+    wanted = Replay(
+        trace=trace, device=tmp_path / "d.json", cloud=tmp_path / "c.json", policy="fixed_16", reader=READER
+    )
+    run_replay(
+        wanted, json_path=tmp_path / "r.json", plot=tmp_path / "r.svg", console=Console(file=out, width=200)
+    )
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert (report["kind"], report["device"], report["cloud"], report["policy"]) == (
+        "simulated", "phone", "cloud", "fixed_16",
+    )  # fmt: skip
+    assert report["figures"]["requests"]["completed"] == 5
+    assert "5 of 5 requests completed" in out.getvalue()
+    assert (tmp_path / "r.png").exists()
+
+
+@pytest.mark.parametrize(
+    "flags", [(), ("--url", "http://h", "--simulate"), ("--simulate",), ("--simulate", "--device", "d")]
+)
+def test_what_to_replay_against_has_to_be_said_once(tmp_path, flags) -> None:
+    done = CliRunner().invoke(app, ["replay", "--trace", str(tmp_path / "t"), *flags])
+    assert done.exit_code != 0
+    assert done.exception is not None
+
+
+def test_percentiles_count_each_value_as_often_as_it_stands_for() -> None:
+    values, counts = np.array([3.0, 1.0, 2.0]), np.array([1.0, 98.0, 1.0])
+    assert _weighted(values, counts) == {"p50": 1.0, "p99": 2.0, "max": 3.0}
+    assert _weighted(values, np.zeros(3))["p50"] is None
+
+
+def test_many_requests_are_drawn_as_medians_and_few_one_by_one(tmp_path) -> None:
+    many = Trace("t", np.arange(2000) * 0.5, np.full(2000, 100), np.full(2000, 5))
+    for trace, words in ((TRACE, "request by request"), (many, "2,000 requests")):
+        _, [axes] = figure()
+        _draw_waits(axes, as_answers(made("plain", trace)))
+        assert words in axes.get_title(loc="left")
+    assert axes.get_legend_handles_labels()[1] == ["median", "up to the 99th percentile"]
