@@ -277,3 +277,20 @@ async def test_an_answer_that_cannot_reach_the_cloud_has_it_looked_at_at_once(mo
         monitor.suspect(CloudUnreachable("gone"))
         assert monitor.client is None
         await until(lambda: client.looks == 2)
+
+
+async def test_a_connected_cloud_tells_how_long_a_round_trip_takes():
+    trips, client = [], Client()
+    monitor = CloudMonitor(client, vocab=object(), on_round_trip=trips.append)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(monitor.run)
+        await until(lambda: trips)
+        tasks.cancel_scope.cancel()
+    assert client.looks == 2, "the first one also opened the connection"
+    assert 0 <= trips[0] < 1
+
+    broken = Client()
+    broken.errors = [CloudUnreachable("gone")]
+    monitor = CloudMonitor(broken, vocab=object(), on_round_trip=trips.append)
+    await monitor._look(broken)
+    assert len(trips) == 1
