@@ -309,3 +309,20 @@ async def test_a_cloud_that_takes_the_connection_and_says_nothing_is_down(monito
     async with monitoring(client) as monitor:
         await until(lambda: monitor.state is CloudState.DOWN)
         assert "no answer within 0.05 s" in str(monitor.error)
+
+
+async def test_a_connected_cloud_tells_how_long_a_round_trip_takes():
+    trips, client = [], Client()
+    monitor = CloudMonitor(client, vocab=object(), on_round_trip=trips.append)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(monitor.run)
+        await until(lambda: trips)
+        tasks.cancel_scope.cancel()
+    assert client.looks == 2, "the first one also opened the connection"
+    assert 0 <= trips[0] < 1
+
+    broken = Client()
+    broken.errors = [CloudUnreachable("gone")]
+    monitor = CloudMonitor(broken, vocab=object(), on_round_trip=trips.append)
+    await monitor._look(broken)
+    assert len(trips) == 1

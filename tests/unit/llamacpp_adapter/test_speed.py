@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdd_llamacpp_adapter.cloud_leg import Arrivals
 from pdd_llamacpp_adapter.profile import DEFAULT_CHUNK
-from pdd_llamacpp_adapter.speed import MAX_CHUNK, DeviceSpeed
+from pdd_llamacpp_adapter.speed import MAX_CHUNK, DeviceSpeed, Work
 
 
 def test_nothing_is_claimed_before_anything_was_measured():
@@ -39,3 +41,23 @@ def test_chunks_stay_within_bounds_whatever_is_measured(batches):
         speed.measured(tokens, seconds)
         assert 16 <= speed.chunk <= MAX_CHUNK
         assert speed.seconds(10) is None or speed.seconds(10) > 0
+
+
+def test_the_work_for_one_answer_is_told_apart_by_batch():
+    work = Work()
+    for tokens, seconds in ((64, 0.5), (32, 0.25), (8, 0.1), (1, 0.05), (1, 0.03)):
+        work.add(tokens, seconds)
+    assert (work.read_tokens, work.read_s) == (96, 0.75)
+    assert (work.decoded_tokens, work.decoded_s) == (2, 0.08)
+
+
+def test_the_arrivals_of_a_leg():
+    arrivals = Arrivals()
+    assert (arrivals.first_token_s, arrivals.step_s) == (None, None)
+    arrivals.posted_at = 1.0
+    for tokens, now in ((0, 1.1), (1, 1.5), (2, 1.6), (1, 1.7)):
+        arrivals.came(tokens, now)
+    assert arrivals.first_token_s == 0.5
+    assert arrivals.step_s is None, "too few to tell"
+    arrivals.came(1, 1.9)
+    assert arrivals.step_s == pytest.approx(0.1)

@@ -12,9 +12,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from pdd_core.errors import PDDError
+from pdd_core.planner.types import Alternative, Plan, Verdict, Why
 from pdd_core.timeline import ShownToken, Source, Timeline, TokenLogprob, TokenLogprobs
 from pdd_llamacpp_adapter.chat import ChatTemplate
-from pdd_llamacpp_adapter.outcome import Mode, Outcome
+from pdd_llamacpp_adapter.outcome import Decided, Mode, Outcome
 from pdd_llamacpp_adapter.server.app import create_app
 from pdd_llamacpp_adapter.server.run import serve
 from pdd_llamacpp_adapter.server.service import Service
@@ -24,6 +25,23 @@ EOS = 256
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
     "{% if tools %}{{ tools | tojson }}{% endif %}<assistant>"
+)
+
+
+PLAN = Plan(
+    Verdict.HANDOFF,
+    decode_budget=24,
+    why=Why(
+        "the cheapest plan that keeps the goals",
+        {"prompt_tokens": 900, "rate": float("inf")},
+        (
+            Alternative(verdict=Verdict.CLOUD_ONLY, cost=1234.56, ttft_s=0.15),
+            Alternative(
+                verdict=Verdict.HANDOFF, decode_budget=24, cost=300.0, stall_probability=0.0098, ttft_s=0.15
+            ),
+            Alternative(verdict=Verdict.DEVICE_ONLY, ttft_s=2.0, rejected="begins only after 2 s"),
+        ),
+    ),
 )
 
 
@@ -123,6 +141,7 @@ class FakeSession:
             cancel_confirmed=True,
             reused_tokens=3,
             stop_reason=self.stop_reason,
+            plan=Decided(PLAN, "planner"),
         )
 
 

@@ -273,3 +273,22 @@ def test_a_setting_that_cannot_work_is_named(name, value):
 
 def test_the_key_is_not_in_the_settings_repr():
     assert "sesame" not in repr(ServerSettings(api_key="sesame"))
+
+
+def test_an_answer_says_why_it_was_made_so_and_the_log_in_short(client, service, caplog):
+    caplog.set_level(logging.INFO, logger="pdd_llamacpp_adapter.decisions")
+    made = client(service())
+    told = made.post("/v1/chat/completions", json=ASK).json()["pdd"]["plan"]
+    assert told["verdict"] == "handoff"
+    assert told["by"] == "planner"
+    assert told["inputs"] == {"prompt_tokens": 900, "rate": None}
+    assert [one["cost"] for one in told["alternatives"]] == [1235.0, 300.0, 0.0]
+    (record,) = [r for r in caplog.records if r.name == "pdd_llamacpp_adapter.decisions"]
+    logged = json.loads(record.getMessage())["plan"]
+    assert logged["inputs"] == told["inputs"]
+    assert logged["alternatives"] == [
+        "cloud only cost=1235 stalls=0 ttft=0.15s",
+        "handoff N=24 cost=300 stalls=0.0098 ttft=0.15s",
+        "device only cost=0 stalls=0 ttft=2s (begins only after 2 s)",
+    ]
+    assert 'pdd_device_plans_total{by="planner",verdict="handoff"} 1.0' in made.get("/metrics").text
