@@ -107,7 +107,8 @@ class CloudMonitor:
         if self._on_round_trip is None:
             return
         begun = time.monotonic()
-        with contextlib.suppress(CloudError, SchemaVersionError, TokenizerMismatch):
+        unavailable = contextlib.suppress(CloudError, SchemaVersionError, TokenizerMismatch)
+        with anyio.move_on_after(_LOOK_WITHIN_S), unavailable:
             await client.connect(self._vocab, retries=0)
             self._on_round_trip(time.monotonic() - begun)
 
