@@ -1,0 +1,109 @@
+"""vLLM's asynchronous engine with the plugin, in this process, and requests that arrive by the clock."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from arrivals import Arrival
+from engine_process import EngineSettings, set_environment
+from llama_shape import SHAPES
+
+
+@dataclass(slots=True)
+class Served:
+    """What became of one request. Times in seconds, of ``time.perf_counter``."""
+
+    arrival: Arrival
+    asked: int
+    """Tokens that the cloud was to make."""
+    due: float
+    sent: float | None = None
+    first: float | None = None
+    last: float | None = None
+    tokens: int = 0
+    token_times: list[float] = field(default_factory=list)
+    """Only where they are kept."""
+
+    def ttft(self, now: float) -> float:
+        """Return the time to the first token; where there is none yet, how long it has been waited for."""
+        return (self.first if self.first is not None else now) - self.due
+
+    @property
+    def tpot(self) -> float | None:
+        """Mean seconds per token after the first."""
+        return None if self.tokens < 2 else (self.last - self.first) / (self.tokens - 1)
+
+
+class Cloud:
+    """One engine, which serves opted-in requests and others."""
+
+    def __init__(self, settings: EngineSettings, *, additional_config: dict[str, Any] | None = None) -> None:
+        set_environment(plugin=True)
+        from vllm import AsyncEngineArgs, __version__
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from pdd_vllm_plugin.config import PDDConfig
+        from pdd_vllm_plugin.recorder import Recorder
+        from pdd_vllm_plugin.store import HandoffStore
+
+        arguments = settings.arguments() | {"disable_log_stats": True}
+        if additional_config:
+            arguments["additional_config"] = additional_config
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        config = self._engine.vllm_config
+        store = HandoffStore(PDDConfig.from_vllm(config))
+        # the plugin's part of the API server's work, for all requests, as there
+        self._generate = Recorder(self._engine, store, model=settings.shape, tokenizer="none").generate
+        size = SHAPES[settings.shape]["vocab_size"]
+        self._ids = (size // 100, size - size // 100)
+        self._numbers = np.random.default_rng(0)
+        self._count = 0
+        self.facts = {
+            "vllm": __version__,
+            "kv_tokens": config.cache_config.num_gpu_blocks * config.cache_config.block_size,
+            "scheduler": config.scheduler_config.get_scheduler_cls().__name__,
+        }
+
+    def prompt(self, tokens: int) -> list[int]:
+        """Return a random prompt."""
+        return self._numbers.integers(*self._ids, size=tokens).tolist()
+
+    async def serve(
+        self, served: Served, prompt: list[int], *, budget: int | None, keep_times: bool = False
+    ) -> None:
+        """Send one request, opted in where it has a budget, and note when its tokens come."""
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        extra = None if budget is None else {"pdd_handoff": uuid4().hex, "pdd_decode_budget": budget}
+        params = SamplingParams(
+            max_tokens=served.arrival.output,
+            temperature=0,
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+            extra_args=extra,
+        )
+        self._count += 1
+        served.sent = time.perf_counter()
+        async for output in self._generate(tokens_input(prompt), params, f"bench-{self._count}"):
+            count = len(output.outputs[0].token_ids)
+            if count:
+                served.last = time.perf_counter()
+                served.first = served.first or served.last
+                served.tokens += count
+                if keep_times:
+                    served.token_times += [served.last] * count
+
+    async def warm_up(self, *, requests: int = 64, prompt: int = 2048) -> None:
+        """Serve some requests, so that the first that counts does not pay for first times."""
+        ones = [Served(Arrival(0, prompt, 32), 32, due=time.perf_counter()) for _ in range(requests)]
+        await asyncio.gather(*[self.serve(one, self.prompt(prompt), budget=None) for one in ones])
+
+    def close(self) -> None:
+        """End the engine."""
+        self._engine.shutdown()
