@@ -8,7 +8,7 @@ the plugin costs plain requests is `offline.py`'s to say.
     python tests/bench/gpu/online.py --trace AzureLLMInferenceTrace_conv.csv --json online.json
 
 Limits: p99 TTFT, and for plain serving also p99 TPOT, which is a request's mean time per token after its first.
-Rates are bisected. The JSON is written after each run.
+Rates are bisected. Last comes a burst (`burst.py`). The JSON is written after each run.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from arrivals import Arrival, at_rates, read_trace
 from budgets import planner_budget
+from burst import Burst, BurstLoad
 from engine_process import EngineSettings
 from online_engine import Cloud, Served
 from plots import draw_if_possible
@@ -37,7 +38,9 @@ class Bench:
         self._cloud = cloud
         self._trace = trace
         self._options = options
-        self._deadline = time.monotonic() + options.seconds_budget - options.loaded_s
+        self._burst = None if options.no_burst else burst_load(options)
+        reserved = self._burst.duration if self._burst else 0.0
+        self._deadline = time.monotonic() + options.seconds_budget - options.loaded_s - reserved
         self.document: dict[str, Any] = {
             "benchmark": "online",
             "begun": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
@@ -49,7 +52,14 @@ class Bench:
         }
 
     async def run_all(self) -> None:
-        """Find the highest rate of each kind, then compare both at the highest rate of plain serving."""
+        """Find the highest rate of each kind, compare both at that of plain serving, and send the burst."""
+        await self._rates()
+        if self._burst is not None:
+            self.document["burst"] = await Burst(self._cloud, self._burst).run()
+            print(json.dumps({"burst": self.document["burst"]}), flush=True)
+            self.write()
+
+    async def _rates(self) -> None:
         options = self._options
         for kind, rates in (("plain", options.plain_rates), ("handoff", options.handoff_rates)):
             self.document["highest"][kind] = await self._highest(kind, rates)
@@ -162,6 +172,13 @@ class Bench:
         draft.replace(path)
 
 
+def burst_load(options: argparse.Namespace) -> BurstLoad:
+    """Return the burst to send: small where the script is only tried out."""
+    if not options.cpu:
+        return BurstLoad()
+    return BurstLoad(prompt=32, output=64, budget=32, seconds=(4.0, 2.0, 4.0), concurrency=8, measuring_s=6.0)
+
+
 def _quantile(values: list[float], percent: float) -> float:
     return float(np.percentile(values, percent, method="higher")) if values else 0.0
 
@@ -198,6 +215,7 @@ def main() -> None:
     parser.add_argument("--max-num-batched-tokens", type=int, default=1024)
     parser.add_argument("--max-model-len", type=int, default=16384)
     parser.add_argument("--gpu-memory-utilization", type=float, default=0.9)
+    parser.add_argument("--no-burst", action="store_true", help="leave the burst out")
     parser.add_argument("--cpu", action="store_true", help="vLLM's CPU build, to try the script out")
     options = parser.parse_args()
     trace = read_trace(options.trace, max_tokens=options.max_model_len)

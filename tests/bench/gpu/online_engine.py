@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -24,8 +24,8 @@ class Served:
     first: float | None = None
     last: float | None = None
     tokens: int = 0
-    token_times: list[float] = field(default_factory=list)
-    """Only where they are kept."""
+    done: bool = False
+    """The cloud's part came to its end."""
 
     def ttft(self, now: float) -> float:
         """Return the time to the first token; where there is none yet, how long it has been waited for."""
@@ -40,7 +40,7 @@ class Served:
 class Cloud:
     """One engine, which serves opted-in requests and others."""
 
-    def __init__(self, settings: EngineSettings, *, additional_config: dict[str, Any] | None = None) -> None:
+    def __init__(self, settings: EngineSettings) -> None:
         set_environment(plugin=True)
         from vllm import AsyncEngineArgs, __version__
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -49,9 +49,8 @@ class Cloud:
         from pdd_vllm_plugin.recorder import Recorder
         from pdd_vllm_plugin.store import HandoffStore
 
-        arguments = settings.arguments() | {"disable_log_stats": True}
-        if additional_config:
-            arguments["additional_config"] = additional_config
+        # in chunks, but for the first token and the end: thousands of tokens a second are much for one Python thread
+        arguments = settings.arguments() | {"disable_log_stats": True, "stream_interval": 8}
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         config = self._engine.vllm_config
         store = HandoffStore(PDDConfig.from_vllm(config))
@@ -72,14 +71,19 @@ class Cloud:
         return self._numbers.integers(*self._ids, size=tokens).tolist()
 
     async def serve(
-        self, served: Served, prompt: list[int], *, budget: int | None, keep_times: bool = False
+        self, served: Served, prompt: list[int], *, budget: int | None, least: int | None = None
     ) -> None:
-        """Send one request, opted in where it has a budget, and note when its tokens come."""
+        """Send one request, opted in where it has a budget, and note when its tokens come.
+
+        `least` is the budget down to which the plugin may go under load.
+        """
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
         extra = None if budget is None else {"pdd_handoff": uuid4().hex, "pdd_decode_budget": budget}
+        if extra is not None and least is not None:
+            extra["pdd_least_budget"] = least
         params = SamplingParams(
             max_tokens=served.arrival.output,
             temperature=0,
@@ -96,8 +100,7 @@ class Cloud:
                 served.last = time.perf_counter()
                 served.first = served.first or served.last
                 served.tokens += count
-                if keep_times:
-                    served.token_times += [served.last] * count
+        served.done = True
 
     async def warm_up(self, *, requests: int = 64, prompt: int = 2048) -> None:
         """Serve some requests, so that the first that counts does not pay for first times."""
