@@ -1,6 +1,6 @@
 """A burst of five times the rate that an engine sustains: fixed decode budgets against the load-dynamic policy.
 
-Both kinds of requests ask one engine for the same budget. Those of the load-dynamic policy also say the least budget
+Both kinds of requests ask one engine for the same budget. Those for the load-dynamic policy also say the least one
 with which their user would not wait, so that the plugin may go down to it while the engine is hard pressed.
 """
 

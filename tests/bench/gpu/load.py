@@ -3,7 +3,7 @@
 Requests per second are the tokens generated in a window over its seconds, divided by the tokens that one request
 generates. The engine is full all the time: a finished request is followed by a new one. It starts in its steady
 state as well: the first requests are spread over their lives, one that is `t` tokens old having a prompt longer by
-`t` tokens and as many fewer to go. So a window of seconds gives what a run of minutes would.
+`t` tokens and as many fewer to go (`first_wave`). So a window of seconds gives what a run of minutes would.
 """
 
 import math
@@ -67,6 +67,27 @@ class Limits:
             return max(1, by_kv - by_kv % (64 if by_kv >= 256 else 16 if by_kv >= 64 else 1)), 0
         return min(by_step, self.max_num_seqs), queue
 
+    def first_wave(self, cell: Cell, running: int) -> tuple[list[tuple[int, int]], int]:
+        """Return (prompt, tokens to go) of the first requests, and the steps that their prefill takes.
+
+        Those that came first go on meanwhile. So each is sent younger, by the steps that are left, than it is to be
+        in the steady state.
+        """
+        life = cell.generated
+        to_go = [max(1, math.ceil(life * (i + 0.5) / running)) for i in range(running)]
+        random.Random(0).shuffle(to_go)
+        prompts, begun, steps = [cell.prompt - cell.shared + life - left for left in to_go], [0] * running, 0
+        for _ in range(4):  # the prompts depend on the steps, and these on the prompts
+            room, steps = self.max_num_batched_tokens, 0
+            for i, prompt in enumerate(prompts):
+                room -= prompt
+                while room < 0:
+                    room, steps = room + max(self.max_num_batched_tokens - i, 1), steps + 1
+                begun[i] = steps
+            ages = [life - left - (steps - begin) for left, begin in zip(to_go, begun, strict=True)]
+            prompts = [max(1, cell.prompt - cell.shared + age) for age in ages]
+        return [(p, left + steps - begin) for p, left, begin in zip(prompts, to_go, begun, strict=True)], steps
+
 
 class Counter:
     """Sums up vLLM's own per-step statistics. Made by `counter_class`."""
@@ -124,14 +145,14 @@ class Load:
             while self._due:
                 self._step()
         running, queue = self._limits.running(cell)
-        life = cell.generated
-        ages = [int(life * (i + 0.5) / running) for i in range(running)]
-        random.Random(0).shuffle(ages)
-        for age in ages:
-            self._send(cell, life - age, older_by=age)
+        wave, steps = self._limits.first_wave(cell, running)
+        for prompt, to_go in wave:
+            self._send(cell, to_go, fresh=prompt)
         for _ in range(queue):
-            self._send(cell, life)
-        self._warm_up(cell, sum(cell.prompt - cell.shared + age for age in ages), running)
+            self._send(cell, cell.generated)
+        until = self._counter.steps + steps + min(cell.generated, 16) + 4
+        while self._counter.steps < until:
+            self._step_and_refill(cell)
         halves = [self._window(cell, seconds / 2) for _ in range(2)]
         self._clear()
         return self._figures(cell, halves, in_flight=running + queue)
@@ -139,14 +160,6 @@ class Load:
     def _clear(self) -> None:
         self._engine.abort_request(list(self._due))
         self._due.clear()
-
-    def _warm_up(self, cell: Cell, prefill: int, running: int) -> None:
-        """Return once the first requests are prefilled and, where answers are short, have made room for others."""
-        limit = self._limits.max_num_batched_tokens
-        ramp = math.ceil(prefill / max(limit - running / 2, limit / 8))
-        until = self._counter.steps + ramp + min(cell.generated, 64) + 4
-        while self._counter.steps < until:
-            self._step_and_refill(cell)
 
     def _window(self, cell: Cell, seconds: float) -> dict[str, float]:
         counter = self._counter
@@ -181,7 +194,8 @@ class Load:
     def _random(self, count: int) -> list[int]:
         return self._numbers.integers(*self._ids, size=count).tolist()
 
-    def _send(self, cell: Cell, to_go: int, *, older_by: int = 0) -> None:
+    def _send(self, cell: Cell, to_go: int, *, fresh: int | None = None) -> None:
+        """Send a request that ends after `to_go` tokens; `fresh` prompt tokens follow the shared ones."""
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
@@ -189,13 +203,13 @@ class Load:
         opted_in = cell.end == "budget"
         extra = {"pdd_handoff": uuid4().hex, "pdd_decode_budget": to_go} if opted_in else None
         params = SamplingParams(
-            max_tokens=cell.output if opted_in else to_go, temperature=0, ignore_eos=True, detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY, extra_args=extra,
+            max_tokens=max(cell.output, to_go + 1) if opted_in else to_go, temperature=0, ignore_eos=True,
+            detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, extra_args=extra,
         )  # fmt: skip
         self._sent += 1
         number = f"{self._sent}"
         self._due[number] = to_go
-        prompt = self._prefix + self._random(cell.prompt - cell.shared + older_by)
+        prompt = self._prefix + self._random(cell.prompt - cell.shared if fresh is None else fresh)
         self._engine.add_request(number, tokens_input(prompt), params)
 
     def _step(self) -> list:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -49,7 +48,7 @@ class Cloud:
         from pdd_vllm_plugin.recorder import Recorder
         from pdd_vllm_plugin.store import HandoffStore
 
-        # in chunks, but for the first token and the end: thousands of tokens a second are much for one Python thread
+        # in chunks, but for the first token: thousands of tokens a second are much for one Python thread
         arguments = settings.arguments() | {"disable_log_stats": True, "stream_interval": 8}
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         config = self._engine.vllm_config
