@@ -70,8 +70,8 @@ class Limits:
     def first_wave(self, cell: Cell, running: int) -> tuple[list[tuple[int, int]], int]:
         """Return (prompt, tokens to go) of the first requests, and the steps that their prefill takes.
 
-        Those that came first go on meanwhile. So each is sent younger, by the steps that are left, than it is to be
-        in the steady state.
+        Those that came first go on meanwhile. So each is sent younger than it is to be in the steady state, by the
+        steps that are left until then.
         """
         life = cell.generated
         to_go = [max(1, math.ceil(life * (i + 0.5) / running)) for i in range(running)]
