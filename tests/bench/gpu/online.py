@@ -102,12 +102,13 @@ class Bench:
         arrivals = at_rates(self._trace, [(rate, options.seconds)], skip=options.skip)
         served = await self._serve(arrivals, kind)
         now = time.perf_counter()
-        counted = [one for one in served if one.arrival.at >= options.warm_up]
+        # where not even the warm-up was served, that is what there is to count
+        counted = [one for one in served if one.arrival.at >= options.warm_up] or served
         figures = self._figures(counted, now)
         figures |= {
             "kind": kind,
             "rate": rate,
-            "arrived_per_s": len(counted) / (counted[-1].arrival.at - options.warm_up),
+            "arrived_per_s": len(counted) / max(1.0, counted[-1].arrival.at - counted[0].arrival.at),
             "ended_early": len(served) < len(arrivals),
         }
         within_ttft = figures["ttft_p99_s"] <= options.ttft and not figures["ended_early"]

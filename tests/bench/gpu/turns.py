@@ -27,21 +27,22 @@ class Turns:
         Raises:
             EngineFailed: an engine cannot be loaded even with the GPU to itself.
         """
-        self._load("plain")
-        if self.way == "sequential":
-            return
         try:
+            self._load("plain")
             if self.way == "sleep":
                 self._sleep("plain")
-            self._load("plugin")
+            if self.way != "sequential":
+                self._load("plugin")
         except EngineFailed as error:
+            if self.way == "sequential":
+                raise
             print(f"the engines cannot take turns ({error}); one after the other instead", flush=True)
             self.facts["no_turns"] = str(error)
             self.way = "sequential"
             self._renew("plugin")
-            self.at_work = "plain"
             if "plain" not in self.awake:
                 self._wake_or_restart_plain()
+            self.at_work = "plain"
 
     def to(self, name: str) -> EngineProcess:
         """Give `name` the GPU.
@@ -90,6 +91,8 @@ class Turns:
 
     def _wake_or_restart_plain(self) -> None:
         try:
+            if "plain" not in self.facts:
+                raise EngineFailed("it has never been awake")
             self.engines["plain"].wake()
             self.awake.add("plain")
         except EngineFailed:
