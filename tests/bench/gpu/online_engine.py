@@ -50,7 +50,8 @@ class Cloud:
 
         # in chunks, but for the first token: thousands of tokens a second are much for one Python thread
         arguments = settings.arguments() | {"disable_log_stats": True, "stream_interval": 8}
-        arguments["additional_config"] = {"pdd": {"max_handoffs": 65_536}}
+        # a burst has more requests than states are kept by default; nobody reads those of ended ones here
+        arguments["additional_config"] = {"pdd": {"max_handoffs": 2048, "ttl_s": 10}}
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         config = self._engine.vllm_config
         store = HandoffStore(PDDConfig.from_vllm(config))
