@@ -130,7 +130,7 @@ class EngineProcess:
 
 def _serve(pipe: Any, *, plugin: bool) -> None:
     set_environment(plugin=plugin)
-    import vllm  # noqa: F401 - imported while the other engine loads
+    import vllm.v1.engine.llm_engine  # noqa: F401 - imported while the other engine loads
 
     engine = _Engine()
     with suppress(EOFError):
