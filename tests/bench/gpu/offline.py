@@ -132,8 +132,6 @@ def main() -> None:
     deadline = time.monotonic() + options.seconds_budget
     with tempfile.TemporaryDirectory() as folder:
         record = run(options, Path(folder), deadline)
-    print(table(summary(record.measured)))
-    print(f"left out for want of time: {len(record.left_out)}; figures: {options.json}")
     draw_if_possible(options.json)
     sys.exit(bool(record.failures))
 
@@ -162,6 +160,8 @@ def run(options: argparse.Namespace, folder: Path, deadline: float) -> Record:
     finally:
         record.head |= {"turns": turns.way, "engines": turns.facts}
         record.write()
+        print(table(summary(record.measured)))
+        print(f"left out for want of time: {len(record.left_out)}; figures: {options.json}", flush=True)
         turns.stop()
     return record
 
