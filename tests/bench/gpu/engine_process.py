@@ -158,9 +158,8 @@ class _Engine:
 
         begun = time.perf_counter()
         counter = counter_class()
-        engine = self._engine = LLMEngine.from_engine_args(
-            EngineArgs(**settings.arguments()), stat_loggers=[counter], enable_multiprocessing=True
-        )
+        arguments = EngineArgs(**settings.arguments())
+        engine = self._engine = LLMEngine.from_engine_args(arguments, stat_loggers=[counter])
         config = engine.vllm_config
         blocks, size = config.cache_config.num_gpu_blocks, config.cache_config.block_size
         limits = Limits(settings.max_num_seqs, settings.max_num_batched_tokens, blocks * size)
