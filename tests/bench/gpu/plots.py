@@ -38,6 +38,8 @@ def _offline(document: dict[str, Any]) -> Any:
         drawn = axes.bar(places, heights, width, label=label, color=CYCLE[index])
         axes.bar_label(drawn, [f"{h:.1f}" if h else "" for h in heights], fontsize=NOTE_SIZE - 2, padding=1)
     axes.set_yscale("log")
+    axes.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+    axes.minorticks_off()
     axes.axhline(1, color=BLACK, linewidth=0.8)
     axes.set_xticks(range(len(shapes)), [one["shape"].replace(", ", "\n") for one in shapes])
     axes.set_xlabel("prompt / answer (tokens)")

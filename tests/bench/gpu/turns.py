@@ -33,6 +33,7 @@ class Turns:
                 self._sleep("plain")
             if self.way != "sequential":
                 self._load("plugin")
+                self.to("plain")  # one whole turn, before anything depends on it
         except EngineFailed as error:
             if self.way == "sequential":
                 raise
