@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -36,6 +37,23 @@ class Served:
         return None if self.tokens < 2 else (self.last - self.first) / (self.tokens - 1)
 
 
+class _Client:
+    """What the plugin's service needs of an API server's engine: here there is no tokenizer."""
+
+    all_special_ids = ()
+    eos_token_id = None
+
+    def __init__(self, engine: Any) -> None:
+        self.vllm_config = engine.vllm_config
+        self.generate = engine.generate
+
+    def get_tokenizer(self) -> Any:
+        return self
+
+    def get_vocab(self) -> dict[str, int]:
+        return {"": 0}
+
+
 class Cloud:
     """One engine, which serves opted-in requests and others."""
 
@@ -45,8 +63,7 @@ class Cloud:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         from pdd_vllm_plugin.config import PDDConfig
-        from pdd_vllm_plugin.recorder import Recorder
-        from pdd_vllm_plugin.store import HandoffStore
+        from pdd_vllm_plugin.service import HandoffService
 
         # in chunks, but for the first token: thousands of tokens a second are much for one Python thread
         arguments = settings.arguments() | {"disable_log_stats": True, "stream_interval": 8}
@@ -54,9 +71,10 @@ class Cloud:
         arguments["additional_config"] = {"pdd": {"max_handoffs": 2048, "ttl_s": 10}}
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         config = self._engine.vllm_config
-        store = HandoffStore(PDDConfig.from_vllm(config))
         # the plugin's part of the API server's work, for all requests, as there
-        self._generate = Recorder(self._engine, store, model=settings.shape, tokenizer="none").generate
+        client = _Client(self._engine)
+        HandoffService().start(client, PDDConfig.from_vllm(config), settings.shape)
+        self._generate = client.generate
         size = SHAPES[settings.shape]["vocab_size"]
         self._ids = (size // 100, size - size // 100)
         self._numbers = np.random.default_rng(0)
