@@ -137,6 +137,7 @@ def main() -> None:
         "--stagger", type=float, default=0.1, help="seconds between one device's request and the next's"
     )
     parser.add_argument("--seconds-budget", type=float, default=290.0, help="for everything, loading included")
+    parser.add_argument("--start-timeout", type=float, default=300.0, help="seconds for vLLM to start")
     parser.add_argument("flags", nargs="*", help="further flags for vLLM, after --")
     options = parser.parse_args()
     with ExitStack() as stack:
@@ -173,7 +174,7 @@ def run(options: argparse.Namespace, folder: Path, begun: float, stack: ExitStac
         api_key=key,
         extra_args=[*flags, *options.flags],
         log_path=options.json.with_suffix(".vllm.log"),
-        start_timeout=240,
+        start_timeout=options.start_timeout,
     )
     stack.enter_context(server)
     print(f"vLLM serves after {time.monotonic() - begun:.0f} s", flush=True)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import time
 import traceback
 from contextlib import suppress
@@ -111,9 +112,9 @@ class EngineProcess:
         with suppress(OSError):
             self._pipe.close()  # the process reads to the end of its pipe
         self._process.join(timeout=20)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        with suppress(ProcessLookupError):  # the engine's own process too, or it would keep the GPU's memory
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.join()
 
     def _ask(self, *command: Any) -> Any:
         try:
@@ -129,6 +130,7 @@ class EngineProcess:
 
 
 def _serve(pipe: Any, *, plugin: bool) -> None:
+    os.setpgrp()  # to be ended together with what vLLM starts
     set_environment(plugin=plugin)
     import vllm.v1.engine.llm_engine  # noqa: F401 - imported while the other engine loads
 
