@@ -192,19 +192,18 @@ async def test_where_the_output_counts_the_cloud_makes_it_again_and_says_the_sam
     assert session.outcome.cloud_tokens_in_vain == 5
 
 
-async def test_a_late_device_is_helped_out_and_takes_over_in_the_end(answered, engine, prompt):
+async def test_a_late_device_is_helped_out_and_takes_over_in_the_end(answered, prompt):
     whole, _ = await answered(budget=None, alone=True)
 
     class Waiting(CloudClient):
-        """A cloud that goes on behind its twelfth token only once the device has read eight of them."""
+        """A cloud that sends no more than twelve tokens, so that the device need not be fast to catch up."""
 
         async def stream(self, request, opt_in):
             sent = len(request.prompt_token_ids) - len(prompt)
             async with aclosing(super().stream(request, opt_in)) as chunks:
                 async for chunk in chunks:
-                    with anyio.fail_after(60):
-                        while sent >= 12 and engine.n_past < len(prompt) + 8:
-                            await anyio.sleep(0.01)
+                    if sent >= 12:
+                        await anyio.sleep(60)  # until the device has taken over
                     sent += len(chunk.token_ids)
                     yield chunk
 
