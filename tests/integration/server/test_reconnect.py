@@ -8,19 +8,20 @@ PATIENT = {"PDD_PATIENCE__LATE_S": "inf", "PDD_PATIENCE__FIRST_TOKEN_S": "120"}
 """However slow this machine, an answer begins in a cloud that is there."""
 ASK = {
     "model": "smollm2",
-    "messages": [{"role": "user", "content": "Name three colours."}],
+    "messages": [{"role": "user", "content": "Write one sentence about the moon."}],
     "temperature": 0,
     "max_tokens": 24,
-    "extra_body": {"ignore_eos": True},
 }
+"""One of the questions of test_with_cloud, whose greedy answers are the same wherever the device takes over."""
 PROBING_S = 60.0
 """The longest pause between two attempts is 30 s."""
 
 
 def tokens(client):
     answer = client.chat.completions.create(**ASK)
-    assert answer.usage.completion_tokens == 24
-    return answer.choices[0].message.content, answer.pdd["tokens"]
+    made = answer.pdd["tokens"]
+    assert made["cloud"] + made["device"] == answer.usage.completion_tokens > 0
+    return answer.choices[0].message.content, made
 
 
 def test_answers_never_stop_whatever_the_cloud_does(cloud, tmp_path):
@@ -67,6 +68,5 @@ def test_a_cloud_that_refuses_is_named_and_done_without(cloud, tmp_path, wrong):
         assert server.cloud_state()["error"].startswith("CloudRefused")
         assert key not in server.log().replace(url, "")
         with server.client() as client:
-            assert tokens(client)[1] | {"prompt": 0, "reused": 0} == {
-                "prompt": 0, "reused": 0, "cloud": 0, "device": 24, "cloud_in_vain": 0,
-            }  # fmt: skip
+            made = tokens(client)[1]
+            assert (made["cloud"], made["cloud_in_vain"]) == (0, 0)
