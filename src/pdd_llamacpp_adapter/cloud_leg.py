@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_LEAVING_S = 3.0
+"""For the cloud's answer to a cancel, once nobody waits for the answer any more."""
 _LEAST_LATER = 4
 """Tokens behind the first that tell how fast they come."""
 
@@ -107,6 +110,8 @@ class CloudLeg:
         self._on_begun = on_begun
         self._scope = anyio.CancelScope()
         self._posted = False
+        self._left = False
+        self._stopping: anyio.CancelScope | None = None
         self.closing = False
         """Its regular end, its loss, or a call of `close` has been seen."""
         self._repeated = 0
@@ -222,10 +227,17 @@ class CloudLeg:
             return
         self.closing = True
         if self._posted and self._opt_in is not None:
-            with anyio.move_on_after(self._cloud.cancel_timeout, shield=True):
+            limit = min(self._cloud.cancel_timeout, _LEAVING_S if self._left else math.inf)
+            with anyio.move_on_after(limit, shield=True) as self._stopping:
                 try:
                     self.cancel_confirmed = await self._cloud.cancel(self._opt_in.handoff_id, used=self._used)
                 except CloudError as error:
                     # closing the stream below ends the request as well, only without a confirmation
                     logger.debug("the cloud gave no answer to a cancel: %s", error)
         self._scope.cancel()
+
+    def leave(self) -> None:
+        """Do not wait long any more: the answer's consumer leaves, and others may be waiting for its place."""
+        self._left = True
+        if self._stopping is not None:
+            self._stopping.deadline = min(self._stopping.deadline, anyio.current_time() + _LEAVING_S)

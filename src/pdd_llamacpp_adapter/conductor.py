@@ -125,6 +125,11 @@ class Conductor:
         await self._live.until(lambda: self._leg is None or self._leg.over)
         self._look_back()
 
+    def leave(self) -> None:
+        """Take note that the answer's consumer leaves; everything will be cancelled."""
+        if self._leg is not None:
+            self._leg.leave()
+
     def cloud_left(self) -> int | None:
         """Return how many tokens the running leg may still add; 0 if none runs, None if that is not known."""
         leg, answer = self._leg, self._live.answer

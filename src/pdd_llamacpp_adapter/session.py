@@ -231,6 +231,7 @@ class AnswerSession:
     ) -> bool | None:
         if self._tasks is None:
             return None
+        self._conductor.leave()
         self._tasks.cancel_scope.cancel()
         try:
             if isinstance(exc, anyio.get_cancelled_exc_class()):

@@ -476,6 +476,28 @@ async def test_a_cloud_that_does_not_answer_the_cancel_does_not_hold_the_session
     assert cloud.closed
 
 
+@pytest.mark.parametrize("when", ["in mid-stream", "after the take-over"])
+async def test_nor_does_it_hold_a_consumer_that_leaves(session, fake_engine, fake_cloud, monkeypatch, when):
+    monkeypatch.setattr("pdd_llamacpp_adapter.cloud_leg._LEAVING_S", 0.05)
+    cloud = fake_cloud([[101], 60], cancel_timeout=300.0)
+    asked = []
+
+    async def never(handoff_id):
+        asked.append(handoff_id)
+        await anyio.sleep_forever()
+
+    cloud.cancel = never
+    engine = fake_engine(seconds=30 if when == "in mid-stream" else 0)
+    with anyio.fail_after(20):
+        async with session(engine=engine, cloud=cloud, max_tokens=400) as answer:
+            await anext(answer)
+            if when == "after the take-over":
+                while answer.outcome.took_over_at is None or not asked:
+                    await anyio.sleep(0.01)
+    assert asked == [answer.outcome.handoff_id]
+    assert cloud.closed
+
+
 async def test_a_cancel_that_fails_does_not_touch_the_answer(session, fake_engine, fake_cloud):
     cloud = fake_cloud([[101], 60], cancel_error=CloudUnreachable("gone"))
     ids, outcome = await collect(session(engine=fake_engine(), cloud=cloud))
