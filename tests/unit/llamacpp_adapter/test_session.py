@@ -482,7 +482,7 @@ async def test_nor_does_it_hold_a_consumer_that_leaves(session, fake_engine, fak
     cloud = fake_cloud([[101], 60], cancel_timeout=300.0)
     asked = []
 
-    async def never(handoff_id):
+    async def never(handoff_id, **_):
         asked.append(handoff_id)
         await anyio.sleep_forever()
 
