@@ -14,6 +14,7 @@ prompt before and finds it in its prefix cache; `--cold` leaves that out.
 import argparse
 import asyncio
 import json
+import math
 import os
 import statistics
 import sys
@@ -33,8 +34,6 @@ QUESTIONS = (
     "List the main points of the text above.",
 )
 BUDGET = 48
-RATE = 6.0
-"""Tokens shown per second: the cloud's budget lasts while the device reads, so that no further leg is needed."""
 
 
 def prompts(engine, count, length):
@@ -55,16 +54,30 @@ def prompts(engine, count, length):
 
 
 async def one(engine, cloud, speed, prompt, ratio):
+    """Ask once, until the device has taken over."""
+    from pdd_core.patience import Patience
+    from pdd_core.timeline import Source
     from pdd_llamacpp_adapter import AnswerRequest, AnswerSession
 
     engine.reset()
     request = AnswerRequest(
-        prompt_token_ids=prompt, max_tokens=BUDGET + 8, ignore_eos=True, decode_budget=BUDGET, refine_ratio=ratio
+        prompt_token_ids=prompt,
+        max_tokens=4 * BUDGET,
+        ignore_eos=True,
+        decode_budget=BUDGET,
+        refine_ratio=ratio,
     )
-    async with AnswerSession(request, engine=engine, cloud=cloud, rate=RATE, speed=speed) as answer:
-        async for _ in answer:
-            pass
+    # the answer waits for the device, however long, instead of asking the cloud for more
+    patience = Patience(late_s=math.inf, cloud_prefill_s=600.0, device_step_s=600.0)
+    async with AnswerSession(
+        request, engine=engine, cloud=cloud, rate=math.inf, speed=speed, patience=patience
+    ) as answer:
+        async for token in answer:
+            if token.source is Source.DEVICE:
+                break
     outcome = answer.outcome
+    if outcome.took_over_at is None:
+        raise SystemExit(f"the device did not take over: {outcome.summary()}")
     report = outcome.refinement or SimpleNamespace(kept_tokens=None, guard=None, guard_excess=None)
     return {
         "ttft_s": outcome.timeline.ttft,
@@ -73,7 +86,6 @@ async def one(engine, cloud, speed, prompt, ratio):
         "kept": report.kept_tokens,
         "guard": report.guard,
         "excess": report.guard_excess,
-        "extensions": outcome.extensions,
     }
 
 
@@ -158,7 +170,7 @@ def main():
 
     with ExitStack() as resources:
         url = resources.enter_context(server_on(options.cloud_core, prepared.vllm_dir, options.log)).base_url
-        n_ctx = options.prompt + 256
+        n_ctx = options.prompt + 5 * BUDGET
         engine = resources.enter_context(DeviceEngine.open(prepared.gguf, n_ctx=n_ctx, n_threads=1))
         pairs = asyncio.run(measured(engine, url, options))
     result = {
