@@ -28,12 +28,9 @@ from types import SimpleNamespace
 import openai
 
 KEY = "bench-key"
-QUESTIONS = (
-    "Summarize the text above.",
-    "What does the text above explain?",
-    "List the main points of the text above.",
-)
-BUDGET = 48
+QUESTION = "According to the text above, what are the codes of the harbour and of the library?"
+BUDGET = 10
+"""Tokens that the cloud decodes: what the guard wants, and no more than the answer has."""
 
 
 def prompts(engine, count, length):
@@ -44,8 +41,12 @@ def prompts(engine, count, length):
     for number in range(count):
         start, size = number * len(words) // count, length // 2
         while True:
-            text = " ".join(words[start : start + size])
-            user = {"role": "user", "content": f"{text}\n\n{QUESTIONS[number % len(QUESTIONS)]}"}
+            text = words[start : start + size]
+            for place, owner in ((len(text) // 4, "harbour"), (len(text) // 2, "library")):
+                text[place:place] = [
+                    f"\n\nThe code of the {owner} is {1000 + (number * 7919 + place) % 9000}.\n\n"
+                ]
+            user = {"role": "user", "content": f"{' '.join(text)}\n\n{QUESTION}"}
             ids = engine.vocab.render_chat([user])
             if len(ids) >= length:
                 break
@@ -62,7 +63,7 @@ async def one(engine, cloud, speed, prompt, ratio):
     engine.reset()
     request = AnswerRequest(
         prompt_token_ids=prompt,
-        max_tokens=4 * BUDGET,
+        max_tokens=BUDGET + 20,
         ignore_eos=True,
         decode_budget=BUDGET,
         refine_ratio=ratio,
@@ -170,7 +171,7 @@ def main():
 
     with ExitStack() as resources:
         url = resources.enter_context(server_on(options.cloud_core, prepared.vllm_dir, options.log)).base_url
-        n_ctx = options.prompt + 5 * BUDGET
+        n_ctx = options.prompt + 256
         engine = resources.enter_context(DeviceEngine.open(prepared.gguf, n_ctx=n_ctx, n_threads=1))
         pairs = asyncio.run(measured(engine, url, options))
     result = {
