@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pdd_core.errors import ConfigurationError
 from pdd_core.refinement.guard import LEAST_LOGPROB, Guard
 
-GUARD = Guard(threshold=0.5, least_tokens=2, tokens=4)
+GUARD = Guard(threshold=0.5, least_tokens=2, tokens=4, span=2)
 logprobs = st.lists(st.floats(max_value=0, allow_nan=False), max_size=20)
 
 
@@ -31,7 +31,7 @@ def test_only_the_first_tokens_count_and_only_those_that_both_have():
 
 @given(logprobs, logprobs)
 def test_further_tokens_take_nothing_back(cloud, device):
-    found = [GUARD.excess(cloud[:count], device[:count]) for count in range(GUARD.least_tokens, len(cloud) + 1)]
+    found = [GUARD.excess(cloud[:count], device[:count]) for count in range(GUARD.span, len(cloud) + 1)]
     assert found == sorted(found)
 
 
@@ -68,7 +68,14 @@ def test_the_excess_is_bounded(cloud, device):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"threshold": 0}, {"threshold": math.nan}, {"least_tokens": 0}, {"least_tokens": 9, "tokens": 8}]
+    "fields",
+    [
+        {"threshold": 0},
+        {"threshold": math.nan},
+        {"least_tokens": 0},
+        {"least_tokens": 9, "tokens": 8},
+        {"span": 0},
+    ],
 )
 def test_values_that_cannot_work_are_told(fields):
     with pytest.raises(ConfigurationError, match=next(iter(fields))):

@@ -10,6 +10,7 @@ import pytest
 
 from pdd_core.env import ServeSettings
 from pdd_core.errors import CloudLost, CloudUnreachable, ConfigurationError, ContextOverflow, TokenizerMismatch
+from pdd_core.refinement.guard import LEAST_TOKENS
 from pdd_llamacpp_adapter.grammar import GrammarEngine
 from pdd_llamacpp_adapter.monitor import CloudMonitor, CloudState
 from pdd_llamacpp_adapter.request import AnswerRequest
@@ -177,7 +178,7 @@ def test_a_request_keeps_the_share_that_it_names(runtime):
 
 def test_the_budget_of_a_refined_prompt_leaves_the_guard_enough_to_judge_by(runtime):
     made = runtime(cloud=Client(), refine=0.25, held=[1] * 30, prefill_tps=10_000.0)
-    assert made.session(request())._request.decode_budget == 5
+    assert made.session(request())._request.decode_budget == LEAST_TOKENS + 1
 
 
 def test_an_answer_too_long_for_the_device_is_handed_over_where_its_refined_prompt_fits(runtime):
