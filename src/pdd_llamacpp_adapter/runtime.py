@@ -49,7 +49,13 @@ class Runtime:
     """
 
     def __init__(
-        self, engine: DeviceEngine, cloud: CloudClient | None, settings: ServeSettings, *, model_name: str
+        self,
+        engine: DeviceEngine,
+        cloud: CloudClient | None,
+        settings: ServeSettings,
+        *,
+        model_name: str,
+        planning: Planning | None = None,
     ) -> None:
         self.model_name = model_name
         self.created = int(time.time())
@@ -58,7 +64,7 @@ class Runtime:
         self._speed = DeviceSpeed()
         self._grammars = GrammarEngine(engine.vocab, engine.vocab.stop_ids)
         self._terms = Terms(settings, self._speed, n_ctx=engine.n_ctx)
-        self._planning = Planning(settings, n_ctx=engine.n_ctx)
+        self._planning = planning or Planning(settings, n_ctx=engine.n_ctx)
         self._sessions: WeakSet[AnswerSession] = WeakSet()
         self._warned: set[str] = set()
         self.cloud = CloudMonitor(cloud, engine.vocab, on_round_trip=self._round_trip)
@@ -81,13 +87,13 @@ class Runtime:
                 gguf, n_ctx=settings.n_ctx, n_threads=settings.threads, flash_attn=settings.flash_attn
             )
 
-        Planning(settings, n_ctx=settings.n_ctx)  # what cannot work is refused before the model is loaded
+        planning = Planning(settings, n_ctx=settings.n_ctx)  # what cannot work is refused before a model is loaded
         engine = await anyio.to_thread.run_sync(load)
         try:
             cloud = _client(settings)
             async with cloud or nullcontext(), anyio.create_task_group() as tasks:
-                runtime = cls(engine, cloud, settings, model_name=model_name)
-                await anyio.to_thread.run_sync(runtime._planning.learning.restore)
+                runtime = cls(engine, cloud, settings, model_name=model_name, planning=planning)
+                await anyio.to_thread.run_sync(planning.learning.restore)
                 tasks.start_soon(runtime.cloud.run)
                 await runtime._measure()
                 tasks.start_soon(runtime._warm_up_grammars)

@@ -15,7 +15,7 @@ from pdd_core.planner.formulas import (
     margin,
     seconds_per_token,
 )
-from pdd_core.planner.types import Alternative, Verdict
+from pdd_core.planner.types import CLOSING_MARGIN, Alternative, Verdict
 from pdd_core.refinement.guard import LEAST_TOKENS
 
 if TYPE_CHECKING:
@@ -35,9 +35,6 @@ LEAST_REFINED = LEAST_TOKENS + 1
 by."""
 IN_TIME = 1.2815515655446004
 """Standard deviations: the device alone begins in time with a chance of nine in ten."""
-CLOSING_MARGIN = 0.15
-"""Share of time to spare with which a device closes the cloud early, once what is at hand lasts until it is
-ready."""
 QOE_SLACK = 1e-9
 
 

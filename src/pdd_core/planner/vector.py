@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pdd_core.planner.alternatives import (
-    CLOSING_MARGIN,
     ENOUGH_SAVED,
     IN_TIME,
     LEAST_GAINED,
@@ -29,7 +28,7 @@ from pdd_core.planner.formulas import (
 )
 from pdd_core.planner.length_table import EDGES
 from pdd_core.planner.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF
-from pdd_core.planner.types import Goals
+from pdd_core.planner.types import CLOSING_MARGIN, Goals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
