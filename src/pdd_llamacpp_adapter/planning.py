@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pdd_core.env import ServeSettings
     from pdd_core.handoff import CloudInfo
     from pdd_llamacpp_adapter.request import AnswerRequest
-    from pdd_llamacpp_adapter.session import WorkLeft
+    from pdd_llamacpp_adapter.speed import WorkLeft
 
 _BUSY_SD = 0.5
 """Relative deviation of the time for which the device will be busy: answers end when they end."""
