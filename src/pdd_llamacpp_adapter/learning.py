@@ -35,10 +35,13 @@ class Learning:
 
     def __init__(self, settings: ServeSettings, plan: PlanFile, *, n_ctx: int) -> None:
         self._settings = settings
+        self.n_ctx = n_ctx
         self._cloud_profile = plan.cloud
         self._store: Store | None = None
         self._clouds: dict[str, CloudCalibration] = {}
         self.device = DeviceCalibration(n_ctx, plan.device)
+        self.answers_unseen = 0
+        """Answers since one told how fast the device reads."""
         self.lengths = OutputLengths()
         if plan.lengths is not None:
             self.lengths.restore(plan.lengths)
@@ -62,7 +65,9 @@ class Learning:
         """
         outcome, work, arrivals = session.outcome, session.work, session.arrivals
         prompt, shown = outcome.prompt_tokens, len(outcome.timeline.tokens)
+        self.answers_unseen += 1
         if work is not None and work.read_tokens >= _LEAST_READ:
+            self.answers_unseen = 0
             self.device.read(outcome.reused_tokens, outcome.reused_tokens + work.read_tokens, work.read_s)
         if work is not None and work.decoded_tokens >= _LEAST_DECODED:
             self.device.decoded(prompt + shown, work.decoded_tokens, work.decoded_s)

@@ -41,3 +41,9 @@ def test_one_side_alone_has_a_budget_in_reserve_and_reads_the_whole_prompt(plann
     assert planned(Plan(verdict), ratio=0.5) == (59, None)
     # but for a prompt that fits the device only if it is refined
     assert planned(Plan(verdict), ratio=0.5, n_ctx=500)[1] == 0.5
+
+
+def test_a_device_that_was_never_measured_leaves_the_cloud_its_time():
+    terms = Terms(ServeSettings(), DeviceSpeed(), n_ctx=4096)
+    request = AnswerRequest(prompt_token_ids=[1] * 40, max_tokens=90)
+    assert terms.planned(request, Plan(Verdict.HANDOFF), 20.0, held=0).decode_budget == 90
