@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from pdd_core.errors import CloudLost, DeviceEngineFailed, DeviceError, named
-from pdd_core.planner.alternatives import CLOSING_MARGIN
+from pdd_core.planner.types import CLOSING_MARGIN
 from pdd_core.timeline import Source
 from pdd_llamacpp_adapter.batches import Batches
 from pdd_llamacpp_adapter.decoding import decode

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from pdd_core.env import Env
 from pdd_core.planner.calibration import CloudCalibration, DeviceCalibration
 from pdd_core.planner.lengths import OutputLengths
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
     from pdd_core.planner.plan_file import PlanFile
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.session import AnswerSession
+    from pdd_llamacpp_adapter.speed import Work
 
+_KEEP_EVERY_S = 60.0
 _LEAST_READ = 32
 _LEAST_DECODED = 4
 """Fewer tokens tell little about a speed."""
@@ -31,10 +35,13 @@ class Learning:
 
     def __init__(self, settings: ServeSettings, plan: PlanFile, *, n_ctx: int) -> None:
         self._settings = settings
+        self.n_ctx = n_ctx
         self._cloud_profile = plan.cloud
         self._store: Store | None = None
         self._clouds: dict[str, CloudCalibration] = {}
         self.device = DeviceCalibration(n_ctx, plan.device)
+        self.answers_unseen = 0
+        """Answers since one told how fast the device reads."""
         self.lengths = OutputLengths()
         if plan.lengths is not None:
             self.lengths.restore(plan.lengths)
@@ -58,7 +65,9 @@ class Learning:
         """
         outcome, work, arrivals = session.outcome, session.work, session.arrivals
         prompt, shown = outcome.prompt_tokens, len(outcome.timeline.tokens)
+        self.answers_unseen += 1
         if work is not None and work.read_tokens >= _LEAST_READ:
+            self.answers_unseen = 0
             self.device.read(outcome.reused_tokens, outcome.reused_tokens + work.read_tokens, work.read_s)
         if work is not None and work.decoded_tokens >= _LEAST_DECODED:
             self.device.decoded(prompt + shown, work.decoded_tokens, work.decoded_s)
@@ -71,6 +80,11 @@ class Learning:
         if shown and outcome.finish_reason != "error" and not request.ignore_eos:
             # ended by a limit, or by its reader: it would have got longer
             self.lengths.observe(group, prompt, shown, cut_short=outcome.finish_reason != "stop")
+
+    def probed(self, work: Work) -> None:
+        """Learn from work that was no answer's, in an empty context."""
+        self.device.read(0, work.read_tokens, work.read_s)
+        self.device.decoded(work.read_tokens, work.decoded_tokens, work.decoded_s)
 
     def restore(self) -> None:
         """Go on from what was learnt before, if anything was, and write from now on."""
@@ -95,6 +109,15 @@ class Learning:
         self._store.save(self._device_file(self._store), snapshot["device"])
         for model, data in snapshot["clouds"].items():
             self._store.save(self._cloud_file(self._store, model), data)
+
+    async def keep(self) -> None:
+        """Write what is known now and then, and when cancelled."""
+        try:
+            while True:
+                await anyio.sleep(_KEEP_EVERY_S)
+                await anyio.to_thread.run_sync(self.write, self.snapshot())
+        finally:
+            self.write(self.snapshot())
 
     def _device_file(self, store: Store) -> Path:
         settings = self._settings

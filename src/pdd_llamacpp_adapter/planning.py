@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from pdd_core.env import ServeSettings
     from pdd_core.handoff import CloudInfo
     from pdd_llamacpp_adapter.request import AnswerRequest
-    from pdd_llamacpp_adapter.session import WorkLeft
+    from pdd_llamacpp_adapter.speed import WorkLeft
 
 _BUSY_SD = 0.5
 """Relative deviation of the time for which the device will be busy: answers end when they end."""
+_LOOK_AFTER = 16
+"""Answers without a word of the device's speed, after which the next one looks."""
 _FIXED = {"handoff": Verdict.HANDOFF, "cloud": Verdict.CLOUD_ONLY, "device": Verdict.DEVICE_ONLY}
 
 
@@ -109,7 +111,22 @@ class Planning:
                 max_model_len=None if info is None else info.max_model_len,
             ),
         )
+        if (
+            plan.verdict is Verdict.CLOUD_ONLY
+            and self._settings.plan == "auto"
+            and self._device_unseen(prompt, request)
+        ):
+            why = replace(plan.why, reason=f"to see how fast the device is now; else {plan.verdict.value}")
+            plan = Plan(Verdict.HANDOFF, request.max_tokens, why=why)
         return Decided(plan, by)
+
+    def _device_unseen(self, prompt: int, request: AnswerRequest) -> bool:
+        """Whether the device should read along once, behind a cloud that is not capped: nobody waits for it.
+
+        A device that was found too slow would else never be found fast again.
+        """
+        unseen = self.learning.answers_unseen >= _LOOK_AFTER
+        return unseen and prompt + request.max_tokens <= self.learning.n_ctx
 
     def _wait(self, busy: Iterable[WorkLeft], prefill_tps: float, decode_tps: float) -> Estimate:
         """Return how long the device will be at work for other answers."""

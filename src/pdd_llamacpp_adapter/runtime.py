@@ -20,10 +20,11 @@ from pdd_llamacpp_adapter.grammar import GrammarEngine
 from pdd_llamacpp_adapter.monitor import CloudMonitor
 from pdd_llamacpp_adapter.outcome import Decided
 from pdd_llamacpp_adapter.planning import Planning
+from pdd_llamacpp_adapter.probe import probe
 from pdd_llamacpp_adapter.request import Grammar, GrammarKind
 from pdd_llamacpp_adapter.session import AnswerSession
 from pdd_llamacpp_adapter.session_start import fits
-from pdd_llamacpp_adapter.speed import DeviceSpeed, Work
+from pdd_llamacpp_adapter.speed import DeviceSpeed
 from pdd_llamacpp_adapter.terms import Terms
 from pdd_llamacpp_adapter.upgrade import upgrade_when_idle
 
@@ -37,10 +38,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PROBE_TOKENS = 96
-_PROBE_STEPS = 6
-_KEEP_EVERY_S = 60.0
-
 
 class Runtime:
     """One model on the device, at most one cloud, and the settings. Belongs to one event loop.
@@ -49,7 +46,13 @@ class Runtime:
     """
 
     def __init__(
-        self, engine: DeviceEngine, cloud: CloudClient | None, settings: ServeSettings, *, model_name: str
+        self,
+        engine: DeviceEngine,
+        cloud: CloudClient | None,
+        settings: ServeSettings,
+        *,
+        model_name: str,
+        planning: Planning | None = None,
     ) -> None:
         self.model_name = model_name
         self.created = int(time.time())
@@ -58,7 +61,7 @@ class Runtime:
         self._speed = DeviceSpeed()
         self._grammars = GrammarEngine(engine.vocab, engine.vocab.stop_ids)
         self._terms = Terms(settings, self._speed, n_ctx=engine.n_ctx)
-        self._planning = Planning(settings, n_ctx=engine.n_ctx)
+        self._planning = planning or Planning(settings, n_ctx=engine.n_ctx)
         self._sessions: WeakSet[AnswerSession] = WeakSet()
         self._warned: set[str] = set()
         self.cloud = CloudMonitor(cloud, engine.vocab, on_round_trip=self._round_trip)
@@ -81,17 +84,19 @@ class Runtime:
                 gguf, n_ctx=settings.n_ctx, n_threads=settings.threads, flash_attn=settings.flash_attn
             )
 
-        Planning(settings, n_ctx=settings.n_ctx)  # what cannot work is refused before the model is loaded
+        planning = Planning(settings, n_ctx=settings.n_ctx)  # what cannot work is refused before a model is loaded
         engine = await anyio.to_thread.run_sync(load)
         try:
             cloud = _client(settings)
             async with cloud or nullcontext(), anyio.create_task_group() as tasks:
-                runtime = cls(engine, cloud, settings, model_name=model_name)
-                await anyio.to_thread.run_sync(runtime._planning.learning.restore)
+                runtime = cls(engine, cloud, settings, model_name=model_name, planning=planning)
+                await anyio.to_thread.run_sync(planning.learning.restore)
                 tasks.start_soon(runtime.cloud.run)
-                await runtime._measure()
+                work = await probe(engine, runtime._speed, size=engine.vocab.size)
+                planning.learning.probed(work)
+                logger.info("the device prefills %.0f and decodes %.1f tokens per second", *runtime.device_speed())
                 tasks.start_soon(runtime._warm_up_grammars)
-                tasks.start_soon(runtime._keep_what_is_learnt)
+                tasks.start_soon(planning.learning.keep)
                 tasks.start_soon(upgrade_when_idle, engine, lambda: runtime._speed.chunk)
                 try:
                     yield runtime
@@ -99,34 +104,6 @@ class Runtime:
                     tasks.cancel_scope.cancel()
         finally:
             engine.close()
-
-    async def _measure(self) -> None:
-        """Learn the device's speed before the first answer needs it: under a second on a small model."""
-        engine, speed, work = self._engine, self._speed, Work()
-        async with engine.exclusive():
-            await engine.start([0])
-            ids = [token % self.vocab.size for token in range(min(_PROBE_TOKENS, self.n_ctx // 2))]
-            for batch in (ids[:8], ids, *([1] for _ in range(_PROBE_STEPS))):
-                begun = time.monotonic()
-                await engine.extend(batch, want_logits=True)
-                seconds = time.monotonic() - begun
-                speed.measured(len(batch), seconds)
-                work.add(len(batch), seconds)
-            await engine.rewind(0)
-        device = self._planning.learning.device
-        device.read(0, work.read_tokens, work.read_s)
-        device.decoded(work.read_tokens, work.decoded_tokens, work.decoded_s)
-        logger.info("the device prefills %.0f and decodes %.1f tokens per second", *self.device_speed())
-
-    async def _keep_what_is_learnt(self) -> None:
-        """Write what is learnt into the cache folder, now and then and at the end."""
-        learning = self._planning.learning
-        try:
-            while True:
-                await anyio.sleep(_KEEP_EVERY_S)
-                await anyio.to_thread.run_sync(learning.write, learning.snapshot())
-        finally:
-            learning.write(learning.snapshot())
 
     def _round_trip(self, seconds: float) -> None:
         info = self.cloud.info

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 import anyio
 
@@ -34,7 +34,7 @@ from pdd_llamacpp_adapter.session_start import (
     new_answer,
     new_refining,
 )
-from pdd_llamacpp_adapter.speed import DeviceSpeed
+from pdd_llamacpp_adapter.speed import DeviceSpeed, WorkLeft
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,16 +56,6 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.speed import Work
     from pdd_llamacpp_adapter.vocab import Vocabulary
-
-
-class WorkLeft(NamedTuple):
-    """How far the device is with one answer."""
-
-    prompt_tokens: int
-    to_read: int
-    """Tokens that it has to process before it can go on with the answer."""
-    made: int
-    """Tokens that the answer has, whoever made them."""
 
 
 class AnswerSession:

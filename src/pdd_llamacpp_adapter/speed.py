@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from pdd_llamacpp_adapter.profile import DEFAULT_CHUNK
 
 _WEIGHT = 0.3
@@ -33,6 +35,16 @@ class Work:
         elif tokens == 1:
             self.decoded_tokens += 1
             self.decoded_s += seconds
+
+
+class WorkLeft(NamedTuple):
+    """How far the device is with one answer."""
+
+    prompt_tokens: int
+    to_read: int
+    """Tokens that it has to process before it can go on with the answer."""
+    made: int
+    """Tokens that the answer has, whoever made them."""
 
 
 class DeviceSpeed:

@@ -73,7 +73,8 @@ class Terms:
         """Return `request` as `plan` has it.
 
         A plan without a budget gets the settings': one that gives the answer to one side needs it once that side
-        is lost, and one for a handoff leaves it to them. A plan of the device's own reads the whole prompt.
+        is lost, and one for a handoff leaves it to them. A plan of the device's own reads the whole prompt. With a
+        budget goes the least that would do, as in `with_budget`.
         """
         if plan.verdict is not Verdict.HANDOFF and request.refine_ratio is not None:
             if len(request.prompt_token_ids) + request.max_tokens <= self._n_ctx:
@@ -82,7 +83,9 @@ class Terms:
             request = replace(request, refine_ratio=plan.refine_ratio)
         if plan.decode_budget is None:
             return self.with_budget(request, rate, held=held)
-        return replace(request, decode_budget=min(plan.decode_budget, request.max_tokens))
+        budget = min(plan.decode_budget, request.max_tokens)
+        least = self._computed_budget(request, rate, held, headroom=1.0)
+        return replace(request, decode_budget=budget, least_budget=None if least is None else min(least, budget))
 
     def with_budget(self, request: AnswerRequest, rate: float, *, held: int) -> AnswerRequest:
         """Return `request` with the decode budget that the settings give it; `held` as for `refine_ratio`.
@@ -107,7 +110,8 @@ class Terms:
         if request.refine_ratio is not None:
             fresh = min(fresh, math.ceil(prompt * request.refine_ratio))
             least = max(least, LEAST_TOKENS + 1)  # the device goes on behind the last token that it judges
-        prefill, step = self._speed.prefill_tps or math.nan, self._speed.step_s
-        decode = 1.0 / step if step else math.nan
-        budget = break_even_budget(fresh, rate=min(rate, decode), prefill_tps=prefill, headroom=headroom)
+        prefill, step = self._speed.prefill_tps, self._speed.step_s
+        if prefill is None or not step:
+            return None  # nothing was measured: the cloud goes on until the device has caught up
+        budget = break_even_budget(fresh, rate=min(rate, 1.0 / step), prefill_tps=prefill, headroom=headroom)
         return None if budget is None else max(least, budget)

@@ -15,7 +15,7 @@ from pdd_core.planner.formulas import (
     margin,
     seconds_per_token,
 )
-from pdd_core.planner.types import Alternative, Verdict
+from pdd_core.planner.types import CLOSING_MARGIN, Alternative, Verdict
 from pdd_core.refinement.guard import LEAST_TOKENS
 
 if TYPE_CHECKING:
@@ -35,9 +35,6 @@ LEAST_REFINED = LEAST_TOKENS + 1
 by."""
 IN_TIME = 1.2815515655446004
 """Standard deviations: the device alone begins in time with a chance of nine in ten."""
-CLOSING_MARGIN = 0.15
-"""Share of time to spare with which a device closes the cloud early, once what is at hand lasts until it is
-ready."""
 QOE_SLACK = 1e-9
 
 
@@ -131,14 +128,14 @@ class Case:
             return self._hopeless(refined, "does not fit the device's context")
         least = 1 if refined is None else LEAST_REFINED
         budget, stall = self._least_budget(race, least)
-        if budget is None:
-            return self._hopeless(refined, "the device would not be ready in time")
-        decoded, square = self._table.expected(min(budget, self._stops_at(race)))
+        stops_at = self._stops_at(race)
+        decoded, square = self._table.expected(min(budget, stops_at))
         saved = 1.0 - decoded / self.output
         quality = self._qoe(float(budget), self._ttft, self._step)
         rejected = self._misses_qoe(quality)
         if rejected is None and saved < least_saved:
-            rejected = f"saves only {saved:.1%} of the cloud's tokens"
+            late = math.isinf(stops_at)
+            rejected = "never ready in time" if late else f"saves only {saved:.1%} of the cloud's tokens"
         return Alternative(
             verdict=Verdict.HANDOFF,
             decode_budget=budget,
@@ -194,18 +191,21 @@ class Case:
     def _stall(self, race: Race, budget: int) -> float:
         return self._table.longer_than(budget) * float(NUMBERS.upper_tail(margin(NUMBERS, race, budget)))
 
-    def _least_budget(self, race: Race, least: int) -> tuple[int | None, float]:
-        """Return the smallest budget with which few enough answers stall, or None; and the share that stalls."""
+    def _least_budget(self, race: Race, least: int) -> tuple[int, float]:
+        """Return the smallest budget with which few enough answers stall, and the share that does.
+
+        Where no other will do it is the whole answer: a cloud without a cap goes on until the device is ready.
+        """
         allowed, longest = self.goals.stall_probability, self.request.max_tokens - 1
         if longest < least:
-            return None, 1.0
+            return self.request.max_tokens, 0.0
         if (stall := self._stall(race, least)) <= allowed:
             return least, stall
         # at the break-even half of the answers that are long enough would stall: the search begins above it
         below, above = least, int(min(longest, max(least + 1, 2 * break_even(NUMBERS, race))))
         while (stall := self._stall(race, above)) > allowed:
             if above == longest:
-                return None, stall
+                return self.request.max_tokens, 0.0
             below, above = above, min(longest, above * 4)
         best = stall
         while above - below > 1:

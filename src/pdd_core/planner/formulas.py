@@ -115,7 +115,8 @@ def break_even(ops: Ops, race: Race) -> Any:
     gains = race.gap - race.per_token
     needed = race.work * race.per_token - race.credit
     usable = ops.maximum(gains, 1e-12)
-    return ops.where(gains > 1e-12, ops.maximum(ops.ceil(needed / usable - 1e-9), 1.0), math.inf)
+    later = ops.where(gains > 1e-12, ops.maximum(ops.ceil(needed / usable - 1e-9), 1.0), math.inf)
+    return ops.where(needed <= gains, 1.0, later)
 
 
 def expected_qoe(ops: Ops, *, output: Any, on_time: Any, delay_s: Any, slower_s: Any, gap: Any) -> Any:

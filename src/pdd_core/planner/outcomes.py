@@ -175,7 +175,8 @@ def reading_s(
 def _least(seconds: NDArray[np.float64], per_token: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the least number of tokens, at least 1, that outlast `seconds` at `per_token` each."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(per_token > 0, np.ceil(np.maximum(seconds / per_token - _TOLERANCE_S, 1.0)), _NEVER)
+        later = np.where(per_token > 0, np.ceil(np.maximum(seconds / per_token - _TOLERANCE_S, 1.0)), _NEVER)
+    return np.where(seconds <= per_token + _TOLERANCE_S, 1.0, later)
 
 
 def _arrays(*values: ArrayLike, shape: tuple[int, ...] = ()) -> list[NDArray[np.float64]]:

@@ -8,6 +8,10 @@ from enum import StrEnum
 
 from pdd_core.errors import ConfigurationError
 
+CLOSING_MARGIN = 0.15
+"""Share of time to spare with which a device closes the cloud early, once what is at hand lasts until it is
+ready."""
+
 
 class Verdict(StrEnum):
     """Who makes an answer."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pdd_core.planner.alternatives import (
-    CLOSING_MARGIN,
     ENOUGH_SAVED,
     IN_TIME,
     LEAST_GAINED,
@@ -29,7 +28,7 @@ from pdd_core.planner.formulas import (
 )
 from pdd_core.planner.length_table import EDGES
 from pdd_core.planner.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF
-from pdd_core.planner.types import Goals
+from pdd_core.planner.types import CLOSING_MARGIN, Goals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -187,13 +186,13 @@ class _Cases:
     def _handoff(self, share: float, least_saved: Floats) -> _Handoffs:
         whole = share >= 1.0
         race = self._race(share)
-        budget, stall, found = self._least_budget(race, 1.0 if whole else float(LEAST_REFINED))
+        budget, stall = self._least_budget(race, 1.0 if whole else float(LEAST_REFINED))
         closing = Race(
             race.work, race.credit, race.credit_sd, race.gap, race.per_token * (1.0 + CLOSING_MARGIN), race.sigma
         )
         decoded, square = self._expected(np.minimum(budget, break_even(ARRAYS, closing) + self.rtt / self.tpot))
         saved = 1.0 - decoded / self.output
-        keeps = found & (np.ceil(self.prompt * share) + self.longest <= self.n_ctx) & (saved >= least_saved)
+        keeps = (np.ceil(self.prompt * share) + self.longest <= self.n_ctx) & (saved >= least_saved)
         keeps &= self._keeps_qoe(self._qoe(budget, self.ttft, self.step))
         return _Handoffs(budget, stall, saved, self._cost(decoded, square), keeps)
 
@@ -215,8 +214,8 @@ class _Cases:
         late = ARRAYS.upper_tail(margin(ARRAYS, race, budget))
         return np.asarray(np.interp(budget, EDGES, self._table.survival) * late)
 
-    def _least_budget(self, race: Race, least: float) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-        """Return the smallest budgets, the shares that stall, and where there is a budget at all."""
+    def _least_budget(self, race: Race, least: float) -> tuple[Floats, Floats]:
+        """Return the smallest budgets, and the shares that stall."""
         allowed, longest = self._goals.stall_probability, self.longest - 1.0
         first = self._stall(race, np.full_like(longest, least))
         easy = (longest >= least) & (first <= allowed)
@@ -234,8 +233,8 @@ class _Cases:
             lower = wide & (tried <= allowed)
             above, stall = np.where(lower, middle, above), np.where(lower, tried, stall)
             below = np.where(wide & ~lower, middle, below)
-        budget = np.where(easy, least, np.where(found, above, 1.0))
-        return budget, np.where(easy, first, stall), easy | found
+        budget = np.where(easy, least, np.where(found, above, self.longest))
+        return budget, np.where(easy, first, np.where(found, stall, 0.0))
 
     def _expected(self, limit: Floats) -> tuple[Floats, Floats]:
         table = self._table

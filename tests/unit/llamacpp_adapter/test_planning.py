@@ -170,6 +170,21 @@ def test_without_a_cloud_there_is_nothing_to_decide(runtime):
     assert short_cloud._plan.plan.why.reason == "it does not fit the cloud"
 
 
+def test_a_device_that_was_not_seen_for_long_is_looked_at(runtime):
+    made = runtime(prefill_tps=15.0)
+    assert told(made.session(request(prompt=900)))[0] == "cloud_only"
+    idle = fake_session(shown=20)
+    idle.work = None
+    for _ in range(16):
+        made._planning.learning.ended(idle, request(), group="", model="m")
+    session = made.session(request(prompt=900))
+    assert told(session)[:2] == ("handoff", 500)
+    assert session._plan.plan.why.reason == "to see how fast the device is now; else cloud only"
+    assert told(made.session(request(prompt=3800)))[0] == "cloud_only", "it does not fit the device"
+    made._planning.learning.ended(fake_session(read=(500, 1.0)), request(), group="", model="m")
+    assert told(made.session(request(prompt=900)))[0] == "cloud_only"
+
+
 class CloudForMail:
     @hookimpl
     def pdd_plan(self, request):
