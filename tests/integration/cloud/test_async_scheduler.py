@@ -4,71 +4,24 @@ The loop below is the engine core's (vllm.v1.engine.core.EngineCore.step_with_ba
 scheduled before the last one's tokens are known.
 """
 
-import os
 import random
+from functools import partial
 from itertools import count
 
 import pytest
-
-BLOCK = 16
+from vllm_by_hand import request_by_hand, scheduler_by_hand
 
 
 @pytest.fixture(scope="module")
 def make_scheduler(prepared):
-    import torch
-    from vllm.config import CacheConfig, ModelConfig, SchedulerConfig, VllmConfig
-    from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-    from vllm.v1.structured_output import StructuredOutputManager
-
-    from pdd_vllm_plugin.scheduler import PDDAsyncScheduler
-
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-    def make():
-        model = ModelConfig(model=str(prepared.vllm_dir), dtype="float32", seed=0)
-        config = VllmConfig(
-            model_config=model,
-            cache_config=CacheConfig(block_size=BLOCK, gpu_memory_utilization=0.5, enable_prefix_caching=True),
-            scheduler_config=SchedulerConfig(
-                max_num_seqs=8, max_num_batched_tokens=64, max_model_len=256, enable_chunked_prefill=True,
-                is_encoder_decoder=False, async_scheduling=True,
-            ),
-            additional_config={"pdd": {}},
-        )  # fmt: skip
-        config.scheduler_config.async_scheduling = True  # the CPU platform has just switched it off
-        config.cache_config.num_gpu_blocks = 100
-        spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=1, dtype=torch.float32)
-        return PDDAsyncScheduler(
-            vllm_config=config,
-            kv_cache_config=KVCacheConfig(
-                num_blocks=100, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
-            ),
-            structured_output_manager=StructuredOutputManager(config),
-            block_size=BLOCK,
-            log_stats=False,
-        )
-
-    return make
+    return partial(scheduler_by_hand, prepared.vllm_dir)
 
 
 def request(name, *, budget, max_tokens, prompt_length, least=None):
-    from vllm import SamplingParams
-    from vllm.utils.hashing import sha256
-    from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
-    from vllm.v1.request import Request
-
-    init_none_hash(sha256)
     extra = {"pdd_handoff": name * 16, "pdd_decode_budget": budget} if budget else None
     if least:
         extra["pdd_least_budget"] = least
-    params = SamplingParams(max_tokens=max_tokens, ignore_eos=True, extra_args=extra)
-    return Request(
-        request_id=name,
-        prompt_token_ids=list(range(prompt_length)),
-        sampling_params=params,
-        pooling_params=None,
-        block_hasher=get_request_block_hasher(BLOCK, sha256),
-    )
+    return request_by_hand(name, range(prompt_length), max_tokens=max_tokens, extra_args=extra)
 
 
 def run(scheduler, *, in_flight, before_step=lambda made: None):
