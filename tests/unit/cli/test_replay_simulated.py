@@ -98,7 +98,11 @@ def test_a_file_is_replayed_against_profiles(tmp_path) -> None:
     CLOUD.save(tmp_path / "c.json")
     out = io.StringIO()
     wanted = Replay(
-        trace=trace, device=tmp_path / "d.json", cloud=tmp_path / "c.json", policy="fixed_16", reader=READER
+        trace=str(trace),
+        device=str(tmp_path / "d.json"),
+        cloud=str(tmp_path / "c.json"),
+        policy="fixed_16",
+        reader=READER,
     )
     run_replay(
         wanted, json_path=tmp_path / "r.json", plot=tmp_path / "r.svg", console=Console(file=out, width=200)
@@ -113,7 +117,8 @@ def test_a_file_is_replayed_against_profiles(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", [(), ("--url", "http://h", "--simulate"), ("--simulate",), ("--simulate", "--device", "d")]
+    "flags",
+    [(), ("--url", "http://h", "--simulate"), ("--simulate", "--device", "d"), ("--simulate", "--format", "x")],
 )
 def test_what_to_replay_against_has_to_be_said_once(tmp_path, flags) -> None:
     done = CliRunner().invoke(app, ["replay", "--trace", str(tmp_path / "t"), *flags])
