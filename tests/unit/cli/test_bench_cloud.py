@@ -42,7 +42,6 @@ def test_a_server_is_measured_into_a_profile_figures_and_a_picture(tmp_path) -> 
     assert (profile.model, profile.name) == ("fake", "fake on vllm 0.0")
     assert (profile.kv_tokens, profile.block_size) == (8192, 16)
     assert (profile.max_num_seqs, profile.max_num_batched_tokens, profile.refines) == (32, 512, True)
-    assert profile.per_prefill_token_s > 0
     assert profile.rtt_s > 0
     assert report["kind"] == "cloud"
     assert len(report["prefill"]) == 4
