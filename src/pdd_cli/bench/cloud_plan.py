@@ -36,7 +36,7 @@ class CloudPlan:
     def __post_init__(self) -> None:
         if len(self.lengths) < 2 or len(self.widths) < 2 or not self.contexts:
             raise ConfigurationError(
-                "the costs of a step can be told apart only with two --lengths and two --widths that the server holds"
+                "a step's costs can be told apart only with two --lengths and two --widths that the server holds"
             )
         if min(*self.lengths, *self.widths, self.reps) < 1:
             raise ConfigurationError("lengths, answers at a time and repetitions must be positive")

@@ -5,6 +5,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -139,3 +141,15 @@ def test_many_requests_are_drawn_as_medians_and_few_one_by_one(tmp_path) -> None
         _draw_waits(axes, as_answers(made("plain", trace)))
         assert words in axes.get_title(loc="left")
     assert axes.get_legend_handles_labels()[1] == ["median", "up to the 99th percentile"]
+
+
+@given(st.lists(st.tuples(st.floats(0, 9), st.integers(0, 5)), max_size=30))
+def test_weighted_percentiles_are_those_of_the_values_written_out(pairs) -> None:
+    values, counts = (np.array([pair[at] for pair in pairs], dtype=float) for at in (0, 1))
+    written_out = np.repeat(values, counts.astype(int))
+    found = _weighted(values, counts)
+    if not written_out.size:
+        assert found == {"p50": None, "p99": None, "max": None}
+    else:
+        p50, p99 = np.percentile(written_out, (50, 99), method="inverted_cdf")
+        assert (found["p50"], found["p99"]) == (pytest.approx(p50, abs=1e-5), pytest.approx(p99, abs=1e-5))
