@@ -6,15 +6,16 @@ import math
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from pdd_cli.bench.command import benchmark
+from pdd_cli.generate.command import generate
+from pdd_cli.options import ApiKey, Gguf, Json, Plot, gguf_path, new_console
 from pdd_cli.plan.command import plan
+from pdd_cli.replay.command import replay
 from pdd_core.errors import ConfigurationError, PDDError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 app = typer.Typer(
     help="One LLM answer, two engines: it begins on vLLM in the cloud and ends on llama.cpp on the device.",
@@ -31,7 +32,8 @@ INTERRUPTED = 130
 evaluation = typer.Typer(help="Measure on your own model and text.", no_args_is_help=True)
 app.add_typer(evaluation, name="eval")
 app.command()(plan)
-benchmark = typer.Typer(help="Measure your own hardware into a profile for the planner.", no_args_is_help=True)
+app.command()(generate)
+app.command()(replay)
 app.add_typer(benchmark, name="bench")
 
 
@@ -40,14 +42,6 @@ class Profile(StrEnum):
 
     PHONE = "phone"
     NONE = "none"
-
-
-Gguf = Annotated[str, typer.Option(help="A GGUF file, or `demo` for the demo model.", metavar="demo|PATH")]
-ApiKey = Annotated[str | None, typer.Option(help="The cloud's key.", envvar="PDD_CLOUD_API_KEY")]
-Plot = Annotated[
-    Path | None, typer.Option(help="Draw what was measured: a PNG, and an SVG beside it.", dir_okay=False)
-]
-Json = Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.", dir_okay=False)]
 
 
 @app.command()
@@ -61,8 +55,8 @@ def model(
     from pdd_cli.demo_model import copy_to, prepare
     from pdd_cli.progress import ConsoleProgress
 
-    console = _console()
-    prepared = prepare(_gguf(gguf), progress=ConsoleProgress(console))
+    console = new_console()
+    prepared = prepare(gguf_path(gguf), progress=ConsoleProgress(console))
     if out is not None:
         prepared = copy_to(out, prepared)
     console.print(f"device  {prepared.gguf}", soft_wrap=True, highlight=False, markup=False)
@@ -82,7 +76,7 @@ def cloud(
     from pdd_cli.cloud import print_command, serve, server_of
     from pdd_cli.progress import ConsoleProgress
 
-    console = _console(stderr=only_print)
+    console = new_console(stderr=only_print)
     server = server_of(
         model, host=host, port=port, api_key=api_key, flags=context.args, progress=ConsoleProgress(console)
     )
@@ -157,70 +151,9 @@ def serve_command(
         "n_ctx": n_ctx,
         "max_queue": max_queue,
     }
-    serve(ServeSettings.load(config, {name: flag for name, flag in flags.items() if flag is not None}), _console())
-
-
-@app.command()
-def generate(
-    prompt: Annotated[str | None, typer.Argument(help="What to ask.  [default: standard input]")] = None,
-    file: Annotated[
-        Path | None, typer.Option(help="Text to put before the prompt; - is standard input.", dir_okay=False)
-    ] = None,
-    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
-    gguf: Annotated[str | None, typer.Option(help="The device's model.", metavar="demo|PATH")] = None,
-    cloud: Annotated[
-        str | None, typer.Option(help="The cloud, such as http://host:8000/v1.  [default: none]")
-    ] = None,
-    cloud_api_key: ApiKey = None,
-    cloud_model: Annotated[str | None, typer.Option(help="The name to ask the cloud for.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest answer.", min=1)] = None,
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.", min=0, max=2)] = 0.0,
-    seed: Annotated[int | None, typer.Option(help="Makes a sampled answer repeatable.")] = None,
-    rate: Annotated[
-        str | None, typer.Option(help="Tokens per second to show.", metavar="auto|unlimited|R")
-    ] = None,
-    decode_budget: Annotated[
-        str | None, typer.Option(help="Tokens that the cloud may decode.", metavar="auto|N")
-    ] = None,
-    refine: Annotated[
-        str | None,
-        typer.Option(
-            help="How much of a prompt the device reads.", metavar="off|auto|0.25|'N tokens'|'N s'|context"
-        ),
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="The device's CPU threads.")] = None,
-    n_ctx: Annotated[int | None, typer.Option(help="Tokens that the device's context holds.")] = None,
-    json: Json = None,
-    plot: Plot = None,
-) -> None:
-    """Answer one prompt on the terminal: by this device alone, or begun by a cloud.
-
-    The answer goes to standard output, in the colours of who made it if that is a terminal; one line about it to
-    standard error. Settings that `serve` reads from the environment count here too.
-    """
-    from pdd_cli.generate import Question, read_prompt, run_generate
-    from pdd_core.env import ServeSettings
-
-    question = Question(
-        prompt=read_prompt(prompt, file),
-        system=system,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        seed=seed,
+    serve(
+        ServeSettings.load(config, {name: flag for name, flag in flags.items() if flag is not None}), new_console()
     )
-    flags = {
-        "cloud_url": cloud,
-        "cloud_api_key": cloud_api_key,
-        "cloud_model": cloud_model,
-        "gguf": gguf,
-        "rate": rate,
-        "decode_budget": decode_budget,
-        "refine": refine,
-        "threads": threads,
-        "n_ctx": n_ctx,
-    }
-    settings = ServeSettings.load(None, {name: flag for name, flag in flags.items() if flag is not None})
-    run_generate(question, settings, json_path=json, plot=plot, console=_console(), notes=_console(stderr=True))
 
 
 @app.command()
@@ -235,7 +168,7 @@ def doctor(
     """Check this installation, and a cloud: what is missing, what would go wrong, and how to mend it."""
     from pdd_cli.doctor import report
 
-    raise typer.Exit(report(url=url, api_key=api_key, gguf=gguf, as_json=json, console=_console()))
+    raise typer.Exit(report(url=url, api_key=api_key, gguf=gguf, as_json=json, console=new_console()))
 
 
 @app.command()
@@ -260,7 +193,7 @@ def demo(
     from pdd_cli.demo import Scenario, run_demo
 
     scenario = Scenario(
-        gguf=_gguf(model),
+        gguf=gguf_path(model),
         document=prompt_file,
         question=question,
         max_tokens=max_tokens,
@@ -269,158 +202,7 @@ def demo(
         profile=device_profile.value,
         threads=threads,
     )
-    run_demo(scenario, url=url, api_key=api_key, port=port, json_path=json, plot=plot, console=_console())
-
-
-@benchmark.command(name="device")
-def bench_device(
-    gguf: Gguf = "demo",
-    threads: Annotated[
-        str | None, typer.Option(help="CPU threads to compare.  [default: 1, 2, 4 ... all]", metavar="1,2,...")
-    ] = None,
-    longest: Annotated[int, typer.Option(help="Tokens in the context to measure up to.", min=128)] = 2048,
-    n_ctx: Annotated[int, typer.Option(help="Context that the device will serve with.", min=128)] = 4096,
-    reps: Annotated[int, typer.Option(help="Repetitions; their median counts.", min=1)] = 5,
-    flash_attn: Annotated[bool, typer.Option("--flash-attn", help="Measure with flash attention.")] = False,
-    name: Annotated[str | None, typer.Option(help="Of the profile.  [default: the processor's]")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Short and rough: does it work here?")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the profile here, a picture beside it.")] = None,
-    json: Json = None,
-    plot: Plot = None,
-) -> None:
-    """Measure how fast llama.cpp reads and writes here, over context length, batch size and threads.
-
-    The profile is that of the number of threads with which a prompt is read soonest; give --threads one number to
-    have it of that one.
-    """
-    from pdd_cli.bench.cloud_plan import parse_numbers
-    from pdd_cli.bench.device import DeviceBench, run_device
-
-    wanted = DeviceBench(
-        gguf=_gguf(gguf),
-        threads=() if threads is None else parse_numbers(threads, "--threads"),
-        longest=longest,
-        n_ctx=n_ctx,
-        reps=reps,
-        quick=quick,
-        flash_attn=flash_attn,
-        name=name,
-    )
-    run_device(wanted, out=out, json_path=json, plot=plot, console=_console())
-
-
-@benchmark.command(name="cloud")
-def bench_cloud(
-    url: Annotated[str, typer.Option(help="The cloud, such as http://host:8000/v1.")],
-    api_key: ApiKey = None,
-    model: Annotated[str | None, typer.Option(help="The name to ask for.  [default: what is served]")] = None,
-    lengths: Annotated[
-        str, typer.Option(help="Prompt lengths, with commas.", metavar="128,...")
-    ] = "128,256,512,1024,2048",
-    widths: Annotated[str, typer.Option(help="Answers at a time, with commas.", metavar="1,...")] = "1,2,4,8",
-    reps: Annotated[int, typer.Option(help="Repetitions; their median counts.", min=1)] = 3,
-    most_tokens: Annotated[
-        int, typer.Option(help="Refuse to ask for more tokens than this in all, prompts and answers.", min=1)
-    ] = 100_000,
-    max_num_seqs: Annotated[int, typer.Option(help="As the server was started; for the profile.", min=1)] = 256,
-    max_num_batched_tokens: Annotated[
-        int, typer.Option(help="As the server was started; for the profile.", min=1)
-    ] = 2048,
-    kv_tokens: Annotated[
-        int | None, typer.Option(help="Tokens that its KV cache holds.  [default: from /metrics]", min=1)
-    ] = None,
-    vocab_size: Annotated[int, typer.Option(help="Prompts are random ids below this.", min=2)] = 32_000,
-    name: Annotated[str | None, typer.Option(help="Of the profile.  [default: model and engine]")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the profile here, a picture beside it.")] = None,
-    json: Json = None,
-    plot: Plot = None,
-) -> None:
-    """Measure a vLLM from here: round trip, prefill over length, gaps over answers at a time; fit its step's cost.
-
-    It should be idle otherwise. The load: one prompt at a time, then as many answers of 32 tokens at a time as
-    --widths says (8), with prompts of 64 and 768 tokens; 52,000 tokens in all by default, never more than
-    --most-tokens. Prompts are random, so its prefix cache is of no use. Ctrl-C leaves no request running.
-    """
-    from pdd_cli.bench.cloud import CloudBench, run_cloud
-    from pdd_cli.bench.cloud_plan import CloudPlan, parse_numbers
-
-    wanted = CloudBench(
-        url=url,
-        api_key=api_key,
-        model=model,
-        plan=CloudPlan(
-            lengths=parse_numbers(lengths, "--lengths"),
-            widths=parse_numbers(widths, "--widths"),
-            reps=reps,
-            most_tokens=most_tokens,
-        ),
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
-        kv_tokens=kv_tokens,
-        vocab_size=vocab_size,
-        name=name,
-    )
-    run_cloud(wanted, out=out, json_path=json, plot=plot, console=_console())
-
-
-@app.command()
-def replay(
-    trace: Annotated[Path, typer.Option(help="Request trace: Azure or BurstGPT CSV, Mooncake or own JSONL.")],
-    url: Annotated[str | None, typer.Option(help="A server to ask, such as http://host:8000/v1.")] = None,
-    simulate: Annotated[bool, typer.Option("--simulate", help="Ask the simulator instead.")] = False,
-    device: Annotated[
-        Path | None, typer.Option(help="Profile of the simulated devices, of `bench device`.", dir_okay=False)
-    ] = None,
-    cloud: Annotated[
-        Path | None, typer.Option(help="Profile of the simulated cloud, of `bench cloud`.", dir_okay=False)
-    ] = None,
-    policy: Annotated[
-        str, typer.Option(help="Of the simulated handoffs.", metavar="planner|plain|fixed_N")
-    ] = "planner",
-    api_key: ApiKey = None,
-    model: Annotated[str | None, typer.Option(help="The name to ask for.  [default: what is served]")] = None,
-    format: Annotated[  # noqa: A002 - the flag's name
-        str | None,
-        typer.Option(help="Of the trace.  [default: found out]", metavar="azure|burstgpt|mooncake|jsonl"),
-    ] = None,
-    speedup: Annotated[float, typer.Option(help="Arrivals this many times as fast as in the trace.")] = 1.0,
-    limit: Annotated[int | None, typer.Option(help="Only this many requests, from the first on.", min=1)] = None,
-    concurrency: Annotated[int, typer.Option(help="Most requests at a time.", min=1, max=1000)] = 256,
-    rate: Annotated[float, typer.Option(help="Tokens per second that the user reads, for QoE and stalls.")] = 20.0,
-    ttft: Annotated[float, typer.Option(help="Seconds after which the user expects the first token.")] = 0.5,
-    vocab_size: Annotated[int, typer.Option(help="Prompts are random ids below this.", min=2)] = 32_000,
-    seed: Annotated[int, typer.Option(help="Of the prompts, or of the simulated speeds.", min=0)] = 0,
-    json: Json = None,
-    plot: Plot = None,
-) -> None:
-    """Replay a request trace against a server (`pdd-device serve`, or any vLLM), or against the simulator.
-
-    Requests arrive when the trace says, whatever becomes of the ones before. Prompts are random token ids of the
-    trace's lengths, with common beginnings where the trace knows them; answers are as long as in the trace where
-    the server takes ignore_eos and min_tokens. Ctrl-C stops all requests and reports what there is.
-    """
-    from pdd_cli.replay.figures import Reader
-    from pdd_cli.replay.run import Replay, run_replay
-
-    if (simulate and url) or not (simulate or url):
-        raise typer.BadParameter("give either --url or --simulate", param_hint="--url")
-    wanted = Replay(
-        trace=trace,
-        format=format,
-        url=url,
-        device=device,
-        cloud=cloud,
-        policy=policy,
-        api_key=api_key,
-        model=model,
-        speedup=speedup,
-        limit=limit,
-        concurrency=concurrency,
-        reader=Reader(rate, ttft),
-        vocab_size=vocab_size,
-        seed=seed,
-    )
-    run_replay(wanted, json_path=json, plot=plot, console=_console())
+    run_demo(scenario, url=url, api_key=api_key, port=port, json_path=json, plot=plot, console=new_console())
 
 
 @evaluation.command(name="refine")
@@ -462,7 +244,7 @@ def eval_refine(
     from pdd_cli.evaluate.settings import refine_settings
 
     settings = refine_settings(
-        gguf=_gguf(gguf),
+        gguf=gguf_path(gguf),
         texts=text,
         cases=cases,
         lengths=lengths,
@@ -477,11 +259,7 @@ def eval_refine(
         threads=threads,
         quick=quick,
     )
-    run_refine(settings, out=out, console=_console())
-
-
-def _gguf(name: str) -> Path | None:
-    return None if name == "demo" else Path(name)
+    run_refine(settings, out=out, console=new_console())
 
 
 def _budget(text: str) -> int | None:
@@ -504,12 +282,6 @@ def _rate(text: str) -> float | None:
             f"{text!r} is neither auto nor a number of tokens per second", param_hint="--rate"
         )
     return rate
-
-
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr)
 
 
 def main() -> None:

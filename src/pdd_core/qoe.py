@@ -30,7 +30,7 @@ STALL_GAPS = 1.5
 
 
 def qoe(shown_at: ArrayLike, *, rate: float = RATE, ttft: float = TTFT_S) -> float:
-    """Return the QoE of one answer, 0 to 1; NaN for one without a token.
+    """Return the QoE of one answer, 0 to 1; 1 for one without a token: nobody was kept waiting for any.
 
     Args:
         shown_at: when each token was there for the reader, seconds since the request began, shape (tokens,),
@@ -45,7 +45,7 @@ def qoe(shown_at: ArrayLike, *, rate: float = RATE, ttft: float = TTFT_S) -> flo
         raise ConfigurationError(f"QoE needs a rate above 0 and a TTFT of 0 or more, not {rate} and {ttft}")
     shown = np.asarray(shown_at, dtype=float)
     if not shown.size:
-        return float("nan")
+        return 1.0
     reading = np.arange(shown.size) / rate
     expected = ttft + reading
     # read[i] = max over j <= i of max(shown[j], expected[j]) + (i - j) / rate

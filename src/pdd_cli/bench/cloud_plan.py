@@ -20,7 +20,7 @@ class CloudPlan:
     """What is measured. Requests go out one by one to measure prefill, `widths` at a time to measure decoding.
 
     Raises:
-        ConfigurationError: it would ask for more than `most_tokens`, or there is nothing to measure.
+        ConfigurationError: it would ask for more than `most_tokens`, or for too little to tell the costs apart.
     """
 
     lengths: tuple[int, ...] = LENGTHS
@@ -34,10 +34,12 @@ class CloudPlan:
     most_tokens: int = MOST_TOKENS
 
     def __post_init__(self) -> None:
-        if not self.lengths or not self.widths or min(*self.lengths, *self.widths, self.reps) < 1:
+        if len(self.lengths) < 2 or len(self.widths) < 2 or not self.contexts:
             raise ConfigurationError(
-                "a measurement needs lengths, answers at a time and repetitions, all positive"
+                "a step's costs can be told apart only with two --lengths and two --widths that the server holds"
             )
+        if min(*self.lengths, *self.widths, self.reps) < 1:
+            raise ConfigurationError("lengths, answers at a time and repetitions must be positive")
         if self.tokens > self.most_tokens:
             raise ConfigurationError(
                 f"this would ask the cloud for {self.tokens:,} tokens, and --most-tokens allows "
@@ -60,7 +62,7 @@ class CloudPlan:
         """Return the same plan without what the server cannot hold.
 
         Raises:
-            ConfigurationError: nothing is left.
+            ConfigurationError: too little is left.
         """
         if max_model_len is None:
             return self

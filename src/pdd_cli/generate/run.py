@@ -18,6 +18,7 @@ from pdd_cli.plots.style import check_picture
 from pdd_cli.plots.timeline import PlottedAnswer, draw_timeline
 from pdd_cli.progress import ConsoleProgress
 from pdd_cli.urls import openai_base_url
+from pdd_core.timeline import Source
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -112,8 +113,13 @@ def _report(
             text = json.dumps(record(outcome, model), indent=1, ensure_ascii=False)
             draft.write_text(f"{text}\n", encoding="utf-8")
     if plot is not None:
-        title = outcome.mode.value.replace("_", " ").capitalize()
-        draw_timeline([PlottedAnswer.of(outcome, title=title, rate=session.rate)], plot)
+        draw_timeline([PlottedAnswer.of(outcome, title=_title(outcome), rate=session.rate)], plot)
+
+
+def _title(outcome: Outcome) -> str:
+    """Return what has happened, which need not be what was planned."""
+    makers = [source for source in Source if outcome.timeline.count(source)]
+    return f"{makers[0].capitalize()} alone" if len(makers) == 1 else "Handoff"
 
 
 def record(outcome: Outcome, model: str) -> dict[str, Any]:

@@ -64,5 +64,8 @@ class Reply:
 
     @property
     def mode(self) -> str:
-        """Which engines took part."""
-        return "cloud_only" if self.pdd is None else str(self.pdd.get("mode", "unknown"))
+        """Which engines made the answer, as one of the modes of an `Outcome`; of one that failed, the cloud's."""
+        counts = self.by_source()
+        if not counts[Source.DEVICE]:
+            return "cloud_only"
+        return "handoff" if counts[Source.CLOUD] else "device_only"

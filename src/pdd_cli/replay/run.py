@@ -15,6 +15,8 @@ from pdd_cli.extras import require
 from pdd_cli.host import version_of
 from pdd_cli.load.client import LoadClient
 from pdd_cli.load.prompts import VOCAB_SIZE, Prompts
+from pdd_cli.plan.builtin import cloud_profile, device_profile
+from pdd_cli.plan.builtin import trace as named_trace
 from pdd_cli.plots.replay import draw_replay
 from pdd_cli.plots.style import check_picture
 from pdd_cli.plots.timeline import PlottedAnswer
@@ -25,6 +27,7 @@ from pdd_cli.replay.table import print_figures
 from pdd_cli.urls import openai_base_url
 from pdd_core.errors import ConfigurationError
 from pdd_core.timeline import Source
+from pdd_core.traces import FORMATS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,18 +45,19 @@ class Replay:
     """One replay, against a live server or the simulator.
 
     Raises:
-        ConfigurationError: `speedup` is not positive, or it is not said what to replay against.
+        ConfigurationError: `speedup` is not positive, or `format` is unknown.
     """
 
-    trace: Path
+    trace: str
+    """A file, or the name of a made-up one."""
     format: str | None = None
     """One of `pdd_core.traces.FORMATS`; None finds out."""
     url: str | None = None
     """The server; None replays against the simulator."""
-    device: Path | None = None
-    """Profile of the simulated devices."""
-    cloud: Path | None = None
-    """Profile of the simulated cloud."""
+    device: str = "laptop"
+    """Profile of the simulated devices: a file, or the name of a built-in one."""
+    cloud: str = "h200-8b"
+    """Profile of the simulated cloud, likewise."""
     policy: str = "planner"
     """Of the simulated handoffs: ``planner``, ``plain`` or ``fixed_N``."""
     api_key: str | None = None
@@ -71,22 +75,17 @@ class Replay:
     def __post_init__(self) -> None:
         if not self.speedup > 0:
             raise ConfigurationError(f"--speedup must be positive, not {self.speedup}")
-        if (self.url is None) == (self.device is None or self.cloud is None):
-            raise ConfigurationError(
-                "replay against a server with --url, or against the simulator with --simulate, "
-                "--device and --cloud"
-            )
+        if self.format is not None and self.format not in FORMATS:
+            raise ConfigurationError(f"--format {self.format!r} is none of {', '.join(FORMATS)}")
 
     def read(self) -> Trace:
         """Return the requests, arriving at the speed at which they are to be replayed.
 
         Raises:
-            InvalidTrace: the file cannot be read; the message has the line.
+            ConfigurationError: there is no such trace.
+            InvalidTrace: the file is malformed; the message has the line.
         """
-        from pdd_core.traces import load
-
-        trace = load(self.trace, format=self.format)
-        return (trace if self.limit is None else trace.first(self.limit)).faster(self.speedup)
+        return named_trace(self.trace, format=self.format, requests=self.limit).faster(self.speedup)
 
 
 def run_replay(wanted: Replay, *, json_path: Path | None, plot: Path | None, console: Console) -> None:
@@ -134,10 +133,8 @@ class _Replayed:
 
 def _simulated(wanted: Replay, trace: Trace) -> _Replayed:
     from pdd_cli.replay.simulated import as_answers, as_figures, simulated
-    from pdd_core.planner.profiles import CloudProfile, DeviceProfile
 
-    assert wanted.device is not None and wanted.cloud is not None  # noqa: S101, PT018 - checked when it was made
-    device, cloud = DeviceProfile.load(wanted.device), CloudProfile.load(wanted.cloud)
+    device, cloud = device_profile(wanted.device), cloud_profile(wanted.cloud)
     made = simulated(trace, device, cloud, wanted.reader, policy=wanted.policy, seed=wanted.seed)
     report = {
         "device": device.name,

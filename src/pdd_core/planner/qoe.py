@@ -1,9 +1,4 @@
-"""Quality of experience by Andes (arXiv 2404.16283): 1 - S_delay / S_whole.
-
-The ideal answer begins at a target and grows at the rate of its reader. S_delay is the area between it and what
-was shown, where that is behind; S_whole the area under the ideal answer until the last shown token has been read,
-for which 1 / rate is allowed.
-"""
+"""Quality of experience of many answers at once, in closed form: `pdd_core.qoe.qoe` of answers shown evenly."""
 
 from __future__ import annotations
 
@@ -13,17 +8,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-
-
-def qoe(shown_at: ArrayLike, *, rate: float, ttft_target_s: float) -> float:
-    """Return the quality of one answer, 0 to 1, of which token k was shown at ``shown_at[k]``; 1 if empty."""
-    shown = np.asarray(shown_at, dtype=np.float64)
-    if not shown.size:
-        return 1.0
-    ideal = ttft_target_s + np.arange(shown.size) / rate
-    whole = float(np.sum(max(shown[-1], ideal[-1]) + 1.0 / rate - ideal))
-    delay = float(np.sum(np.maximum(shown - ideal, 0.0)))
-    return 1.0 - delay / whole
 
 
 def answer_qoe(

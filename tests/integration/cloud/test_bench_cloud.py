@@ -21,7 +21,6 @@ def test_the_cloud_is_measured_into_a_profile(cloud, tmp_path):
     assert profile.refines is True
     assert profile.max_num_seqs == 8
     assert profile.kv_tokens >= 8192
-    assert profile.per_prefill_token_s > 0
     assert report["engine"].startswith("vllm ")
     assert [one["length"] for one in report["prefill"]] == [32, 256]
     assert report["load"]["most_at_a_time"] == 2

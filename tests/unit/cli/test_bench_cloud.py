@@ -42,7 +42,6 @@ def test_a_server_is_measured_into_a_profile_figures_and_a_picture(tmp_path) -> 
     assert (profile.model, profile.name) == ("fake", "fake on vllm 0.0")
     assert (profile.kv_tokens, profile.block_size) == (8192, 16)
     assert (profile.max_num_seqs, profile.max_num_batched_tokens, profile.refines) == (32, 512, True)
-    assert profile.per_prefill_token_s > 0
     assert profile.rtt_s > 0
     assert report["kind"] == "cloud"
     assert len(report["prefill"]) == 4
@@ -90,12 +89,18 @@ def test_a_request_that_fails_ends_the_measurement(tmp_path) -> None:
 
 
 def test_what_the_server_cannot_hold_is_left_out() -> None:
-    plan = CloudPlan(lengths=(100, 1000), contexts=(64, 768))
+    plan = CloudPlan(lengths=(100, 200, 1000), contexts=(64, 768))
     assert plan.within(None) == plan
-    assert plan.within(600).lengths == (100,)
+    assert plan.within(600).lengths == (100, 200)
     assert plan.within(600).contexts == (64,)
     with pytest.raises(ConfigurationError):
         plan.within(50)
+
+
+@pytest.mark.parametrize("changes", [{"lengths": (64,)}, {"widths": (4,)}, {"contexts": ()}, {"reps": 0}])
+def test_too_little_to_tell_the_costs_apart_is_refused_before_there_is_any_load(changes) -> None:
+    with pytest.raises(ConfigurationError, match=r"two --lengths|positive"):
+        CloudPlan(**changes)
 
 
 def test_the_load_has_a_bound() -> None:

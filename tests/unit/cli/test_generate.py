@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from pdd_cli import extras
-from pdd_cli.generate import Question, read_prompt, run_generate
 from pdd_cli.generate.printer import Printer, outcome_line
+from pdd_cli.generate.question import Question, read_prompt
+from pdd_cli.generate.run import run_generate
 from pdd_core.env import ServeSettings
 from pdd_core.errors import CloudLost, ConfigurationError
 from pdd_core.timeline import ShownToken, Source

@@ -60,6 +60,14 @@ def test_what_a_local_server_tells_says_who_made_the_answer() -> None:
 
 
 @pytest.mark.parametrize(
+    ("cloud", "device", "mode"), [(3, 4, "handoff"), (3, 0, "cloud_only"), (0, 4, "device_only")]
+)
+def test_the_mode_is_who_made_the_answer_not_who_was_to(cloud: int, device: int, mode: str) -> None:
+    told = {"mode": "handoff", "tokens": {"cloud": cloud, "device": device}}
+    assert Reply(index=0, due=0.0, prompt_tokens=1, pdd=told).mode == mode
+
+
+@pytest.mark.parametrize(
     ("failure", "name", "seen"),
     [("429", "HTTP 429", 0), ("break", "broke off", 1), ("error event", "HTTP 500", 1)],
 )

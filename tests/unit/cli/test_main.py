@@ -27,7 +27,19 @@ def run(*arguments: str, prelude: str = "", **environment: str) -> subprocess.Co
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("model",), ("cloud",), ("doctor",), ("demo",), ("generate",), ("eval", "refine")]
+    "command",
+    [
+        (),
+        ("model",),
+        ("cloud",),
+        ("doctor",),
+        ("demo",),
+        ("generate",),
+        ("eval", "refine"),
+        ("bench", "device"),
+        ("bench", "cloud"),
+        ("replay",),
+    ],
 )
 def test_help_needs_no_engine(command) -> None:
     blocked = "import sys\nfor name in " + repr(ENGINES) + ": sys.modules[name] = None"

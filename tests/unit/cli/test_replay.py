@@ -41,7 +41,7 @@ def trace_file(tmp_path):
 
 def replayed(fake: FakeServer, path, tmp_path, **changes):
     out = io.StringIO()
-    wanted = Replay(trace=path, url=fake.url, reader=READER, **changes)
+    wanted = Replay(trace=str(path), url=fake.url, reader=READER, **changes)
     run_replay(
         wanted, json_path=tmp_path / "r.json", plot=tmp_path / "r.png", console=Console(file=out, width=200)
     )
@@ -144,14 +144,14 @@ def test_a_malformed_trace_is_an_error_with_its_line(tmp_path) -> None:
     path.write_text('{"arrival_s": 0, "prompt_tokens": 1, "output_tokens": 1}\n{"arrival_s": "x"}\n')
     with pytest.raises(InvalidTrace, match="2"):
         run_replay(
-            Replay(trace=path, url="http://host", reader=READER), json_path=None, plot=None, console=Console()
+            Replay(trace=str(path), url="http://host", reader=READER), json_path=None, plot=None, console=Console()
         )
 
 
 @pytest.mark.parametrize("speedup", [0, -1, math.nan])
 def test_a_speed_that_is_none_is_refused(tmp_path, speedup: float) -> None:
     with pytest.raises(ConfigurationError, match="--speedup"):
-        Replay(trace=tmp_path, url="http://host", reader=READER, speedup=speedup)
+        Replay(trace="chat", url="http://host", reader=READER, speedup=speedup)
 
 
 def test_ctrl_c_stops_every_request_and_reports_what_there_is(trace_file, tmp_path) -> None:

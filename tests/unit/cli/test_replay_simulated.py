@@ -5,6 +5,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -98,7 +100,11 @@ def test_a_file_is_replayed_against_profiles(tmp_path) -> None:
     CLOUD.save(tmp_path / "c.json")
     out = io.StringIO()
     wanted = Replay(
-        trace=trace, device=tmp_path / "d.json", cloud=tmp_path / "c.json", policy="fixed_16", reader=READER
+        trace=str(trace),
+        device=str(tmp_path / "d.json"),
+        cloud=str(tmp_path / "c.json"),
+        policy="fixed_16",
+        reader=READER,
     )
     run_replay(
         wanted, json_path=tmp_path / "r.json", plot=tmp_path / "r.svg", console=Console(file=out, width=200)
@@ -113,7 +119,8 @@ def test_a_file_is_replayed_against_profiles(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", [(), ("--url", "http://h", "--simulate"), ("--simulate",), ("--simulate", "--device", "d")]
+    "flags",
+    [(), ("--url", "http://h", "--simulate"), ("--simulate", "--device", "d"), ("--simulate", "--format", "x")],
 )
 def test_what_to_replay_against_has_to_be_said_once(tmp_path, flags) -> None:
     done = CliRunner().invoke(app, ["replay", "--trace", str(tmp_path / "t"), *flags])
@@ -134,3 +141,15 @@ def test_many_requests_are_drawn_as_medians_and_few_one_by_one(tmp_path) -> None
         _draw_waits(axes, as_answers(made("plain", trace)))
         assert words in axes.get_title(loc="left")
     assert axes.get_legend_handles_labels()[1] == ["median", "up to the 99th percentile"]
+
+
+@given(st.lists(st.tuples(st.floats(0, 9), st.integers(0, 5)), max_size=30))
+def test_weighted_percentiles_are_those_of_the_values_written_out(pairs) -> None:
+    values, counts = (np.array([pair[at] for pair in pairs], dtype=float) for at in (0, 1))
+    written_out = np.repeat(values, counts.astype(int))
+    found = _weighted(values, counts)
+    if not written_out.size:
+        assert found == {"p50": None, "p99": None, "max": None}
+    else:
+        p50, p99 = np.percentile(written_out, (50, 99), method="inverted_cdf")
+        assert (found["p50"], found["p99"]) == (pytest.approx(p50, abs=1e-5), pytest.approx(p99, abs=1e-5))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdd_core.planner.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF, Requests, World, outcomes
-from pdd_core.planner.qoe import qoe
+from pdd_core.qoe import qoe
 
 
 def step_by_step(prompt, output, budget, *, ratio, prefill, decode, ttft, tpot, rtt, rate, target):
@@ -67,7 +67,7 @@ def test_it_agrees_with_a_walk_through_the_answer(prompt, output, budget, ratio,
     assert bool(got.handed_off[0]) == (output > received)
     assert got.cloud_decode_tokens[0] == decoded
     assert got.ttft_s[0] == shown[0] == speed["ttft"]
-    assert got.qoe[0] == pytest.approx(qoe(shown, rate=speed["rate"], ttft_target_s=speed["target"]), abs=1e-6)
+    assert got.qoe[0] == pytest.approx(qoe(shown, rate=speed["rate"], ttft=speed["target"]), abs=1e-6)
 
 
 def world(**changed):
@@ -111,8 +111,8 @@ def test_a_device_that_never_catches_up_leaves_a_short_answer_alone() -> None:
 
 def test_qoe_of_one_answer() -> None:
     even = np.arange(100) / 10 + 0.5
-    assert qoe(even, rate=10, ttft_target_s=0.5) == 1
-    assert qoe(even - 0.3, rate=10, ttft_target_s=0.5) == 1  # early is no better than ideal
+    assert qoe(even, rate=10, ttft=0.5) == pytest.approx(1)
+    assert qoe(even - 0.3, rate=10, ttft=0.5) == pytest.approx(1)  # early is no better than ideal
     # one second late all along: 100 tokens x 1 s of 100 x 101 / 20 + 100 x 1 s
-    assert qoe(even + 1, rate=10, ttft_target_s=0.5) == pytest.approx(1 - 100 / (505 + 100))
-    assert qoe([], rate=10, ttft_target_s=0.5) == 1
+    assert qoe(even + 1, rate=10, ttft=0.5) == pytest.approx(1 - 100 / (505 + 100))
+    assert qoe([], rate=10, ttft=0.5) == 1
