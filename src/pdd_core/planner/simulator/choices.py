@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from pdd_core.planner.simulator.scenario import Scenario, Truth
     from pdd_core.planner.vector import Plans
 
-_BATCH = 512
+_BATCH = 256
 """Requests that are planned before the planner learns how long their answers were."""
-_LEARNT_PER_BATCH = 128
-"""Answers of a batch that it learns from, at most: enough, and the rest costs only time."""
+_MOST_LEARNT = 20_000
+"""Answers that it learns from, evenly spread over the trace: more would cost only time."""
 _UNCAPPED = 1 << 40
 
 
@@ -60,7 +60,9 @@ def oracle(scenario: Scenario, truth: Truth, times: CloudTimes, ratio: NDArray[n
     """The least that the cloud has to do for each request if its length and all speeds are known beforehand.
 
     Within the same rules as the planner's: the device alone where it begins within the target, else the smallest
-    budget that does not stall. `ratio` is the share of the prompt that devices read, as the planner chose it.
+    budget that does not stall. What nobody knows when a request is sent, it does not either: how long the request
+    will wait in the cloud beyond the usual. `ratio` is the share of the prompt that devices read, as the planner
+    chose it.
     """
     from pdd_core.planner.outcomes import Requests, outcomes, reading_s
 
@@ -70,7 +72,8 @@ def oracle(scenario: Scenario, truth: Truth, times: CloudTimes, ratio: NDArray[n
     fits = trace.prompt_tokens + scenario.max_tokens <= scenario.device.n_ctx
     alone = reading_s(prompts, truth.prefill_tps, ratio=1.0, ttft_s=0.0) + step
     world = times.world(scenario, truth)
-    ttft = np.asarray(world.ttft_s)
+    usual, _ = times.expected_ttft(scenario)
+    ttft = np.minimum(world.ttft_s, truth.rtt_s + usual)
     on_device = fits & (alone <= np.maximum(goals.ttft_s, ttft)) & (not goals.must_begin_in_cloud)
     reading = reading_s(prompts, truth.prefill_tps, ratio=ratio, ttft_s=ttft)
     gain = 1.0 / scenario.rate - 1.0 / truth.prefill_tps
@@ -97,7 +100,7 @@ def planner(scenario: Scenario, times: CloudTimes, lengths: OutputLengths | None
     for begin in range(0, count, _BATCH):
         end = min(begin + _BATCH, count)
         parts.append(beliefs.choices(np.arange(begin, end), lengths))
-        for index in range(begin, end, max(1, (end - begin) // _LEARNT_PER_BATCH)):
+        for index in range(begin, end, 1 + count // _MOST_LEARNT):
             lengths.observe(trace.group(index), int(trace.prompt_tokens[index]), int(trace.output_tokens[index]))
     return Choices(
         np.concatenate([part.verdict for part in parts]),
