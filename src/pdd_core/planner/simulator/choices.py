@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pdd_core.planner.cost import prefill_weight
 from pdd_core.planner.lengths import OutputLengths
-from pdd_core.planner.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF
+from pdd_core.planner.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF, Requests, outcomes, reading_s
 from pdd_core.planner.simulator.scenario import expected_speeds
 from pdd_core.planner.vector import Circumstances, plan_many
 
@@ -64,8 +64,6 @@ def oracle(scenario: Scenario, truth: Truth, times: CloudTimes, ratio: NDArray[n
     will wait in the cloud beyond the usual. `ratio` is the share of the prompt that devices read, as the planner
     chose it.
     """
-    from pdd_core.planner.outcomes import Requests, outcomes, reading_s
-
     trace, goals = scenario.trace, scenario.goals
     prompts, outputs = trace.prompt_tokens.astype(np.float64), trace.output_tokens
     step = 1.0 / truth.decode_tps
@@ -82,8 +80,11 @@ def oracle(scenario: Scenario, truth: Truth, times: CloudTimes, ratio: NDArray[n
     verdict = np.where(on_device, DEVICE_ONLY, np.where(fits & (budget < outputs), HANDOFF, CLOUD_ONLY))
     requests = Requests(prompt_tokens=prompts, output_tokens=outputs)
     tried = outcomes(requests, world, verdict=verdict, decode_budget=budget, refine_ratio=ratio)
-    served = outcomes(requests, world, verdict=CLOUD_ONLY, decode_budget=1)
-    bad = tried.stalled | (tried.qoe < np.minimum(goals.qoe, served.qoe) - 1e-9)
+    # the goal of quality holds for what is expected of a device, as for the planner
+    usually = replace(world, decode_tps=expected_speeds(scenario).decode_tps)
+    quality = outcomes(requests, usually, verdict=verdict, decode_budget=budget, refine_ratio=ratio).qoe
+    served = outcomes(requests, usually, verdict=CLOUD_ONLY, decode_budget=1).qoe
+    bad = tried.stalled | (quality < np.minimum(goals.qoe, served) - 1e-9)
     verdict = np.where(bad, CLOUD_ONLY, verdict).astype(np.int8)
     return Choices(verdict, np.where(verdict == HANDOFF, budget, 0), np.where(verdict == HANDOFF, ratio, 1.0))
 
