@@ -32,7 +32,7 @@ def plan(
     ratio: Annotated[
         str | None,
         typer.Option(
-            help="Share of a prompt that devices read.  [default: 1; auto where the cloud refines]",
+            help="Share of a prompt that devices read; 1 if not given, auto where the cloud refines.",
             metavar="auto|RHO",
         ),
     ] = None,
@@ -56,7 +56,7 @@ def plan(
     ] = False,
     max_tokens: Annotated[
         int | None,
-        typer.Option(help="Longest answer that clients allow.  [default: a power of two that suffices]", min=1),
+        typer.Option(help="Longest answer that clients allow; if not given, a power of two that suffices.", min=1),
     ] = None,
     requests: Annotated[int | None, typer.Option(help="Only the first so many requests.", min=2)] = None,
     format: Annotated[  # noqa: A002 - the flag's name
