@@ -43,9 +43,11 @@ def plan(
         float | None,
         typer.Option(help="Relative spread of devices' speeds from request to request.", min=0, max=5),
     ] = None,
-    rtt_ms: Annotated[float | None, typer.Option(help="Round trip to the cloud, ms.", min=0)] = None,
+    rtt_ms: Annotated[
+        float | None, typer.Option(help="Round trip to the cloud, ms, and its standard deviation.", min=0)
+    ] = None,
     jitter_ms: Annotated[
-        float | None, typer.Option(help="Standard deviation of the round trip, ms.", min=0)
+        float | None, typer.Option(help="Standard deviation of the round trip, if it is another, ms.", min=0)
     ] = None,
     stall_probability: Annotated[float, typer.Option(help="Share of answers that may stall.")] = 0.01,
     ttft_target: Annotated[

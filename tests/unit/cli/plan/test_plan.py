@@ -122,6 +122,7 @@ def test_flags_override_what_the_profiles_say():
     assert scenario.device.prefill_tps[0].value == 250.0
     assert (scenario.device.spread, scenario.cloud.rtt_s, scenario.cloud.jitter_s) == (0.3, 0.08, 0.005)
     assert (scenario.rate, scenario.refine_ratio) == (7.0, 1.0)
+    assert options(rtt_ms=50.0).scenario().cloud.jitter_s == 0.05
     assert options(ratio="auto").scenario().refine_ratio is None
 
 
