@@ -7,8 +7,8 @@ Shapes with a shared prefix are predicted, but nothing is fitted to them: prefix
 MEASURED.json is a list of objects with the fields of `pdd_core.planner.simulator.fit.Measurement`: prompt,
 output, cap (or null), max_num_seqs, max_num_batched_tokens, requests, shared_prefix, requests_per_s. With
 --profile all rows are predicted by that profile, and nothing is fitted; --save writes the profile that is fitted
-to all rows without a shared prefix. The file of tests/bench/gpu/offline.py is read as well: its runs of plain vLLM,
-as runs of several waves of as many sequences.
+to all rows without a shared prefix. The file of tests/bench/gpu/offline.py is read as well: its runs of plain
+vLLM, as runs of several waves of as many sequences.
 """
 
 import argparse

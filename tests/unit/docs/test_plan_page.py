@@ -28,7 +28,8 @@ def section(title):
 
 
 def test_every_option_has_its_row():
-    shown = re.findall(r"`--([\w-]+)`", section("Options").split("\n\n")[0])
+    rows = [row.split("|")[1] for row in section("Options").split("\n\n")[0].splitlines()]
+    shown = re.findall(r"`--([\w-]+)`", "".join(rows))
     assert sorted(shown) == sorted(name.replace("_", "-") for name in inspect.signature(plan).parameters)
 
 
