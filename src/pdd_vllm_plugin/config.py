@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
@@ -64,6 +65,8 @@ class PDDConfig:
     """How a layer's heads are made one: the attention of the head that cares most, or of the mean."""
     refine_max_prompt_tokens: int = 131_072
     """Longer prompts are not refined: a bound on memory and on the time of a request."""
+    plan_file: str | None = None
+    """What ``pdd-device plan --settings`` wrote: its settings for the plugin hold where none is given here."""
     strict: bool = False
     """Refuse to start with a policy plugin that cannot be loaded; log each failure in a request as an error."""
 
@@ -113,15 +116,23 @@ class PDDConfig:
         """Read the settings out of vLLM's ``VllmConfig.additional_config``.
 
         Raises:
-            ConfigurationError: a setting is unknown or out of range.
+            ConfigurationError: a setting is unknown or out of range, or `plan_file` cannot be read.
         """
         additional = vllm_config.additional_config
         given = additional.get(KEY, {}) if isinstance(additional, dict) else {}
+        if given.get("plan_file"):
+            given = {**_planned(given["plan_file"]), **given}
         known = [one.name for one in fields(cls)]
         for name in given:
             if name not in known:
                 raise ConfigurationError(f"additional_config.pdd.{name} is unknown; known: {', '.join(known)}")
         return cls(**{"strict": Env().strict, **given})
+
+
+def _planned(file: str) -> Mapping[str, Any]:
+    from pdd_core.planner.plan_file import PlanFile
+
+    return PlanFile.load(Path(file)).plugin
 
 
 def _budgets(name: str, value: object, kind: type[str] | type[int]) -> Mapping[Any, int]:

@@ -79,8 +79,7 @@ def serve(load, cloud):
             count, blocks = kv.found(request.hashes)
             blocks = min(blocks, (request.total - 1) // size)
             tokens = min(request.total - blocks * size, budget)
-            need = -(-(blocks * size + tokens) // size) - blocks
-            if kv.idle_blocks(request.hashes[:count]) + need > kv.available:
+            if kv.idle_blocks(request.hashes[:count]) + -(-request.total // size) - blocks > kv.available:
                 break
             kv.hold(request.hashes[:count])
             request.held, request.published = list(request.hashes[:count]), count

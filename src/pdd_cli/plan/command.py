@@ -32,7 +32,7 @@ def plan(
     ratio: Annotated[
         str | None,
         typer.Option(
-            help="Share of a prompt that devices read.  [default: 1; auto where the cloud refines]",
+            help="Share of a prompt that devices read; 1 if not given, auto where the cloud refines.",
             metavar="auto|RHO",
         ),
     ] = None,
@@ -43,9 +43,11 @@ def plan(
         float | None,
         typer.Option(help="Relative spread of devices' speeds from request to request.", min=0, max=5),
     ] = None,
-    rtt_ms: Annotated[float | None, typer.Option(help="Round trip to the cloud, ms.", min=0)] = None,
+    rtt_ms: Annotated[
+        float | None, typer.Option(help="Round trip to the cloud, ms, and its standard deviation.", min=0)
+    ] = None,
     jitter_ms: Annotated[
-        float | None, typer.Option(help="Standard deviation of the round trip, ms.", min=0)
+        float | None, typer.Option(help="Standard deviation of the round trip, if it is another, ms.", min=0)
     ] = None,
     stall_probability: Annotated[float, typer.Option(help="Share of answers that may stall.")] = 0.01,
     ttft_target: Annotated[
@@ -56,7 +58,7 @@ def plan(
     ] = False,
     max_tokens: Annotated[
         int | None,
-        typer.Option(help="Longest answer that clients allow.  [default: a power of two that suffices]", min=1),
+        typer.Option(help="Longest answer that clients allow; if not given, a power of two that suffices.", min=1),
     ] = None,
     requests: Annotated[int | None, typer.Option(help="Only the first so many requests.", min=2)] = None,
     format: Annotated[  # noqa: A002 - the flag's name

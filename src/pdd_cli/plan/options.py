@@ -93,7 +93,7 @@ class PlanOptions:
         profile = cloud_profile(self.cloud)
         changes: dict[str, Any] = {}
         if self.rtt_ms is not None:
-            changes["rtt_s"] = self.rtt_ms / 1000
+            changes |= {"rtt_s": self.rtt_ms / 1000, "jitter_s": self.rtt_ms / 1000}
         if self.jitter_ms is not None:
             changes["jitter_s"] = self.jitter_ms / 1000
         return profile.model_copy(update=changes)

@@ -107,10 +107,11 @@ def settings_of(
     trip = cloud.rtt_s + cloud.jitter_s * draw.standard_normal(_SAMPLES)
     ttft = cloud.base_s + cloud.per_request_s + cloud.per_prefill_token_s * one.prompt_tokens
     step = cloud.base_s + cloud.per_sequence_s * cloud.max_num_seqs / 2
+    arrives = ttft + np.maximum(trip, 0.0)
     world = World(
         prefill_tps=one.prefill_tps * speed,
         decode_tps=one.decode_tps * speed,
-        ttft_s=ttft + np.maximum(trip, 0.0),
+        ttft_s=arrives,
         tpot_s=step,
         rtt_s=cloud.rtt_s,
         rate=rate,
@@ -130,7 +131,7 @@ def settings_of(
     made = []
     for verdict, budget, ratio in tried:
         found = outcomes(requests, world, verdict=verdict, decode_budget=budget or 1, refine_ratio=ratio)
-        if verdict == DEVICE_ONLY and found.ttft_s.mean() > max(ttft_target_s, float(np.mean(world.ttft_s))):
+        if verdict == DEVICE_ONLY and found.ttft_s.mean() > max(ttft_target_s, float(np.mean(arrives))):
             continue  # it would begin too late
         stalled = float(found.stalled.mean())
         poorer = max(0.0, plain - float(found.qoe.mean()))

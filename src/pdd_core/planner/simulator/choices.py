@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pdd_core.planner.cost import prefill_weight
 from pdd_core.planner.lengths import OutputLengths
-from pdd_core.planner.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF
+from pdd_core.planner.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF, Requests, outcomes, reading_s
 from pdd_core.planner.simulator.scenario import expected_speeds
 from pdd_core.planner.vector import Circumstances, plan_many
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from pdd_core.planner.simulator.scenario import Scenario, Truth
     from pdd_core.planner.vector import Plans
 
-_BATCH = 512
+_BATCH = 256
 """Requests that are planned before the planner learns how long their answers were."""
-_LEARNT_PER_BATCH = 128
-"""Answers of a batch that it learns from, at most: enough, and the rest costs only time."""
+_MOST_LEARNT = 20_000
+"""Answers that it learns from, evenly spread over the trace: more would cost only time."""
 _UNCAPPED = 1 << 40
 
 
@@ -60,17 +60,18 @@ def oracle(scenario: Scenario, truth: Truth, times: CloudTimes, ratio: NDArray[n
     """The least that the cloud has to do for each request if its length and all speeds are known beforehand.
 
     Within the same rules as the planner's: the device alone where it begins within the target, else the smallest
-    budget that does not stall. `ratio` is the share of the prompt that devices read, as the planner chose it.
+    budget that does not stall. What nobody knows when a request is sent, it does not either: how long the request
+    will wait in the cloud beyond the usual. `ratio` is the share of the prompt that devices read, as the planner
+    chose it.
     """
-    from pdd_core.planner.outcomes import Requests, outcomes, reading_s
-
     trace, goals = scenario.trace, scenario.goals
     prompts, outputs = trace.prompt_tokens.astype(np.float64), trace.output_tokens
     step = 1.0 / truth.decode_tps
     fits = trace.prompt_tokens + scenario.max_tokens <= scenario.device.n_ctx
     alone = reading_s(prompts, truth.prefill_tps, ratio=1.0, ttft_s=0.0) + step
     world = times.world(scenario, truth)
-    ttft = np.asarray(world.ttft_s)
+    usual, _ = times.expected_ttft(scenario)
+    ttft = np.minimum(world.ttft_s, truth.rtt_s + usual)
     on_device = fits & (alone <= np.maximum(goals.ttft_s, ttft)) & (not goals.must_begin_in_cloud)
     reading = reading_s(prompts, truth.prefill_tps, ratio=ratio, ttft_s=ttft)
     gain = 1.0 / scenario.rate - 1.0 / truth.prefill_tps
@@ -79,8 +80,11 @@ def oracle(scenario: Scenario, truth: Truth, times: CloudTimes, ratio: NDArray[n
     verdict = np.where(on_device, DEVICE_ONLY, np.where(fits & (budget < outputs), HANDOFF, CLOUD_ONLY))
     requests = Requests(prompt_tokens=prompts, output_tokens=outputs)
     tried = outcomes(requests, world, verdict=verdict, decode_budget=budget, refine_ratio=ratio)
-    served = outcomes(requests, world, verdict=CLOUD_ONLY, decode_budget=1)
-    bad = tried.stalled | (tried.qoe < np.minimum(goals.qoe, served.qoe) - 1e-9)
+    # the goal of quality holds for what is expected of a device, as for the planner
+    usually = replace(world, decode_tps=expected_speeds(scenario).decode_tps)
+    quality = outcomes(requests, usually, verdict=verdict, decode_budget=budget, refine_ratio=ratio).qoe
+    served = outcomes(requests, usually, verdict=CLOUD_ONLY, decode_budget=1).qoe
+    bad = tried.stalled | (quality < np.minimum(goals.qoe, served) - 1e-9)
     verdict = np.where(bad, CLOUD_ONLY, verdict).astype(np.int8)
     return Choices(verdict, np.where(verdict == HANDOFF, budget, 0), np.where(verdict == HANDOFF, ratio, 1.0))
 
@@ -97,7 +101,7 @@ def planner(scenario: Scenario, times: CloudTimes, lengths: OutputLengths | None
     for begin in range(0, count, _BATCH):
         end = min(begin + _BATCH, count)
         parts.append(beliefs.choices(np.arange(begin, end), lengths))
-        for index in range(begin, end, max(1, (end - begin) // _LEARNT_PER_BATCH)):
+        for index in range(begin, end, 1 + count // _MOST_LEARNT):
             lengths.observe(trace.group(index), int(trace.prompt_tokens[index]), int(trace.output_tokens[index]))
     return Choices(
         np.concatenate([part.verdict for part in parts]),

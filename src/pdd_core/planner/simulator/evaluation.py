@@ -86,7 +86,7 @@ def compare(scenario: Scenario, *, budgets: Sequence[int] = FIXED) -> dict[str, 
     lengths = OutputLengths()
     planned = replace(evaluate(scenario, truth, planner(scenario, usual, lengths)), lengths=lengths)
     ratio = np.where(planned.choices.verdict == HANDOFF, planned.choices.refine_ratio, scenario.fixed_ratio)
-    made = {"planner": planned, "best_fixed": evaluate(scenario, truth, best_fixed(scenario, truth, usual))}
+    made = {"planner": planned, "best_fixed": best_fixed(scenario, truth, usual)}
     made |= {f"fixed_{budget}": evaluate(scenario, truth, fixed(scenario, budget)) for budget in budgets}
     # it knows the cloud's times as they are under the planner's load, and keeps them
     made["oracle"] = evaluate(scenario, truth, oracle(scenario, truth, planned.times, ratio), planned.times)
@@ -105,8 +105,11 @@ def evaluate(scenario: Scenario, truth: Truth, choices: Choices, times: CloudTim
     return Evaluation(choices, times, outcomes_of(scenario, truth, times, choices), throughput(scenario, choices))
 
 
-def best_fixed(scenario: Scenario, truth: Truth, times: CloudTimes) -> Choices:
-    """Return the smallest fixed budget with which no more answers stall than the goals allow."""
+def best_fixed(scenario: Scenario, truth: Truth, times: CloudTimes) -> Evaluation:
+    """Return what comes of the smallest fixed budget with which no more answers stall than the goals allow.
+
+    It is searched for with the cloud's `times`, and raised if those that it leads to ask for more.
+    """
     low, high = 1, int(scenario.trace.output_tokens.max())
     while low < high:
         middle = (low + high) // 2
@@ -115,7 +118,11 @@ def best_fixed(scenario: Scenario, truth: Truth, times: CloudTimes) -> Choices:
             high = middle
         else:
             low = middle + 1
-    return fixed(scenario, low)
+    found = evaluate(scenario, truth, fixed(scenario, low))
+    while found.stalled_share > scenario.goals.stall_probability and low < scenario.trace.output_tokens.max():
+        low += 1 + low // 50
+        found = evaluate(scenario, truth, fixed(scenario, low))
+    return found
 
 
 def throughput(scenario: Scenario, choices: Choices) -> float:

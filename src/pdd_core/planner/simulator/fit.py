@@ -7,6 +7,8 @@ needs when only this cost is 1. So one non-negative linear least-squares problem
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -119,8 +121,8 @@ def fit_cloud_profile(
         **limits,
         **more,
     }
-    units = [CloudProfile(**{**fields, **free, cost: 1.0}) for cost in COSTS]
-    times = np.array([[replay(one, unit).end_s for unit in units] for one in measurements])
+    empty = CloudProfile(**{**fields, **free})
+    times = np.array([_unit_seconds(one, empty) for one in measurements])
     seconds = np.array([one.requests / one.requests_per_s for one in measurements])
     share: NDArray[np.float64] = times / seconds[:, None]  # of the measured time, for one second of each cost
     known = np.array([float(more.get(cost, 0.0)) for cost in COSTS])
@@ -132,9 +134,13 @@ def fit_cloud_profile(
     return CloudProfile(**{**fields, **costs})
 
 
-def _without_first(served: Served, begin: float) -> Served:
-    from dataclasses import replace
+@lru_cache(maxsize=1024)
+def _unit_seconds(one: Measurement, empty: CloudProfile) -> tuple[float, ...]:
+    """Return how long a run takes where one cost is a second and all others are nothing, for each of `COSTS`."""
+    return tuple(replay(one, empty.model_copy(update={cost: 1.0})).end_s for cost in COSTS)
 
+
+def _without_first(served: Served, begin: float) -> Served:
     return replace(
         served,
         first_token_s=served.first_token_s[1:] - begin,

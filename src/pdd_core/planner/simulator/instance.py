@@ -164,16 +164,20 @@ class Instance:
         return chunk
 
     def _admit(self, sequence: Sequence, room: int) -> bool:
-        """Give a waiting sequence the blocks of its first chunk, cached ones first; False if there are too few."""
-        kv, hashes = self.kv, sequence.hashes
+        """Give a waiting sequence the blocks of its first chunk, cached ones first.
+
+        False if there are too few, be it for its whole prompt: vLLM's `scheduler_reserve_full_isl`.
+        """
+        kv, hashes, size = self.kv, sequence.hashes, self.kv.block_size
+        whole = -(-sequence.todo // size)
         if hashes:
             count, cached = kv.found(hashes)
-            found, size = hashes[:count], kv.block_size
+            found = hashes[:count]
             # as in vLLM the last token is always computed: it makes the first output token
             cached = min(cached, (sequence.todo - 1) // size)
             tokens = cached * size
             blocks = -(-min(sequence.todo, tokens + room) // size) - cached
-            if kv.idle_blocks(found) + blocks > kv.available:
+            if kv.idle_blocks(found) + whole - cached > kv.available:
                 return False
             kv.hold(found)
             sequence.shared = cached
@@ -184,7 +188,7 @@ class Instance:
                 self.cached[sequence.index] = tokens
             kv.take(blocks)
             return True
-        return self._prefill(sequence, room)
+        return whole <= kv.available and self._prefill(sequence, room)
 
     def _prefill(self, sequence: Sequence, room: int) -> bool:
         """Give a sequence the blocks of its next chunk; False where there are too few."""

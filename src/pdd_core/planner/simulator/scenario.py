@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-_GRID = 64
+_GRID = 16
 """Tokens between two points of the time that a device takes to read a prompt."""
 
 
