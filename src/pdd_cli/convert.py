@@ -92,6 +92,10 @@ def _write_cloud_folder(source: Path, target: Path) -> None:
     config |= {"architectures": [type(model).__name__], "dtype": "float32"}
     (target / "config.json").write_text(json.dumps(config, indent=2, default=str))
     model.generation_config.save_pretrained(target)
+    # transformers 5.17 takes the token of the beginning for that of the end; the configuration has what GGUF says
+    eos = model.config.eos_token_id
+    if isinstance(eos, int):
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(eos)
     tokenizer.save_pretrained(target)
 
 

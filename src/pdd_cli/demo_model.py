@@ -28,7 +28,7 @@ from pdd_core.errors import ModelError
 if TYPE_CHECKING:
     from pdd_cli.progress import Progress
 
-RECIPE = 1
+RECIPE = 2
 """Rises whenever the conversion makes something else of the same file."""
 
 DEMO_NAME = "smollm2"

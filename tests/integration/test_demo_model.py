@@ -41,6 +41,10 @@ def test_the_cloud_ends_answers_where_the_model_was_trained_to(prepared) -> None
     assert json.loads((prepared.vllm_dir / "generation_config.json").read_text())["eos_token_id"] == 2
 
 
+def test_the_cloud_knows_the_same_end_by_its_tokenizer(tokenizer, engine) -> None:
+    assert tokenizer.eos_token_id == engine.vocab.eos_id == 2
+
+
 def test_the_cloud_gets_float32_weights_and_a_configuration_that_says_so(prepared, weights) -> None:
     config = json.loads((prepared.vllm_dir / "config.json").read_text())
     assert config["dtype"] == "float32"
