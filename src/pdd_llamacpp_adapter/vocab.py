@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
 
-from pdd_core.errors import DeviceError
+from pdd_core.errors import ContextOverflow, DeviceError
 from pdd_llamacpp_adapter.chat import ChatTemplate
 from pdd_llamacpp_adapter.detokenizer import Detokenizer
 
@@ -50,15 +50,34 @@ class Vocabulary:
         marks = L.LLAMA_TOKEN_ATTR_CONTROL | L.LLAMA_TOKEN_ATTR_USER_DEFINED | L.LLAMA_TOKEN_ATTR_UNKNOWN
         return 0 <= token_id < self.size and bool(L.llama_vocab_get_attr(self._vocab, token_id) & marks)
 
-    def tokenize(self, text: str, *, special: bool = False, add_bos: bool = False) -> list[int]:
+    @cached_property
+    def longest_piece(self) -> int:
+        """Bytes of text in the longest token."""
+        # byte-level BPE writes each byte as one character
+        is_bpe = L.llama_vocab_type(self._vocab) == L.LLAMA_VOCAB_TYPE_BPE
+        return max(len(text) if is_bpe else len(text.encode()) for text in self.raw_tokens)
+
+    def tokenize(
+        self, text: str, *, special: bool = False, add_bos: bool = False, most: int | None = None
+    ) -> list[int]:
         """Split `text` into ids.
 
         Args:
             text: what to split.
             special: read ``<|im_end|>`` and the like as tokens. Only for text that no user wrote.
             add_bos: begin with the model's beginning-of-sequence token, if it wants one.
+            most: tokens that there may be. A text that must have more is refused unread: llama.cpp's time grows
+                with the square of the control tokens in it, to many minutes for megabytes.
+
+        Raises:
+            ContextOverflow: `text` has more tokens than `most`, whatever they are.
         """
         data = text.encode()
+        if most is not None and len(data) > most * self.longest_piece:
+            raise ContextOverflow(
+                f"the context holds {most} tokens, but the prompt's {len(data)} bytes have at least "
+                f"{-(-len(data) // self.longest_piece)}"
+            )
         room = len(data) + 2
         while True:
             ids = (L.llama_token * room)()
@@ -72,6 +91,7 @@ class Vocabulary:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        most: int | None = None,
         **template_variables: Any,
     ) -> list[int]:
         """Return the prompt of a chat, by the model's own template, ready for the assistant's turn.
@@ -79,15 +99,17 @@ class Vocabulary:
         Args:
             messages: OpenAI's chat messages.
             tools: OpenAI's function tools, for a template that reads them (`ChatTemplate.supports_tools`).
+            most: as in `tokenize`.
             template_variables: what else the template reads, such as `enable_thinking`.
 
         Raises:
             ModelError: the model has no chat template.
             InvalidRequest: the template refuses these messages.
+            ContextOverflow: as from `tokenize`.
         """
         text = self.chat_template.render(messages, tools=tools, **template_variables)
         begun = bool(self.chat_template.bos) and text.startswith(self.chat_template.bos)
-        return self.tokenize(text, special=True, add_bos=self._adds_bos and not begun)
+        return self.tokenize(text, special=True, add_bos=self._adds_bos and not begun, most=most)
 
     @cached_property
     def chat_template(self) -> ChatTemplate:

@@ -59,7 +59,7 @@ def _prepare(body: CompletionRequest, runtime: Runtime) -> tuple[Turn, str]:
     vocab, prompt = runtime.vocab, one_prompt(body.prompt)
     if isinstance(prompt, str):
         # as llama.cpp's server and vLLM do: who writes a raw prompt writes its control tokens too
-        ids, text = vocab.tokenize(prompt, special=True, add_bos=True), prompt
+        ids, text = vocab.tokenize(prompt, special=True, add_bos=True, most=runtime.context_limit()), prompt
     else:
         check_token_ids(prompt, vocab.size, param="prompt")
         ids = prompt

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.server.turn import ChatInput, Sampling
     from pdd_llamacpp_adapter.vocab import Vocabulary
 
-_RESERVED = RESERVED_VARIABLES | {"self"}
+_RESERVED = RESERVED_VARIABLES | {"self", "most"}
 
 
 async def prepare(chat: ChatInput, runtime: Runtime) -> Turn:
@@ -50,7 +50,7 @@ def _prepare(chat: ChatInput, runtime: Runtime) -> Turn:
     wanted = grammar_of(chat.response_format)
     try:
         plan = plan_tools(chat.tools, chat.tool_choice, chat.parallel_tool_calls, template=vocab.chat_template)
-        prompt = _rendered(chat, plan, vocab)
+        prompt = _rendered(chat, plan, vocab, most=runtime.context_limit())
     except ModelError as error:
         raise InvalidRequest(str(error), param="messages", code="no_chat_template") from error
     protect = _protected(chat, plan, prompt, vocab) if runtime.refines else []
@@ -62,9 +62,9 @@ def _prepare(chat: ChatInput, runtime: Runtime) -> Turn:
     )
 
 
-def _rendered(chat: ChatInput, plan: ToolPlan, vocab: Vocabulary) -> list[int]:
+def _rendered(chat: ChatInput, plan: ToolPlan, vocab: Vocabulary, *, most: int | None = None) -> list[int]:
     messages = plan.messages(chat.messages)
-    return vocab.render_chat(messages, tools=plan.template_tools, **chat.template_kwargs)
+    return vocab.render_chat(messages, tools=plan.template_tools, most=most, **chat.template_kwargs)
 
 
 def _protected(chat: ChatInput, plan: ToolPlan, prompt: Sequence[int], vocab: Vocabulary) -> list[Span]:

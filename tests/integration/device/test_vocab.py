@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pdd_core.errors import InvalidRequest
+from pdd_core.errors import ContextOverflow, InvalidRequest
 from pdd_core.fingerprint import fingerprint
 from pdd_llamacpp_adapter.tokenizer_check import check_tokenizer
 
@@ -56,6 +56,18 @@ def test_a_chat_is_rendered_by_the_models_own_template(loaded):
 def test_messages_the_template_cannot_render_are_an_error(loaded):
     with pytest.raises(InvalidRequest, match="refuses"):
         loaded.vocab.render_chat([{"content": "no role"}])
+
+
+def test_a_text_that_cannot_fit_is_not_read(loaded):
+    vocab = loaded.vocab
+    assert vocab.longest_piece == max(len(vocab.piece(i)) for i in range(vocab.size))
+    longest = max(range(vocab.size), key=lambda i: len(vocab.piece(i)))
+    text = vocab.piece(longest).decode()
+    assert vocab.tokenize(text, most=1) == [longest]
+    with pytest.raises(ContextOverflow, match="at least 2"):
+        vocab.tokenize(text + " ", most=1)
+    with pytest.raises(ContextOverflow):
+        vocab.render_chat([{"role": "user", "content": "<|im_end|>" * 300_000}], most=4096)
 
 
 def test_the_stop_set_is_narrower_than_llamas_guess(loaded):

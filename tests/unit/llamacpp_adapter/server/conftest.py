@@ -58,10 +58,10 @@ class ByteVocabulary:
     def raw_tokens(self):
         return [chr(token) for token in range(256)] + ["<|end|>"]
 
-    def tokenize(self, text, *, special=False, add_bos=False):
+    def tokenize(self, text, *, special=False, add_bos=False, most=None):
         return list(text.encode())
 
-    def render_chat(self, messages, *, tools=None, **variables):
+    def render_chat(self, messages, *, tools=None, most=None, **variables):
         return self.tokenize(self.chat_template.render(messages, tools=tools, **variables))
 
     def piece(self, token_id):

@@ -253,6 +253,7 @@ def test_a_tool_call_ends_the_answer_with_tool_calls(client, service):
         ({"functions": [{}]}, "functions"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"most": 1}}, "chat_template_kwargs"),
         ({"seed": 2**70}, "seed"),
     ],
 )

@@ -72,7 +72,7 @@ async def test_a_mark_is_true_or_false(mark):
 
 async def test_a_part_that_is_not_in_the_prompt_is_named(fake_runtime):
     class Shouting(type(fake_runtime().vocab)):
-        def render_chat(self, messages, *, tools=None, **variables):
+        def render_chat(self, messages, *, tools=None, most=None, **variables):
             return self.tokenize(self.chat_template.render(messages, tools=tools, **variables).upper())
 
     runtime = fake_runtime()
