@@ -117,13 +117,13 @@ def outcomes(
     reading = reading_s(fresh, prefill, ratio=ratio, ttft_s=ttft)
 
     sent = np.minimum(budget, output)
-    # the device catches up where it reads faster than tokens arrive, and what is at hand lasts for its last step
-    arrives = _least(reading - ttft, tpot - 1.0 / prefill)
-    lasts = _least(reading + step - ttft, 1.0 / world.rate - 1.0 / prefill)
-    last = np.maximum(arrives, lasts)
+    # the device takes over where it has read all that arrived, and what is at hand lasts for its first step
+    last = _least(
+        (reading - ttft, tpot - 1.0 / prefill), (reading + step - ttft, 1.0 / world.rate - 1.0 / prefill)
+    )
     if world.closing_margin is not None:
         longer = forecast * (1.0 + world.closing_margin)
-        closes = _least(longer * reading + step - ttft, 1.0 / world.rate - longer / prefill)
+        closes = _least((longer * reading + step - ttft, 1.0 / world.rate - longer / prefill))
         last = np.minimum(last, closes)
     received = np.minimum(sent, last)
     decoded = np.minimum(sent, received + np.ceil(rtt / tpot))
@@ -172,11 +172,22 @@ def reading_s(
     return np.asarray(share * whole + (1.0 - share) * np.minimum(ttft_s, whole))
 
 
-def _least(seconds: NDArray[np.float64], per_token: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the least number of tokens, at least 1, that outlast `seconds` at `per_token` each."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        later = np.where(per_token > 0, np.ceil(np.maximum(seconds / per_token - _TOLERANCE_S, 1.0)), _NEVER)
-    return np.where(seconds <= per_token + _TOLERANCE_S, 1.0, later)
+def _least(*needs: tuple[NDArray[np.float64], NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return the least number of tokens, at least 1, that meets all `needs`: seconds, and the seconds per token.
+
+    A need is met from some number on where each token adds time, and up to some number where each takes time away:
+    a device that reads more slowly than tokens arrive may have caught up at the first, and falls behind again.
+    """
+    begin, end = np.float64(1.0), np.float64(_NEVER)
+    for seconds, per_token in needs:
+        gains = per_token > 0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            turn = seconds / per_token
+        at_once = seconds <= per_token + _TOLERANCE_S
+        begin = np.maximum(begin, np.where(gains & ~at_once, np.ceil(turn - _TOLERANCE_S), 1.0))
+        loses = np.where(per_token < 0, np.maximum(np.floor(turn + _TOLERANCE_S), 1.0), _NEVER)
+        end = np.minimum(end, np.where(gains, _NEVER, np.where(at_once, loses, 0.0)))
+    return np.asarray(np.where(begin <= end, begin, _NEVER))
 
 
 def _arrays(*values: ArrayLike, shape: tuple[int, ...] = ()) -> list[NDArray[np.float64]]:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pdd_core.planner.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF, Requests, World, outcomes
@@ -49,6 +49,15 @@ speeds = st.fixed_dictionaries(
 )
 
 
+def speed(**changed):
+    usual = {"decode": 5.0, "ttft": 0.1, "tpot": 0.005, "rtt": 0.0, "rate": 20.0, "target": 0.5}
+    return {**usual, **changed}
+
+
+# slower readers than tokens arrive: one is done at the first token, one has caught up there but cannot go on yet
+@example(1, 3, 2, 1.0, speed(prefill=30.0, ttft=1.0, tpot=1 / 32, rate=2.0))
+@example(1, 19, 39, 1.0, speed(prefill=40.0))
+@example(2, 51, 49, 1.0, speed(prefill=40.0, tpot=0.02, rate=30.0))
 @given(st.integers(1, 8000), st.integers(1, 600), st.integers(1, 600), st.sampled_from([1.0, 0.5, 0.25]), speeds)
 def test_it_agrees_with_a_walk_through_the_answer(prompt, output, budget, ratio, speed) -> None:
     world = World(
