@@ -127,11 +127,14 @@ async def _answered(client: LoadClient, prompts: list[list[int]], max_tokens: in
 
 
 def together(replies: list[Reply]) -> Decode | None:
-    """Return what the gaps say while all of `replies` were under way; None if that was too short."""
+    """Return what the gaps say while all of `replies` were under way; None if that was too short.
+
+    None as well if most tokens came several at once: then a pause was measured of the network or of this process.
+    """
     begin = max(reply.token_times[0] for reply in replies)
     end = min(reply.token_times[-1] for reply in replies)
     gaps = [gap for reply in replies for gap in _gaps(reply, begin, end)]
-    if len(gaps) < LEAST_GAPS * len(replies):
+    if len(gaps) < LEAST_GAPS * len(replies) or not statistics.median(gaps):
         return None
     held = 0.0
     for reply in replies:

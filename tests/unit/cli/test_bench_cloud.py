@@ -12,6 +12,7 @@ from load_server import METRICS, FakeServer, serving
 from rich.console import Console
 from typer.testing import CliRunner
 
+from pdd_cli.bench import cloud_measure
 from pdd_cli.bench.cloud import CloudBench, cache_config, run_cloud
 from pdd_cli.bench.cloud_fit import StepCost, fit
 from pdd_cli.bench.cloud_measure import CloudMeasured, Decode, Prefill, together
@@ -25,10 +26,23 @@ SMALL = CloudPlan(lengths=(16, 64), widths=(1, 2), contexts=(8, 32), answer_toke
 
 
 def benched(fake: FakeServer, tmp_path, *, plan: CloudPlan = SMALL, **options):
+    """Measure `fake`, each token at the time that the server means: a busy machine may send all at once."""
     out = io.StringIO()
     wanted = CloudBench(url=fake.url, plan=plan, **options)
     console = Console(file=out, width=200)
-    run_cloud(wanted, out=tmp_path / "cloud.json", json_path=tmp_path / "all.json", plot=None, console=console)
+    answered = cloud_measure._answered
+
+    async def on_time(client, prompts, max_tokens):
+        replies = await answered(client, prompts, max_tokens)
+        for reply in replies:
+            begin = replies[0].due + fake.prefill_s_per_token * reply.prompt_tokens + fake.gap
+            reply.due = replies[0].due
+            reply.token_times = [begin + index * fake.gap for index in range(len(reply.token_times))]
+        return replies
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cloud_measure, "_answered", on_time)
+        run_cloud(wanted, out=tmp_path / "cloud.json", json_path=tmp_path / "all.json", plot=None, console=console)
     return (
         CloudProfile.load(tmp_path / "cloud.json"),
         json.loads((tmp_path / "all.json").read_text()),
@@ -44,8 +58,10 @@ def test_a_server_is_measured_into_a_profile_figures_and_a_picture(tmp_path) -> 
     assert (profile.max_num_seqs, profile.max_num_batched_tokens, profile.refines) == (32, 512, True)
     assert profile.rtt_s > 0
     assert report["kind"] == "cloud"
-    assert len(report["prefill"]) == 4
-    assert len(report["decode"]) + report["unusable"] == 8
+    assert [one["length"] for one in report["prefill"]] == [16, 64, 16, 64]
+    assert [one["seconds"] for one in report["prefill"]] == pytest.approx([0.010, 0.034] * 2, abs=1e-6)
+    assert report["unusable"] == 0
+    assert [one["tpot_s"] for one in report["decode"]] == pytest.approx([0.002] * 8, abs=1e-6)
     assert "One prompt on an idle server" in printed
     assert "taken from the flags: max_num_seqs 32" in printed
     assert (tmp_path / "cloud.png").exists()
@@ -169,6 +185,11 @@ def test_only_the_time_in_which_all_answers_were_under_way_counts() -> None:
 
 def test_answers_that_hardly_met_are_no_measurement() -> None:
     assert together([reply(0, 1, 2, 3), reply(2, 3, 4, 5)]) is None
+
+
+def test_tokens_that_came_all_at_once_are_no_measurement() -> None:
+    assert together([reply(*[1.0] * 16, 2.0)]) is None
+    assert together([reply(*range(10), 10.0, 10.0)]).tpot_s == 1.0
 
 
 def test_jitter_ignores_one_slow_round_trip() -> None:

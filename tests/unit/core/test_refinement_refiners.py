@@ -245,7 +245,16 @@ def test_without_scores_another_decides():
     assert policies.first_result("pdd_refine", lambda kept: is_kept(kept, prompt), **given_)[1] == "lexical"
 
 
-@pytest.mark.parametrize("values", [np.zeros((2, 9)), np.full((2, 10), np.nan), np.full((2, 10), np.inf)])
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.zeros((2, 9)),
+        np.full((2, 10), np.nan),
+        np.full((2, 10), np.inf),
+        np.array([[np.inf] * 10, [-np.inf] * 10]),
+        np.full((2, 10), 3e38),
+    ],
+)
 def test_scores_that_cannot_be_right_are_told(values):
     with pytest.raises(InvalidRefinement):
         AttentionRefiner().pdd_refine(scores_of(values), plain(10), 0.5)

@@ -1,31 +1,40 @@
-import json
-import os
-import subprocess
 import sys
 
+import pytest
 from third_party import install_example_policy
 
-ASK = """
-import json
 from pdd_core import BudgetRequest, CloudLoad
-from pdd_vllm_plugin.admission import budget_policies, decide_budget
 from pdd_vllm_plugin.config import PDDConfig
+from pdd_vllm_plugin.granting import Grants
 
-def budget(handoff_id):
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    return install_example_policy(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture
+def installed(package, monkeypatch):
+    """Puts the package on the path of this process, and takes what was imported of it away afterwards."""
+    monkeypatch.delenv("PDD_POLICIES", raising=False)
+    monkeypatch.syspath_prepend(str(package))
+    yield
+    sys.modules.pop("pdd_batch_budget", None)
+
+
+def granted(handoff_id):
     wish = BudgetRequest(handoff_id, num_prompt_tokens=900, max_tokens=256, decode_budget=64, priority=0)
-    return decide_budget(budget_policies(PDDConfig()), wish, CloudLoad(2, 0, 0.1), PDDConfig())
-
-print(json.dumps([budget("batch-0123456789abcdef"), budget("0123456789abcdef")]))
-"""
+    return Grants(PDDConfig()).decide(wish, CloudLoad(2, 0, 0.1))
 
 
-def test_an_installed_package_wins_over_the_built_in_policies(tmp_path):
-    environ = {**os.environ, "PYTHONPATH": str(install_example_policy(tmp_path))}
-    answer = subprocess.run([sys.executable, "-c", ASK], env=environ, capture_output=True, text=True, check=True)
-    assert json.loads(answer.stdout) == [[4, "batch_budget"], [64, "client"]]
+@pytest.mark.usefixtures("installed")
+def test_an_installed_package_wins_over_the_built_in_policies():
+    assert granted("batch-0123456789abcdef") == (4, "batch_budget")
+    assert granted("0123456789abcdef") == (64, "client")
 
 
-def test_an_empty_allow_list_keeps_it_out(tmp_path):
-    environ = {**os.environ, "PYTHONPATH": str(install_example_policy(tmp_path)), "PDD_POLICIES": ""}
-    answer = subprocess.run([sys.executable, "-c", ASK], env=environ, capture_output=True, text=True, check=True)
-    assert json.loads(answer.stdout) == [[64, "client"], [64, "client"]]
+@pytest.mark.usefixtures("installed")
+def test_an_empty_allow_list_keeps_it_out(monkeypatch):
+    monkeypatch.setenv("PDD_POLICIES", "")
+    assert granted("batch-0123456789abcdef") == (64, "client")
+    assert "pdd_batch_budget" not in sys.modules

@@ -55,7 +55,8 @@ class AttentionRefiner:
         """
         if scores is None:
             return None
-        raw = scores.over_layers()
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told below
+            raw = scores.over_layers()
         if raw.shape != (len(prompt),):
             raise InvalidRefinement(f"scores of shape {scores.values.shape} for a prompt of {len(prompt)} tokens")
         if not np.isfinite(raw).all():
