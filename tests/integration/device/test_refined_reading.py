@@ -162,6 +162,7 @@ class RefiningCloud:
     async def connected(self, vocab):
         class Info:
             refinement = "attention"
+            features = ()
 
             class tokenizer:  # noqa: N801
                 eos_ids = (2,)
@@ -190,7 +191,7 @@ class RefiningCloud:
             await anyio.sleep(0.02)
         await anyio.sleep(60)
 
-    async def cancel(self, handoff_id):
+    async def cancel(self, handoff_id, *, used=None):
         return True
 
 
