@@ -25,7 +25,7 @@ def evaluate(gguf, tmp_path_factory):
         done = subprocess.run(
             [*command, "--out", str(folder / out), *flags],
             env={**os.environ, "PDD_CACHE_DIR": str(cache), "COLUMNS": "160"},
-            capture_output=True, text=True, timeout=900,  # two processes have the two cores to themselves where nothing else runs
+            capture_output=True, text=True, timeout=900,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return folder / out, done.stdout
