@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from pdd_cli.evaluate.table import TITLES
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COLOURS = {"attention": BLUE, "lexical": VERMILLION, "truncation": GREEN, "random": GREY}
+_TITLE_WIDTH = 44
+"""Characters of a title that fit above one panel."""
 MARKERS = {"attention": "o", "lexical": "s", "truncation": "^", "random": "x"}
 
 
@@ -22,7 +25,11 @@ def draw(figures: Mapping[str, Any], target: Path) -> None:
     """
     panels = [(name, task, "score") for name, task in figures["tasks"].items()]
     panels += [(name, task, "kl") for name, task, _ in panels if any(row["kl"] for row in task["settings"])]
-    picture, all_axes = figure(1, max(1, len(panels)), width=4.6 * max(1, len(panels)), height=4.2)
+    columns = min(2, max(1, len(panels)))
+    rows_of_panels = max(1, -(-len(panels) // columns))
+    picture, all_axes = figure(rows_of_panels, columns, width=4.6 * columns, height=3.6 * rows_of_panels)
+    for axes in all_axes[len(panels) :]:
+        axes.set_axis_off()
     for axes, (name, task, metric) in zip(all_axes, panels, strict=False):
         rows = task["settings"]
         for refiner in dict.fromkeys(row["refiner"] for row in rows):
@@ -39,7 +46,7 @@ def draw(figures: Mapping[str, Any], target: Path) -> None:
             low, high = ([value[end] for _, value in points] for end in ("low", "high"))
             axes.fill_between(ratios, low, high, color=colour, alpha=0.15, linewidth=0)
         title = TITLES.get(name, name) if metric == "score" else "KL from the full prompt, nats per token"
-        heading(axes, f"{title}\n{task['scored']} cases")
+        heading(axes, textwrap.fill(f"{title}, {task['scored']} cases", _TITLE_WIDTH))
         axes.set_xlabel("share of the prompt's tokens kept")
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.03 if metric == "score" else None)
