@@ -178,15 +178,16 @@ def _least(*needs: tuple[NDArray[np.float64], NDArray[np.float64]]) -> NDArray[n
     A need is met from some number on where each token adds time, and up to some number where each takes time away:
     a device that reads more slowly than tokens arrive may have caught up at the first, and falls behind again.
     """
-    begin, end = np.float64(1.0), np.float64(_NEVER)
+    begin: NDArray[np.float64] = np.asarray(1.0)
+    end: NDArray[np.float64] = np.asarray(float(_NEVER))
     for seconds, per_token in needs:
         gains = per_token > 0
         with np.errstate(divide="ignore", invalid="ignore"):
             turn = seconds / per_token
         at_once = seconds <= per_token + _TOLERANCE_S
-        begin = np.maximum(begin, np.where(gains & ~at_once, np.ceil(turn - _TOLERANCE_S), 1.0))
+        begin = np.asarray(np.maximum(begin, np.where(gains & ~at_once, np.ceil(turn - _TOLERANCE_S), 1.0)))
         loses = np.where(per_token < 0, np.maximum(np.floor(turn + _TOLERANCE_S), 1.0), _NEVER)
-        end = np.minimum(end, np.where(gains, _NEVER, np.where(at_once, loses, 0.0)))
+        end = np.asarray(np.minimum(end, np.where(gains, _NEVER, np.where(at_once, loses, 0.0))))
     return np.asarray(np.where(begin <= end, begin, _NEVER))
 
 
