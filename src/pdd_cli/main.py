@@ -12,7 +12,19 @@ import typer
 
 from pdd_cli.bench.command import benchmark
 from pdd_cli.generate.command import generate
-from pdd_cli.options import ApiKey, Gguf, Json, Plot, gguf_path, new_console
+from pdd_cli.options import (
+    ApiKey,
+    ContextSize,
+    DecodeBudget,
+    Gguf,
+    Json,
+    Plot,
+    Rate,
+    Refine,
+    Threads,
+    gguf_path,
+    new_console,
+)
 from pdd_cli.plan.command import plan
 from pdd_cli.replay.command import replay
 from pdd_core.errors import ConfigurationError, PDDError
@@ -99,29 +111,20 @@ def serve_command(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     api_key: Annotated[str | None, typer.Option(help="Clients must present it.")] = None,
-    rate: Annotated[
-        str | None, typer.Option(help="Tokens per second to show.", metavar="auto|unlimited|R")
-    ] = None,
+    rate: Rate = None,
     pacing: Annotated[
         str | None, typer.Option(help="How to keep the rate.", metavar="adaptive|fixed|ewma|reading|unlimited")
     ] = None,
-    decode_budget: Annotated[
-        str | None, typer.Option(help="Tokens that the cloud may decode.", metavar="auto|N")
-    ] = None,
+    decode_budget: DecodeBudget = None,
     plan: Annotated[
         str | None, typer.Option(help="Who makes an answer.", metavar="auto|handoff|cloud|device|off")
     ] = None,
     plan_file: Annotated[
         Path | None, typer.Option(help="Settings and profiles that `pdd-device plan` wrote.", dir_okay=False)
     ] = None,
-    refine: Annotated[
-        str | None,
-        typer.Option(
-            help="How much of a prompt the device reads.", metavar="off|auto|0.25|'N tokens'|'N s'|context"
-        ),
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="The device's CPU threads.")] = None,
-    n_ctx: Annotated[int | None, typer.Option(help="Tokens that the device's context holds.")] = None,
+    refine: Refine = None,
+    threads: Threads = None,
+    n_ctx: ContextSize = None,
     max_queue: Annotated[int | None, typer.Option(help="Answers that may wait for the device.")] = None,
 ) -> None:
     """Serve OpenAI's API on this device: the cloud begins each answer, the device finishes it.

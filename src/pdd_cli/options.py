@@ -18,6 +18,14 @@ Plot = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Makes chance repeatable.", min=0)]
 VocabSize = Annotated[int, typer.Option(help="Prompts are random ids below this.", min=2)]
+Rate = Annotated[str | None, typer.Option(help="Tokens per second to show.", metavar="auto|unlimited|R")]
+DecodeBudget = Annotated[str | None, typer.Option(help="Tokens that the cloud may decode.", metavar="auto|N")]
+Refine = Annotated[
+    str | None,
+    typer.Option(help="How much of a prompt the device reads.", metavar="off|auto|0.25|'N tokens'|'N s'|context"),
+]
+Threads = Annotated[int | None, typer.Option(help="The device's CPU threads.")]
+ContextSize = Annotated[int | None, typer.Option(help="Tokens that the device's context holds.")]
 
 
 def gguf_path(name: str) -> Path | None:

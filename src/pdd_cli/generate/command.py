@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from pdd_cli.options import ApiKey, Json, Plot, new_console
+from pdd_cli.options import (
+    ApiKey,
+    ContextSize,
+    DecodeBudget,
+    Json,
+    Plot,
+    Rate,
+    Refine,
+    Threads,
+    new_console,
+)
 
 
 def generate(
@@ -25,20 +35,11 @@ def generate(
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer.", min=1)] = None,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.", min=0, max=2)] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Makes a sampled answer repeatable.")] = None,
-    rate: Annotated[
-        str | None, typer.Option(help="Tokens per second to show.", metavar="auto|unlimited|R")
-    ] = None,
-    decode_budget: Annotated[
-        str | None, typer.Option(help="Tokens that the cloud may decode.", metavar="auto|N")
-    ] = None,
-    refine: Annotated[
-        str | None,
-        typer.Option(
-            help="How much of a prompt the device reads.", metavar="off|auto|0.25|'N tokens'|'N s'|context"
-        ),
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="The device's CPU threads.")] = None,
-    n_ctx: Annotated[int | None, typer.Option(help="Tokens that the device's context holds.")] = None,
+    rate: Rate = None,
+    decode_budget: DecodeBudget = None,
+    refine: Refine = None,
+    threads: Threads = None,
+    n_ctx: ContextSize = None,
     json: Json = None,
     plot: Plot = None,
 ) -> None:
