@@ -112,6 +112,7 @@ class CloudLeg:
         self._posted = False
         self._left = False
         self._stopping: anyio.CancelScope | None = None
+        self._stopped = anyio.Event()
         self.closing = False
         """Its regular end, its loss, or a call of `close` has been seen."""
         self._repeated = 0
@@ -139,9 +140,13 @@ class CloudLeg:
                 self.closing = True
                 self._live.answer.cloud_lost(error)
         finally:
-            await self.close()  # the consumer left: nobody else will
-            self.over = True
-            self._live.changed()
+            try:
+                await self.close()  # the consumer left: nobody else will
+                if self._stopping is not None:
+                    await self._stopped.wait()  # the stream may end before the cloud has answered the cancel
+            finally:
+                self.over = True
+                self._live.changed()
 
     async def _receive(self) -> None:
         request, opt_in = self._plan.request, self._opt_in
@@ -228,12 +233,14 @@ class CloudLeg:
         self.closing = True
         if self._posted and self._opt_in is not None:
             limit = min(self._cloud.cancel_timeout, _LEAVING_S if self._left else math.inf)
-            with anyio.move_on_after(limit, shield=True) as self._stopping:
-                try:
+            try:
+                with anyio.move_on_after(limit, shield=True) as self._stopping:
                     self.cancel_confirmed = await self._cloud.cancel(self._opt_in.handoff_id, used=self._used)
-                except CloudError as error:
-                    # closing the stream below ends the request as well, only without a confirmation
-                    logger.debug("the cloud gave no answer to a cancel: %s", error)
+            except CloudError as error:
+                # closing the stream below ends the request as well, only without a confirmation
+                logger.debug("the cloud gave no answer to a cancel: %s", error)
+            finally:
+                self._stopped.set()
         self._scope.cancel()
 
     def leave(self) -> None:

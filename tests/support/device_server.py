@@ -17,6 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 SERVE = (sys.executable, "-m", "pdd_cli.main", "serve", "--port", "0")
 START_S = 120.0
 STOP_S = 60.0
+PATIENT = {"PDD_PATIENCE__LATE_S": "inf", "PDD_PATIENCE__FIRST_TOKEN_S": "120"}
+"""Settings with which, however slow the machine, an answer begins in the cloud and ends on the device."""
 
 
 class DeviceServer:

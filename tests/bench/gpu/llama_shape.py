@@ -6,10 +6,13 @@ from pathlib import Path
 SHAPES = {
     "llama-8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "vocab_size": 128256,
                  "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128},
+    "demo": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152,
+             "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64},
     "tiny": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "vocab_size": 32000,
              "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64},
 }  # fmt: skip
-"""``llama-8b`` is the shape of Llama-3.1-8B; ``tiny`` is for trying a script out, also on a CPU."""
+"""``llama-8b`` is the shape of Llama-3.1-8B, ``demo`` that of SmolLM2-135M, which a CPU can serve; ``tiny`` is for
+trying a script out."""
 
 
 def write_model(shape: str, folder: Path) -> Path:

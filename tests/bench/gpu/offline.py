@@ -20,12 +20,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine_process import EngineEnded, EngineFailed, EngineProcess, EngineSettings
+from llama_shape import SHAPES
 from load import Cell
 from offline_record import Record, planned, summary, table
 from plots import draw_if_possible
 from turns import Turns
 
-SHAPES = "128/1024,256/2048,1024/512:921,1155/211,512/512,2048/512"
+WORKLOADS = "128/1024,256/2048,1024/512:921,1155/211,512/512,2048/512"
 """prompt/answer[:how much of the prompt is shared]; what matters most comes first."""
 BUDGETS = (1, 8, 16, 64)
 
@@ -116,18 +117,18 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=Path("offline.json"))
-    parser.add_argument("--shapes", default=SHAPES, help="prompt/answer[:shared], separated by commas")
+    parser.add_argument("--shapes", default=WORKLOADS, help="prompt/answer[:shared], separated by commas")
     parser.add_argument("--rounds", type=int, default=4, help="at most; the time decides")
     parser.add_argument("--seconds", type=float, default=2.5, help="of a measurement with a cap or budget")
     parser.add_argument("--full-seconds", type=float, default=5.0, help="of a measurement of whole answers")
     parser.add_argument("--seconds-budget", type=float, default=540.0, help="for everything, loading included")
     parser.add_argument("--turns", choices=("sleep", "together", "sequential"), default="sleep")
-    parser.add_argument("--model-shape", default="llama-8b", choices=("llama-8b", "tiny"))
+    parser.add_argument("--model-shape", default="llama-8b", choices=tuple(SHAPES))
     parser.add_argument("--max-num-seqs", type=int, default=1024)
     parser.add_argument("--max-num-batched-tokens", type=int, default=4096)
     parser.add_argument("--max-model-len", type=int, default=4096)
     parser.add_argument("--gpu-memory-utilization", type=float, default=0.85)
-    parser.add_argument("--cpu", action="store_true", help="vLLM's CPU build, to try the script out")
+    parser.add_argument("--cpu", action="store_true", help="vLLM's CPU build")
     options = parser.parse_args()
     deadline = time.monotonic() + options.seconds_budget
     with tempfile.TemporaryDirectory() as folder:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from cloud_support import KEY
+from device_server import PATIENT
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
-def example(name, *arguments, expect=0):
-    environ = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
+def example(name, *arguments, expect=0, **settings):
+    environ = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"} | settings
     command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=240)
     assert done.returncode == expect, done.stderr
@@ -44,6 +45,7 @@ def test_chat_on_device(cloud, prepared):
     printed = example(
         "chat_on_device.py", "--gguf", prepared.gguf, "--cloud", cloud.base_url, "--api-key", KEY,
         "--max-tokens", 40, "Name three rivers.", "Which one is the longest?",
+        PDD_PLAN="handoff", **PATIENT,  # however fast this machine is alone
     )  # fmt: skip
     first, second = re.findall(r"\[cloud: (\d+), device: (\d+), read before: (\d+)\]", printed)
     assert int(first[0]) > 0

@@ -2,12 +2,10 @@
 
 import pytest
 from cloud_support import KEY
-from device_server import DeviceServer
+from device_server import PATIENT, DeviceServer
 
 ROOM = 16
 """Answers that either server takes at a time."""
-PATIENT = {"PDD_PATIENCE__LATE_S": "inf", "PDD_PATIENCE__FIRST_TOKEN_S": "120"}
-"""However slow this machine, answers begin in the cloud and end on the device."""
 DEMO = ("--gguf", "demo", "--n-ctx", "1024", "--max-queue", str(ROOM - 1))
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from cloud_support import KEY, wait_until
-from device_server import DeviceServer
+from device_server import PATIENT, DeviceServer
 
 TEXT = "The lighthouse keeper counted the ships that came back before the evening, and wrote them down. "
 
@@ -76,22 +76,21 @@ def test_each_answer_has_a_plan_and_says_why(served, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "makers"), [("cloud", (True, False)), ("device", (False, True)), ("handoff", (None, True))]
+    ("mode", "makers"), [("cloud", {"cloud"}), ("device", {"device"}), ("handoff", {"cloud", "device"})]
 )
 def test_the_settings_give_answers_to_whom_they_name(served, mode, makers):
-    with connected(served(mode, PDD_PLAN=mode)) as server:
+    with connected(served(mode, PDD_PLAN=mode, **PATIENT)) as server:
         pdd = ask(server, TEXT * 12, max_tokens=100)
-    # None: the device may have read the prompt before the cloud's first token comes
-    took_part = (pdd["tokens"]["cloud"] > 0, pdd["tokens"]["device"] > 0)
-    assert all(wanted in (None, did) for wanted, did in zip(makers, took_part, strict=True))
-    assert sum(pdd["tokens"][maker] for maker in ("cloud", "device")) == 100
+    assert {maker for maker in ("cloud", "device") if pdd["tokens"][maker]} == makers
+    assert pdd["tokens"]["cloud"] + pdd["tokens"]["device"] == 100
 
 
 def test_every_answer_can_be_made_to_begin_in_the_cloud(served):
-    with connected(served("must", PDD_MUST_BEGIN_IN_CLOUD="true")) as server:
+    with connected(served("must", PDD_MUST_BEGIN_IN_CLOUD="true", **PATIENT)) as server:
         pdd = ask(server, "Hi", max_tokens=60)
     alternatives = {one["verdict"]: one["rejected"] for one in pdd["plan"]["alternatives"]}
     assert alternatives["device only"] == "the answer must begin in the cloud"
+    assert pdd["tokens"]["cloud"] > 0
 
 
 def test_it_knows_its_own_speed_after_five_answers_though_the_profile_was_wrong_by_four(served, tmp_path):

@@ -2,10 +2,8 @@
 
 import pytest
 from cloud_support import KEY, wait_until
-from device_server import DeviceServer, closed_port, forwarded
+from device_server import PATIENT, DeviceServer, closed_port, forwarded
 
-PATIENT = {"PDD_PATIENCE__LATE_S": "inf", "PDD_PATIENCE__FIRST_TOKEN_S": "120"}
-"""However slow this machine, an answer begins in a cloud that is there."""
 ASK = {
     "model": "smollm2",
     "messages": [{"role": "user", "content": "Write one sentence about the moon."}],

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import sys
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -147,7 +151,7 @@ def bench(monkeypatch, tmp_path):
     return run
 
 
-def fill(_gguf, _wanted, plan, measured, _step):
+def fill(_gguf, _wanted, plan, measured, _step, *, should_abort):
     measured.passes.extend(passes(FakeContext(), FakeContext(1.1), FakeContext(0.9), plan=plan).passes)
 
 
@@ -168,7 +172,7 @@ def test_profile_figures_and_picture_are_written(bench, tmp_path) -> None:
 
 
 def test_ctrl_c_shows_what_there_is_and_writes_nothing(bench, tmp_path) -> None:
-    def cut_short(gguf, wanted, plan, measured, step):
+    def cut_short(gguf, wanted, plan, measured, step, *, should_abort):
         context = FakeContext()
         measured.add(1, one_pass(context, plan, random_ids(100, plan.room), clock=context.clock))
 
@@ -183,6 +187,22 @@ def test_ctrl_c_shows_what_there_is_and_writes_nothing(bench, tmp_path) -> None:
     assert "Interrupted after 1 passes" in bench.printed
     assert "100" in bench.printed
     assert not (tmp_path / "device.json").exists()
+
+
+def test_a_signal_stops_llama_cpp_and_is_not_lost_in_its_callback(bench, tmp_path) -> None:
+    ended = threading.Event()
+
+    def long(gguf, wanted, plan, measured, step, *, should_abort):
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not should_abort():
+            time.sleep(0.01)
+        ended.set()
+        raise RuntimeError("aborted")
+
+    with pytest.raises(SystemExit) as left:
+        bench(long, out=tmp_path / "device.json")
+    assert left.value.code == 128 + signal.SIGTERM
+    assert ended.wait(10)
 
 
 def test_the_engine_is_driven_as_planned_and_freed(monkeypatch, tmp_path) -> None:
@@ -211,7 +231,8 @@ def test_the_engine_is_driven_as_planned_and_freed(monkeypatch, tmp_path) -> Non
         monkeypatch.setitem(sys.modules, f"pdd_llamacpp_adapter.{name}", SimpleNamespace(**fields))
     measured, said = Measured(), []
     plan = DevicePlan.up_to(300, threads=(1, 2), reps=2)
-    device._measure(tmp_path / "m.gguf", DeviceBench(), plan, measured, SimpleNamespace(say=said.append))
+    step = SimpleNamespace(say=said.append)
+    device._measure(tmp_path / "m.gguf", DeviceBench(), plan, measured, step, should_abort=lambda: False)
     [context] = made
     assert context.used == [1, 1, 2, 2, 1]
     assert [threads for threads, _ in measured.passes] == [1, 2, 2, 1]

@@ -169,6 +169,8 @@ class FakeCloud:
                 match step:
                     case int() | float():
                         await anyio.sleep(step)
+                    case anyio.Event():
+                        await step.wait()
                     case list():
                         text = "".join(f"[{i}]" for i in step)
                         yield CloudChunk(tuple(step), text, None, logprobs(step))

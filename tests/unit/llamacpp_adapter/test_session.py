@@ -76,6 +76,20 @@ async def test_the_device_takes_over_from_a_cloud_that_still_streams_and_cancels
     assert cloud.closed
 
 
+async def test_a_cancel_is_confirmed_also_where_the_stream_ends_before_its_answer(session, fake_engine, fake_cloud):
+    cancelling = anyio.Event()
+    cloud = fake_cloud([[101], cancelling])
+
+    async def slow(handoff_id, *, used=None):
+        cancelling.set()
+        await anyio.sleep(0.05)
+        return True
+
+    cloud.cancel = slow
+    _, outcome = await collect(session(engine=fake_engine(seconds=0.002), cloud=cloud, max_tokens=40, rate=400.0))
+    assert outcome.cancel_confirmed is True
+
+
 async def test_tokens_that_arrive_until_the_cancel_is_through_are_in_vain(session, fake_engine, fake_cloud):
     cloud = fake_cloud([[101], *[step for i in range(700, 800) for step in (0.004, [i])]])
     ids, outcome = await collect(session(engine=fake_engine(seconds=0.001), cloud=cloud))
