@@ -76,7 +76,7 @@ async def test_the_device_takes_over_from_a_cloud_that_still_streams_and_cancels
     assert cloud.closed
 
 
-async def test_a_cancel_is_confirmed_also_where_the_stream_ends_before_its_answer(session, fake_engine, fake_cloud):
+async def test_a_cancel_is_confirmed_though_the_stream_ends_before_its_answer(session, fake_engine, fake_cloud):
     cancelling = anyio.Event()
     cloud = fake_cloud([[101], cancelling])
 
