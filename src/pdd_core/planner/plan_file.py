@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
-from pdd_core.handoff import SchemaVersion
-from pdd_core.planner.profiles import CloudProfile, DeviceProfile, read_model, write_model
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-PLAN_VERSION = "1.0"
+from pdd_core.planner.json_file import JsonFile
+from pdd_core.planner.profiles import CloudProfile, DeviceProfile
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -31,12 +26,9 @@ class PlannedSettings(BaseModel):
     refine: str | float | None = None
 
 
-class PlanFile(BaseModel):
+class PlanFile(JsonFile):
     """A recommendation, ready to be loaded. All parts but `settings` may be absent."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    schema_version: SchemaVersion = PLAN_VERSION
     settings: PlannedSettings = PlannedSettings()
     device: DeviceProfile | None = None
     """Where the calibration of the device begins."""
@@ -46,20 +38,3 @@ class PlanFile(BaseModel):
     """Distributions of answers' lengths, as `OutputLengths.as_json` writes them: where these begin."""
     plugin: dict[str, Any] = Field(default_factory=dict)
     """Settings for the cloud, as ``additional_config.pdd`` takes them; the device does not look at them."""
-
-    @classmethod
-    def load(cls, file: Path) -> Self:
-        """Read a settings file.
-
-        Raises:
-            ConfigurationError: `file` cannot be read, or a field cannot be used; the message names both.
-        """
-        return read_model(cls, file)
-
-    def save(self, file: Path) -> None:
-        """Write the settings file.
-
-        Raises:
-            ConfigurationError: `file` cannot be written.
-        """
-        write_model(self, file)

@@ -2,56 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from pdd_core.errors import ConfigurationError, SchemaVersionError
-from pdd_core.handoff import SchemaVersion
+from pdd_core.planner.json_file import JsonFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
 
-PROFILE_VERSION = "1.0"
-
-Model = TypeVar("Model", bound=BaseModel)
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-def read_model(model: type[Model], file: Path) -> Model:
-    """Return what stands in a JSON file.
-
-    Raises:
-        ConfigurationError: `file` cannot be read, or a field cannot be used; the message names both.
-    """
-    try:
-        return model.model_validate(json.loads(file.read_text("utf-8")))
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, one['loc'])) or 'the file'}: {one['msg']}" for one in error.errors()
-        )
-        raise ConfigurationError(f"{file} is no {model.__name__}: {problems}") from error
-    except (OSError, ValueError, SchemaVersionError) as error:
-        raise ConfigurationError(f"{file} cannot be read: {error}") from error
-
-
-def write_model(model: BaseModel, file: Path) -> None:
-    """Write `model` into a JSON file, without what it does not have.
-
-    Raises:
-        ConfigurationError: `file` cannot be written.
-    """
-    try:
-        file.write_text(model.model_dump_json(indent=2, exclude_none=True) + "\n", "utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"{file} cannot be written: {error}") from error
 
 
 class RatePoint(BaseModel):
@@ -65,31 +30,11 @@ class RatePoint(BaseModel):
     """Tokens per second."""
 
 
-class _Profile(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    schema_version: SchemaVersion = PROFILE_VERSION
+class _Profile(JsonFile):
     name: str
     """What it is a profile of, for people."""
     model: str
     """The model that was measured."""
-
-    @classmethod
-    def load(cls, file: Path) -> Self:
-        """Read a profile.
-
-        Raises:
-            ConfigurationError: `file` cannot be read, or a field cannot be used; the message names both.
-        """
-        return read_model(cls, file)
-
-    def save(self, file: Path) -> None:
-        """Write the profile.
-
-        Raises:
-            ConfigurationError: `file` cannot be written.
-        """
-        write_model(self, file)
 
 
 class DeviceProfile(_Profile):

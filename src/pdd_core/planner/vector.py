@@ -7,15 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pdd_core.planner.alternatives import (
-    ENOUGH_SAVED,
-    IN_TIME,
-    LEAST_GAINED,
-    LEAST_REFINED,
-    LEAST_SAVED,
-    QOE_SLACK,
-    RATIOS,
-)
 from pdd_core.planner.cost import PREFILL_WEIGHT, decode_cost
 from pdd_core.planner.formulas import (
     ARRAYS,
@@ -28,6 +19,15 @@ from pdd_core.planner.formulas import (
 )
 from pdd_core.planner.length_table import EDGES
 from pdd_core.planner.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF
+from pdd_core.planner.rules import (
+    ENOUGH_SAVED,
+    IN_TIME,
+    LEAST_GAINED,
+    LEAST_REFINED,
+    LEAST_SAVED,
+    QOE_SLACK,
+    RATIOS,
+)
 from pdd_core.planner.types import CLOSING_MARGIN, Goals
 
 if TYPE_CHECKING:

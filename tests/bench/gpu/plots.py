@@ -4,6 +4,7 @@ python tests/bench/gpu/plots.py offline.json [online.json ...]
 """
 
 import json
+import math
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,7 +67,8 @@ def _online(document: dict[str, Any], style: Any) -> Any:
         rates = [run["arrived_per_s"] for run in runs]
         look = {"label": kind, "color": style.CYCLE[index], "marker": style.MARKERS[index]}
         ttft.plot(rates, [run["ttft_p99_s"] for run in runs], **look)
-        tpot.plot(rates, [run["tpot_p99_ms"] for run in runs], **look)
+        # a run that was ended early may have no answer of two tokens
+        tpot.plot(rates, [run["tpot_p99_ms"] or math.nan for run in runs], **look)
     limits = document["limits"]
     ttft.axhline(limits["ttft_s"], color=style.BLACK, linestyle="--", linewidth=1)
     tpot.axhline(limits["tpot_ms"], color=style.BLACK, linestyle="--", linewidth=1)

@@ -1,0 +1,50 @@
+"""A file of the planner's: one JSON object, with a version, read and written whole."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pdd_core.errors import ConfigurationError, SchemaVersionError
+from pdd_core.handoff import SchemaVersion
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class JsonFile(BaseModel):
+    """What stands in such a file. Fields that are not known are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: SchemaVersion = "1.0"
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        """Read a file.
+
+        Raises:
+            ConfigurationError: `file` cannot be read, or a field cannot be used; the message names both.
+        """
+        try:
+            return cls.model_validate(json.loads(file.read_text("utf-8")))
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, one['loc'])) or 'the file'}: {one['msg']}" for one in error.errors()
+            )
+            raise ConfigurationError(f"{file} is no {cls.__name__}: {problems}") from error
+        except (OSError, ValueError, SchemaVersionError) as error:
+            raise ConfigurationError(f"{file} cannot be read: {error}") from error
+
+    def save(self, file: Path) -> None:
+        """Write the file, without what it does not have.
+
+        Raises:
+            ConfigurationError: `file` cannot be written.
+        """
+        try:
+            file.write_text(self.model_dump_json(indent=2, exclude_none=True) + "\n", "utf-8")
+        except OSError as error:
+            raise ConfigurationError(f"{file} cannot be written: {error}") from error
