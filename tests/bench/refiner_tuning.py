@@ -24,6 +24,7 @@ import numpy as np
 from pdd_cli.demo_model import device_gguf
 from pdd_cli.evaluate.cases import Source
 from pdd_cli.evaluate.documents import read_library
+from pdd_cli.evaluate.prompts import evidence_span
 from pdd_cli.evaluate.settings import BAD, EvalSettings
 from pdd_cli.evaluate.tasks import MAKERS
 from pdd_core.refinement.capture import CAPTURE_DEPTHS, CAPTURE_HEADS, CAPTURE_WINDOW, choose_layers
@@ -98,12 +99,8 @@ def read(options):
 def needed(case, prompt):
     """Return which tokens of the prompt hold the answer: bool, none for open questions."""
     mask = np.zeros(len(prompt), dtype=bool)
-    if case.expected:
-        begin = case.opening.removeprefix("The sentence is: ")
-        hidden = f"{begin} {case.expected}"
-        ends = np.cumsum([len(piece) for piece in prompt.pieces])
-        start = "".join(prompt.pieces).index(hidden)
-        mask[(ends > start) & (ends - [len(piece) for piece in prompt.pieces] < start + len(hidden))] = True
+    if (place := evidence_span(case, prompt)) is not None:
+        mask[slice(*place)] = True
     return mask
 
 

@@ -29,6 +29,8 @@ class Case:
     """What has to follow; empty where any answer will do."""
     depth: float | None = None
     """Where in the document the answer stands, 0 to 1."""
+    evidence: str = ""
+    """The words of the document that hold the answer, once in it; empty where there is no such place."""
 
     @property
     def key(self) -> str:

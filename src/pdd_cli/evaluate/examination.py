@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pdd_cli.evaluate.cases import Source
 from pdd_cli.evaluate.documents import read_library
-from pdd_cli.evaluate.settings import BAD, NONE
+from pdd_cli.evaluate.prompts import evidence_span
+from pdd_cli.evaluate.settings import BAD, INFORMED, NONE
 from pdd_cli.evaluate.tasks import MAKERS
 from pdd_core.refinement.refiners import refiner
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pdd_cli.evaluate.measure import Examiner, Outcome, Record
     from pdd_cli.evaluate.reader import Reader
     from pdd_cli.evaluate.settings import EvalSettings, Setting
-    from pdd_core.refinement.prompt import RefinePrompt
+    from pdd_core.refinement.prompt import RefinePrompt, Span
     from pdd_core.refinement.scores import PromptScores
 
 
@@ -71,14 +72,21 @@ class Examination:
         record, prompt = self._examiner.full(case)
         if not record["right"]:
             return Measured(record, {})
-        kept = self._kept(self._examiner.scores(case, prompt), prompt)
+        kept = self._kept(self._examiner.scores(case, prompt), prompt, evidence_span(case, prompt))
         keys = self._examiner.outcomes(case, record, prompt, kept.values())
         return Measured(record, {s: record["outcomes"][key] for s, key in zip(kept, keys, strict=True)})
 
-    def _kept(self, scores: PromptScores, prompt: RefinePrompt) -> dict[Setting, list[int]]:
+    def _kept(self, scores: PromptScores, prompt: RefinePrompt, evidence: Span | None) -> dict[Setting, list[int]]:
         wanted = [(name, ratio) for ratio in self._settings.ratios for name in self._settings.refiners]
         wanted += [] if BAD in wanted else [BAD]
         kept = {
             (name, ratio): list(refiner(name).pdd_refine(scores, prompt, ratio) or ()) for name, ratio in wanted
         }
+        if evidence is not None:
+            told = replace(prompt, protected=(*prompt.protected, evidence))
+            kept |= {
+                (INFORMED, ratio): list(refiner("attention").pdd_refine(scores, told, ratio) or ())
+                for ratio in self._settings.ratios
+                if ratio < 1
+            }
         return kept | {(NONE, 0.0): prompt.protected_indices()}

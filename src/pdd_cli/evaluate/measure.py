@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pdd_cli.evaluate.metrics import divergence
-from pdd_cli.evaluate.prompts import build_prompt, opening_ids
+from pdd_cli.evaluate.prompts import build_prompt, evidence_span, opening_ids
 from pdd_cli.evaluate.store import kept_key
 from pdd_core.refinement.scores import PromptScores, prompt_scores
 
@@ -139,6 +139,8 @@ class Examiner:
             "device": [round(float(rows[index, token]), 5) for index, token in enumerate(answer)],
             "same": "".join("01"[int(same)] for same in chosen == np.asarray(answer)),
         }
+        if (place := evidence_span(case, prompt)) is not None:
+            outcome["evidence"] = set(range(*place)) <= set(kept)
         if case.expected:
             return outcome | {"score": float(np.array_equal(chosen[start:end], answer[start:end]))}
         if len(kept) == len(prompt):

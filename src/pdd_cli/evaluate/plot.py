@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from pdd_cli.evaluate.settings import INFORMED
 from pdd_cli.evaluate.table import TITLES
 from pdd_cli.plots.style import BLACK, BLUE, GREEN, GREY, VERMILLION, figure, heading, legend, save
 
@@ -12,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-COLOURS = {"attention": BLUE, "lexical": VERMILLION, "truncation": GREEN, "random": GREY}
+COLOURS = {INFORMED: BLACK, "attention": BLUE, "lexical": VERMILLION, "truncation": GREEN, "random": GREY}
 _TITLE_WIDTH = 44
 """Characters of a title that fit above one panel."""
-MARKERS = {"attention": "o", "lexical": "s", "truncation": "^", "random": "x"}
+MARKERS = {INFORMED: "D", "attention": "o", "lexical": "s", "truncation": "^", "random": "x"}
 
 
 def draw(figures: Mapping[str, Any], target: Path) -> None:

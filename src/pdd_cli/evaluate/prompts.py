@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from pdd_core.errors import InvalidRequest, ModelError
@@ -10,6 +12,7 @@ from pdd_core.refinement.protect import protected_spans
 
 if TYPE_CHECKING:
     from pdd_cli.evaluate.cases import Case
+    from pdd_core.refinement.prompt import Span
     from pdd_llamacpp_adapter.vocab import Vocabulary
 
 SYSTEM = "You answer questions about a text."
@@ -30,6 +33,16 @@ def opening_ids(case: Case, vocab: Vocabulary) -> list[int]:
     captures attention has not decoded yet.
     """
     return vocab.tokenize(case.opening if _has_template(vocab) else f" {case.opening}") if case.opening else []
+
+
+def evidence_span(case: Case, prompt: RefinePrompt) -> Span | None:
+    """Return the tokens of the prompt that hold the case's answer; None where there is no such place."""
+    if not case.evidence:
+        return None
+    ends = list(accumulate(map(len, prompt.pieces)))
+    begin = "".join(prompt.pieces).index(case.evidence)
+    # the token that the first character belongs to, and the one behind that of the last
+    return bisect_right(ends, begin), bisect_left(ends, begin + len(case.evidence)) + 1
 
 
 def _has_template(vocab: Vocabulary) -> bool:

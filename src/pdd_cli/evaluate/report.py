@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pdd_cli.evaluate.metrics import Estimate, bootstrap, separating, wilson
-from pdd_cli.evaluate.settings import BAD, NONE
+from pdd_cli.evaluate.settings import BAD, INFORMED, NONE
 from pdd_core.refinement.guard import THRESHOLD, Guard
 
 if TYPE_CHECKING:
@@ -59,6 +59,11 @@ class TaskResults:
         """Return the share of right answers, or the mean agreement."""
         scores = [outcome["score"] for outcome in self.outcomes[setting]]
         return wilson(round(sum(scores)), len(scores)) if self.exact else bootstrap(scores)
+
+    def evidence(self, setting: Setting) -> Estimate | None:
+        """Return how often all of what holds the answer was kept; None where that is no one place."""
+        kept = [outcome["evidence"] for outcome in self.outcomes[setting] if "evidence" in outcome]
+        return wilson(sum(kept), len(kept)) if kept else None
 
     def divergence(self, setting: Setting) -> Estimate:
         """Return the mean KL in nats per token; NaN where only right and wrong are known."""
@@ -119,6 +124,7 @@ def _task(result: TaskResults, settings: Sequence[Setting]) -> dict[str, Any]:
                 "ratio": ratio,
                 "kept": round(result.kept((refiner, ratio)), 4),
                 "score": _rounded(result.score((refiner, ratio))),
+                "evidence": _rounded(evidence) if (evidence := result.evidence((refiner, ratio))) else None,
                 "kl": None if result.exact else _rounded(result.divergence((refiner, ratio))),
                 "by_kind": _by_kind(result, (refiner, ratio)) if result.exact else None,
             }
@@ -142,7 +148,7 @@ def _guard(result: TaskResults, bad: Setting, tokens: int) -> dict[str, Any]:
     cases = [
         (value, lost)
         for setting, values in found.items()
-        if setting[0] != NONE and setting[1] < 1.0 and setting != bad
+        if setting[0] not in (NONE, INFORMED) and setting[1] < 1.0 and setting != bad
         for value, lost in zip(values, result.lost(setting), strict=True)
     ]
     return {

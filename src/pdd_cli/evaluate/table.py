@@ -22,6 +22,8 @@ def tables(figures: Mapping[str, Any]) -> list[Table]:
     for name, task in figures["tasks"].items():
         count = f"{task['scored']} cases, of {task['tried']} tried"
         made.append(_by_ratio(f"{TITLES.get(name, name)} (%): {count}", task, _percent))
+        if any(row["evidence"] for row in task["settings"]):
+            made.append(_by_ratio(f"Evidence wholly kept (%): {count}", task, _evidence))
         if any(row["kl"] for row in task["settings"]):
             made.append(_by_ratio(f"KL from the full prompt, nats per token: {count}", task, _nats))
     return [*made, _guard(figures["guard"])]
@@ -68,6 +70,10 @@ def _guard(guard: Mapping[str, Any]) -> Table:
 def _percent(row: Mapping[str, Any]) -> str:
     score = row["score"]
     return f"{100 * score['mean']:.0f} ({100 * score['low']:.0f}-{100 * score['high']:.0f})"
+
+
+def _evidence(row: Mapping[str, Any]) -> str:
+    return f"{100 * row['evidence']['mean']:.0f}"
 
 
 def _nats(row: Mapping[str, Any]) -> str:

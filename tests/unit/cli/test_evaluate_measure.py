@@ -6,6 +6,7 @@ from evaluate_fakes import CopyingReader
 
 from pdd_cli.evaluate.cases import Case
 from pdd_cli.evaluate.measure import GIVEN, LEAST_POSITIONS, POSITIONS, Examiner
+from pdd_cli.evaluate.prompts import evidence_span
 from pdd_cli.evaluate.store import Store, kept_key
 
 LAYERS = (4, 5)
@@ -17,7 +18,7 @@ FILLING = " ".join(
 def case(*, number=0, expected="417", document=None):
     hidden = f"The pass key is {expected}." if document is None else document
     return Case("recall", "passkey", number, f"{FILLING}\n\n{hidden}\n\n{FILLING}", "What is the pass key ?",
-                "The pass key is", expected, 0.5)  # fmt: skip
+                "The pass key is", expected, 0.5, hidden)  # fmt: skip
 
 
 def open_case():
@@ -72,6 +73,22 @@ def test_a_refined_prompt_is_as_good_as_what_it_keeps(examiner):
     assert bad["same"][0] == "0"
     assert good["same"][0] == "1"
     assert bad["device"][0] < -10 < -1 < good["device"][0]
+
+
+def test_an_outcome_says_whether_all_of_the_evidence_was_kept(examiner):
+    asked = case()
+    record, prompt = examiner.full(asked)
+    start, end = evidence_span(asked, prompt)
+    assert "".join(prompt.pieces[start:end]).strip() == asked.evidence
+    wholly = sorted({*prompt.protected_indices(), *range(start, end)})
+    partly = [index for index in wholly if index != start + 1]
+    keys = examiner.outcomes(asked, record, prompt, [wholly, partly])
+    assert [record["outcomes"][key]["evidence"] for key in keys] == [True, False]
+
+
+def test_an_open_question_has_no_one_place(examiner):
+    asked = open_case()
+    assert evidence_span(asked, examiner.prompt(asked)) is None
 
 
 def test_an_open_answer_agrees_wholly_with_itself(examiner):

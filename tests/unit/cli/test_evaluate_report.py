@@ -8,7 +8,7 @@ from rich.console import Console
 from pdd_cli.evaluate.examination import Measured
 from pdd_cli.evaluate.plot import draw
 from pdd_cli.evaluate.report import GUARD_TOKENS, TaskResults, figures
-from pdd_cli.evaluate.settings import BAD, NONE
+from pdd_cli.evaluate.settings import BAD, INFORMED, NONE
 from pdd_cli.evaluate.table import tables
 
 ALIKE, FAR = -0.1, -9.0
@@ -16,7 +16,7 @@ ALIKE, FAR = -0.1, -9.0
 
 def outcome(score, *, device, kept=25, kl=None):
     found = {"kept": kept, "score": score, "device": [device] * 8, "same": "1" * 8}
-    return found | ({} if kl is None else {"kl": kl})
+    return found | ({"evidence": score > 0} if kl is None else {"kl": kl})
 
 
 def measured(task, *, score, kind="passkey", kl=None):
@@ -71,6 +71,20 @@ def test_a_case_that_the_model_cannot_do_is_counted_as_tried_alone(recall):
     assert report["tried"] == {"recall": 11}
     assert report["tasks"]["recall"]["scored"] == 10
     assert report["tasks"]["recall"]["kinds"] == {"key-value": 5, "passkey": 5}
+
+
+def test_how_often_the_evidence_was_kept_stands_beside_the_score(recall, agreement):
+    report = figures([recall, agreement], bad=BAD)
+    assert row(report, "recall", "attention", 0.25)["evidence"]["mean"] == 0.9
+    assert row(report, "recall", "random", 0.25)["evidence"]["mean"] == 0
+    assert row(report, "agreement", "attention", 0.25)["evidence"] is None
+
+
+def test_the_guard_is_not_judged_by_what_knows_the_answer(recall):
+    before = figures([recall], bad=BAD)["guard"]
+    recall.outcomes[INFORMED, 0.25] = [outcome(1.0, device=FAR)] * len(recall.records)
+    after = figures([recall], bad=BAD)["guard"]
+    assert after["tasks"]["recall"][0]["thresholds"] == before["tasks"]["recall"][0]["thresholds"]
 
 
 def test_agreement_is_a_mean_with_its_divergence(agreement):

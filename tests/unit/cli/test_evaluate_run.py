@@ -12,7 +12,7 @@ from rich.console import Console
 from pdd_cli import demo_model
 from pdd_cli.evaluate import run
 from pdd_cli.evaluate.examination import Measured
-from pdd_cli.evaluate.settings import NONE, EvalSettings
+from pdd_cli.evaluate.settings import INFORMED, NONE, EvalSettings
 from pdd_cli.evaluate.store import Store
 from pdd_core.errors import ConfigurationError
 
@@ -87,13 +87,17 @@ def test_an_evaluation_leaves_tables_a_file_and_a_picture(model, tmp_path):
     report, text = evaluated(SMALL, tmp_path)
     rows = {(row["refiner"], row["ratio"]): row for row in report["tasks"]["recall"]["settings"]}
     refiners = ("attention", "lexical", "truncation", "random")
-    assert set(rows) == {*((name, ratio) for name in refiners for ratio in (0.25, 1.0)), (NONE, 0.0)}
+    settings = {(name, ratio) for name in refiners for ratio in (0.25, 1.0)}
+    assert set(rows) == settings | {(INFORMED, 0.25), (NONE, 0.0)}
+    assert rows[INFORMED, 0.25]["score"]["mean"] == rows[INFORMED, 0.25]["evidence"]["mean"] == 1
+    assert rows[NONE, 0.0]["evidence"]["mean"] == 0
     assert all(rows[name, 1.0]["score"]["mean"] == 1 for name in refiners)
     assert rows[NONE, 0.0]["score"]["mean"] == 0
     assert rows["attention", 0.25]["kept"] == pytest.approx(0.25, abs=0.02)
     assert report["guard"]["tasks"]["recall"][0]["thresholds"][0]["ratio_1"]["mean"] == 0
     assert (tmp_path / "eval-refine.png").read_bytes().startswith(b"\x89PNG")
     assert "Recall of hidden numbers, exact" in text
+    assert "Evidence wholly kept (%)" in text
     assert "eval-refine.png" in text
     assert all(reader.closed for reader in model)
 

@@ -31,6 +31,15 @@ def test_a_case_is_the_same_each_time(source, task):
 
 
 @pytest.mark.parametrize("task", MAKERS)
+def test_what_holds_the_answer_stands_once_in_the_document(source, task):
+    for case in made(source, task):
+        assert (case.evidence == "") == (case.expected == "")
+        if case.evidence:
+            assert case.document.count(case.evidence) == 1
+            assert case.expected in case.evidence
+
+
+@pytest.mark.parametrize("task", MAKERS)
 def test_no_two_cases_share_a_key(source, task):
     cases = made(source, task)
     assert len(cases) >= 30

@@ -46,6 +46,7 @@ def cloze(source: Source, number: int) -> Case | None:
         f"The sentence is: {beginning}",
         asked,
         document.index(beginning) / len(document),
+        f"{beginning} {asked}",
     )
 
 

@@ -24,9 +24,10 @@ def recall(source: Source, number: int) -> Case:
     place = round(depth * len(text))
     if number % 2 == 0:
         key = str(drawn.randint(100_000, 999_999))
-        text.insert(place, f"The pass key is the number {key}.")
+        hidden = f"The pass key is the number {key}."
+        text.insert(place, hidden)
         question, opening, expected = "What is the pass key in the text above?", "The pass key is the number", key
-        return Case("recall", "passkey", number, "\n\n".join(text), question, opening, expected, depth)
+        return Case("recall", "passkey", number, "\n\n".join(text), question, opening, expected, depth, hidden)
     owners = drawn.sample(OWNERS, PAIRS)
     codes = [str(drawn.randint(1_000, 9_999)) for _ in owners]
     places = [place, *(drawn.randint(0, len(text)) for _ in owners[1:])]
@@ -42,4 +43,5 @@ def recall(source: Source, number: int) -> Case:
         f"The code of the {owners[0]} is",
         codes[0],
         depth,
+        lines[0],
     )
