@@ -10,6 +10,7 @@ be without a speed controller.
 import argparse
 import asyncio
 import json
+import math
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -49,6 +50,7 @@ async def answers(engine: DeviceEngine, url: str, key: str, options: argparse.Na
                 engine=engine,
                 cloud=cloud,
                 rate=options.rate,
+                flush_within=math.inf,  # the end of an answer keeps to the rate as well
                 policies=default_policies(options.pacing),
                 profile=PROFILE,
                 speed=speed,
