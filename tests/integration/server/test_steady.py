@@ -21,7 +21,7 @@ MARGIN = 24 * 2**20
 """Bytes by which the resident memory may differ: what allocators keep, far below a leak of 0.2 MiB per answer."""
 
 CONNECTIONS = 2
-"""More of them to the cloud than before: one answer cancels on a second, another does not, and a pool keeps them."""
+"""More of them to the cloud than before: one answer cancels on a second, another does not; a pool keeps them."""
 ASYNCIOS_OWN = min(32, (os.cpu_count() or 1) + 4)
 
 
