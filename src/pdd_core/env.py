@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, TomlConfigSettin
 from pdd_core.errors import ConfigurationError
 from pdd_core.optin import TENANT_PATTERN
 from pdd_core.patience import Patience
+from pdd_core.refinement.guard import THRESHOLD
 from pdd_core.refinement.target import RefineTarget
 
 if TYPE_CHECKING:
@@ -105,6 +106,9 @@ class ServeSettings(BaseSettings):
     """PDD_REFINE: how much of a prompt the device reads, by the cloud's choice: ``off`` (all), ``auto`` (less
     where all takes long), a share such as 0.25, ``512 tokens``, what ``2 s`` suffice for, or ``context`` (what
     fits)."""
+    guard_nats: PositiveFloat = THRESHOLD
+    """PDD_GUARD_NATS: nats per token by which the device may find the cloud's tokens less likely behind a refined
+    prompt; above it, the whole prompt is read. A model quantised to 4 bits needs more."""
     max_queue: int = Field(default=8, ge=0)
     """PDD_MAX_QUEUE: answers that may wait for the device besides the one it makes; more are refused."""
     grace_s: float = Field(default=5.0, ge=0)

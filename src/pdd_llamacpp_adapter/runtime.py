@@ -14,6 +14,7 @@ import anyio
 
 from pdd_core.errors import InvalidGrammar, named
 from pdd_core.planner.types import Plan, Verdict, Why
+from pdd_core.refinement.guard import Guard
 from pdd_llamacpp_adapter.cloud import CloudClient
 from pdd_llamacpp_adapter.engine import DeviceEngine
 from pdd_llamacpp_adapter.grammar import GrammarEngine
@@ -195,6 +196,7 @@ class Runtime:
             patience=self._settings.patience,
             speed=self._speed,
             grammars=self._grammars,
+            guard=Guard(threshold=self._settings.guard_nats),
             on_cloud_error=self.cloud.suspect,
             on_ended=lambda session: self._ended(session, request, group),
         )

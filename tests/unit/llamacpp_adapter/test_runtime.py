@@ -10,7 +10,7 @@ import pytest
 
 from pdd_core.env import ServeSettings
 from pdd_core.errors import CloudLost, CloudUnreachable, ConfigurationError, ContextOverflow, TokenizerMismatch
-from pdd_core.refinement.guard import LEAST_TOKENS
+from pdd_core.refinement.guard import LEAST_TOKENS, Guard
 from pdd_llamacpp_adapter.grammar import GrammarEngine
 from pdd_llamacpp_adapter.monitor import CloudMonitor, CloudState
 from pdd_llamacpp_adapter.request import AnswerRequest
@@ -189,6 +189,11 @@ def test_an_answer_too_long_for_the_device_is_handed_over_where_its_refined_prom
     assert mode(made.session(request(prompt=800, max_tokens=490))) == "cloud_only"
     asked = AnswerRequest(prompt_token_ids=[1] * 800, max_tokens=50, refine_ratio=0.9)
     assert mode(made.session(asked)) == "cloud_only"
+
+
+def test_the_guards_threshold_is_the_settings(runtime):
+    assert runtime(cloud=Client()).session(request())._guard == Guard()
+    assert runtime(cloud=Client(), guard_nats=0.8).session(request())._guard == Guard(threshold=0.8)
 
 
 def test_a_cloud_that_refines_nothing_is_told_of_once(runtime, caplog):
