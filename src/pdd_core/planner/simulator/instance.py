@@ -145,8 +145,17 @@ class Instance:
         for sequence in done:
             self._begin_decode(sequence)
         self._end_those_done()
-        if not prefilled and self.preempted == preempted and len(self.running) == decoding:
+        stands = not prefilled and self.preempted == preempted and len(self.running) == decoding
+        if stands and not self._finds_too_much():
             self._leap(math.inf)  # the first in line waits for blocks, and only an end frees some
+
+    def _finds_too_much(self) -> bool:
+        """Whether the first in line finds more of its prefix than it can use: it may fit once that is forgotten."""
+        if not self.waiting:
+            return False
+        sequence = self.waiting[0]
+        _, found = self.kv.found(sequence.hashes)
+        return found > (sequence.todo - 1) // self.kv.block_size
 
     def _advanced(self, done: list[Sequence], room: int) -> int:
         """Count the partial sequence's chunk as computed, and return its tokens."""

@@ -76,8 +76,21 @@ def arrives_as_a_step_ends():
     return {"load": Load(np.array([0.0, third]), np.array([39, 30]), np.array([60, 60])), "profile": profile}
 
 
+def fits_once_its_prefix_is_forgotten():
+    """The fifth finds blocks 1 and 2, but has to compute a token that lies in 2; holding both leaves too few."""
+    load = Load(
+        np.zeros(14), np.array([1, 16, 68, 53, 9, *[1] * 9]), np.array([1, 1, 6, 3, *[1] * 10]),
+        np.array([0, 0, 2, 2, 3, *[5] * 10]), np.array([1, 2, 1, 1, 2]), 8,
+    )  # fmt: skip
+    profile = exact_cloud(
+        kv_tokens=136, block_size=4, max_num_seqs=3, max_num_batched_tokens=14, per_context_token_s=0.0
+    )
+    return {"load": load, "profile": profile}
+
+
 @settings(deadline=None, max_examples=100)
 @example(**arrives_as_a_step_ends())
+@example(**fits_once_its_prefix_is_forgotten())
 @given(load=loads(), profile=clouds())
 def test_it_does_what_the_naive_scheduler_does(load, profile):
     served = simulate(load, profile)
