@@ -150,7 +150,7 @@ class Instance:
             self._leap(math.inf)  # the first in line waits for blocks, and only an end frees some
 
     def _finds_too_much(self) -> bool:
-        """Whether the first in line finds more of its prefix than it can use: it may fit once that is forgotten."""
+        """Whether the first in line finds more of its prefix than it can use: it may fit once that is lost."""
         if not self.waiting:
             return False
         sequence = self.waiting[0]
