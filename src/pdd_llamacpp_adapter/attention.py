@@ -73,14 +73,7 @@ class AttentionContext(LlamaContext):
             ModelError: no such file, not GGUF, or llama.cpp cannot read it.
             DeviceEngineFailed: llama.cpp cannot make a context of this size.
         """
-        super().__init__(
-            path,
-            n_ctx=n_ctx,
-            n_threads=n_threads,
-            flash_attn=False,
-            n_batch=n_batch,
-            should_abort=lambda: False,
-        )
+        super().__init__(path, n_ctx=n_ctx, n_threads=n_threads, flash_attn=False, n_batch=n_batch)
         self.n_layer = int(L.llama_model_n_layer(self.model))
         self._wanted_layers: Collection[int] = ()
         self._seen: dict[int, np.ndarray] = {}

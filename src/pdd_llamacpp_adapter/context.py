@@ -57,9 +57,11 @@ class LlamaContext:
         n_threads: int,
         flash_attn: bool,
         n_batch: int,
-        should_abort: Callable[[], bool],
+        should_abort: Callable[[], bool] | None = None,
     ) -> None:
-        """Load `path`.
+        """Load `path`. Without `should_abort`, a call of `decode` runs to its end, and no Python runs in it.
+
+        Python drops what a signal's handler raises in a callback: on the main thread do without one.
 
         Raises:
             ModelError: no such file, not GGUF, or llama.cpp cannot read it.
@@ -73,7 +75,7 @@ class LlamaContext:
         self.model: Any = L.llama_model_load_from_file(str(path).encode(), L.llama_model_default_params())
         if not self.model:
             raise ModelError(f"llama.cpp cannot load {path}: {_errors[-1]}")
-        self._should_abort = L.ggml_abort_callback(lambda _: should_abort())
+        self._should_abort = should_abort and L.ggml_abort_callback(lambda _: should_abort())
         params = L.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, n_batch
         params.n_threads = params.n_threads_batch = n_threads
@@ -123,7 +125,7 @@ class LlamaContext:
             raise ContextOverflow(f"{past} + {count} tokens do not fit a context of {self.n_ctx}")
         if not (min(ids) >= 0 and max(ids) < self._n_vocab):
             raise DeviceEngineFailed(f"a token id lies outside the model's {self._n_vocab} tokens")
-        self._watch_for_abort(watched=count > 1)
+        self._watch_for_abort(watched=count > 1 and self._should_abort is not None)
         self._batch.n_tokens = count
         self._token[:count] = ids
         self._pos[:count] = np.arange(past, past + count)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +23,6 @@ from pdd_cli.plots.style import check_picture
 from pdd_cli.progress import ConsoleProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from rich.console import Console
@@ -85,7 +82,7 @@ def run_device(
     with ended_by_sigterm():
         try:
             with progress(f"Measuring {gguf.name}") as step:
-                _measure_on_a_thread(gguf, wanted, plan, measured, step)
+                _measure(gguf, wanted, plan, measured, step)
         except KeyboardInterrupt:
             if measured.passes:
                 console.print(f"Interrupted after {len(measured.passes)} passes", style="yellow")
@@ -117,27 +114,7 @@ def run_device(
             console.print(f"{what}: {path}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _measure_on_a_thread(
-    gguf: Path, wanted: DeviceBench, plan: DevicePlan, measured: Measured, step: Step
-) -> None:
-    """Measure so that Ctrl-C and SIGTERM end it: on the main thread, llama.cpp's callback would swallow them."""
-    stop = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            pool.submit(_measure, gguf, wanted, plan, measured, step, should_abort=stop.is_set).result()
-        finally:
-            stop.set()
-
-
-def _measure(
-    gguf: Path,
-    wanted: DeviceBench,
-    plan: DevicePlan,
-    measured: Measured,
-    step: Step,
-    *,
-    should_abort: Callable[[], bool],
-) -> None:
+def _measure(gguf: Path, wanted: DeviceBench, plan: DevicePlan, measured: Measured, step: Step) -> None:
     from pdd_llamacpp_adapter.context import LlamaContext
     from pdd_llamacpp_adapter.engine import N_BATCH
     from pdd_llamacpp_adapter.vocab import Vocabulary
@@ -148,7 +125,6 @@ def _measure(
         n_threads=plan.threads[0],
         flash_attn=wanted.flash_attn,
         n_batch=N_BATCH,
-        should_abort=should_abort,
     )
     try:
         ids = random_ids(Vocabulary(context.model).size, plan.room)

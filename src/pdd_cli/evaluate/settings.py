@@ -29,8 +29,8 @@ Setting = tuple[str, float]
 BAD: Setting = ("random", 0.05)
 """The refined prompt that the guard has to notice."""
 INFORMED = "informed"
-"""Not a refiner: the attention refiner, with the place that holds the answer protected. What is lost there, no
-choice of tokens could have kept."""
+"""Not a refiner: the attention refiner, with the place that holds the answer protected. What is lost there was not
+lost for want of it."""
 NONE = "none"
 """Not a refiner: only the protected tokens are kept."""
 

@@ -1,8 +1,10 @@
 """`bench device`, `replay` and `generate`, as a user runs them: real llama.cpp, a real server, the demo model."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -40,6 +42,20 @@ def test_the_device_is_measured_into_a_profile(benched):
     assert report["spread"] == {"1": None, "2": None}
     assert (folder / "device.png").stat().st_size > 10_000
     assert b"<svg" in (folder / "device.svg").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_midst_of_llama_cpp_ends_it(number, tmp_path):
+    command = [*PDD, "bench", "device", "--out", str(tmp_path / "device.json")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert b"Measuring" in process.stdout.readline()
+        time.sleep(3)  # in the first pass, which takes longer
+        process.send_signal(number)
+        printed, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert b"Traceback" not in printed
+    assert b"ignored" not in printed
+    assert not (tmp_path / "device.json").exists()
 
 
 def test_many_tokens_at_once_are_faster_than_one_by_one(benched):
