@@ -142,8 +142,6 @@ class CloudLeg:
         finally:
             try:
                 await self.close()  # the consumer left: nobody else will
-                if self._stopping is not None:
-                    await self._stopped.wait()  # the stream may end before the cloud has answered the cancel
             finally:
                 self.over = True
                 self._live.changed()
@@ -226,9 +224,12 @@ class CloudLeg:
     async def close(self) -> None:
         """Stop the cloud if it is still at work. At most once, bounded in time, and not to be interrupted.
 
-        The stream stays open until the cloud has answered, so that every token it made in vain is counted.
+        The stream stays open until the cloud has answered, so that every token it made in vain is counted. If it
+        ends before that, this waits for the answer of the call that asks for it.
         """
         if self.closing:
+            if self._stopping is not None:
+                await self._stopped.wait()
             return
         self.closing = True
         if self._posted and self._opt_in is not None:

@@ -16,15 +16,14 @@ import statistics
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from refiner_tuning import TASKS, opened
+
 from pdd_cli.demo_model import device_gguf
-from pdd_cli.evaluate.cases import Source
-from pdd_cli.evaluate.documents import read_library
 from pdd_cli.evaluate.prompts import build_prompt, opening_ids
 from pdd_cli.evaluate.settings import EvalSettings
 from pdd_cli.evaluate.tasks import MAKERS
 from pdd_core.refinement.guard import THRESHOLD, Guard
 
-TASKS = ("agreement", "recall", "answers")
 TOKENS = 32
 """Of the cloud's, as many as the guard looks at."""
 
@@ -41,9 +40,8 @@ def quantised(source: Path, kind: str, folder: Path) -> Path:
     return target
 
 
-def cloud_side(reader, cases):
+def cloud_side(reader, source, cases):
     """Yield the cases that count: prompt, opening, the cloud's tokens and their logprobs."""
-    source = Source(read_library(()), lambda text: len(reader.vocab.tokenize(text)), EvalSettings().length)
     for number in range(cases):
         for task in TASKS:
             if (case := MAKERS[task](source, number)) is None:
@@ -79,11 +77,11 @@ def main():
     from pdd_cli.evaluate.reader import Reader
 
     n_ctx, results = EvalSettings().n_ctx, {}
-    reader = Reader(device_gguf(), n_ctx=n_ctx, threads=1)
-    cases = list(cloud_side(reader, options.cases))
-    reader.close()
-    print(f"{len(cases)} cases that the F16 model answers rightly", flush=True)
     with TemporaryDirectory() as folder:
+        reader, source, _ = opened(Path(folder))
+        cases = list(cloud_side(reader, source, options.cases))
+        reader.close()
+        print(f"{len(cases)} cases that the F16 model answers rightly", flush=True)
         for kind in options.types.split(","):
             file = device_gguf() if kind == "F16" else quantised(device_gguf(), kind, Path(folder))
             reader = Reader(file, n_ctx=n_ctx, threads=1)
