@@ -5,6 +5,7 @@ import math
 import pytest
 from cloud_support import KEY
 
+from pdd_core.patience import Patience
 from pdd_core.refinement.guard import Guard
 from pdd_core.timeline import Source
 from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, CloudClient, DeviceProfile
@@ -15,6 +16,8 @@ FACTS = [f"Room {n} of the museum shows things that were found in the year {1700
 CHAT = [{"role": "user", "content": " ".join(FACTS) + "\n\nWhen were the things in room 23 found?"}]
 SLOW = DeviceProfile("slow", prefill_tps=20.0, decode_tps=40.0)
 """Far behind when the refined prompt comes, however long the cloud takes for the prompt."""
+WAIT = Patience(late_s=math.inf, first_token_s=120.0)
+"""However soon the cloud has used its budget: it is not asked for more, which might be all the rest."""
 LENIENT = Guard(threshold=20.0)
 """What is read is tested here; how it is judged, in `device/test_refined_reading.py`."""
 
@@ -29,7 +32,13 @@ def answered(cloud, engine):
         async with (
             CloudClient(cloud.base_url, api_key=KEY) as client,
             AnswerSession(
-                request, engine=engine, cloud=client, rate=math.inf, profile=SLOW, guard=LENIENT
+                request,
+                engine=engine,
+                cloud=client,
+                rate=math.inf,
+                profile=SLOW,
+                guard=LENIENT,
+                patience=WAIT,
             ) as session,
         ):
             shown = [token async for token in session]
