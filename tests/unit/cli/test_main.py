@@ -91,13 +91,13 @@ def test_a_gguf_is_not_served_but_explained() -> None:
 def test_an_interrupted_command_ends_without_a_traceback(tmp_path, number, code: int) -> None:
     body = textwrap.dedent("""
         import sys, time
-        import pdd_cli.demo
+        import pdd_cli.demo.run
         from pdd_cli.cloud import ended_by_sigterm
         def endless(*_, **__):
             with ended_by_sigterm():
                 print("running", flush=True)
                 time.sleep(60)
-        pdd_cli.demo.run_demo = endless
+        pdd_cli.demo.run.run_demo = endless
         sys.argv = ["pdd-device", "demo"]
         from pdd_cli.main import main
         main()

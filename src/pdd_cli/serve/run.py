@@ -1,4 +1,4 @@
-"""``pdd-device serve``: the local server, on the command line."""
+"""Serving this device on the command line: the model, the settings, and what the user sees."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.runtime import Runtime
 
 
-def serve(settings: ServeSettings, console: Console) -> None:
+def run_serve(settings: ServeSettings, console: Console) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
     Raises:

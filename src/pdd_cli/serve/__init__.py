@@ -1,0 +1,1 @@
+"""``pdd-device serve``: the local server, on the command line."""
