@@ -15,7 +15,7 @@ from pdd_cli.progress import ConsoleProgress
 from pdd_core.errors import CloudLost, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import Console
 
@@ -62,18 +62,27 @@ def serve(server: CloudServer, console: Console) -> None:
         CloudLost: vLLM ended by itself while serving.
     """
     console.print(server.command.shell_line(), style="dim", soft_wrap=True, markup=False, highlight=False)
-    with ended_by_sigterm(), started(server, console):
-        server.echo = lambda line: print(line, flush=True)  # noqa: T201 - vLLM's own log, as it is
+    with ended_by_sigterm(), started(server, console, log=lambda line: print(line, flush=True)):  # noqa: T201
         raise CloudLost(f"vLLM ended with code {server.wait()}")
 
 
 @contextmanager
-def started(server: CloudServer, console: Console) -> Iterator[CloudServer]:
-    """Start `server`, showing what it does meanwhile, and say when it is ready."""
+def started(
+    server: CloudServer, console: Console, *, log: Callable[[str], None] | None = None
+) -> Iterator[CloudServer]:
+    """Start `server`, showing what it does meanwhile, and say when it is ready.
+
+    Args:
+        server: not started yet.
+        console: where to say it.
+        log: gets each line that the server writes from then on, on another thread.
+    """
     with ConsoleProgress(console)("Starting vLLM") as step:
         server.on_wait = step.say
         server.__enter__()
     try:
+        if log is not None:
+            server.echo = log  # before anybody is told to ask: what that makes it write is to be seen
         console.print(f"Ready: {server.base_url}", style="bold green", highlight=False)
         yield server
     finally:
