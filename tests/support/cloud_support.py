@@ -114,3 +114,14 @@ def wait_until(condition, *, seconds=30.0):
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
     return found
+
+
+def still(cloud):
+    """The cloud's scheduler makes nothing any more."""
+
+    def rests():
+        steps = len(cloud.steps())
+        time.sleep(1.0)
+        return len(cloud.steps()) == steps
+
+    wait_until(rests, seconds=60)

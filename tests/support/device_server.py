@@ -55,6 +55,12 @@ class DeviceServer:
         wait_until(lambda: self.get("/health").status_code == 200 or self._ended(), seconds=START_S)
         return self
 
+    def connected(self, seconds=60.0):
+        """Wait until answers can be made, and the cloud knows of it: `ready` does not wait for a cloud."""
+        self.ready()
+        wait_until(lambda: self.cloud_state()["state"] == "connected", seconds=seconds)
+        return self
+
     def _found_url(self):
         self._ended()
         found = re.search(r"http://\S+/v1", self._out.read_text())

@@ -32,7 +32,7 @@ def outcome(tmp_path_factory):
     folder = tmp_path_factory.mktemp("capture")
     environ = {**os.environ, "PYTHONWARNINGS": "default"}
     command = [sys.executable, str(SCRIPT), str(folder)]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     return json.loads((folder / "cases.json").read_text())
 

@@ -11,6 +11,8 @@ import pytest
 
 from pdd_core.refinement.refiners import REFINERS
 
+pytestmark = pytest.mark.timeout(900)
+
 RATIOS = (0.25, 0.5, 1.0)
 
 

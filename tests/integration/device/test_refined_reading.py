@@ -222,15 +222,18 @@ async def answered(engine, ids, count):
     return [token for token, _ in told], [logprob for _, logprob in told]
 
 
-async def handed_over(engine, ids, needle, *, sent):
-    """An answer of which the cloud sends the first `sent` tokens, and no more for a minute."""
+async def handed_over(engine, ids, needle, *, sent, judged=4):
+    """An answer of which the cloud sends the first `sent` tokens, and no more for a minute.
+
+    `judged` of them have to be there before the guard agrees.
+    """
     whole, logprobs = await answered(engine, ids, sent)
     engine.reset()
     request = AnswerRequest(prompt_token_ids=ids, max_tokens=sent + 12, refine_ratio=0.25)
     protected = protected_by_device(request, engine.vocab)
     kept = sorted({*needle, *(index for start, end in protected for index in range(start, end))})
     cloud = RefiningCloud(whole, logprobs, ids, kept)
-    guard = Guard(threshold=0.75, least_tokens=4, tokens=32)
+    guard = Guard(threshold=0.75, least_tokens=judged, tokens=32)
     async with AnswerSession(request, engine=engine, cloud=cloud, rate=float("inf"), guard=guard) as session:
         tokens = [token async for token in session]
     return whole, tokens, session.outcome
@@ -254,7 +257,8 @@ async def test_a_refined_prompt_that_keeps_what_matters_is_agreed_to(engine, doc
 
 async def test_one_that_drops_what_matters_is_given_up(engine, document):
     ids, _ = document
-    whole, tokens, outcome = await handed_over(engine, ids, [], sent=11)
+    # of the answer, the name begins at the seventh token
+    whole, tokens, outcome = await handed_over(engine, ids, [], sent=11, judged=8)
     report = outcome.refinement
     assert report.guard == "disagreed"
     assert engine.history is None

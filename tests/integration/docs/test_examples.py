@@ -45,7 +45,7 @@ def test_chat_on_device(cloud, prepared):
     printed = example(
         "chat_on_device.py", "--gguf", prepared.gguf, "--cloud", cloud.base_url, "--api-key", KEY,
         "--max-tokens", 40, "Name three rivers.", "Which one is the longest?",
-        PDD_PLAN="handoff", **PATIENT,  # however fast this machine is alone
+        PDD_PLAN="handoff", PDD_DECODE_BUDGET="8", **PATIENT,  # however fast this machine is alone
     )  # fmt: skip
     first, second = re.findall(r"\[cloud: (\d+), device: (\d+), read before: (\d+)\]", printed)
     assert int(first[0]) > 0

@@ -18,7 +18,7 @@ from readme import blocks
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "server.md"
 README = ROOT / "README.md"
-HANDED_OFF = {"PDD_PLAN": "handoff", **PATIENT}
+HANDED_OFF = {"PDD_PLAN": "handoff", "PDD_DECODE_BUDGET": "8", **PATIENT}
 """However slow or fast this machine, answers begin in the cloud and end on the device."""
 
 

@@ -113,23 +113,26 @@ async def test_temperature_goes_on_with_the_same_seed_and_position(cloud, engine
     assert answers[0] == answers[1]
 
 
+def tokens_made(cloud):
+    return sum(count for step in cloud.steps() for count in step["made"].values())
+
+
 async def test_a_session_takes_over_from_a_cloud_that_could_go_on_and_cancels_it(cloud, engine):
-    prompt = engine.vocab.tokenize("When in the Course of human events, it becomes necessary for one people to")
+    # more than a batch that tells the device its speed: how soon it is level decides when the cloud is closed
+    prompt = engine.vocab.tokenize(f"{PROMPTS[1]} which have connected them with another, and to assume")
     engine.reset()
+    before = tokens_made(cloud)
     async with CloudClient(cloud.base_url, api_key=KEY) as client:
-        request = AnswerRequest(prompt_token_ids=prompt, max_tokens=60, decode_budget=1000)
+        request = AnswerRequest(prompt_token_ids=prompt, max_tokens=100, decode_budget=1000, ignore_eos=True)
         profile = DeviceProfile("slow", prefill_tps=200.0, decode_tps=30.0)
         async with AnswerSession(request, engine=engine, cloud=client, rate=8.0, profile=profile) as answer:
             shown = [token async for token in answer]
             outcome = answer.outcome
         assert shown[0].source is Source.CLOUD
-        assert outcome.cancel_confirmed is True
+        assert shown[-1].source is Source.DEVICE
         assert outcome.took_over_at is not None
-        assert outcome.timeline.count(Source.DEVICE) > 0
-        request_id = outcome.handoff_id
-    made = [sum(count for _, count in step["made"].items()) for step in cloud.steps()[-1:]]
+        assert outcome.cancel_confirmed is True
+    made = tokens_made(cloud)
+    assert 0 < made - before < 100
     await asyncio.sleep(1.0)
-    assert [sum(step["made"].values()) for step in cloud.steps()[-1:]] == made, (
-        "the cloud went on after the handoff"
-    )
-    assert request_id
+    assert tokens_made(cloud) == made, "the cloud went on after the handoff"

@@ -21,7 +21,7 @@ def paired(cloud, tmp_path_factory):
     """A server whose answers begin in the cloud, with eight tokens at least."""
     flags = ("--cloud", cloud.base_url, "--cloud-api-key", KEY, "--decode-budget", "8")
     with DeviceServer(tmp_path_factory.mktemp("paired"), *DEMO, *flags, **PATIENT) as server:
-        yield server.ready()
+        yield server.connected()
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
 """Clients that leave, and crowds: both engines are free again, and nobody is refused without being told why."""
 
-import time
-
 import anyio
 import openai
 import pytest
-from cloud_support import KEY, wait_until
+from cloud_support import KEY, still
 from device_server import DeviceServer
 
 LONG = {
@@ -117,14 +115,3 @@ def test_a_client_that_leaves_frees_the_cloud_too(paired, cloud):
         paired.wait_idle(seconds=20)
         still(cloud)
         assert client.chat.completions.create(**SHORT).usage.completion_tokens == 4
-
-
-def still(cloud):
-    """The cloud's scheduler makes nothing any more."""
-
-    def rests():
-        steps = len(cloud.steps())
-        time.sleep(1.0)
-        return len(cloud.steps()) == steps
-
-    wait_until(rests, seconds=20)

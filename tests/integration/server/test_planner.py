@@ -35,20 +35,13 @@ def ask(server, prompt, *, max_tokens=24, **fields):
     return last.pdd
 
 
-def connected(server):
-    server.ready()
-    wait_until(lambda: server.cloud_state()["state"] == "connected", seconds=60)
-    return server
-
-
 def kinds(log):
     lines = [line.partition("{") for line in log.splitlines() if '"plan":{' in line]
     return [json.loads("{" + line[2])["plan"] for line in lines]
 
 
 def test_each_answer_has_a_plan_and_says_why(served, tmp_path):
-    # a target between what a busy machine takes for the short prompt and a fast one for the long
-    with connected(served("first", PDD_TTFT_TARGET_S="1.5")) as server:
+    with served("first", PDD_TTFT_TARGET_S="60").connected() as server:
         short = ask(server, "Hi")
         longs = [ask(server, f"{number}. {TEXT * 60}", max_tokens=120) for number in range(3)]
         verdicts = [long["plan"]["verdict"] for long in longs]
@@ -62,10 +55,12 @@ def test_each_answer_has_a_plan_and_says_why(served, tmp_path):
         assert plan["reason"]
         assert plan["inputs"]["prompt_tokens"] == long["tokens"]["prompt"]
         assert [one["verdict"] for one in plan["alternatives"]] == ["cloud only", "device only", "handoff"]
+        # an answer is counted, and logged, behind its last byte
+        wait_until(lambda: server.metric("pdd_device_plans_total", by="planner") == 4)
+        wait_until(lambda: len(kinds(server.log())) == 4)
         assert server.metric("pdd_device_plans_total", verdict="device only", by="planner") == 1 + verdicts.count(
             "device only"
         )
-        assert server.metric("pdd_device_plans_total", by="planner") == 4
         logged = kinds(server.log())
         assert [one["verdict"] for one in logged] == ["device only", *verdicts]
         assert "lighthouse" not in server.log()
@@ -79,14 +74,15 @@ def test_each_answer_has_a_plan_and_says_why(served, tmp_path):
     ("mode", "makers"), [("cloud", {"cloud"}), ("device", {"device"}), ("handoff", {"cloud", "device"})]
 )
 def test_the_settings_give_answers_to_whom_they_name(served, mode, makers):
-    with connected(served(mode, PDD_PLAN=mode, **PATIENT)) as server:
-        pdd = ask(server, TEXT * 12, max_tokens=100)
+    # short for its length: what the planner leaves to the cloud must not be all of it, however slow the device
+    with served(mode, PDD_PLAN=mode, **PATIENT).connected() as server:
+        pdd = ask(server, TEXT * 2, max_tokens=200)
     assert {maker for maker in ("cloud", "device") if pdd["tokens"][maker]} == makers
-    assert pdd["tokens"]["cloud"] + pdd["tokens"]["device"] == 100
+    assert pdd["tokens"]["cloud"] + pdd["tokens"]["device"] == 200
 
 
 def test_every_answer_can_be_made_to_begin_in_the_cloud(served):
-    with connected(served("must", PDD_MUST_BEGIN_IN_CLOUD="true", **PATIENT)) as server:
+    with served("must", PDD_MUST_BEGIN_IN_CLOUD="true", **PATIENT).connected() as server:
         pdd = ask(server, "Hi", max_tokens=60)
     alternatives = {one["verdict"]: one["rejected"] for one in pdd["plan"]["alternatives"]}
     assert alternatives["device only"] == "the answer must begin in the cloud"
@@ -94,17 +90,19 @@ def test_every_answer_can_be_made_to_begin_in_the_cloud(served):
 
 
 def test_it_knows_its_own_speed_after_five_answers_though_the_profile_was_wrong_by_four(served, tmp_path):
-    with connected(served("true", PDD_PLAN="handoff")) as server:
-        for number in range(4):
-            pdd = ask(server, f"{number}. {TEXT * 12}", max_tokens=60)
-        true = pdd["plan"]["inputs"]["prefill_tps"]
-    point = [{"at": 0, "value": 4 * true}]
+    def told(name, answers, **settings):
+        with served(name, **settings).connected() as server:
+            asked = [ask(server, f"{number}. {TEXT * 12}", max_tokens=60) for number in range(answers)]
+        return asked[-1]["plan"]["inputs"]
+
+    before = told("before", 4, PDD_PLAN="handoff")["prefill_tps"]
+    point = [{"at": 0, "value": 4 * before}]
     profile = {"name": "d", "model": "m", "prefill_tps": point, "decode_tps": point, "n_ctx": 2048}
     file = tmp_path / "plan.json"
     file.write_text(json.dumps({"device": profile, "settings": {"plan": "handoff"}}))
     wrong = {"PDD_PLAN_FILE": str(file), "PDD_CACHE_DIR": str(tmp_path / "other")}
-    with connected(served("wrong", **wrong)) as server:
-        told = [ask(server, f"{number}. {TEXT * 12}", max_tokens=60)["plan"]["inputs"] for number in range(6)]
-    # how good the estimate itself is, simulations tell: two runs of a shared machine differ by half
-    assert true / 2 < told[-1]["prefill_tps"] < 2 * true
-    assert told[-1]["prefill_tps_sd"] < 0.5 * told[-1]["prefill_tps"]
+    corrected = told("wrong", 6, **wrong)
+    after = told("after", 4, PDD_PLAN="handoff", PDD_CACHE_DIR=str(tmp_path / "third"))["prefill_tps"]
+    # how good the estimate itself is, simulations tell: a shared machine's own speed changes by half
+    assert min(before, after) / 2 < corrected["prefill_tps"] < 2 * max(before, after)
+    assert corrected["prefill_tps_sd"] < 0.5 * corrected["prefill_tps"]

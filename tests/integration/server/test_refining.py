@@ -1,8 +1,8 @@
 """`refine = auto | ratio | off`, as a client of the local server sees it."""
 
 import pytest
-from cloud_support import KEY, wait_until
-from device_server import DeviceServer
+from cloud_support import KEY
+from device_server import PATIENT, DeviceServer
 
 FACTS = " ".join(
     f"Room {n} of the museum shows things that were found in the year {1700 + 7 * n}." for n in range(60)
@@ -17,10 +17,8 @@ ROOM = 1024
 def refining(request, cloud, tmp_path):
     flags = ("--gguf", "demo", "--n-ctx", str(ROOM), "--cloud", cloud.base_url, "--cloud-api-key", KEY)
     more = ("--decode-budget", "16", "--rate", "unlimited", "--refine", request.param)
-    with DeviceServer(tmp_path, *flags, *more) as server:
-        server.ready()
-        wait_until(lambda: server.cloud_state()["state"] == "connected", seconds=60)
-        yield request.param, server
+    with DeviceServer(tmp_path, *flags, *more, **PATIENT) as server:
+        yield request.param, server.connected()
 
 
 def asked(server, text):

@@ -141,10 +141,10 @@ async def test_the_answer_waits_in_the_cloud_for_a_verdict(session, fake_engine,
 async def test_a_cloud_that_has_nothing_more_to_send_leaves_the_answer_without_a_verdict(
     session, fake_engine, fake_cloud
 ):
+    engine = fake_engine()
     cloud = fake_cloud([[301, 302], CloudEnd.BUDGET], refinement=refined())
-    tokens, outcome = await collect(
-        session(engine=fake_engine(seconds=0.01), cloud=cloud, patience={"late_s": math.inf})
-    )
+    wait_for_look(engine, cloud)
+    tokens, outcome = await collect(session(engine=engine, cloud=cloud, patience={"late_s": math.inf}))
     assert [token.token_id for token in tokens] == list(range(301, 321))
     assert outcome.refinement.guard == "too_few_tokens"
     assert outcome.refinement.guard_tokens == 2

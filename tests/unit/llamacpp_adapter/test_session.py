@@ -28,6 +28,8 @@ pytestmark = pytest.mark.anyio
 
 EOS = 999
 PROMPT = list(range(1, 101))
+SHORT = {"late_s": 0.05}
+"""What is late, in tests of lateness. In others the device is waited for, however busy this machine."""
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def session(policies):
     def make(*, rate=math.inf, max_tokens=10, decode_budget=64, **options):
         fields = {"prompt_token_ids": PROMPT, "max_tokens": max_tokens, "decode_budget": decode_budget}
         request = AnswerRequest(**fields | options.pop("fields", {}))
-        patience = Patience(**{"retry_delay_s": 0.01, "late_s": 0.05, **options.pop("patience", {})})
+        patience = Patience(**{"retry_delay_s": 0.01, "late_s": math.inf, **options.pop("patience", {})})
         return AnswerSession(request, **{"policies": policies, "rate": rate, "patience": patience, **options})
 
     return make
@@ -100,7 +102,7 @@ async def test_tokens_that_arrive_until_the_cancel_is_through_are_in_vain(sessio
 
 
 async def test_received_tokens_are_processed_in_batches(session, fake_engine, fake_cloud):
-    engine = fake_engine(seconds=0.2)
+    engine = fake_engine(seconds=0.1)
     cloud = fake_cloud([[i] for i in range(101, 131)] + [CloudEnd.BUDGET])
     await collect(session(engine=engine, cloud=cloud, max_tokens=32))
     assert [len(call) for call in engine.calls[:2]] == [64, 66], (
@@ -154,7 +156,9 @@ async def test_the_clouds_ids_end_the_devices_part(session, fake_engine, fake_cl
 
 async def test_a_late_device_is_helped_out_with_a_further_budget(session, fake_engine, fake_cloud):
     cloud = fake_cloud([[101], [102], CloudEnd.BUDGET], [[[103], 9, [104], CloudEnd.BUDGET]])
-    ids, outcome = await collect(session(engine=fake_engine(seconds=0.3), cloud=cloud, max_tokens=6))
+    ids, outcome = await collect(
+        session(engine=fake_engine(seconds=0.3), cloud=cloud, max_tokens=6, patience=SHORT)
+    )
     assert ids == list(range(101, 107))
     assert outcome.timeline.count(Source.CLOUD) == 3
     assert outcome.extensions == 1
@@ -169,7 +173,9 @@ async def test_a_device_that_stays_late_leaves_the_answer_to_the_cloud(session, 
     legs = [[[102 + i], CloudEnd.BUDGET] for i in range(3)] + [[[105, 106, EOS], CloudEnd.STOP]]
     cloud = fake_cloud([[101], CloudEnd.BUDGET], legs)
     ids, outcome = await collect(
-        session(engine=fake_engine(seconds=30), cloud=cloud, max_tokens=50, patience={"max_extensions": 3})
+        session(
+            engine=fake_engine(seconds=30), cloud=cloud, max_tokens=50, patience={"max_extensions": 3, **SHORT}
+        )
     )
     assert ids == [101, 102, 103, 104, 105, 106, EOS]
     assert outcome.extensions == 3
@@ -180,7 +186,14 @@ async def test_a_device_that_stays_late_leaves_the_answer_to_the_cloud(session, 
 async def test_a_budget_is_not_extended_while_what_is_at_hand_lasts(session, fake_engine, fake_cloud):
     cloud = fake_cloud([list(range(101, 121)), CloudEnd.BUDGET])
     ids, outcome = await collect(
-        session(engine=fake_engine(seconds=0.1), cloud=cloud, max_tokens=22, rate=20.0, decode_budget=20)
+        session(
+            engine=fake_engine(seconds=0.1),
+            cloud=cloud,
+            max_tokens=22,
+            rate=20.0,
+            decode_budget=20,
+            patience=SHORT,
+        )
     )
     assert ids == list(range(101, 123))
     assert (outcome.extensions, len(cloud.asked)) == (0, 1)
@@ -188,7 +201,9 @@ async def test_a_budget_is_not_extended_while_what_is_at_hand_lasts(session, fak
 
 async def test_the_cloud_is_asked_again_when_a_device_is_far_from_ready(session, fake_engine, fake_cloud):
     cloud = fake_cloud([[101], CloudLost("cut")], [[CloudRefused("busy", status=429)], [[102], CloudEnd.BUDGET]])
-    ids, outcome = await collect(session(engine=fake_engine(seconds=0.3), cloud=cloud, max_tokens=4))
+    ids, outcome = await collect(
+        session(engine=fake_engine(seconds=0.3), cloud=cloud, max_tokens=4, patience=SHORT)
+    )
     assert ids == [101, 102, 103, 104]
     assert outcome.cloud_retries == 2
     assert outcome.timeline.count(Source.CLOUD) == 2
@@ -196,7 +211,9 @@ async def test_the_cloud_is_asked_again_when_a_device_is_far_from_ready(session,
 
 async def test_a_cloud_that_refuses_for_good_is_not_asked_again(session, fake_engine, fake_cloud):
     cloud = fake_cloud([CloudRefused("wrong key", status=401)], [[[999]]])
-    ids, outcome = await collect(session(engine=fake_engine(seconds=0.2), cloud=cloud, max_tokens=4))
+    ids, outcome = await collect(
+        session(engine=fake_engine(seconds=0.2), cloud=cloud, max_tokens=4, patience=SHORT)
+    )
     assert ids == [101, 102, 103, 104]
     assert (len(cloud.asked), outcome.cloud_retries) == (1, 0)
     assert outcome.cloud_error == "CloudRefused: wrong key"
@@ -258,7 +275,13 @@ async def test_the_cloud_does_not_wait_for_a_device_that_cannot_be_stopped(
 async def test_where_the_output_counts_the_cloud_repeats_it_and_is_checked(session, fake_engine, fake_cloud):
     cloud = fake_cloud([[101], [102], CloudEnd.BUDGET], [[[101, 102, 103], ([104], CloudEnd.LENGTH)]])
     ids, outcome = await collect(
-        session(engine=fake_engine(fails_at=0), cloud=cloud, max_tokens=4, fields={"presence_penalty": 0.5})
+        session(
+            engine=fake_engine(fails_at=0),
+            cloud=cloud,
+            max_tokens=4,
+            fields={"presence_penalty": 0.5},
+            patience=SHORT,
+        )
     )
     assert ids == [101, 102, 103, 104]
     assert cloud.asked[1].prompt_token_ids == tuple(PROMPT)
@@ -268,7 +291,13 @@ async def test_where_the_output_counts_the_cloud_repeats_it_and_is_checked(sessi
 async def test_where_it_does_not_repeat_itself_penalties_begin_anew(session, fake_engine, fake_cloud):
     cloud = fake_cloud([[101], [102], CloudEnd.BUDGET], [[[101, 777, 103]], ["goes on"]])
     ids, outcome = await collect(
-        session(engine=fake_engine(fails_at=0), cloud=cloud, max_tokens=4, fields={"presence_penalty": 0.5})
+        session(
+            engine=fake_engine(fails_at=0),
+            cloud=cloud,
+            max_tokens=4,
+            fields={"presence_penalty": 0.5},
+            patience=SHORT,
+        )
     )
     assert ids == [101, 102, 103, 104]
     assert cloud.asked[2].prompt_token_ids == (*PROMPT, 101, 102)
@@ -278,7 +307,13 @@ async def test_where_it_does_not_repeat_itself_penalties_begin_anew(session, fak
 async def test_where_it_does_not_repeat_itself_a_late_device_is_waited_for(session, fake_engine, fake_cloud):
     cloud = fake_cloud([[101], [102], CloudEnd.BUDGET], [[[101, 777, 103]], ["goes on"]])
     ids, outcome = await collect(
-        session(engine=fake_engine(seconds=0.3), cloud=cloud, max_tokens=4, fields={"presence_penalty": 0.5})
+        session(
+            engine=fake_engine(seconds=0.3),
+            cloud=cloud,
+            max_tokens=4,
+            fields={"presence_penalty": 0.5},
+            patience=SHORT,
+        )
     )
     assert ids == [101, 102, 103, 104]
     assert [str(t.source)[0] for t in outcome.timeline.tokens] == ["c", "c", "d", "d"]
@@ -568,15 +603,22 @@ class Pacers:
 async def test_a_pacer_learns_what_it_needs(session, fake_engine, fake_cloud):
     seen = []
 
+    engine, asked = fake_engine(seconds=0.02), anyio.Event()
+    extend = engine.extend
+
+    async def extending(ids, **options):
+        await asked.wait()
+        return await extend(ids, **options)
+
     def due(now, **known):
         seen.append(known)
+        asked.set()
         return now
 
+    engine.extend = extending
     policies = Policies({"builtin": FixedRatePacing(), "probe": Pacers(due)}, allow=())
     cloud = fake_cloud([[101, 102], 0.03, [103], CloudEnd.BUDGET])
-    await collect(
-        session(engine=fake_engine(seconds=0.02), cloud=cloud, policies=policies, max_tokens=6, decode_budget=3)
-    )
+    await collect(session(engine=engine, cloud=cloud, policies=policies, max_tokens=6, decode_budget=3))
     first, last = seen[0], seen[-1]
     assert (first["shown"], first["buffered"], first["complete"], first["cloud_left"]) == (1, 1, False, 1)
     assert first["ready_in"] is None, "no estimate before the first chunk"
