@@ -226,6 +226,7 @@ def test_a_tool_call_ends_the_answer_with_tool_calls(client, service):
         ({"temperature": 3}, "temperature"),
         ({"temperature": "warm"}, "temperature"),
         ({"top_p": 0}, "top_p"),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty"),
         ({"messages": []}, "messages"),
         ({"messages": None}, "messages"),
         ({"messages": ["hi"]}, "messages[0]"),
