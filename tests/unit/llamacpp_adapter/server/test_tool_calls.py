@@ -218,10 +218,32 @@ def test_an_answer_in_json_is_told_from_a_call_by_its_first_key():
     assert reading.push('": "Italy"}') == [ContentDelta('": "Italy"}')]
 
 
-def test_without_parallel_calls_a_second_one_is_content():
-    content, calls = read(parser(parallel=False), [HERMES_ROME + HERMES_ROME])
-    assert len(calls) == 1
-    assert content == HERMES_ROME
+CLOCK = '{"name": "clock", "arguments": {}}'
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "content"),
+    [
+        (CallFormat.HERMES, f"{HERMES_ROME}\n<tool_call>{CLOCK}</tool_call>\n", ""),
+        (CallFormat.HERMES, f"See: {HERMES_ROME} and <tool_call>{CLOCK}</tool_call> done", "See:  and  done"),
+        (CallFormat.HERMES, f"{HERMES_ROME}\n<tool_call>{CLOCK[:-9]}", ""),
+        (CallFormat.LLAMA3_JSON, f"{ROME}; {CLOCK}", ""),
+        (CallFormat.MISTRAL, f"[TOOL_CALLS][{ROME}, {CLOCK}]", ""),
+        (CallFormat.MISTRAL, f"[TOOL_CALLS][{ROME}][TOOL_CALLS][{CLOCK}]", ""),
+    ],
+)
+def test_without_parallel_calls_only_the_first_one_is_given_out(form, text, content):
+    assert read(parser(form, parallel=False), [text]) == (content, [("weather", '{"city": "Rome"}')])
+
+
+def test_without_parallel_calls_what_is_no_call_stays_content_behind_one():
+    said, calls = read(parser(parallel=False), [HERMES_ROME + "\n<tool_call>{}</tool_call>"])
+    assert (said, len(calls)) == ("\n<tool_call>{}</tool_call>", 1)
+
+
+def test_an_unfinished_call_is_content_where_there_may_be_several():
+    said, calls = read(parser(), [f"{HERMES_ROME}\n<tool_call>{CLOCK[:-9]}"])
+    assert (said, len(calls)) == (f"\n<tool_call>{CLOCK[:-9]}", 1)
 
 
 def test_ids_differ_and_suit_the_template():
