@@ -219,6 +219,28 @@ def test_a_tool_call_ends_the_answer_with_tool_calls(client, service):
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+CITY = {
+    "type": "json_schema",
+    "json_schema": {"name": "city", "schema": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("script", "content", "reason"),
+    [
+        (('{"name": "get_', 'time", "arguments": {}}'), None, "tool_calls"),
+        (('{"city": ', '"Rome"}'), '{"city": "Rome"}', "stop"),
+    ],
+)
+def test_an_answer_with_tools_and_a_format_is_a_call_or_has_the_format(client, service, script, content, reason):
+    made = service(script)
+    (choice,) = post(client(made), tools=[TOOL], response_format=CITY).json()["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (content, reason)
+    assert bool(choice["message"].get("tool_calls")) is (reason == "tool_calls")
+    request = made.runtime.sessions[0].request
+    assert {"$ref": "#/$defs/answer"} in json.loads(request.grammar.text)["anyOf"]
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
