@@ -20,6 +20,10 @@ class TokenNames:
     def __init__(self, vocab: Any) -> None:
         self._vocab = vocab
 
+    def is_text(self, token_id: int) -> bool:
+        """Whether the token adds bytes to an answer: control tokens do not."""
+        return bool(self._vocab.piece(token_id))
+
     def data(self, token_id: int) -> bytes:
         """Return the token's bytes; a control token has those of its own name."""
         piece: bytes = self._vocab.piece(token_id)
