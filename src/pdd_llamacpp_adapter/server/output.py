@@ -23,7 +23,7 @@ class AnswerParser:
 
     @property
     def made_tool_calls(self) -> bool:
-        """Whether a tool call has begun."""
+        """Whether there are tool calls, all of them with their ends."""
         return self._calls is not None and self._calls.made_tool_calls
 
     def push(self, text: str) -> list[Delta]:

@@ -57,7 +57,9 @@ class ResponseEvents:
         """Return the end of the last item, and of the response."""
         if self._open is None:
             yield from self._begin(TextItem(TextKind.MESSAGE))
-        yield from self._end("incomplete" if finished.finish_reason == "length" else "completed")
+        half_a_call = isinstance(self._open, CallItem) and finished.finish_reason != "tool_calls"
+        cut = finished.finish_reason == "length" or half_a_call
+        yield from self._end("incomplete" if cut else "completed")
         self.response = self._shape.finished(finished, self._output, thought=self._thought)
         yield self._event(f"response.{self.response['status']}", {"response": self.response})
 

@@ -173,6 +173,13 @@ def test_logprobs_come_with_the_text_if_they_are_asked_for(client, service):
     assert events[-1]["response"]["output"][0]["content"][0]["logprobs"] == logprobs
 
 
+@pytest.mark.parametrize(("arguments", "status"), [('{"zo', "incomplete"), ("{}", "completed")])
+def test_a_call_that_a_stop_string_cuts_is_incomplete(client, service, arguments, status):
+    http = client(service((f'[{{"name": "clock", "arguments": {arguments}',)))
+    (item,) = whole(http, tools=[CLOCK], tool_choice="required")["output"]
+    assert (item["arguments"], item["status"]) == (arguments, status)
+
+
 WORDS = {
     "an end": (("Hel", "lo", ""), ["H", "l"]),
     "thoughts": (("<think>", "a", "</think>", "\n\n", "in", " lo", ""), ["i", " "]),

@@ -11,7 +11,7 @@ from pdd_llamacpp_adapter.server.forced_calls import ForcedCallParser
 from pdd_llamacpp_adapter.server.json_extent import JsonExtent, NotJson
 from pdd_llamacpp_adapter.server.text_machine import overlap
 from pdd_llamacpp_adapter.server.tool_calls import ToolCallParser, new_call_id
-from pdd_llamacpp_adapter.server.tool_formats import CallFormat, read_calls
+from pdd_llamacpp_adapter.server.tool_formats import CallFormat, may_be_call, read_calls
 
 NAMES = {"weather", "clock"}
 ROME = '{"name": "weather", "arguments": {"city": "Rome"}}'
@@ -43,8 +43,15 @@ def read(parser, pieces):
             assert delta.index == len(calls) - 1
             assert (delta.call_id, delta.name) == (None, None)
         calls[-1][1] += delta.arguments
-    assert parser.made_tool_calls is bool(calls)
+    assert parser.made_tool_calls is (bool(calls) and closed(calls[-1][1]))
     return content, [tuple(call) for call in calls]
+
+
+def closed(arguments):
+    try:
+        return JsonExtent().feed(arguments) == len(arguments)
+    except NotJson:
+        return False
 
 
 @st.composite
@@ -307,7 +314,30 @@ def test_what_was_forced_and_still_is_no_list_of_calls_is_not_lost(case):
     assert read(ForcedCallParser(NAMES), pieces) == read(ForcedCallParser(NAMES), [text])
     content, calls = read(ForcedCallParser(NAMES), pieces)
     if not calls:
-        assert content == text
+        assert content == text or (content == "" and may_be_call(text.strip(), "[") and not closed(text.strip()))
+
+
+CLOCKS = '[\n\n{\n\n"name" : "clock", "arguments": {}}, {"name": "clock", "arguments": {"zone": "UTC"}}]'
+
+
+@given(st.integers(0, len(CLOCKS)), st.data())
+def test_of_forced_calls_that_are_cut_nothing_is_told_as_words(size, data):
+    _, pieces = data.draw(split(st.just(CLOCKS[:size])))
+    content, calls = read(ForcedCallParser(NAMES), pieces)
+    assert content.strip() == ""
+    assert len(calls) == CLOCKS[:size].count('"arguments": {')
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"arguments": {"zone": "UT', '[{"name": "clock", "argum', "[", '[{"name": "clock"']
+)
+def test_an_unfinished_head_is_dropped(text):
+    assert fed(ForcedCallParser(NAMES), [text]) == []
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "Sorry", '[{"name": "other", "arguments": {}}]', '[{"nation": "', "{"])
+def test_what_cannot_become_calls_is_content(text):
+    assert fed(ForcedCallParser(NAMES), [text]) == [ContentDelta(text)]
 
 
 def test_forced_arguments_come_as_they_are_made():
