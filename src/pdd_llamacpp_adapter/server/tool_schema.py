@@ -42,7 +42,7 @@ def call_or_words(functions: Sequence[Json], words: Grammar, form: CallFormat, *
     """
     definitions: Json = {"answer": _ANY_OBJECT}
     if words.kind is GrammarKind.JSON:
-        definitions["answer"] = _moved(json.loads(words.text), "#/$defs/answer")
+        definitions["answer"] = _moved_root(json.loads(words.text), "#/$defs/answer")
     field = "parameters" if form is CallFormat.LLAMA3_JSON else "arguments"
     calls = [_call(function, f"tool{index}", definitions, field) for index, function in enumerate(functions)]
     if form is CallFormat.MISTRAL:
@@ -54,7 +54,7 @@ def call_or_words(functions: Sequence[Json], words: Grammar, form: CallFormat, *
 
 def _call(function: Json, key: str, definitions: Json, field: str = "arguments") -> Json:
     parameters = function["parameters"]
-    moved = _moved(parameters, f"#/$defs/{key}")
+    moved = _moved_root(parameters, f"#/$defs/{key}")
     if moved != parameters:  # it refers to parts of itself, so it has to stay in one piece, at a known place
         definitions[key] = moved
         moved = {"$ref": f"#/$defs/{key}"}
@@ -64,6 +64,12 @@ def _call(function: Json, key: str, definitions: Json, field: str = "arguments")
         "required": ["name", field],
         "additionalProperties": False,
     }
+
+
+def _moved_root(schema: Json, root: str) -> Json:
+    """Return `schema`, a whole one, as it has to be at `root`: nothing refers to it by its own name any more."""
+    moved: Json = _moved({key: value for key, value in schema.items() if key != "$id"}, root)
+    return moved
 
 
 def _moved(schema: Any, root: str) -> Any:

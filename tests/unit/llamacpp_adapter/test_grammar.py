@@ -284,10 +284,15 @@ def test_without_an_end_of_sequence_there_are_no_grammars():
         GrammarEngine(ByteVocabulary(), [-1]).matcher(regex("a"))
 
 
+NAMED = {"$schema": DRAFT, "$id": "https://example.org/a", "properties": {"name": {"$ref": "#/$defs/name"}}}
+REFERRING = schema({**NAMED, "type": "object", "$defs": {"name": {"type": "string", "maxLength": 6}}})
+
+
 @pytest.mark.parametrize("form", list(CallFormat))
-@pytest.mark.parametrize("words", [schema({**SCHEMA, "$schema": DRAFT}), Grammar(GrammarKind.JSON_OBJECT)])
+@pytest.mark.parametrize("words", [REFERRING, Grammar(GrammarKind.JSON_OBJECT)])
 def test_a_call_or_words_can_be_followed_as_either(engine, form, words):
-    tool = {"name": "clock", "parameters": {"type": "object", "properties": {"zone": {"type": "string"}}}}
+    zone = {"properties": {"zone": {"$ref": "#/$defs/zone"}}, "$defs": {"zone": {"enum": ["UTC"]}}}
+    tool = {"name": "clock", "parameters": {"type": "object", "$id": "https://example.org/b", **zone}}
     grammar = call_or_words([tool], words, form, parallel=True)
     field = "parameters" if form is CallFormat.LLAMA3_JSON else "arguments"
     call = json.dumps({"name": "clock", field: {"zone": "UTC"}})
