@@ -53,7 +53,8 @@ def log_probabilities(logits: np.ndarray, token: int, top: int) -> TokenLogprobs
 
 def _log_total(logits: np.ndarray) -> float:
     peak = float(logits.max())
-    return peak + float(np.log(np.exp(logits - peak).sum(dtype=np.float64)))
+    with np.errstate(over="ignore"):  # what is that far below the peak adds nothing
+        return peak + float(np.log(np.exp(logits - peak).sum(dtype=np.float64)))
 
 
 def _most_likely(logits: np.ndarray, top: int) -> np.ndarray:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MAX_TOP_LOGPROBS = 20
 """As in OpenAI's API and vLLM's default."""
+LEAST_REPETITION_PENALTY, MOST_REPETITION_PENALTY = 1e-6, 1e6
+"""vLLM takes any above 0, but both engines would reckon with infinity: logits and penalties are float32."""
 
 
 class GrammarKind(StrEnum):
@@ -63,8 +65,9 @@ class AnswerRequest:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
+    """1e-6 to 1e6."""
     min_tokens: int = 0
-    """No stop token before the answer has this many tokens."""
+    """No stop token before the answer has this many tokens, unless only such a token can come."""
     stop_token_ids: Sequence[int] = ()
     """Tokens that end the answer, besides the model's own end of sequence."""
     stop: Sequence[str] = ()
@@ -103,7 +106,9 @@ class AnswerRequest:
         _require(0 <= self.min_p <= 1, "min_p", "must be from 0 to 1")
         _require(-2 <= self.presence_penalty <= 2, "presence_penalty", "must be from -2 to 2")
         _require(-2 <= self.frequency_penalty <= 2, "frequency_penalty", "must be from -2 to 2")
-        _require(0 < self.repetition_penalty < math.inf, "repetition_penalty", "must be a positive number")
+        repetition = LEAST_REPETITION_PENALTY <= self.repetition_penalty <= MOST_REPETITION_PENALTY
+        bounds = f"from {LEAST_REPETITION_PENALTY:g} to {MOST_REPETITION_PENALTY:g}"
+        _require(repetition, "repetition_penalty", f"must be {bounds}")
         _require(0 <= self.min_tokens <= self.max_tokens, "min_tokens", "must be from 0 to max_tokens")
         _require(all(self.stop), "stop", "must not hold an empty string")
         _require(

@@ -6,6 +6,7 @@ handoff.
 
 from __future__ import annotations
 
+import math
 import secrets
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 _GREEDY_BELOW = 1e-5
 """vLLM's ``_SAMPLING_EPS``."""
 _SEED_MASK = 0xFFFF_FFFF_FFFF_FFFF
-_LEAST = float(np.finfo(np.float32).min)
+_MOST = float(np.finfo(np.float32).max)
+_LEAST = -_MOST
 """Below every logit but that of a masked token."""
 
 
@@ -107,17 +109,19 @@ class Sampler:
             self._apply_penalties(logits)
         if request.temperature < _GREEDY_BELOW:
             return int(np.argmax(logits))
-        logits /= request.temperature
-        ids = np.flatnonzero(logits >= _min_p_threshold(logits, request.min_p))
+        with np.errstate(over="ignore"):  # what is so far below the most likely has no chance, or a masked token's
+            logits -= logits.max()
+            logits /= min(request.temperature, _MOST)
+        ids = np.flatnonzero(logits >= _min_p_threshold(request.min_p))
         ids = _top_k_top_p(logits, ids, request.top_k, request.top_p)
         return self._draw(logits, ids)
 
     def _forbid_stopping(self, logits: np.ndarray) -> None:
-        """``MinTokensLogitsProcessor``: a complete grammar may end all the same, as nothing else is left to it."""
+        """``MinTokensLogitsProcessor``; but where nothing else is left, as to a complete grammar, it may end."""
         ids = self._stop_ids[self._stop_ids < logits.size]
         before = logits[ids]
         logits[ids] = -np.inf
-        if self._matcher is not None and logits.max() == -np.inf:
+        if logits.max() == -np.inf:
             logits[ids] = before
 
     def _apply_penalties(self, logits: np.ndarray) -> None:
@@ -125,7 +129,10 @@ class Sampler:
         seen, count = self._counts(logits.size)
         if self._request.repetition_penalty != 1.0:
             penalty = self._request.repetition_penalty
-            logits[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
+            ids = np.flatnonzero(seen & np.isfinite(logits))
+            with np.errstate(over="ignore"):
+                penalised = np.where(logits[ids] > 0, logits[ids] / penalty, logits[ids] * penalty)
+            logits[ids] = np.clip(penalised, _LEAST, _MOST)  # it forbids nothing
         logits -= self._request.frequency_penalty * count
         logits -= self._request.presence_penalty * (count > 0)
 
@@ -157,9 +164,9 @@ def _foreign_ends(matcher: GrammarMatcher | None, stop_ids: np.ndarray) -> np.nd
     return foreign if foreign.size < ends.size else foreign[:0]
 
 
-def _min_p_threshold(logits: np.ndarray, min_p: float) -> float:
-    """Return the logit of `min_p` times the highest probability."""
-    return float(logits.max() + np.log(min_p)) if min_p > 0 else _LEAST
+def _min_p_threshold(min_p: float) -> float:
+    """Return the logit of `min_p` times the highest probability, whose own logit is 0."""
+    return math.log(min_p) if min_p > 0 else _LEAST
 
 
 def _top_k_top_p(logits: np.ndarray, ids: np.ndarray, top_k: int, top_p: float) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pdd_llamacpp_adapter.server.deltas import ContentDelta
 from pdd_llamacpp_adapter.server.objects import ChunkWriter, head, usage_of
-from pdd_llamacpp_adapter.server.token_logprobs import TokenNames, completion_logprobs
+from pdd_llamacpp_adapter.server.token_logprobs import TextOffsets, TokenNames, completion_logprobs
 from pdd_llamacpp_adapter.server.turn import Event
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ def text_completion(call: Call, transcript: Transcript, finished: Finished, *, e
     """Return the whole answer, behind the prompt's text `echo`."""
     logprobs = None
     if transcript.keep_logprobs:
-        logprobs = completion_logprobs(transcript.tokens, TokenNames(call.runtime.vocab), offset=0)
+        vocab = call.runtime.vocab
+        logprobs = completion_logprobs(transcript.tokens, TokenNames(vocab), TextOffsets(vocab))
     choice: Json = {
         "index": 0,
         "text": echo + transcript.content,
@@ -46,7 +47,7 @@ class CompletionChunks(ChunkWriter):
     def __init__(self, call: Call, *, echo: str, include_usage: bool, with_logprobs: bool) -> None:
         super().__init__(call, "text_completion", include_usage=include_usage, with_logprobs=with_logprobs)
         self._echo = echo
-        self._sent = 0
+        self._begins = TextOffsets(call.runtime.vocab)
 
     def begin(self) -> Iterator[Event]:
         """Return the prompt, if it is to be echoed."""
@@ -69,6 +70,4 @@ class CompletionChunks(ChunkWriter):
         tokens, self._waiting = self._waiting, []
         if not tokens or self._names is None:
             return None
-        logprobs = completion_logprobs(tokens, self._names, offset=self._sent)
-        self._sent += sum(len(token.text) for token in tokens)
-        return logprobs
+        return completion_logprobs(tokens, self._names, self._begins)

@@ -23,7 +23,7 @@ class AnswerParser:
 
     @property
     def made_tool_calls(self) -> bool:
-        """Whether a tool call has begun."""
+        """Whether there are tool calls, all of them with their ends."""
         return self._calls is not None and self._calls.made_tool_calls
 
     def push(self, text: str) -> list[Delta]:
@@ -48,13 +48,12 @@ def output_parser(*, reasoning: ReasoningStart, tools: ToolPlan | None = None) -
     """Return the parser of one answer.
 
     Args:
-        reasoning: where the answer begins, from `reasoning_start`; NEVER for an answer that a grammar constrains,
-            which is read as it is.
+        reasoning: where the answer begins, from `reasoning_start`; NEVER for an answer that a grammar constrains.
         tools: the plan of the request's tools; a forced choice leaves no room for anything but calls.
     """
     calls: ToolCallParser | ForcedCallParser | None = None
     if tools is not None and tools.grammar is not None:
         calls, reasoning = ForcedCallParser(tools.names, tools.native), ReasoningStart.NEVER
-    elif tools is not None and tools.format is not None and reasoning is not ReasoningStart.NEVER:
+    elif tools is not None and tools.format is not None:
         calls = ToolCallParser(tools.format, tools.names, parallel=tools.parallel)
     return AnswerParser(ReasoningSplitter(reasoning), calls)

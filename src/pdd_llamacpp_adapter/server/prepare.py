@@ -57,7 +57,7 @@ def _prepare(chat: ChatInput, runtime: Runtime) -> Turn:
     # a grammar leaves no room for thoughts
     thoughts = reasoning_start(prompt, vocab.piece) if wanted is None else ReasoningStart.NEVER
     return Turn(
-        request=answer_request(prompt, chat.sampling, runtime, grammar=plan.grammar or wanted, protect=protect),
+        request=answer_request(prompt, chat.sampling, runtime, grammar=plan.constraint(wanted), protect=protect),
         parser=output_parser(reasoning=thoughts, tools=plan),
     )
 

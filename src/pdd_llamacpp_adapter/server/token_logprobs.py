@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pdd_llamacpp_adapter.detokenizer import Detokenizer
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -20,6 +22,10 @@ class TokenNames:
     def __init__(self, vocab: Any) -> None:
         self._vocab = vocab
 
+    def is_text(self, token_id: int) -> bool:
+        """Whether the token adds bytes to an answer: control tokens do not."""
+        return bool(self._vocab.piece(token_id))
+
     def data(self, token_id: int) -> bytes:
         """Return the token's bytes; a control token has those of its own name."""
         piece: bytes = self._vocab.piece(token_id)
@@ -29,6 +35,23 @@ class TokenNames:
     def text(self, token_id: int) -> str:
         """Return the token as text, with replacement characters for parts of characters."""
         return self.data(token_id).decode("utf-8", "replace")
+
+
+class TextOffsets:
+    """Where the tokens of one answer begin in its text; each must be asked for once, in order. `vocab` as above.
+
+    By each token's own text: that which is shown with it may have waited, as the beginning of a stop string does.
+    """
+
+    def __init__(self, vocab: Any) -> None:
+        self._detokenizer = Detokenizer(vocab.piece)
+        self._length = 0
+
+    def of(self, token_id: int) -> int:
+        """Return how many characters are complete before the next token, `token_id`."""
+        begins = self._length
+        self._length += len(self._detokenizer.push(token_id))
+        return begins
 
 
 def chat_logprobs(tokens: Iterable[ShownToken], names: TokenNames) -> list[Json]:
@@ -44,13 +67,14 @@ def chat_logprobs(tokens: Iterable[ShownToken], names: TokenNames) -> list[Json]
     ]
 
 
-def completion_logprobs(tokens: Iterable[ShownToken], names: TokenNames, *, offset: int) -> Json:
-    """Return the `logprobs` of a legacy completion, whose text so far is `offset` characters long."""
+def completion_logprobs(tokens: Iterable[ShownToken], names: TokenNames, begins: TextOffsets) -> Json:
+    """Return the `logprobs` of a legacy completion, or of the next `tokens` of one."""
     texts: list[str] = []
     chosen: list[float] = []
     tops: list[dict[str, float]] = []
     offsets: list[int] = []
     for token in tokens:
+        offset = begins.of(token.token_id)
         if token.logprobs is not None:
             texts.append(names.text(token.token_id))
             chosen.append(_finite(token.logprobs.chosen.logprob))
@@ -60,7 +84,6 @@ def completion_logprobs(tokens: Iterable[ShownToken], names: TokenNames, *, offs
                 best.setdefault(names.text(top.token_id), _finite(top.logprob))
             tops.append(best)
             offsets.append(offset)
-        offset += len(token.text)
     return {"tokens": texts, "token_logprobs": chosen, "top_logprobs": tops, "text_offset": offsets}
 
 

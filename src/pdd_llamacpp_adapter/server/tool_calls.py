@@ -32,6 +32,7 @@ class ToolCallParser(TextMachine):
     Words pass at once, but for what could be the beginning of a call's marker, and white space at the beginning
     and between calls, which is dropped if only calls surround it. A call is given out when it is whole and known
     to be one: what was shown cannot be taken back. What looks like a call and is none stays content, unchanged.
+    Without `parallel` the first call is the only one: others are dropped, also one that is cut off.
     """
 
     def __init__(self, form: CallFormat, names: Collection[str], *, parallel: bool = True) -> None:
@@ -50,6 +51,10 @@ class ToolCallParser(TextMachine):
     def made_tool_calls(self) -> bool:
         """Whether there has been a call."""
         return self._num_calls > 0
+
+    @property
+    def _has_all(self) -> bool:
+        return self._num_calls > 0 and not self._parallel
 
     def _at_start(self, final: bool) -> bool:
         """Nothing but white space since the beginning, or since the last call."""
@@ -94,7 +99,7 @@ class ToolCallParser(TextMachine):
         if end is None:
             self._scanned = len(self._text)
             if final:
-                self._say(self._text, len(self._text))
+                self._say("" if self._has_all else self._text, len(self._text))
             return False
         self._close(self._scanned + end)
         return True
@@ -106,13 +111,14 @@ class ToolCallParser(TextMachine):
 
     def _close(self, end: int) -> None:
         calls = read_calls(self._text[self._value_at : end], self._names)
-        if calls is None or (not self._parallel and self._num_calls + len(calls) > 1):
+        if calls is None:
             self._say(self._text[:end], end)
             self._state = self._in_words
             return
         self._text = self._text[end:]
         for call in calls:
-            self._give(call)
+            if not self._has_all:
+                self._give(call)
         self._state = self._after_call if self._syntax.closes else self._at_start
 
     def _after_call(self, final: bool) -> bool:

@@ -15,7 +15,7 @@ from pdd_llamacpp_adapter.server.tool_messages import (
     with_instructions,
     with_short_ids,
 )
-from pdd_llamacpp_adapter.server.tool_schema import forced_calls
+from pdd_llamacpp_adapter.server.tool_schema import call_or_words, forced_calls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +59,16 @@ class ToolPlan:
         """The names by which tools may be called."""
         return frozenset(tool["function"]["name"] for tool in self.tools)
 
+    def constraint(self, words: Grammar | None) -> Grammar | None:
+        """Return what the answer has to look like, if its words are to look like `words`.
+
+        A forced choice leaves no words. Where the choice is the model's, the answer is a call or such words.
+        """
+        if self.grammar is not None or words is None or self.format is None:
+            return self.grammar or words
+        functions = [tool["function"] for tool in self.tools]
+        return call_or_words(functions, words, self.format, parallel=self.parallel)
+
     def messages(self, messages: Sequence[Json]) -> list[Json]:
         """Return `messages` as the template can render them, its tools described if it does not do so itself."""
         match self.native:
@@ -85,7 +95,8 @@ def plan_tools(
     """Return what to do about a request's tools. A request without any has a plan too: its past may have calls.
 
     A choice of ``required`` or of one function is forced by a grammar, and the answer is nothing but calls. With
-    ``auto``, calls are read from the answer's text, and no grammar holds their arguments to the tool's schema.
+    ``auto``, calls are read from the answer's text, and no grammar holds their arguments to the tool's schema
+    unless `ToolPlan.constraint` makes one.
 
     Raises:
         InvalidRequest: a tool or the choice is not one of those that OpenAI's chat completions have.

@@ -27,19 +27,15 @@ class Transcript:
     """Collects an answer's steps."""
 
     keep_logprobs: bool = False
-    num_tokens: int = 0
+    """Whether the tokens have logprobs."""
+    steps: list[Step] = field(default_factory=list)
     tool_calls: list[ToolCall] = field(default_factory=list)
-    tokens: list[ShownToken] = field(default_factory=list)
-    """Empty unless `keep_logprobs`."""
     _content: list[str] = field(default_factory=list)
     _reasoning: list[str] = field(default_factory=list)
 
     def add(self, step: Step) -> None:
         """Take note of `step`."""
-        if step.token is not None:
-            self.num_tokens += 1
-            if self.keep_logprobs:
-                self.tokens.append(step.token)
+        self.steps.append(step)
         for delta in step.deltas:
             match delta:
                 case ContentDelta(text):
@@ -53,6 +49,11 @@ class Transcript:
         if delta.index == len(self.tool_calls):
             self.tool_calls.append(ToolCall(delta.call_id or "", delta.name or "", ""))
         self.tool_calls[delta.index].arguments += delta.arguments
+
+    @property
+    def tokens(self) -> list[ShownToken]:
+        """The answer's tokens."""
+        return [step.token for step in self.steps if step.token is not None]
 
     @property
     def content(self) -> str:

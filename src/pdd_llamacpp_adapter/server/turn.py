@@ -70,7 +70,7 @@ class OutputParser(Protocol):
 
     @property
     def made_tool_calls(self) -> bool:
-        """Whether there was a tool call; the finish reason is then ``tool_calls``."""
+        """Whether there was a tool call, none of them cut off; the finish reason is then ``tool_calls``."""
 
     def push(self, text: str) -> list[Delta]:
         """Return what `text`, the next piece of the answer, turns out to be. Text may be held back."""

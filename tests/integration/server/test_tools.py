@@ -133,6 +133,22 @@ def test_parse_gives_an_object_of_the_class(local):
     assert answer.choices[0].finish_reason == "stop"
 
 
+@pytest.mark.parametrize(
+    "question", ["Call the tool get_time for UTC.", "Name a town.", "What is the weather in Paris?"]
+)
+def test_parse_with_tools_gives_an_object_or_a_valid_call(local, question):
+    messages = [{"role": "user", "content": question}]
+    tools = [{**tool, "function": {**tool["function"], "strict": True}} for tool in (CLOCK, WEATHER)]
+    answer = local.chat.completions.parse(**{**ASK, "messages": messages}, response_format=Town, tools=tools)
+    message = answer.choices[0].message
+    if answer.choices[0].finish_reason == "tool_calls":
+        assert message.parsed is None
+        [call] = message.tool_calls
+        assert set(json.loads(call.function.arguments)) in ({"zone"}, {"city", "unit"})
+    else:
+        assert isinstance(message.parsed, Town)
+
+
 async def test_parse_asynchronously(device, anyio_backend):
     async with device.async_client() as client:
         answer = await client.chat.completions.parse(**ASK, response_format=Town)

@@ -12,6 +12,8 @@ from pdd_core.errors import DeviceEngineFailed, InvalidGrammar
 from pdd_llamacpp_adapter import grammar_limits as limits
 from pdd_llamacpp_adapter.grammar import GrammarEngine
 from pdd_llamacpp_adapter.request import Grammar, GrammarKind
+from pdd_llamacpp_adapter.server.tool_formats import CallFormat
+from pdd_llamacpp_adapter.server.tool_schema import call_or_words
 
 END, ALSO_END, THINK = 256, 257, 258
 WORDS = [b'{"', b'":', b'"}', b"name", b"12", b"true", "é".encode() + b'"', b'", "', "日".encode()[:2], b" " * 8]
@@ -21,6 +23,7 @@ SCHEMA = {
     "required": ["name", "n"],
     "additionalProperties": False,
 }
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 class ByteVocabulary:
@@ -279,3 +282,20 @@ def test_the_vocabulary_is_read_once_by_many_threads():
 def test_without_an_end_of_sequence_there_are_no_grammars():
     with pytest.raises(InvalidGrammar, match="no end-of-sequence"):
         GrammarEngine(ByteVocabulary(), [-1]).matcher(regex("a"))
+
+
+NAMED = {"$schema": DRAFT, "$id": "https://example.org/a", "properties": {"name": {"$ref": "#/$defs/name"}}}
+REFERRING = schema({**NAMED, "type": "object", "$defs": {"name": {"type": "string", "maxLength": 6}}})
+
+
+@pytest.mark.parametrize("form", list(CallFormat))
+@pytest.mark.parametrize("words", [REFERRING, Grammar(GrammarKind.JSON_OBJECT)])
+def test_a_call_or_words_can_be_followed_as_either(engine, form, words):
+    zone = {"properties": {"zone": {"$ref": "#/$defs/zone"}}, "$defs": {"zone": {"enum": ["UTC"]}}}
+    tool = {"name": "clock", "parameters": {"type": "object", "$id": "https://example.org/b", **zone}}
+    grammar = call_or_words([tool], words, form, parallel=True)
+    field = "parameters" if form is CallFormat.LLAMA3_JSON else "arguments"
+    call = json.dumps({"name": "clock", field: {"zone": "UTC"}})
+    for text in (f"[{call}]" if form is CallFormat.MISTRAL else call, '{"name": "cl", "n": 1}'):
+        matcher = engine.matcher(grammar)
+        assert matcher.advance([*text.encode(), END]) is None

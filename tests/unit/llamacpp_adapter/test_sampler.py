@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pdd_core.errors import DeviceEngineFailed
 from pdd_llamacpp_adapter.logprobs import log_probabilities
-from pdd_llamacpp_adapter.request import AnswerRequest
+from pdd_llamacpp_adapter.request import LEAST_REPETITION_PENALTY, MOST_REPETITION_PENALTY, AnswerRequest
 from pdd_llamacpp_adapter.sampler import Sampler, _top_k_top_p
 
 N = 24
@@ -34,6 +34,21 @@ class FakeMatcher:
     def advance(self, ids):
         self.taken += ids
         self.last = ids[-1]
+
+
+class ListMatcher:
+    """A grammar that allows one set of tokens after another."""
+
+    eos_ids = frozenset()
+
+    def __init__(self, allowed):
+        self.allowed = list(allowed)
+
+    def mask(self, size):
+        return np.isin(np.arange(size), list(self.allowed[0]))
+
+    def advance(self, ids):
+        del self.allowed[: len(ids)]
 
 
 def choose(sampler, logits):
@@ -129,6 +144,69 @@ def test_wherever_the_answer_is_cut_the_rest_is_the_same(biased, temperature, se
             logits = rows[index].copy()
             assert second.sample(logits)[0] == ids[index]
             np.testing.assert_array_equal(logits, seen[index])
+
+
+@pytest.mark.parametrize("fields", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.5}])
+def test_where_every_token_ends_the_answer_min_tokens_cannot_hold_it(fields):
+    logits = np.zeros(N, dtype=np.float32)
+    logits[4] = 50.0
+    assert choose(Sampler(request(min_tokens=2, **fields), stop_ids=range(N)), logits) == 4
+
+
+@pytest.mark.parametrize("fields", [{}, {"temperature": 1.0, "seed": 1, "min_p": 0.1}])
+@pytest.mark.parametrize("penalty", [LEAST_REPETITION_PENALTY, MOST_REPETITION_PENALTY])
+def test_no_penalty_brings_a_forbidden_token_back(fields, penalty):
+    logits = np.full(N, -3.0, dtype=np.float32)
+    logits[2] = 5.0
+    sampler = Sampler(request(min_tokens=3, repetition_penalty=penalty, **fields), stop_ids=(2,))
+    assert 2 not in [choose(sampler, logits) for _ in range(3)]
+
+
+MOST = float(np.finfo(np.float32).max)
+LOGITS = st.lists(
+    st.floats(-20, 20, width=32)
+    | st.sampled_from([0.0, 1.0, -1.0, 1e30, -1e30, MOST, -MOST, -np.inf])
+    | st.floats(width=32, allow_nan=False, allow_infinity=False),
+    min_size=8,
+    max_size=8,
+).filter(lambda values: max(values) > -np.inf)
+TOKENS = st.integers(0, 9)  # 8 and 9 are beyond the vocabulary
+FIELDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "temperature": st.sampled_from([0.0, 1e-5, 1.0, 2.0, 1e300]) | st.floats(0, 2),
+        "top_p": st.sampled_from([5e-324, 0.5, 1.0]) | st.floats(0, 1, exclude_min=True),
+        "top_k": st.integers(-1, 9),
+        "min_p": st.sampled_from([0.0, 5e-324, 1.0]) | st.floats(0, 1),
+        "presence_penalty": st.floats(-2, 2),
+        "frequency_penalty": st.floats(-2, 2),
+        "repetition_penalty": st.floats(LEAST_REPETITION_PENALTY, MOST_REPETITION_PENALTY) | st.floats(0.5, 2),
+        "logit_bias": st.dictionaries(TOKENS, st.floats(-100, 100), max_size=4),
+        "min_tokens": st.integers(0, 4),
+        "logprobs": st.none() | st.integers(0, 9),
+        "seed": st.integers(-(2**63), 2**63 - 1),
+    },
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(LOGITS, min_size=1, max_size=4), FIELDS, st.sets(TOKENS), st.lists(TOKENS, max_size=3), st.data())
+def test_whatever_is_asked_for_a_token_comes_and_none_that_ends_too_early(rows, fields, stop_ids, output, data):
+    """Also of a grammar: what it allows is drawn for each row."""
+    allowed = data.draw(st.none() | st.lists(st.sets(st.integers(0, 7), min_size=1), min_size=4, max_size=4))
+    matcher = None if allowed is None else ListMatcher(allowed)
+    sampler = Sampler(request(**fields), stop_ids=stop_ids, output=output, matcher=matcher)
+    for position, row in enumerate(rows, start=len(output)):
+        logits = np.array(row, dtype=np.float32)
+        candidates = {token for token in range(8) if logits[token] > -np.inf}
+        if allowed is not None:
+            candidates &= allowed[position - len(output)]
+        if not candidates:
+            return
+        token, _ = sampler.sample(logits)
+        assert token in candidates
+        if position < fields.get("min_tokens", 0) and candidates - stop_ids:
+            assert token not in stop_ids
 
 
 def test_logit_bias_comes_before_penalties_as_in_vllm():

@@ -45,6 +45,8 @@ def test_every_exported_name_exists():
         ("presence_penalty", 3.0),
         ("frequency_penalty", -3.0),
         ("repetition_penalty", 0.0),
+        ("repetition_penalty", 1e-300),
+        ("repetition_penalty", 1e300),
         ("min_tokens", 9),
         ("decode_budget", 0),
         ("refine_ratio", 0.0),

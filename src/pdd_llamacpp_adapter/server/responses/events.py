@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 from pdd_llamacpp_adapter.server.deltas import ContentDelta, ReasoningDelta, ToolCallDelta
 from pdd_llamacpp_adapter.server.responses.items import CallItem, TextItem, TextKind
 from pdd_llamacpp_adapter.server.responses.response import ResponseShape
+from pdd_llamacpp_adapter.server.responses.word_tokens import WordTokens
 from pdd_llamacpp_adapter.server.token_logprobs import TokenNames, chat_logprobs
-from pdd_llamacpp_adapter.server.turn import Event, Step
+from pdd_llamacpp_adapter.server.turn import Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pdd_core.timeline import ShownToken
     from pdd_llamacpp_adapter.server.answering import Call
     from pdd_llamacpp_adapter.server.deltas import Delta
     from pdd_llamacpp_adapter.server.responses.items import OpenItem, Told
     from pdd_llamacpp_adapter.server.transcript import Transcript
-    from pdd_llamacpp_adapter.server.turn import ErrorObject, Finished, Json
+    from pdd_llamacpp_adapter.server.turn import ErrorObject, Finished, Json, Step
 
 
 class ResponseEvents:
@@ -33,8 +33,7 @@ class ResponseEvents:
     def __init__(self, call: Call, echoed: Json, *, with_logprobs: bool) -> None:
         self._shape = ResponseShape(call, echoed)
         self._names = TokenNames(call.runtime.vocab) if with_logprobs else None
-        self._waiting: list[ShownToken] = []
-        """Tokens whose logprobs go out with the next text."""
+        self._tokens = WordTokens()
         self._output: list[Json] = []
         self._open: OpenItem | None = None
         self._thought = False
@@ -49,8 +48,8 @@ class ResponseEvents:
 
     def step(self, step: Step) -> Iterator[Event]:
         """Return what `step` adds."""
-        if self._names is not None and step.token is not None:
-            self._waiting.append(step.token)
+        if self._names is not None and step.token is not None and self._names.is_text(step.token.token_id):
+            self._tokens.add(step.token)
         for delta in step.deltas:
             yield from self._add(delta)
 
@@ -58,7 +57,9 @@ class ResponseEvents:
         """Return the end of the last item, and of the response."""
         if self._open is None:
             yield from self._begin(TextItem(TextKind.MESSAGE))
-        yield from self._end("incomplete" if finished.finish_reason == "length" else "completed")
+        half_a_call = isinstance(self._open, CallItem) and finished.finish_reason != "tool_calls"
+        cut = finished.finish_reason == "length" or half_a_call
+        yield from self._end("incomplete" if cut else "completed")
         self.response = self._shape.finished(finished, self._output, thought=self._thought)
         yield self._event(f"response.{self.response['status']}", {"response": self.response})
 
@@ -76,14 +77,13 @@ class ResponseEvents:
                 yield from self._add_text(TextKind.REASONING, text)
             case ToolCallDelta():
                 yield from self._add_call(delta)
-        self._waiting.clear()
 
     def _add_text(self, kind: TextKind, text: str) -> Iterator[Event]:
         item = self._open
         if not isinstance(item, TextItem) or item.kind is not kind:
             item = TextItem(kind)
             yield from self._begin(item)
-        logprobs = self._logprobs() if kind is TextKind.MESSAGE else []
+        logprobs = self._logprobs(text) if kind is TextKind.MESSAGE else []
         yield self._told(item.delta(text, logprobs))
 
     def _add_call(self, delta: ToolCallDelta) -> Iterator[Event]:
@@ -109,8 +109,8 @@ class ResponseEvents:
         self._output.append(self._open.item(status))
         self._open = None
 
-    def _logprobs(self) -> list[Json]:
-        return [] if self._names is None else chat_logprobs(self._waiting, self._names)
+    def _logprobs(self, words: str) -> list[Json]:
+        return [] if self._names is None else chat_logprobs(self._tokens.of(words), self._names)
 
     def _told(self, told: Told) -> Event:
         kind, fields = told
@@ -123,22 +123,8 @@ class ResponseEvents:
 
 
 def whole_response(writer: ResponseEvents, transcript: Transcript, finished: Finished) -> Json:
-    """Return the response that `writer` makes of a whole answer: thoughts, words, calls.
-
-    Logprobs are those of all tokens; there are none where the answer has thoughts or calls besides its words.
-    """
-    deltas: list[Delta] = []
-    if transcript.reasoning:
-        deltas.append(ReasoningDelta(transcript.reasoning))
-    if transcript.content:
-        deltas.append(ContentDelta(transcript.content))
-    deltas += [
-        ToolCallDelta(index, made.arguments, made.call_id, made.name)
-        for index, made in enumerate(transcript.tool_calls)
-    ]
-    if len(deltas) == 1:
-        for token in transcript.tokens:
-            list(writer.step(Step((), token)))
-    list(writer.step(Step(deltas, None)))
+    """Return the response that `writer` makes of a whole answer: what it would have streamed."""
+    for step in transcript.steps:
+        list(writer.step(step))
     list(writer.finish(finished))
     return writer.response

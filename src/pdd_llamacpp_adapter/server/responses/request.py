@@ -86,7 +86,10 @@ class ResponsesRequest(SamplingFields):
             "temperature": self.temperature,
             "text": {"format": self.text.format},
             "tool_choice": self.tool_choice,
-            "tools": [{"type": "function", "strict": False, **tool} for tool in self._functions()],
+            "tools": [
+                {"type": "function", "strict": tool.get("strict") is True, **made}
+                for tool, made in zip(self.tools, self._functions(), strict=True)
+            ],
             "top_logprobs": self.top_logprobs,
             "top_p": self.top_p,
             "truncation": self.truncation,
@@ -133,4 +136,7 @@ class ResponsesRequest(SamplingFields):
 def _function(tool: Any, where: str) -> Json:
     if not isinstance(tool, dict) or tool.get("type") != "function":
         raise InvalidRequest(f'{where}.type must be "function", no other is run', param=f"{where}.type")
+    strict = tool.get("strict")
+    if strict is not None and not isinstance(strict, bool):
+        raise InvalidRequest(f"{where}.strict must be true or false", param=f"{where}.strict")
     return function(tool, where)

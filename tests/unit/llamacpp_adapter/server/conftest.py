@@ -70,7 +70,8 @@ class ByteVocabulary:
 
 @dataclass
 class FakeSession:
-    """Plays `script`: a string is a token, a number a pause, a function is awaited, an exception raised.
+    """Plays `script`: a string is a token, a pair a token and the text it shows, a number a pause, a function is
+    awaited, an exception raised.
 
     Ends with `finish_reason`.
     """
@@ -101,6 +102,8 @@ class FakeSession:
             match step:
                 case str():
                     yield self._token(step)
+                case (token, text):
+                    yield self._token(text, token.encode()[0] if isinstance(token, str) else token)
                 case int() | float():
                     await anyio.sleep(step)
                 case Exception():
@@ -109,10 +112,11 @@ class FakeSession:
                     await step()
         self.ended = True
 
-    def _token(self, text):
+    def _token(self, text, token_id=None):
         index = len(self.tokens)
         logprobs = None
-        token_id = text.encode()[0] if text else EOS
+        if token_id is None:
+            token_id = text.encode()[0] if text else EOS
         if self.request.logprobs is not None:
             top = tuple(TokenLogprob(token_id + k, -0.5 - k) for k in range(self.request.logprobs))
             logprobs = TokenLogprobs(TokenLogprob(token_id, -0.5), top)

@@ -219,6 +219,52 @@ def test_a_tool_call_ends_the_answer_with_tool_calls(client, service):
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+FORCED = {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "get_time"}}}
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "reason"),
+    [
+        (('[{"name": "get_time", "arguments": ', '{\n\n"'), '{\n\n"', "stop"),
+        (('[{"name": "get_time", "arguments": ', "{}"), "{}", "tool_calls"),
+        (('[\n\n{\n\n"name',), None, "stop"),
+    ],
+)
+def test_a_forced_call_that_a_stop_string_cuts_is_not_told_as_a_whole_one(
+    client, service, script, arguments, reason
+):
+    made = service(script, session={"stop_reason": "zone"})
+    (choice,) = post(client(made), **FORCED, stop="zone").json()["choices"]
+    calls = choice["message"].get("tool_calls", [])
+    assert [call["function"]["arguments"] for call in calls] == ([] if arguments is None else [arguments])
+    assert (choice["message"]["content"] or "", choice["finish_reason"]) == ("", reason)
+    *chunks, _ = data_of(post(client(made), **FORCED, stop="zone", stream=True))
+    assert not any(chunk["choices"][0]["delta"].get("content") for chunk in chunks)
+    assert chunks[-1]["choices"][0]["finish_reason"] == reason
+
+
+CITY = {
+    "type": "json_schema",
+    "json_schema": {"name": "city", "schema": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("script", "content", "reason"),
+    [
+        (('{"name": "get_', 'time", "arguments": {}}'), None, "tool_calls"),
+        (('{"city": ', '"Rome"}'), '{"city": "Rome"}', "stop"),
+    ],
+)
+def test_an_answer_with_tools_and_a_format_is_a_call_or_has_the_format(client, service, script, content, reason):
+    made = service(script)
+    (choice,) = post(client(made), tools=[TOOL], response_format=CITY).json()["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (content, reason)
+    assert bool(choice["message"].get("tool_calls")) is (reason == "tool_calls")
+    request = made.runtime.sessions[0].request
+    assert {"$ref": "#/$defs/answer"} in json.loads(request.grammar.text)["anyOf"]
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -226,6 +272,7 @@ def test_a_tool_call_ends_the_answer_with_tool_calls(client, service):
         ({"temperature": 3}, "temperature"),
         ({"temperature": "warm"}, "temperature"),
         ({"top_p": 0}, "top_p"),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty"),
         ({"messages": []}, "messages"),
         ({"messages": None}, "messages"),
         ({"messages": ["hi"]}, "messages[0]"),

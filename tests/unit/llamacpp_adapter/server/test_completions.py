@@ -11,7 +11,7 @@ def post(client, **fields):
 
 
 def data_of(response):
-    lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+    lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line.startswith("data: ")]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 
@@ -70,6 +70,26 @@ def test_logprobs_have_the_old_form(client, service):
         "top_logprobs": [{"A": -0.5, "B": -1.5}, {"<|end|>": -0.5, "": -1.5}, {"B": -0.5, "C": -1.5}],
         "text_offset": [0, 1, 1],
     }
+
+
+def offsets(client, **fields):
+    """The offsets, whole and streamed alike."""
+    whole = post(client, logprobs=0, **fields).json()["choices"][0]["logprobs"]["text_offset"]
+    *chunks, _ = data_of(post(client, logprobs=0, stream=True, **fields))
+    parts = [chunk["choices"][0]["logprobs"] for chunk in chunks if chunk["choices"][0]["logprobs"]]
+    assert [offset for part in parts for offset in part["text_offset"]] == whole
+    return whole
+
+
+def test_offsets_are_where_tokens_begin_also_while_their_text_waits_for_a_stop_string(client, service):
+    script = (("A", ""), ("B", ""), ("C", "ABC"), ("D", "D"), ("E", ""))
+    assert offsets(client(service(script, session={"withheld": "E"}))) == [0, 1, 2, 3, 4]
+
+
+def test_offsets_count_characters_that_several_tokens_share(client, service):
+    snowman = "\N{SNOWMAN}".encode()
+    script = ((snowman[0], ""), (snowman[1], ""), (snowman[2], "\N{SNOWMAN}"), "B", "", "C")
+    assert offsets(client(service(script))) == [0, 0, 0, 1, 2, 2]
 
 
 def test_streamed_logprobs_are_those_of_the_whole_answer(client, service):

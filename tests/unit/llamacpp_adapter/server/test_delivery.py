@@ -234,6 +234,22 @@ async def test_the_stock_client_parses_structured_output(service, served):
         assert final.usage.completion_tokens == len(final.choices[0].logprobs.content) == 2
 
 
+@pytest.mark.parametrize(
+    "script", [['{"x": 1,', ' "y": 2}'], ['{"name": "Point",', ' "arguments": {"x": 1, "y": 2}}']]
+)
+async def test_the_stock_client_parses_structured_output_and_calls_of_the_same_request(service, served, script):
+    async with served(service(script)) as client:
+        parsed = await client.chat.completions.parse(
+            **ASK, response_format=Point, tools=[openai.pydantic_function_tool(Point)]
+        )
+    (choice,) = parsed.choices
+    if choice.finish_reason == "tool_calls":
+        (call,) = choice.message.tool_calls
+        assert (choice.message.parsed, call.function.parsed_arguments) == (None, Point(x=1, y=2))
+    else:
+        assert (choice.message.parsed, choice.message.tool_calls) == (Point(x=1, y=2), None)
+
+
 @pytest.fixture
 def stream_of():
     """Make the streamed response of a service, without HTTP around it."""

@@ -43,8 +43,14 @@ def test_a_forced_call_has_no_thoughts():
     assert read([text], ReasoningStart.INSIDE, plan("required")) == ("", "", ["clock"])
 
 
-def test_an_answer_that_a_grammar_constrains_is_read_as_it_is():
-    text = '{"name": "clock", "arguments": {}} <think>'
+def test_an_answer_that_a_grammar_constrains_has_no_thoughts():
+    text = '<think>{"answer": 42}</think>'
+    assert read([text], ReasoningStart.NEVER, plan()) == ("", text, [])
+
+
+def test_an_answer_that_a_grammar_constrains_may_be_a_call():
+    assert read(['{"name": "clock", "arguments": {}}'], ReasoningStart.NEVER, plan()) == ("", "", ["clock"])
+    text = '{"name": "Rome", "arguments": {}}'
     assert read([text], ReasoningStart.NEVER, plan()) == ("", text, [])
 
 

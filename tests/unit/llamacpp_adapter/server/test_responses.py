@@ -173,6 +173,59 @@ def test_logprobs_come_with_the_text_if_they_are_asked_for(client, service):
     assert events[-1]["response"]["output"][0]["content"][0]["logprobs"] == logprobs
 
 
+@pytest.mark.parametrize(("arguments", "status"), [('{"zo', "incomplete"), ("{}", "completed")])
+def test_a_call_that_a_stop_string_cuts_is_incomplete(client, service, arguments, status):
+    http = client(service((f'[{{"name": "clock", "arguments": {arguments}',)))
+    (item,) = whole(http, tools=[CLOCK], tool_choice="required")["output"]
+    assert (item["arguments"], item["status"]) == (arguments, status)
+
+
+WORDS = {
+    "an end": (("Hel", "lo", ""), ["H", "l"]),
+    "thoughts": (("<think>", "a", "</think>", "\n\n", "in", " lo", ""), ["i", " "]),
+    "thoughts and words in one token": (("<think>a</think>So", " lo"), ["<", " "]),
+    "only thoughts": (("<think>", "a"), []),
+    "a call": (("Now: ", CALL[:20], CALL[20:], "\n", "so", "!"), ["N", "\n", "s", "!"]),
+    "no marker after all": (("a ", "<tool", "box>", "!"), ["a", "<", "b", "!"]),
+    "a control token within": (("a", "", "b"), ["a", "b"]),
+}
+
+
+@pytest.mark.parametrize(("script", "names"), WORDS.values(), ids=WORDS)
+def test_logprobs_are_those_of_the_words_alone_whole_and_streamed(client, service, script, names):
+    http = client(service(script))
+    asked = {"include": ["message.output_text.logprobs"], "tools": [CLOCK]}
+    response, events = whole(http, **asked), streamed(http, **asked)
+    last = events[-1]["response"]
+    assert stable(response["output"]) == stable(last["output"])
+    messages = [item for item in last["output"] if item["type"] == "message"]
+    logprobs = [entry for item in messages for entry in item["content"][0]["logprobs"]]
+    assert [entry["token"] for entry in logprobs] == names
+    deltas = [event["logprobs"] for event in events if event["type"] == "response.output_text.delta"]
+    assert [entry for delta in deltas for entry in delta] == logprobs
+
+
+def test_logprobs_of_withheld_text_come_with_it(client, service):
+    """A stop string's beginning waits; the words come without a token in the end."""
+    http = client(service(("A", "B"), session={"withheld": "CD"}))
+    (item,) = whole(http, include=["message.output_text.logprobs"])["output"]
+    assert item["content"][0]["text"] == "ABCD"
+    assert [entry["token"] for entry in item["content"][0]["logprobs"]] == ["A", "B"]
+
+
+def test_words_behind_a_call_are_an_item_of_their_own(client, service):
+    http = client(service((CALL, "so")))
+    for output in (whole(http, tools=[CLOCK])["output"], streamed(http, tools=[CLOCK])[-1]["response"]["output"]):
+        assert [item["type"] for item in output] == ["function_call", "message"]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_tool_is_repeated_as_strict_as_it_was_sent(client, service, strict):
+    made = service()
+    assert whole(client(made), tools=[{**CLOCK, "strict": strict}])["tools"][0]["strict"] is strict
+    assert b"strict" not in bytes(made.runtime.sessions[0].request.prompt_token_ids)
+
+
 def test_a_failure_in_mid_stream_is_a_failed_response(client, service):
     events = streamed(client(service(("Hel", "lo", CloudLost("the cloud is gone")))))
     assert told(events)[-1] == "failed"
@@ -198,6 +251,7 @@ def test_a_failure_before_the_first_token_is_an_http_error(client, service):
         ({"input": []}, "input"),
         ({"tools": [CLOCK], "tool_choice": {"type": "function", "name": "other"}}, "tool_choice"),
         ({"temperature": 3}, "temperature"),
+        ({"tools": [{**CLOCK, "strict": 1}]}, "tools[0].strict"),
     ],
 )
 def test_refusals_are_openais_errors(client, service, fields, param):

@@ -11,7 +11,7 @@ from pdd_llamacpp_adapter.server.forced_calls import ForcedCallParser
 from pdd_llamacpp_adapter.server.json_extent import JsonExtent, NotJson
 from pdd_llamacpp_adapter.server.text_machine import overlap
 from pdd_llamacpp_adapter.server.tool_calls import ToolCallParser, new_call_id
-from pdd_llamacpp_adapter.server.tool_formats import CallFormat, read_calls
+from pdd_llamacpp_adapter.server.tool_formats import CallFormat, may_be_call, read_calls
 
 NAMES = {"weather", "clock"}
 ROME = '{"name": "weather", "arguments": {"city": "Rome"}}'
@@ -43,8 +43,15 @@ def read(parser, pieces):
             assert delta.index == len(calls) - 1
             assert (delta.call_id, delta.name) == (None, None)
         calls[-1][1] += delta.arguments
-    assert parser.made_tool_calls is bool(calls)
+    assert parser.made_tool_calls is (bool(calls) and closed(calls[-1][1]))
     return content, [tuple(call) for call in calls]
+
+
+def closed(arguments):
+    try:
+        return JsonExtent().feed(arguments) == len(arguments)
+    except NotJson:
+        return False
 
 
 @st.composite
@@ -218,10 +225,32 @@ def test_an_answer_in_json_is_told_from_a_call_by_its_first_key():
     assert reading.push('": "Italy"}') == [ContentDelta('": "Italy"}')]
 
 
-def test_without_parallel_calls_a_second_one_is_content():
-    content, calls = read(parser(parallel=False), [HERMES_ROME + HERMES_ROME])
-    assert len(calls) == 1
-    assert content == HERMES_ROME
+CLOCK = '{"name": "clock", "arguments": {}}'
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "content"),
+    [
+        (CallFormat.HERMES, f"{HERMES_ROME}\n<tool_call>{CLOCK}</tool_call>\n", ""),
+        (CallFormat.HERMES, f"See: {HERMES_ROME} and <tool_call>{CLOCK}</tool_call> done", "See:  and  done"),
+        (CallFormat.HERMES, f"{HERMES_ROME}\n<tool_call>{CLOCK[:-9]}", ""),
+        (CallFormat.LLAMA3_JSON, f"{ROME}; {CLOCK}", ""),
+        (CallFormat.MISTRAL, f"[TOOL_CALLS][{ROME}, {CLOCK}]", ""),
+        (CallFormat.MISTRAL, f"[TOOL_CALLS][{ROME}][TOOL_CALLS][{CLOCK}]", ""),
+    ],
+)
+def test_without_parallel_calls_only_the_first_one_is_given_out(form, text, content):
+    assert read(parser(form, parallel=False), [text]) == (content, [("weather", '{"city": "Rome"}')])
+
+
+def test_without_parallel_calls_what_is_no_call_stays_content_behind_one():
+    said, calls = read(parser(parallel=False), [HERMES_ROME + "\n<tool_call>{}</tool_call>"])
+    assert (said, len(calls)) == ("\n<tool_call>{}</tool_call>", 1)
+
+
+def test_an_unfinished_call_is_content_where_there_may_be_several():
+    said, calls = read(parser(), [f"{HERMES_ROME}\n<tool_call>{CLOCK[:-9]}"])
+    assert (said, len(calls)) == (f"\n<tool_call>{CLOCK[:-9]}", 1)
 
 
 def test_ids_differ_and_suit_the_template():
@@ -285,7 +314,30 @@ def test_what_was_forced_and_still_is_no_list_of_calls_is_not_lost(case):
     assert read(ForcedCallParser(NAMES), pieces) == read(ForcedCallParser(NAMES), [text])
     content, calls = read(ForcedCallParser(NAMES), pieces)
     if not calls:
-        assert content == text
+        assert content == text or (content == "" and may_be_call(text.strip(), "[") and not closed(text.strip()))
+
+
+CLOCKS = '[\n\n{\n\n"name" : "clock", "arguments": {}}, {"name": "clock", "arguments": {"zone": "UTC"}}]'
+
+
+@given(st.integers(0, len(CLOCKS)), st.data())
+def test_of_forced_calls_that_are_cut_nothing_is_told_as_words(size, data):
+    _, pieces = data.draw(split(st.just(CLOCKS[:size])))
+    content, calls = read(ForcedCallParser(NAMES), pieces)
+    assert content.strip() == ""
+    assert len(calls) == CLOCKS[:size].count('"arguments": {')
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"arguments": {"zone": "UT', '[{"name": "clock", "argum', "[", '[{"name": "clock"']
+)
+def test_an_unfinished_head_is_dropped(text):
+    assert fed(ForcedCallParser(NAMES), [text]) == []
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "Sorry", '[{"name": "other", "arguments": {}}]', '[{"nation": "', "{"])
+def test_what_cannot_become_calls_is_content(text):
+    assert fed(ForcedCallParser(NAMES), [text]) == [ContentDelta(text)]
 
 
 def test_forced_arguments_come_as_they_are_made():

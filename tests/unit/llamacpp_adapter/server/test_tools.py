@@ -4,7 +4,7 @@ import pytest
 
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.chat import ChatTemplate
-from pdd_llamacpp_adapter.request import GrammarKind
+from pdd_llamacpp_adapter.request import Grammar, GrammarKind
 from pdd_llamacpp_adapter.server.tool_formats import CallFormat, format_of
 from pdd_llamacpp_adapter.server.tools import plan_tools
 
@@ -223,6 +223,65 @@ def test_a_named_function_is_the_only_one():
     assert schema(made)["items"]["properties"]["name"]["enum"] == ["clock"]
     assert made.names == {"weather", "clock"}
     assert made.format is None
+
+
+ANSWER = {
+    "type": "object",
+    "properties": {"name": {"$ref": "#/$defs/Name"}},
+    "required": ["name"],
+    "additionalProperties": False,
+    "$defs": {"Name": {"type": "string", "maxLength": 4}},
+}
+WANTED = Grammar(GrammarKind.JSON, json.dumps(ANSWER))
+
+
+@pytest.mark.parametrize(
+    ("on", "call"),
+    [
+        ("plain", {"name": "weather", "arguments": {"city": "Rome"}}),
+        ("hermes", {"name": "weather", "arguments": {"city": "Rome"}}),
+        ("llama", {"name": "weather", "parameters": {"city": "Rome"}}),
+        ("mistral", [{"name": "weather", "arguments": {"city": "Rome"}}]),
+    ],
+)
+def test_with_auto_the_answer_is_a_call_in_the_models_own_form_or_what_the_format_asks_for(on, call):
+    jsonschema = pytest.importorskip("jsonschema")
+    grammar = plan(on=on).constraint(WANTED)
+    assert (grammar.kind, grammar.param) == (GrammarKind.JSON, "response_format")
+    made = json.loads(grammar.text)
+    jsonschema.Draft202012Validator.check_schema(made)
+
+    def valid(value):
+        return jsonschema.Draft202012Validator(made).is_valid(value)
+
+    assert valid(call)
+    assert valid({"name": "Rome"})
+    assert not valid({"name": "Milan"})
+    assert not valid({"name": "Rome", "arguments": {"city": "Rome"}})
+    assert not valid({"name": "weather", "arguments": {}})
+    assert not valid([])
+
+
+def test_any_object_or_a_call_is_what_a_json_object_allows():
+    made = json.loads(plan(on="mistral").constraint(Grammar(GrammarKind.JSON_OBJECT)).text)
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(made)
+    assert validator.is_valid({"any": 1})
+    assert validator.is_valid([{"name": "clock", "arguments": {}}] * 2)
+    assert not validator.is_valid([1])
+    single = json.loads(plan(on="mistral", parallel=False).constraint(WANTED).text)
+    assert not jsonschema.Draft202012Validator(single).is_valid([{"name": "clock", "arguments": {}}] * 2)
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "clock"}}])
+def test_a_forced_choice_leaves_no_words_that_a_format_could_constrain(choice):
+    made = plan(choice=choice)
+    assert made.constraint(WANTED) == made.constraint(None) == made.grammar
+
+
+def test_without_tools_to_call_the_format_is_all():
+    assert plan(choice="none").constraint(WANTED) == plan(()).constraint(WANTED) == WANTED
+    assert plan(choice="none").constraint(None) is plan().constraint(None) is None
 
 
 def test_references_within_parameters_still_lead_to_the_same_place():
