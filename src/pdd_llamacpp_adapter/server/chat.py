@@ -50,7 +50,7 @@ def routes(service: Service) -> list[Route]:
         completion = service.stored.get(request.path_params["completion_id"])
         if completion is None:
             raise _unknown()
-        return JSONResponse(completion)
+        return Response(completion, media_type=JSONResponse.media_type)
 
     async def delete(request: Request) -> Response:
         completion_id = request.path_params["completion_id"]

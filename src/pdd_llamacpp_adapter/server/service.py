@@ -89,7 +89,7 @@ class Service:
         self.stopping = False
         """True once `shut_down` was called: every new request is answered with 503."""
         self.queue = AdmissionQueue(settings.max_running, settings.max_queue)
-        self.stored = StoredAnswers(settings.stored_answers, settings.stored_ttl)
+        self.stored = StoredAnswers(settings.stored_answers, settings.stored_ttl, settings.stored_bytes)
         self.metrics = ServerMetrics(self.queue)
         self.incoming = IncomingRequests(self._ring)
         self._answers: set[RunningAnswer] = set()
