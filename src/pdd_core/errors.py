@@ -8,6 +8,7 @@
     ├── InvalidRequest              a field of a request to the device is wrong             (HTTP 400)
     │   └── InvalidGrammar          a JSON schema or grammar that cannot be compiled        (HTTP 400)
     ├── DeviceBusy                  more answers are asked for than the device's queue holds (HTTP 429)
+    ├── ServerStopping              the device's server was told to stop before an answer began (HTTP 503)
     ├── InvalidOptIn                a pdd_* request field is wrong                          (HTTP 400)
     │   └── HandoffInUse            the handoff id belongs to a running or deleted request  (HTTP 400)
     ├── HandoffNotFound             unknown or expired id                                   (HTTP 404)
@@ -58,6 +59,7 @@ __all__ = [
     "PDDError",
     "PolicyError",
     "SchemaVersionError",
+    "ServerStopping",
     "TokenizerMismatch",
     "UnsupportedDeployment",
     "named",
@@ -103,6 +105,10 @@ class DeviceBusy(PDDError):
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ServerStopping(PDDError):
+    """The device's server was told to stop before the answer began."""
 
 
 class InvalidOptIn(PDDError):

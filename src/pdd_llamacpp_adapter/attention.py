@@ -74,7 +74,7 @@ class AttentionContext(LlamaContext):
             DeviceEngineFailed: llama.cpp cannot make a context of this size.
         """
         super().__init__(path, n_ctx=n_ctx, n_threads=n_threads, flash_attn=False, n_batch=n_batch)
-        self.n_layer = int(L.llama_model_n_layer(self.model))
+        self.n_layer = int(L.llama_model_n_layer(self.model.handle))
         self._wanted_layers: Collection[int] = ()
         self._seen: dict[int, np.ndarray] = {}
         self._failure: Exception | None = None
@@ -90,7 +90,7 @@ class AttentionContext(LlamaContext):
         params.flash_attn_type = L.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.cb_eval = self._on_node
         L.llama_free(self._ctx)
-        self._ctx = L.llama_init_from_model(self.model, params)
+        self._ctx = L.llama_init_from_model(self.model.handle, params)
         if not self._ctx:
             self.close()
             raise DeviceEngineFailed(f"llama.cpp cannot make a context of {n_ctx} tokens that shows its attention")
@@ -173,4 +173,4 @@ def _checked(values: np.ndarray, length: int, window: int) -> np.ndarray:
 
 def n_ctx_train(context: LlamaContext) -> int:
     """Return the tokens of context that the model was trained for."""
-    return int(L.llama_model_n_ctx_train(context.model))
+    return int(L.llama_model_n_ctx_train(context.model.handle))

@@ -17,6 +17,7 @@ import numpy as np
 
 from pdd_core.errors import ContextOverflow, DeviceEngineFailed, ModelError
 from pdd_llamacpp_adapter.aborted import DecodeAborted
+from pdd_llamacpp_adapter.shared_model import SharedModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -72,9 +73,10 @@ class LlamaContext:
         L.llama_backend_init()
         self._ctx: Any = None
         self._batch: Any = None
-        self.model: Any = L.llama_model_load_from_file(str(path).encode(), L.llama_model_default_params())
-        if not self.model:
+        loaded = L.llama_model_load_from_file(str(path).encode(), L.llama_model_default_params())
+        if not loaded:
             raise ModelError(f"llama.cpp cannot load {path}: {_errors[-1]}")
+        self.model = SharedModel(loaded, L.llama_model_free)
         self._should_abort = should_abort and L.ggml_abort_callback(lambda _: should_abort())
         params = L.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, n_batch
@@ -83,7 +85,7 @@ class LlamaContext:
         params.flash_attn_type = (
             L.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attn else L.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
-        self._ctx = L.llama_init_from_model(self.model, params)
+        self._ctx = L.llama_init_from_model(loaded, params)
         if not self._ctx:
             self.close()
             raise DeviceEngineFailed(f"llama.cpp cannot make a context of {n_ctx} tokens: {_errors[-1]}")
@@ -95,8 +97,8 @@ class LlamaContext:
         """What the first of `ids` stand for, where they are a refined prompt; None where for themselves."""
         self._watched = False
         self._memory = L.llama_get_memory(self._ctx)
-        self._window = int(L.llama_model_n_swa(self.model))
-        self._n_vocab = int(L.llama_vocab_n_tokens(L.llama_model_get_vocab(self.model)))
+        self._window = int(L.llama_model_n_swa(loaded))
+        self._n_vocab = int(L.llama_vocab_n_tokens(L.llama_model_get_vocab(loaded)))
         self._allocate_batch(n_batch)
 
     def _allocate_batch(self, capacity: int) -> None:
@@ -232,16 +234,14 @@ class LlamaContext:
             raise DeviceEngineFailed(f"llama.cpp does not take its memory back: {_errors[-1]}")
 
     def close(self) -> None:
-        """Free everything. Harmless when repeated."""
+        """Free everything; the model where the last call with it ends. Harmless when repeated."""
         if self._batch is not None:
             L.llama_batch_free(self._batch)
             self._batch = None
         if self._ctx:
             L.llama_free(self._ctx)
             self._ctx = None
-        if self.model:
-            L.llama_model_free(self.model)
-            self.model = None
+        self.model.close()
 
 
 def _check_gguf(path: Path) -> None:

@@ -109,11 +109,13 @@ class DeviceEngine(EngineMemory):
         self.close()
 
     def close(self) -> None:
-        """Stop what is running and free the model. Harmless when repeated."""
+        """Stop what is running and free the model; behind a text that is being read, if there is one.
+
+        Harmless when repeated.
+        """
         if self._context is None:
             return
         context, self._context = self._context, None
-        self.vocab.close()
         self._thread.stop(context.close)
 
     @property

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
 
-from pdd_core.errors import ContextOverflow, DeviceError
+from pdd_core.errors import ContextOverflow
 from pdd_llamacpp_adapter.chat import ChatTemplate
 from pdd_llamacpp_adapter.detokenizer import Detokenizer
+from pdd_llamacpp_adapter.shared_model import SharedModel, keeps_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,11 +23,14 @@ _PIECE_BYTES = 256
 
 
 class Vocabulary:
-    """The tokens of one loaded model. Invalid once its engine is closed, and says so."""
+    """The tokens of one loaded model. Invalid once its engine is closed, and says so.
 
-    def __init__(self, model: Any) -> None:
+    Every call keeps the model until it returns: closing the engine does not wait for one that takes long.
+    """
+
+    def __init__(self, model: SharedModel) -> None:
         self._model = model
-        self._handle = L.llama_model_get_vocab(model)
+        self._handle = L.llama_model_get_vocab(model.handle)
         self._pieces: dict[int, bytes] = {}
         self.size = int(L.llama_vocab_n_tokens(self._handle))
         self.bos_id = int(L.llama_vocab_bos(self._handle))
@@ -40,23 +44,27 @@ class Vocabulary:
         self._adds_bos = bool(L.llama_vocab_get_add_bos(self._handle))
 
     @cached_property
+    @keeps_model
     def raw_tokens(self) -> list[str]:
         """Raw token string per id, as in ``tokenizer.ggml.tokens``. About 40 ms for 50,000, once."""
         vocab = self._vocab
         return [L.llama_vocab_get_text(vocab, token).decode("utf-8", "replace") for token in range(self.size)]
 
+    @keeps_model
     def is_special(self, token_id: int) -> bool:
         """Whether `token_id` is a control, user-defined or unknown token, as opposed to ordinary text."""
         marks = L.LLAMA_TOKEN_ATTR_CONTROL | L.LLAMA_TOKEN_ATTR_USER_DEFINED | L.LLAMA_TOKEN_ATTR_UNKNOWN
         return 0 <= token_id < self.size and bool(L.llama_vocab_get_attr(self._vocab, token_id) & marks)
 
     @cached_property
+    @keeps_model
     def longest_piece(self) -> int:
         """Bytes of text in the longest token."""
         # byte-level BPE writes each byte as one character
         is_bpe = L.llama_vocab_type(self._vocab) == L.LLAMA_VOCAB_TYPE_BPE
         return max(len(text) if is_bpe else len(text.encode()) for text in self.raw_tokens)
 
+    @keeps_model
     def tokenize(
         self, text: str, *, special: bool = False, add_bos: bool = False, most: int | None = None
     ) -> list[int]:
@@ -112,14 +120,14 @@ class Vocabulary:
         return self.tokenize(text, special=True, add_bos=self._adds_bos and not begun, most=most)
 
     @cached_property
+    @keeps_model
     def chat_template(self) -> ChatTemplate:
         """The model's own chat template.
 
         Raises:
             ModelError: there is none, or it is not valid Jinja.
         """
-        self._check_open()
-        template = L.llama_model_chat_template(self._model, None)
+        template = L.llama_model_chat_template(self._model.handle, None)
         text = template.decode("utf-8") if template else None
         return ChatTemplate(text, bos=self._raw(self.bos_id), eos=self._raw(self.eos_id))
 
@@ -142,6 +150,7 @@ class Vocabulary:
             return self.raw_tokens[token_id]
         return self.piece(token_id).decode("utf-8", "replace")
 
+    @keeps_model
     def _read_piece(self, token_id: int) -> bytes:
         if not 0 <= token_id < self.size:
             return b""  # padding beyond the table has no text
@@ -158,13 +167,5 @@ class Vocabulary:
 
     @property
     def _vocab(self) -> Any:
-        self._check_open()
+        self._model.check_open()
         return self._handle
-
-    def _check_open(self) -> None:
-        if self._model is None:
-            raise DeviceError("the vocabulary's engine is closed")
-
-    def close(self) -> None:
-        """Let go of the model, which is about to be freed."""
-        self._model = None

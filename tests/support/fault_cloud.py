@@ -38,12 +38,16 @@ class Recording:
 
 @dataclass
 class Fault:
-    """Happens once, when token `at` of the answer would be sent; `later` says what further requests meet."""
+    """Happens once, when token `at` of the answer would be sent; `later` says what further requests meet.
+
+    Not before request number `leg`, and instead of its stream in that one.
+    """
 
     kind: str | None = None
     at: int = 0
     later: str | None = None
     cancel: str | None = None
+    leg: int = 1
     happened: bool = False
 
 
@@ -95,7 +99,7 @@ class FaultCloud:
         fault = self.faults[key]
         self._handoffs[request["vllm_xargs"]["pdd_handoff"]] = fault
         self.posts[key] = self.posts.get(key, 0) + 1
-        return await self._complete(writer, fault, request, first=self.posts[key] == 1)
+        return await self._complete(writer, fault, request, number=self.posts[key])
 
     @staticmethod
     async def _cancel_fails(writer, kind):
@@ -107,21 +111,23 @@ class FaultCloud:
             return await answer(writer, 200, b'{"cut": ')
         return await answer(writer, 500, b'{"error": {"message": "no", "code": 500}}')
 
-    async def _complete(self, writer, fault, request, *, first):
-        if fault.kind in ANSWER_FAULTS and first:
+    async def _complete(self, writer, fault, request, *, number):
+        if fault.kind in ANSWER_FAULTS and number == fault.leg:
             fault.happened = True
             return await self._refuse(writer, fault.kind)
-        if not first and fault.later == "down":
+        if number > fault.leg and fault.later == "down":
             raise Cut
         prompt = tuple(request["prompt"])
         recording = next(r for p, r in self._recordings.items() if prompt[: len(p)] == p)
         start = len(prompt) - len(recording.prompt)
         assert list(prompt[len(recording.prompt) :]) == recording.ids[:start], "went on from another answer"
+        assert not (start and request["frequency_penalty"]), "the penalty begins anew"
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         budget = request["vllm_xargs"].get("pdd_decode_budget")
         for position, event in enumerate(recording.leg(start, budget, request["max_tokens"]), start):
             data = f"data: {json.dumps(event)}\n\n".encode()
-            if fault.kind in STREAM_FAULTS and position == fault.at and not fault.happened:
+            due = position == fault.at and number >= fault.leg and not fault.happened
+            if fault.kind in STREAM_FAULTS and due:
                 fault.happened = True
                 await self._break(writer, fault.kind, data)
             await send(writer, data)

@@ -36,7 +36,6 @@ class Reader:
 
     def close(self) -> None:
         """Free the model."""
-        self.vocab.close()
         self._context.close()
 
     def read(self, ids: Sequence[int], *, window: int, layers: Collection[int] | None) -> Attention:

@@ -10,6 +10,7 @@ import anyio
 
 from pdd_cli.demo_model import DEMO_NAME, device_gguf
 from pdd_cli.extras import require
+from pdd_cli.leaving import leave
 from pdd_cli.progress import ConsoleProgress
 from pdd_cli.urls import openai_base_url
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run_serve(settings: ServeSettings, console: Console) -> None:
-    """Serve until Ctrl-C or SIGTERM.
+    """Serve until Ctrl-C or SIGTERM. The process ends here if a prompt is still being read then.
 
     Raises:
         ConfigurationError: a setting that cannot work, or an extra that is not installed.
@@ -51,6 +52,7 @@ def run_serve(settings: ServeSettings, console: Console) -> None:
         console.print(f"Ready: model {runtime.model_name}. Ctrl-C ends it.", style="bold green", highlight=False)
 
     anyio.run(lambda: serve_device(gguf, settings, on_started=started, on_ready=ready))
+    leave()
 
 
 def _log_to_stderr() -> None:

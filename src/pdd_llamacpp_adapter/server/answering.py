@@ -80,6 +80,8 @@ class RunningAnswer:
         self.finished: Finished | None = None
         self.error: ErrorObject | None = None
         """Why there is no end, if there is none."""
+        self.id_went_out = False
+        """Whether its client has begun to receive it. Of a refused one nobody ever knows the id."""
         self._turn = turn
         self._paced = paced
         self._ended = False
@@ -101,6 +103,11 @@ class RunningAnswer:
         if self.error is not None:
             return "failed"
         return "cancelled" if self._ended else "running"
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is something to read, or somebody who may ask what became of it."""
+        return self.finished is not None or self.transcript.num_tokens > 0 or self.id_went_out
 
     def stop(self, why: ErrorObject) -> None:
         """End the answer with the error `why`, unless it has ended. Both engines are free at once."""

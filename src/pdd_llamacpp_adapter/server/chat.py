@@ -32,7 +32,7 @@ def routes(service: Service) -> list[Route]:
     async def create(request: Request) -> Response:
         body, call = await read_request(request, ChatRequest, service, answer_id=new_id("chatcmpl-"))
         chat = body.chat_input()
-        turn = await prepare(chat, call.runtime)
+        turn = await service.incoming.prepare(lambda: prepare(chat, call.runtime))
         if body.stream:
             writer = ChatChunks(
                 call,
@@ -50,7 +50,7 @@ def routes(service: Service) -> list[Route]:
         completion = service.stored.get(request.path_params["completion_id"])
         if completion is None:
             raise _unknown()
-        return JSONResponse(completion)
+        return Response(completion, media_type=JSONResponse.media_type)
 
     async def delete(request: Request) -> Response:
         completion_id = request.path_params["completion_id"]

@@ -35,7 +35,7 @@ def routes(service: Service) -> list[Route]:
     async def create(request: Request) -> Response:
         body, call = await read_request(request, CompletionRequest, service, answer_id=new_id("cmpl-"))
         body.check()
-        turn, prompt = await anyio.to_thread.run_sync(_prepare, body, call.runtime)
+        turn, prompt = await service.incoming.prepare(lambda: _prepared(body, call.runtime))
         echo = prompt if body.echo else ""
         if body.stream:
             writer = CompletionChunks(
@@ -52,6 +52,11 @@ def routes(service: Service) -> list[Route]:
         return await whole_answer(call, turn, build, receive=request.receive)
 
     return [Route(PATH, create, methods=["POST"])]
+
+
+async def _prepared(body: CompletionRequest, runtime: Runtime) -> tuple[Turn, str]:
+    """As `prepare` does for a chat."""
+    return await anyio.to_thread.run_sync(_prepare, body, runtime, abandon_on_cancel=True)
 
 
 def _prepare(body: CompletionRequest, runtime: Runtime) -> tuple[Turn, str]:

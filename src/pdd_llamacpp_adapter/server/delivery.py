@@ -113,6 +113,7 @@ class _AnswerStream(Response):
         self._began = bool(steps) or not self._steps.over
         if not self._began:
             return True
+        self._answer.id_went_out = True
         if (outcome := self._answer.outcome) is not None:
             self.headers[PDD_HEADER] = f"mode={outcome.mode}"
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

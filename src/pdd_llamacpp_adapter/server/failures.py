@@ -17,6 +17,7 @@ from pdd_core.errors import (
     InvalidOptIn,
     InvalidRequest,
     PDDError,
+    ServerStopping,
 )
 from pdd_llamacpp_adapter.server.turn import ErrorObject
 
@@ -53,6 +54,8 @@ def error_object(error: PDDError) -> ErrorObject:
             return ErrorObject(
                 429, message, "rate_limit_error", code="rate_limit_exceeded", retry_after=error.retry_after
             )
+        case ServerStopping():
+            return SHUTTING_DOWN
         case CloudError():
             return ErrorObject(503, message, UNAVAILABLE, code="cloud_unavailable")
         case DeviceError():

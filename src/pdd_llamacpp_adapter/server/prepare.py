@@ -33,11 +33,13 @@ _RESERVED = RESERVED_VARIABLES | {"self", "most"}
 async def prepare(chat: ChatInput, runtime: Runtime) -> Turn:
     """Render, tokenise and check a chat. On a worker thread: a long chat takes tens of milliseconds.
 
+    Cancelled, it does not wait for the thread, which nothing can stop: the server ends in spite of it.
+
     Raises:
         InvalidRequest: a field that cannot be obeyed.
         ContextOverflow: the prompt leaves no room for the answer.
     """
-    return await anyio.to_thread.run_sync(_prepare, chat, runtime)
+    return await anyio.to_thread.run_sync(_prepare, chat, runtime, abandon_on_cancel=True)
 
 
 def _prepare(chat: ChatInput, runtime: Runtime) -> Turn:

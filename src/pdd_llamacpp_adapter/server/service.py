@@ -8,6 +8,7 @@ import anyio
 
 from pdd_llamacpp_adapter.server.admission import AdmissionQueue
 from pdd_llamacpp_adapter.server.failures import SHUTTING_DOWN
+from pdd_llamacpp_adapter.server.incoming import IncomingRequests
 from pdd_llamacpp_adapter.server.metrics import ServerMetrics
 from pdd_llamacpp_adapter.server.stored import StoredAnswers
 
@@ -88,8 +89,9 @@ class Service:
         self.stopping = False
         """True once `shut_down` was called: every new request is answered with 503."""
         self.queue = AdmissionQueue(settings.max_running, settings.max_queue)
-        self.stored = StoredAnswers(settings.stored_answers, settings.stored_ttl)
+        self.stored = StoredAnswers(settings.stored_answers, settings.stored_ttl, settings.stored_bytes)
         self.metrics = ServerMetrics(self.queue)
+        self.incoming = IncomingRequests(self._ring)
         self._answers: set[RunningAnswer] = set()
         self._bell = anyio.Event()
 
@@ -100,30 +102,37 @@ class Service:
         return self.runtime
 
     def begun(self, answer: RunningAnswer) -> None:
-        """Take note that `answer` is waiting or being made."""
+        """Take note that `answer` is waiting or being made; once the server stops, it is stopped at once."""
         self._answers.add(answer)
+        if self.stopping:
+            answer.stop(SHUTTING_DOWN)
         self.stored.begun(answer)
 
     def ended(self, answer: RunningAnswer) -> None:
         """Take note that `answer` is no longer at work, however it ended."""
         self._answers.discard(answer)
         self.stored.ended(answer)
-        bell, self._bell = self._bell, anyio.Event()
-        bell.set()
+        self._ring()
 
     async def shut_down(self, grace: float) -> None:
-        """Refuse new requests, give the others `grace` seconds, then end those that are left with an error.
+        """Refuse requests whose answers have not begun, and give the others `grace` seconds; then end them too.
 
-        Can be called again with less patience while it waits.
+        Whatever is ended is told so by an error. Can be called again with less patience while it waits.
         """
         self.stopping = True
+        self.incoming.refuse()
         with anyio.move_on_after(grace):
             await self._idle()
+        self.incoming.end()
         for answer in list(self._answers):
             answer.stop(SHUTTING_DOWN)
         with anyio.move_on_after(_STOPPING):
             await self._idle()
 
+    def _ring(self) -> None:
+        bell, self._bell = self._bell, anyio.Event()
+        bell.set()
+
     async def _idle(self) -> None:
-        while self._answers:
+        while self._answers or self.incoming:
             await self._bell.wait()

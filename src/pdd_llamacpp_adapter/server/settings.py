@@ -10,6 +10,8 @@ from pdd_core.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_LEAST = {"max_running": 1, "max_queue": 0, "max_body_bytes": 1, "stored_answers": 0, "stored_bytes": 0}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
@@ -37,13 +39,15 @@ class ServerSettings:
     max_body_bytes: int = 8 * 2**20
     stored_answers: int = 64
     """Chat completions that can be retrieved, counted from the newest."""
+    stored_bytes: int = 64 * 2**20
+    """Of these together, as JSON. One that is larger alone cannot be retrieved."""
     stored_ttl: float = 1800.0
     """A chat completion can be retrieved for this long after its end."""
 
     def __post_init__(self) -> None:
         if self.api_key == "":
             raise ConfigurationError("api_key must not be empty: leave it out to let everyone in")
-        for name, least in (("max_running", 1), ("max_queue", 0), ("max_body_bytes", 1), ("stored_answers", 0)):
+        for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ConfigurationError(f"{name} must be at least {least}")
         for name in ("keep_alive", "send_timeout", "stored_ttl"):

@@ -6,30 +6,35 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from pydantic_core import to_json
+
 from pdd_llamacpp_adapter.server.failures import DELETED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pdd_llamacpp_adapter.server.answering import RunningAnswer
-    from pdd_llamacpp_adapter.server.turn import Json
 
 
 class StoredAnswers:
-    """Answers by id, bounded in number and age. Memory only: nothing outlives the process.
+    """Answers by id, bounded in number, age and size. Memory only: nothing outlives the process.
 
     Args:
         count: how many ended answers are kept. Running ones are kept besides, until their end.
         ttl: for how many seconds after its end an answer is kept.
+        size: bytes of JSON that ended answers may take, all together; a larger one is not kept.
         clock: seconds.
     """
 
-    def __init__(self, count: int, ttl: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, count: int, ttl: float, size: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._count = count
         self._ttl = ttl
+        self._size = size
         self._clock = clock
         self._running: dict[str, RunningAnswer] = {}
-        self._ended: OrderedDict[str, tuple[float, Json]] = OrderedDict()
+        self._ended: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+        self._used = 0
+        """Bytes of all in `_ended`."""
 
     def begun(self, answer: RunningAnswer) -> None:
         """Keep `answer`, if it is of a kind that can be retrieved."""
@@ -37,17 +42,22 @@ class StoredAnswers:
             self._running[answer.call.answer_id] = answer
 
     def ended(self, answer: RunningAnswer) -> None:
-        """Keep what `answer` has become, unless it was removed. Its engines' objects are let go."""
-        if self._running.pop(answer.call.answer_id, None) is not None and answer.described is not None:
-            self._ended[answer.call.answer_id] = (self._clock(), answer.described(answer))
+        """Keep what `answer` has become, unless it was removed, or refused before anyone knew of it.
+
+        Its engines' objects are let go.
+        """
+        known = self._running.pop(answer.call.answer_id, None) is not None and answer.is_known
+        if known and (told := _encoded(answer)) is not None and len(told) <= self._size:
+            self._ended[answer.call.answer_id] = (self._clock(), told)
+            self._used += len(told)
         self._drop_old()
 
-    def get(self, answer_id: str) -> Json | None:
-        """Return the answer's JSON as it is now, or None when it is unknown, dropped or removed."""
+    def get(self, answer_id: str) -> bytes | None:
+        """Return the answer as it is now, in JSON, or None when it is unknown, dropped or removed."""
         self._drop_old()
         running = self._running.get(answer_id)
-        if running is not None and running.described is not None:
-            return running.described(running)
+        if running is not None:
+            return _encoded(running)
         return self._ended[answer_id][1] if answer_id in self._ended else None
 
     def remove(self, answer_id: str) -> bool:
@@ -56,7 +66,8 @@ class StoredAnswers:
         running = self._running.pop(answer_id, None)
         if running is not None:
             running.stop(DELETED)
-        return running is not None or self._ended.pop(answer_id, None) is not None
+            return True
+        return self._forget(answer_id)
 
     def __len__(self) -> int:
         return len(self._running) + len(self._ended)
@@ -64,7 +75,16 @@ class StoredAnswers:
     def _drop_old(self) -> None:
         oldest_allowed = self._clock() - self._ttl
         while self._ended:
-            end, _ = next(iter(self._ended.values()))  # they stand in the order of their ends
-            if len(self._ended) <= self._count and end >= oldest_allowed:
+            answer_id, (end, _) = next(iter(self._ended.items()))  # they stand in the order of their ends
+            if len(self._ended) <= self._count and self._used <= self._size and end >= oldest_allowed:
                 return
-            self._ended.popitem(last=False)
+            self._forget(answer_id)
+
+    def _forget(self, answer_id: str) -> bool:
+        _, told = self._ended.pop(answer_id, (0.0, None))
+        self._used -= len(told or b"")
+        return told is not None
+
+
+def _encoded(answer: RunningAnswer) -> bytes | None:
+    return None if answer.described is None else to_json(answer.described(answer))

@@ -106,8 +106,10 @@ async def read_request(
 
     Raises:
         InvalidRequest: as `read_body` and `check_model` do.
+        ServerStopping: the server was told to stop meanwhile.
     """
-    body = await read_body(request, model, limit=service.settings.max_body_bytes)
+    limit = service.settings.max_body_bytes
+    body = await service.incoming.receive(lambda: read_body(request, model, limit=limit))
     runtime = service.loaded()
     check_model(body.model, runtime)
     call = Call(

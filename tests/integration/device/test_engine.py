@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import threading
+
 import anyio
+import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
 import numpy as np
 import pytest
 
@@ -129,6 +132,30 @@ async def test_a_closed_engine_says_so(gguf, long_prompt):
         await engine.extend(long_prompt[:4])
     with pytest.raises(DeviceError, match="closed"):
         vocab.tokenize("text")
+
+
+async def test_closing_frees_the_model_behind_the_last_call_that_reads_text(gguf, monkeypatch):
+    tokenize, free = L.llama_tokenize, L.llama_model_free
+    begun, go_on, order = threading.Event(), threading.Event(), []
+
+    def slow(*args):
+        begun.set()
+        assert go_on.wait(30)
+        order.append("read")
+        return tokenize(*args)
+
+    monkeypatch.setattr(L, "llama_tokenize", slow)
+    monkeypatch.setattr(L, "llama_model_free", lambda model: (order.append("freed"), free(model)))
+    engine = DeviceEngine.open(gguf, n_ctx=256)
+    vocab = engine.vocab
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(anyio.to_thread.run_sync, vocab.tokenize, "text")
+        await anyio.to_thread.run_sync(begun.wait)
+        engine.close()  # does not wait: nothing can stop the call
+        with pytest.raises(DeviceError, match="closed"):
+            vocab.tokenize("other text")
+        go_on.set()
+    assert order == ["read", "freed"]
 
 
 async def test_closing_while_it_works_stops_it(gguf, long_prompt):

@@ -33,7 +33,7 @@ def routes(service: Service) -> list[Route]:
         body, call = await read_request(request, ResponsesRequest, service, answer_id=new_id("resp_"))
         chat = body.chat_input()
         writer = ResponseEvents(call, body.echoed(), with_logprobs=body.with_logprobs)
-        turn = await prepare(chat, call.runtime)
+        turn = await service.incoming.prepare(lambda: prepare(chat, call.runtime))
         if body.stream:
             return stream_answer(call, turn, writer)
 

@@ -192,6 +192,33 @@ async def test_a_failed_answer_says_why_when_it_is_read_again(service, served):
         assert failed.pdd["error"]["code"] == "cloud_unavailable"
 
 
+async def test_refused_answers_cost_no_other_its_place(service, served, until):
+    made = service(stored_answers=2, max_queue=0)
+    async with served(made) as client:
+        kept = await client.chat.completions.create(**ASK)
+        made.runtime.script = [60.0]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: client.chat.completions.create(**ASK))
+            await until(lambda: made.queue.running == 1)
+            for stream in (False, True, False, True):
+                with pytest.raises(openai.RateLimitError):
+                    await client.chat.completions.create(**ASK, stream=stream)
+            assert (await client.chat.completions.retrieve(kept.id)).id == kept.id
+            tasks.cancel_scope.cancel()
+    assert len(made.stored) == 1
+
+
+async def test_an_answer_whose_id_went_out_before_it_failed_can_be_asked_for(service, served):
+    begun = anyio.Event()
+    async with served(service([begun.wait, CloudLost("gone")], keep_alive=0.03)) as client:
+        stream = await client.chat.completions.create(**ASK, stream=True)
+        answer_id = (await anext(stream)).id
+        begun.set()
+        with pytest.raises(openai.APIError, match="gone"):
+            [chunk async for chunk in stream]
+        assert (await client.chat.completions.retrieve(answer_id)).pdd["status"] == "failed"
+
+
 async def test_text_that_is_held_back_is_not_lost_with_the_answer(service, served):
     tool = {"type": "function", "function": {"name": "f"}}
     async with served(service(["A", "<tool", CloudLost("gone")])) as client:

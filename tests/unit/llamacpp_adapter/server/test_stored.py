@@ -1,3 +1,4 @@
+import json
 from types import SimpleNamespace
 
 from hypothesis import settings
@@ -15,10 +16,12 @@ class Clock:
 
 
 class Running:
-    def __init__(self, answer_id, kept):
+    def __init__(self, answer_id, kept, known, text):
         self.call = SimpleNamespace(answer_id=answer_id)
-        self.described = (lambda answer: {"id": answer_id, "ended": answer.over}) if kept else None
+        self.described = (lambda answer: {"text": text, "ended": answer.over}) if kept else None
+        self.is_known = known
         self.over = False
+        self.size = len(json.dumps({"text": text, "ended": True}, separators=(",", ":")))
         self.stopped = None
 
     def stop(self, why):
@@ -28,17 +31,17 @@ class Running:
 class Store(RuleBasedStateMachine):
     """Against a list of all answers with the time of their end."""
 
-    @initialize(count=st.integers(0, 3))
-    def begin(self, count):
+    @initialize(count=st.integers(0, 3), most=st.sampled_from([0, 60, 100, 1000]))
+    def begin(self, count, most):
         self.clock = Clock()
-        self.count = count
-        self.store = StoredAnswers(count, 10.0, self.clock)
+        self.count, self.most = count, most
+        self.store = StoredAnswers(count, 10.0, most, self.clock)
         self.running, self.ended, self.number = [], [], 0
 
-    @rule(kept=st.booleans())
-    def start(self, kept):
+    @rule(kept=st.booleans(), known=st.booleans(), length=st.sampled_from([0, 20, 60]))
+    def start(self, kept, known, length):
         self.number += 1
-        answer = Running(str(self.number), kept)
+        answer = Running(str(self.number), kept, known, "x" * length)
         self.running.append(answer)
         self.store.begun(answer)
 
@@ -49,9 +52,11 @@ class Store(RuleBasedStateMachine):
             self.running.remove(answer)
             answer.over = True
             self.store.ended(answer)
-            if answer.described and answer.stopped is None:
+            if answer.described and answer.stopped is None and answer.is_known and answer.size <= self.most:
                 self.ended.append((self.clock.now, answer))
                 self.ended = self.ended[max(0, len(self.ended) - self.count) :]
+                while sum(other.size for _, other in self.fresh()) > self.most:
+                    self.ended.pop(0)
 
     @rule(seconds=st.integers(1, 6))
     def wait(self, seconds):
@@ -67,8 +72,11 @@ class Store(RuleBasedStateMachine):
             self.ended = [(end, other) for end, other in self.ended if other is not answer]
         assert not self.store.remove("unknown")
 
+    def fresh(self):
+        return [(end, answer) for end, answer in self.ended if end >= self.clock.now - 10.0]
+
     def expected(self):
-        fresh = [answer for end, answer in self.ended if end >= self.clock.now - 10.0]
+        fresh = [answer for _, answer in self.fresh()]
         running = [answer for answer in self.running if answer.described and answer.stopped is None]
         return fresh + running
 
@@ -79,9 +87,18 @@ class Store(RuleBasedStateMachine):
             found = self.store.get(str(number))
             assert (found is not None) == (str(number) in expected)
             if found is not None:
-                assert found["ended"] == expected[str(number)].over
+                assert json.loads(found)["ended"] == expected[str(number)].over
         assert len(self.store) == len(expected)
 
 
 TestStore = Store.TestCase
 TestStore.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+def test_an_answer_that_is_too_large_alone_costs_no_other_its_place():
+    store = StoredAnswers(10, 10.0, 100)
+    for number, length in enumerate((20, 1000, 20)):
+        answer = Running(str(number), kept=True, known=True, text="x" * length)
+        store.begun(answer)
+        store.ended(answer)
+    assert [store.get(str(number)) is not None for number in range(3)] == [True, False, True]
