@@ -16,6 +16,7 @@ from llama_cpp._ggml import libggml
 
 from pdd_core.errors import DeviceEngineFailed, ModelError
 from pdd_llamacpp_adapter.context import LlamaContext
+from pdd_llamacpp_adapter.held_signals import held_signals
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -90,7 +91,8 @@ class AttentionContext(LlamaContext):
         params.flash_attn_type = L.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.cb_eval = self._on_node
         L.llama_free(self._ctx)
-        self._ctx = L.llama_init_from_model(self.model.handle, params)
+        with held_signals():
+            self._ctx = L.llama_init_from_model(self.model.handle, params)
         if not self._ctx:
             self.close()
             raise DeviceEngineFailed(f"llama.cpp cannot make a context of {n_ctx} tokens that shows its attention")

@@ -17,6 +17,7 @@ import numpy as np
 
 from pdd_core.errors import ContextOverflow, DeviceEngineFailed, ModelError
 from pdd_llamacpp_adapter.aborted import DecodeAborted
+from pdd_llamacpp_adapter.held_signals import held_signals
 from pdd_llamacpp_adapter.shared_model import SharedModel
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ class LlamaContext:
         L.llama_backend_init()
         self._ctx: Any = None
         self._batch: Any = None
-        loaded = L.llama_model_load_from_file(str(path).encode(), L.llama_model_default_params())
+        with held_signals():  # it logs, hence calls back
+            loaded = L.llama_model_load_from_file(str(path).encode(), L.llama_model_default_params())
         if not loaded:
             raise ModelError(f"llama.cpp cannot load {path}: {_errors[-1]}")
         self.model = SharedModel(loaded, L.llama_model_free)
@@ -85,7 +87,8 @@ class LlamaContext:
         params.flash_attn_type = (
             L.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attn else L.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
-        self._ctx = L.llama_init_from_model(loaded, params)
+        with held_signals():
+            self._ctx = L.llama_init_from_model(loaded, params)
         if not self._ctx:
             self.close()
             raise DeviceEngineFailed(f"llama.cpp cannot make a context of {n_ctx} tokens: {_errors[-1]}")

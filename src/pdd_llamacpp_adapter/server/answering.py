@@ -107,7 +107,7 @@ class RunningAnswer:
     @property
     def is_known(self) -> bool:
         """Whether there is something to read, or somebody who may ask what became of it."""
-        return self.finished is not None or self.transcript.num_tokens > 0 or self.id_went_out
+        return self.finished is not None or bool(self.transcript.tokens) or self.id_went_out
 
     def stop(self, why: ErrorObject) -> None:
         """End the answer with the error `why`, unless it has ended. Both engines are free at once."""
