@@ -14,7 +14,7 @@ from pdd_llamacpp_adapter.request import MAX_TOP_LOGPROBS
 from pdd_llamacpp_adapter.server.marked import marked_parts
 from pdd_llamacpp_adapter.server.messages import plain_messages
 from pdd_llamacpp_adapter.server.turn import ChatInput, Sampling
-from pdd_llamacpp_adapter.server.wire import SamplingFields
+from pdd_llamacpp_adapter.server.wire import SamplingFields, Tokens
 
 _SUPERSEDED = {"functions": "tools", "function_call": "tool_choice"}
 
@@ -23,8 +23,8 @@ class ChatRequest(SamplingFields):
     """What a client asks for; `store`, `user`, `metadata` and other fields without a meaning here are ignored."""
 
     messages: list[Any]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     response_format: dict[str, Any] | None = None

@@ -28,6 +28,11 @@ _LONGEST_NAME = 200
 _INT64 = 2**63
 _INT32 = 2**31
 
+# more digits than these have would be too many to write back into an error
+Tokens = Annotated[int, Field(ge=1, lt=_INT32)]
+"""A limit on an answer's length."""
+_Small = Annotated[int, Field(ge=-_INT32, lt=_INT32)]
+
 
 class WireModel(BaseModel):
     """Base of all request bodies: unknown fields are ignored, and null is the same as absent."""
@@ -67,7 +72,7 @@ class SamplingFields(ModelRequest):
 
     stream: bool = False
     stream_options: StreamOptions = Field(default_factory=StreamOptions)
-    n: int = 1
+    n: _Small = 1
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: float = 1.0
     seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
@@ -78,8 +83,8 @@ class SamplingFields(ModelRequest):
     top_k: Annotated[int, Field(lt=_INT32)] = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
-    min_tokens: Annotated[int, Field(ge=0)] = 0
-    stop_token_ids: list[int] = Field(default_factory=list)
+    min_tokens: Annotated[int, Field(ge=0, lt=_INT32)] = 0
+    stop_token_ids: list[_Small] = Field(default_factory=list)
     ignore_eos: bool = False
 
     def check_n(self) -> None:

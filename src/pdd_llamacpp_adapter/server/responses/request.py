@@ -16,7 +16,7 @@ from pdd_llamacpp_adapter.server.marked import marked_parts
 from pdd_llamacpp_adapter.server.responses.input_items import chat_messages
 from pdd_llamacpp_adapter.server.tools import function
 from pdd_llamacpp_adapter.server.turn import ChatInput, Json, Sampling
-from pdd_llamacpp_adapter.server.wire import SamplingFields, WireModel
+from pdd_llamacpp_adapter.server.wire import SamplingFields, Tokens, WireModel
 
 _LOGPROBS = "message.output_text.logprobs"
 _STATEFUL = ("previous_response_id", "conversation", "prompt")
@@ -37,7 +37,7 @@ class ResponsesRequest(SamplingFields):
     tool_choice: str | dict[str, Any] = "auto"
     parallel_tool_calls: bool = True
     text: TextFields = Field(default_factory=TextFields)
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_output_tokens: Tokens | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] = 0
     include: list[Any] = Field(default_factory=list)
     truncation: str = "disabled"

@@ -120,6 +120,45 @@ def test_a_number_that_json_does_not_have_is_a_400(client, service, number, path
     assert error_of(response)["code"] == "invalid_json"
 
 
+ASKED = {
+    CHAT: {"messages": [{"role": "user", "content": "Hi"}]},
+    "/v1/completions": {"prompt": "Hi"},
+    "/v1/responses": {"input": "Hi"},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (CHAT, "max_tokens"),
+        (CHAT, "max_completion_tokens"),
+        ("/v1/completions", "max_tokens"),
+        ("/v1/responses", "max_output_tokens"),
+        *((path, "min_tokens") for path in ASKED),
+        *((path, "n") for path in ASKED),
+        *((path, "stop_token_ids") for path in ASKED),
+    ],
+)
+def test_a_number_with_thousands_of_digits_is_a_400(client, service, path, name):
+    value = [10**4300 - 1] if name == "stop_token_ids" else 10**4300 - 1
+    response = client(service()).post(path, content=json.dumps({**ASKED[path], name: value}).encode())
+    assert response.status_code == 400
+    assert error_of(response)["param"].startswith(name)
+    assert len(error_of(response)["message"]) < 500
+
+
+@pytest.mark.parametrize("arguments", ['{"a":"\\ud800"}', "[" * 100_000, '{"a": ' + "[" * 900 + "]" * 900 + "}"])
+@pytest.mark.parametrize("path", [CHAT, "/v1/responses"])
+def test_a_past_call_with_odd_arguments_is_no_reason_to_refuse_a_turn(client, service, path, arguments):
+    function = {"name": "f", "arguments": arguments}
+    past = {
+        CHAT: {"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "function": function}]}]},
+        "/v1/responses": {"input": [{"type": "function_call", "call_id": "1", **function}]},
+    }
+    response = client(service()).post(path, json=past[path])
+    assert response.status_code == 200, response.text
+
+
 def test_a_missing_field_is_named(client, service):
     error = error_of(client(service()).post(CHAT, json={}))
     assert (error["param"], error["code"]) == ("messages", "missing_required_parameter")
