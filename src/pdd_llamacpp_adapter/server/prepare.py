@@ -56,10 +56,9 @@ def _prepare(chat: ChatInput, runtime: Runtime) -> Turn:
     protect = _protected(chat, plan, prompt, vocab) if runtime.refines else []
     # a grammar leaves no room for thoughts
     thoughts = reasoning_start(prompt, vocab.piece) if wanted is None else ReasoningStart.NEVER
-    return Turn(
-        request=answer_request(prompt, chat.sampling, runtime, grammar=plan.grammar or wanted, protect=protect),
-        parser=output_parser(reasoning=thoughts, tools=plan),
-    )
+    request = answer_request(prompt, chat.sampling, runtime, grammar=plan.grammar or wanted, protect=protect)
+    runtime.check_grammar(request)
+    return Turn(request=request, parser=output_parser(reasoning=thoughts, tools=plan))
 
 
 def _rendered(chat: ChatInput, plan: ToolPlan, vocab: Vocabulary, *, most: int | None = None) -> list[int]:

@@ -119,6 +119,20 @@ async def test_errors_are_the_stock_clients_typed_exceptions(service, served):
         assert (lost.value.status_code, lost.value.code) == (503, "cloud_unavailable")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_grammar_that_cannot_be_obeyed_is_refused_before_it_would_wait(service, served, until, stream):
+    told = anyio.Event()
+    made = service([told.wait, "A"])
+    made.runtime.refuses_grammars = True
+    async with served(made) as client, anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: client.chat.completions.create(**ASK))
+        await until(lambda: made.queue.running == 1)
+        with anyio.fail_after(10), pytest.raises(openai.BadRequestError) as refused:
+            await client.chat.completions.create(**ASK, response_format={"type": "json_object"}, stream=stream)
+        assert refused.value.param == "response_format"
+        told.set()
+
+
 async def test_answers_wait_for_their_turn_and_too_many_are_sent_away(service, served, until):
     all_asked = anyio.Event()
     made = service([all_asked.wait, "A"], max_queue=2)
