@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
@@ -38,6 +38,22 @@ async def prepare(chat: ChatInput, runtime: Runtime) -> Turn:
         ContextOverflow: the prompt leaves no room for the answer.
     """
     return await anyio.to_thread.run_sync(_prepare, chat, runtime)
+
+
+async def prepare_body(body: ChatBody, runtime: Runtime) -> Turn:
+    """Make a chat of a request's body, and prepare it: on a worker thread, too.
+
+    Raises:
+        InvalidRequest, ContextOverflow: as `prepare` and `body.chat_input`.
+    """
+    return await anyio.to_thread.run_sync(lambda: _prepare(body.chat_input(), runtime))
+
+
+class ChatBody(Protocol):
+    """A route's request for an answer to a chat."""
+
+    def chat_input(self) -> ChatInput:
+        """Return what is asked for in the server's own words."""
 
 
 def _prepare(chat: ChatInput, runtime: Runtime) -> Turn:

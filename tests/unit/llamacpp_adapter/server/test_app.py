@@ -1,9 +1,12 @@
+import asyncio
 import json
 import logging
 
 import pytest
 
 from pdd_core.errors import ConfigurationError
+from pdd_llamacpp_adapter.server import chat_request, completions, wire
+from pdd_llamacpp_adapter.server.responses import request
 from pdd_llamacpp_adapter.server.settings import ServerSettings
 
 ASK = {"messages": [{"role": "user", "content": "A question"}]}
@@ -145,6 +148,76 @@ def test_a_number_with_thousands_of_digits_is_a_400(client, service, path, name)
     assert response.status_code == 400
     assert error_of(response)["param"].startswith(name)
     assert len(error_of(response)["message"]) < 500
+
+
+EMPTY = {"role": "user", "content": []}
+PART = {"type": "text", "text": ""}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"messages": [EMPTY] * 5000}),
+        (CHAT, {"messages": [3] * 5000}),
+        (CHAT, {"messages": [{"role": "user", "content": [PART] * 5000}]}),
+        (CHAT, {"messages": [{"role": "user", "content": [PART] * 3000}] * 2}),
+        (CHAT, {"messages": [{"role": "assistant", "tool_calls": [{}] * 5000}]}),
+        ("/v1/responses", {"input": [EMPTY] * 5000}),
+        ("/v1/responses", {"input": [{"role": "user", "content": [PART] * 5000}]}),
+        ("/v1/responses", {"input": [{"type": "function_call_output", "output": [PART] * 5000}]}),
+        ("/v1/completions", {"prompt": [1.5] * 5000}),
+    ],
+)
+def test_more_parts_than_tokens_fit_are_refused_unread(client, service, path, fields):
+    response = client(service()).post(path, json=fields)
+    assert response.status_code == 400
+    assert error_of(response)["code"] == "context_length_exceeded"
+    assert "4096" in error_of(response)["message"]
+
+
+@pytest.mark.parametrize("path", ASKED)
+def test_a_body_of_a_million_values_is_a_400(client, service, path):
+    body = {**ASKED[path], "metadata": {"a": [[]] * 1_000_000}}
+    response = client(service()).post(path, content=json.dumps(body).encode())
+    assert (response.status_code, error_of(response)["code"]) == (400, "too_many_values")
+
+
+@pytest.mark.parametrize("path", ASKED)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("logit_bias", {str(token): 1 for token in range(1025)}),
+        ("logit_bias", {f"x{token}": 1 for token in range(1025)}),
+        ("stop_token_ids", [65] * 1025),
+        ("stop_token_ids", ["x"] * 1025),
+    ],
+)
+def test_a_sampling_field_has_so_many_entries_at_most(client, service, path, name, value):
+    response = client(service()).post(path, json={**ASKED[path], name: value})
+    assert response.status_code == 400
+    assert (error_of(response)["param"], "1024" in error_of(response)["message"]) == (name, True)
+
+
+@pytest.mark.parametrize("path", ASKED)
+def test_a_long_body_is_not_worked_through_on_the_event_loop(client, service, path, monkeypatch):
+    where = []
+
+    def noted(function):
+        def call(*arguments, **named):
+            where.append(asyncio._get_running_loop())
+            return function(*arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(wire, "parse", noted(wire.parse))
+    for module, name in (
+        (chat_request, "plain_messages"),
+        (request, "chat_messages"),
+        (completions, "one_prompt"),
+    ):
+        monkeypatch.setattr(module, name, noted(getattr(module, name)))
+    response = client(service()).post(path, json={**ASKED[path], "metadata": {"a": "x" * 100_000}})
+    assert (response.status_code, where) == (200, [None, None])
 
 
 @pytest.mark.parametrize("arguments", ['{"a":"\\ud800"}', "[" * 100_000, '{"a": ' + "[" * 900 + "]" * 900 + "}"])
