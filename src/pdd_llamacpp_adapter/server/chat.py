@@ -31,7 +31,7 @@ def routes(service: Service) -> list[Route]:
 
     async def create(request: Request) -> Response:
         body, call = await read_request(request, ChatRequest, service, answer_id=new_id("chatcmpl-"))
-        turn = await prepare_body(body, call.runtime)
+        turn = await prepare_body(body, call)
         if body.stream:
             writer = ChatChunks(
                 call,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import anyio
 
@@ -18,14 +18,17 @@ from pdd_llamacpp_adapter.server.tools import plan_tools
 from pdd_llamacpp_adapter.server.turn import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pdd_core.refinement.prompt import Span
     from pdd_llamacpp_adapter.request import Grammar
-    from pdd_llamacpp_adapter.server.service import Runtime
+    from pdd_llamacpp_adapter.server.answering import Call
+    from pdd_llamacpp_adapter.server.service import Runtime, Service
     from pdd_llamacpp_adapter.server.tools import ToolPlan
     from pdd_llamacpp_adapter.server.turn import ChatInput, Sampling
     from pdd_llamacpp_adapter.vocab import Vocabulary
+
+Made = TypeVar("Made")
 
 _RESERVED = RESERVED_VARIABLES | {"self", "most"}
 
@@ -40,13 +43,25 @@ async def prepare(chat: ChatInput, runtime: Runtime) -> Turn:
     return await anyio.to_thread.run_sync(_prepare, chat, runtime)
 
 
-async def prepare_body(body: ChatBody, runtime: Runtime) -> Turn:
+async def prepare_body(body: ChatBody, call: Call) -> Turn:
     """Make a chat of a request's body, and prepare it: on a worker thread, too.
 
     Raises:
         InvalidRequest, ContextOverflow: as `prepare` and `body.chat_input`.
+        DeviceBusy: as `in_turn`.
     """
-    return await anyio.to_thread.run_sync(lambda: _prepare(body.chat_input(), runtime))
+    return await in_turn(call.service, lambda: _prepare(body.chat_input(), call.runtime))
+
+
+async def in_turn(service: Service, work: Callable[[], Made]) -> Made:
+    """Return what `work` makes of a request, on a worker thread. Only a few are at work at a time.
+
+    Raises:
+        DeviceBusy: the queue is full, so it would be done in vain.
+    """
+    async with service.preparing:
+        service.queue.check()
+        return await anyio.to_thread.run_sync(work)
 
 
 class ChatBody(Protocol):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.server.answering import RunningAnswer
     from pdd_llamacpp_adapter.server.settings import ServerSettings
 
+_PREPARING = 4
+"""Requests whose prompts are made at a time. Of all worker threads, long prompts would leave none to others."""
 _STOPPING = 5.0
 """Seconds that answers which were told to stop have for it."""
 
@@ -91,6 +93,8 @@ class Service:
         self.stopping = False
         """True once `shut_down` was called: every new request is answered with 503."""
         self.queue = AdmissionQueue(settings.max_running, settings.max_queue)
+        self.preparing = anyio.CapacityLimiter(_PREPARING)
+        """Held while a prompt is made of a request."""
         self.stored = StoredAnswers(settings.stored_answers, settings.stored_ttl)
         self.metrics = ServerMetrics(self.queue)
         self._answers: set[RunningAnswer] = set()

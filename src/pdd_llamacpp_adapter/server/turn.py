@@ -2,7 +2,7 @@
 
 A route's body makes a `ChatInput` of its wire format, `prepare` makes a `Turn` of that, and `answering` runs it::
 
-    turn = await prepare_body(body, runtime)
+    turn = await prepare_body(body, call)
     if streamed:
         return stream_answer(call, turn, writer)    # an `EventWriter` of the route
     return await whole_answer(call, turn, build)    # `build(transcript, finished)` makes the route's JSON

@@ -31,7 +31,7 @@ def routes(service: Service) -> list[Route]:
 
     async def create(request: Request) -> Response:
         body, call = await read_request(request, ResponsesRequest, service, answer_id=new_id("resp_"))
-        turn = await prepare_body(body, call.runtime)
+        turn = await prepare_body(body, call)
         writer = ResponseEvents(call, body.echoed(), with_logprobs=body.with_logprobs)
         if body.stream:
             return stream_answer(call, turn, writer)
