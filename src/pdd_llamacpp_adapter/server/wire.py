@@ -185,13 +185,8 @@ def check_model(name: str | None, runtime: Runtime) -> None:
         InvalidRequest: `name` is neither None, "default" nor the served name; HTTP status 404.
     """
     if name is not None and name not in ("default", runtime.model_name):
-        raise no_such_model(name, runtime)
-
-
-def no_such_model(name: str, runtime: Runtime) -> InvalidRequest:
-    """Return the error that says which model there is instead."""
-    message = f"the model {name[:200]!r} does not exist: this server has {runtime.model_name!r}"
-    return InvalidRequest(message, param="model", code=MODEL_NOT_FOUND)
+        message = f"the model {name[:200]!r} does not exist: this server has {runtime.model_name!r}"
+        raise InvalidRequest(message, param="model", code=MODEL_NOT_FOUND)
 
 
 def check_items(items: list[Any], most: int, where: str, *, inner: Sequence[str] = ()) -> None:

@@ -45,6 +45,56 @@ def test_a_page_that_has_its_name_resolve_to_this_machine_gets_nothing(client, s
         assert error_of(response)["code"] == "host_not_allowed"
 
 
+@pytest.mark.parametrize("host", ["LOCALHOST:8090", "LocalHost"])
+def test_a_name_is_the_same_in_capitals(client, service, host):
+    assert client(service(allow_hosts=("localhost",))).get("/v1/models", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        (None, 200),
+        ("http://testserver", 200),
+        ("http://TestServer", 200),
+        ("https://chat.example", 200),
+        ("https://evil.example", 403),
+        ("http://testserver.evil.example", 403),
+        ("http://testserver:8090", 403),
+        ("http://evil.example/testserver", 403),
+        ("null", 403),
+        ("", 403),
+    ],
+)
+def test_a_web_page_from_elsewhere_cannot_put_the_server_to_work(client, service, origin, status):
+    """A form's POST is sent without asking the server first."""
+    made = service(allow_origins=["https://chat.example"])
+    headers = {"content-type": "text/plain"} | ({} if origin is None else {"origin": origin})
+    response = client(made).post(CHAT, content=json.dumps(ASK), headers=headers)
+    assert response.status_code == status
+    assert len(made.runtime.sessions) == (status == 200)
+    if status == 403:
+        assert error_of(response)["code"] == "origin_not_allowed"
+
+
+def test_with_a_key_it_is_the_key_that_lets_a_page_in(client, service):
+    """A form cannot send one, and a script only if the server, asked first, allows its origin."""
+    http = client(service(api_key="k"))
+    evil = {"origin": "https://evil.example"}
+    assert http.post(CHAT, json=ASK, headers=evil).status_code == 401
+    assert http.post(CHAT, json=ASK, headers={**evil, "authorization": "Bearer k"}).status_code == 200
+
+
+@pytest.mark.parametrize("origins", [["*"], ["null", "https://chat.example"]])
+def test_origins_may_be_let_in_that_have_no_name(client, service, origins):
+    made = client(service(allow_origins=origins))
+    assert made.post(CHAT, json=ASK, headers={"origin": "null"}).status_code == 200
+
+
+def test_behind_a_proxy_a_page_of_the_servers_own_name_is_let_in(client, service):
+    headers = {"host": "ai.example", "origin": "https://ai.example"}
+    assert client(service()).post(CHAT, json=ASK, headers=headers).status_code == 200
+
+
 def test_a_ready_server_is_healthy(client, service):
     assert client(service()).get("/health").json() == {"status": "ok"}
 
@@ -54,7 +104,7 @@ def test_models(client, service):
     (model,) = http.get("/v1/models").json()["data"]
     assert (model["id"], model["object"], model["max_model_len"]) == ("tiny", "model", 4096)
     assert model["pdd"]["cloud"]["state"] == "none"
-    assert http.get("/v1/models/tiny").json() == model
+    assert http.get("/v1/models/tiny").json() == http.get("/v1/models/default").json() == model
     missing = http.get("/v1/models/org/other")
     assert (missing.status_code, error_of(missing)["code"]) == (404, "model_not_found")
 
@@ -272,6 +322,15 @@ def test_a_key_is_asked_for_everywhere_but_at_the_open_routes(client, service, h
             assert error_of(response)["code"] == "invalid_api_key"
     assert http.get("/health").status_code == http.get("/version").status_code == 200
     assert http.get(CHAT + "/x", headers=header).status_code == (401 if status == 401 else 404)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"), [("€ voilà".encode(), 200), ("€ voil".encode(), 401), ("é voilà".encode("latin-1"), 401)]
+)
+def test_a_key_can_have_any_letters(client, service, sent, status):
+    """The last byte of this one is white space to those who read it as Latin-1."""
+    http = client(service(api_key="€ voilà"))
+    assert http.get("/v1/models", headers={"authorization": b"Bearer " + sent}).status_code == status
 
 
 @pytest.mark.parametrize(
