@@ -19,6 +19,9 @@ RESERVED_VARIABLES = frozenset({"messages", "tools", "documents"})
 _REFUSALS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What a template's expressions raise on values that they do not expect, besides Jinja's own errors."""
 
+_MAX_NESTING = 200
+"""Objects and arrays inside one another in a tool call's arguments; as in a request's body."""
+
 
 class ChatTemplate:
     """The template in a GGUF's ``tokenizer.chat_template``.
@@ -69,10 +72,11 @@ class ChatTemplate:
             "documents": None,
         }
         try:
-            return str(self._template.render(context))
+            text = str(self._template.render(context))
         except (TemplateError, *_REFUSALS) as error:
             problem = f"the model's chat template refuses these messages: {error}"
-            raise InvalidRequest(problem, param="messages") from error
+            raise InvalidRequest(_as_utf8(problem), param="messages") from error
+        return _as_utf8(text)
 
     @cached_property
     def supports_tools(self) -> bool:
@@ -90,6 +94,11 @@ class ChatTemplate:
         except InvalidRequest:
             return False
         return probe in text
+
+
+def _as_utf8(text: str) -> str:
+    """Return `text` with its lone surrogates, which JSON can spell and UTF-8 cannot, spelt as JSON spells them."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _message(message: Mapping[str, Any]) -> Json:
@@ -110,15 +119,29 @@ def _call(call: Mapping[str, Any]) -> Json:
 def arguments_object(arguments: Any) -> Json:
     """Return a tool call's arguments as an object.
 
-    What is not one becomes an empty object, as in vLLM: it lies in the conversation's past, and refusing it would
-    refuse every later turn too.
+    What is not one, or nests too deep to be written again, becomes an empty object, as in vLLM: it lies in the
+    conversation's past, and refusing it would refuse every later turn too.
     """
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
-    return arguments if isinstance(arguments, dict) else {}
+    return arguments if isinstance(arguments, dict) and not _nests_deeper(arguments, _MAX_NESTING) else {}
+
+
+def _nests_deeper(value: Any, most: int) -> bool:
+    level = [value]
+    for _ in range(most):
+        level = [
+            inner
+            for node in level
+            if isinstance(node, dict | list)
+            for inner in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return False
+    return True
 
 
 @cache

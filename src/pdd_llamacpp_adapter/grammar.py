@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.vocab import Vocabulary
 
 _MESSAGE_LENGTH = 300
+_MOST_CHECKED = 16
+"""Compiled grammars that wait for their answers: as many as a queue has places, and some more."""
 _ANY_OBJECT = '{"type": "object"}'
 
 
@@ -40,6 +42,20 @@ class GrammarEngine:
         self._eos_ids = frozenset(token for token in eos_ids if 0 <= token < vocab.size)
         self._lock = threading.Lock()
         self._tokenizer: Any = None
+        self._checked: dict[Grammar, GrammarMatcher] = {}
+        """What was compiled by `check` for one answer each, the oldest first."""
+
+    def check(self, grammar: Grammar) -> None:
+        """Refuse what `matcher` would refuse. The next answer with this grammar need not compile it again.
+
+        Raises:
+            InvalidGrammar: as `matcher`.
+        """
+        made = self._compiled(grammar)
+        with self._lock:
+            self._checked[grammar] = made
+            if len(self._checked) > _MOST_CHECKED:
+                del self._checked[next(iter(self._checked))]
 
     def matcher(self, grammar: Grammar) -> GrammarMatcher:
         """Return a matcher at the beginning of an answer. Milliseconds for an ordinary schema.
@@ -47,6 +63,11 @@ class GrammarEngine:
         Raises:
             InvalidGrammar: `grammar` cannot be compiled, is too large to be compiled safely, or fits no answer.
         """
+        with self._lock:
+            made = self._checked.pop(grammar, None)
+        return self._compiled(grammar) if made is None else made
+
+    def _compiled(self, grammar: Grammar) -> GrammarMatcher:
         from llguidance import LLMatcher, LLParserLimits
 
         if not self._eos_ids:

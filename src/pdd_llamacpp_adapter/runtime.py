@@ -24,7 +24,7 @@ from pdd_llamacpp_adapter.planning import Planning
 from pdd_llamacpp_adapter.probe import probe
 from pdd_llamacpp_adapter.request import Grammar, GrammarKind
 from pdd_llamacpp_adapter.session import AnswerSession
-from pdd_llamacpp_adapter.session_start import fits
+from pdd_llamacpp_adapter.session_start import check_grammar, fits
 from pdd_llamacpp_adapter.speed import DeviceSpeed
 from pdd_llamacpp_adapter.terms import Terms
 from pdd_llamacpp_adapter.upgrade import upgrade_when_idle
@@ -150,6 +150,10 @@ class Runtime:
         An answer that fits the device stays within it; a prompt that does not is the cloud's.
         """
         return (self.n_ctx if prompt_tokens < self.n_ctx else self.context_limit()) - prompt_tokens
+
+    def check_grammar(self, request: AnswerRequest) -> None:
+        """Refuse a grammar that `session` would refuse, before anybody has waited. Not on the event loop."""
+        check_grammar(request, self.n_ctx, self._grammars)
 
     def cloud_status(self) -> dict[str, object]:
         """Return what is known of the cloud, JSON-ready."""

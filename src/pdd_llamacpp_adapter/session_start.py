@@ -74,6 +74,23 @@ def new_answer(request: AnswerRequest, vocab: Vocabulary | None, *, cloud: bool,
     )
 
 
+def check_grammar(request: AnswerRequest, n_ctx: int, grammars: GrammarEngine) -> None:
+    """Refuse early what `grammar_matcher` would refuse, which then finds it compiled.
+
+    Of what does not fit a context of `n_ctx` tokens, only what could end a process: the cloud may make all of that
+    answer, and take grammars that the device does not.
+
+    Raises:
+        InvalidGrammar: it cannot be compiled, or not safely.
+    """
+    if request.grammar is None:
+        return
+    if fits(request, n_ctx, refinable=False):
+        grammars.check(request.grammar)
+    else:
+        check_limits(request.grammar)
+
+
 async def grammar_matcher(
     request: AnswerRequest, engine: DeviceEngine | None, grammars: GrammarEngine | None
 ) -> GrammarMatcher | None:

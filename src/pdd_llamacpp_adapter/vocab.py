@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
 
-from pdd_core.errors import ContextOverflow
+from pdd_core.errors import ContextOverflow, InvalidRequest
 from pdd_llamacpp_adapter.chat import ChatTemplate
+from pdd_llamacpp_adapter.control_texts import BRACKET, ControlTexts
 from pdd_llamacpp_adapter.detokenizer import Detokenizer
 from pdd_llamacpp_adapter.shared_model import SharedModel, keeps_model
 
@@ -74,18 +75,49 @@ class Vocabulary:
             text: what to split.
             special: read ``<|im_end|>`` and the like as tokens. Only for text that no user wrote.
             add_bos: begin with the model's beginning-of-sequence token, if it wants one.
-            most: tokens that there may be. A text that must have more is refused unread: llama.cpp's time grows
-                with the square of the control tokens in it, to many minutes for megabytes.
+            most: tokens that there may be. A text that must have more is refused unread.
 
         Raises:
             ContextOverflow: `text` has more tokens than `most`, whatever they are.
+            InvalidRequest: `text` is not Unicode: it has half of a surrogate pair.
         """
-        data = text.encode()
-        if most is not None and len(data) > most * self.longest_piece:
+        try:
+            length = len(text.encode())
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(f"the prompt is not Unicode: {error.reason}") from error
+        if most is not None and length > most * self.longest_piece:
             raise ContextOverflow(
-                f"the context holds {most} tokens, but the prompt's {len(data)} bytes have at least "
-                f"{-(-len(data) // self.longest_piece)}"
+                f"the context holds {most} tokens, but the prompt's {length} bytes have at least "
+                f"{-(-length // self.longest_piece)}"
             )
+        if not special or (add_bos and not self._only_begins):
+            return self._ids(text, special=special, add_bos=add_bos)
+        if most is not None:
+            self.control_texts.check(text, most=most)
+        ids: list[int] = []
+        for number, piece in enumerate(self.control_texts.cut(text)):
+            ids += self._ids(piece, special=True, add_bos=add_bos and number == 0)
+        return ids
+
+    @cached_property
+    def control_texts(self) -> ControlTexts:
+        """The tokens that llama.cpp reads as such in a text, as far as they have brackets."""
+        strips = L.LLAMA_TOKEN_ATTR_LSTRIP
+        return ControlTexts(
+            {
+                text: not L.llama_vocab_get_attr(self._vocab, token) & strips
+                for token, text in enumerate(self.raw_tokens)
+                if BRACKET.search(text) and self.is_special(token)
+            }
+        )
+
+    @cached_property
+    def _only_begins(self) -> bool:
+        """Whether llama.cpp, told to add what a prompt begins with, adds nothing to its end."""
+        return self._ids("", special=True, add_bos=True) in ([], [self.bos_id])
+
+    def _ids(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
+        data = text.encode()
         room = len(data) + 2
         while True:
             ids = (L.llama_token * room)()

@@ -28,9 +28,8 @@ class AdmissionQueue:
         self.running = 0
         self.waiting = 0
 
-    @asynccontextmanager
-    async def place(self) -> AsyncIterator[Callable[[], None]]:
-        """Wait for a place, and hold it until the block ends or what this gives is called.
+    def check(self) -> None:
+        """Refuse an answer that would get no place now, before work is done for it.
 
         Raises:
             DeviceBusy: no place is free, and none to wait in either.
@@ -39,6 +38,15 @@ class AdmissionQueue:
             wait = min(self._usual * (self.waiting + 1), _LONGEST_ADVICE)
             busy = f"{self.running} answers are being made and {self.waiting} are waiting: try again later"
             raise DeviceBusy(busy, retry_after=wait)
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[Callable[[], None]]:
+        """Wait for a place, and hold it until the block ends or what this gives is called.
+
+        Raises:
+            DeviceBusy: no place is free, and none to wait in either.
+        """
+        self.check()
         self.waiting += 1
         try:
             await self._places.acquire()

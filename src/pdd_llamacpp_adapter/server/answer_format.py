@@ -19,8 +19,8 @@ def grammar_of(response_format: Json | None) -> Grammar | None:
     """Return the grammar that `response_format` asks for; None for plain text.
 
     Raises:
-        InvalidRequest: it is none of OpenAI's three kinds, or has no schema. Whether a schema can be obeyed is
-            known when the answer begins.
+        InvalidRequest: it is none of OpenAI's three kinds, or has no schema. Whether a schema can be obeyed, the
+            runtime's `check_grammar` knows.
     """
     if response_format is None:
         return None

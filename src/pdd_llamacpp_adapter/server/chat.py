@@ -13,7 +13,7 @@ from pdd_llamacpp_adapter.server.chat_objects import ChatChunks, chat_completion
 from pdd_llamacpp_adapter.server.chat_request import ChatRequest
 from pdd_llamacpp_adapter.server.delivery import stream_answer, whole_answer
 from pdd_llamacpp_adapter.server.failures import NOT_FOUND
-from pdd_llamacpp_adapter.server.prepare import prepare
+from pdd_llamacpp_adapter.server.prepare import prepare_body
 from pdd_llamacpp_adapter.server.wire import read_request
 
 if TYPE_CHECKING:
@@ -31,13 +31,12 @@ def routes(service: Service) -> list[Route]:
 
     async def create(request: Request) -> Response:
         body, call = await read_request(request, ChatRequest, service, answer_id=new_id("chatcmpl-"))
-        chat = body.chat_input()
-        turn = await service.incoming.prepare(lambda: prepare(chat, call.runtime))
+        turn = await prepare_body(body, call)
         if body.stream:
             writer = ChatChunks(
                 call,
                 include_usage=body.stream_options.include_usage,
-                with_logprobs=chat.sampling.logprobs is not None,
+                with_logprobs=body.logprobs,
             )
             return stream_answer(call, turn, writer, described=retrieved_completion)
 

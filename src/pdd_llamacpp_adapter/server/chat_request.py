@@ -13,8 +13,9 @@ from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.request import MAX_TOP_LOGPROBS
 from pdd_llamacpp_adapter.server.marked import marked_parts
 from pdd_llamacpp_adapter.server.messages import plain_messages
+from pdd_llamacpp_adapter.server.tools import MAX_TOOLS
 from pdd_llamacpp_adapter.server.turn import ChatInput, Sampling
-from pdd_llamacpp_adapter.server.wire import SamplingFields
+from pdd_llamacpp_adapter.server.wire import SamplingFields, Tokens, check_items
 
 _SUPERSEDED = {"functions": "tools", "function_call": "tool_choice"}
 
@@ -23,18 +24,22 @@ class ChatRequest(SamplingFields):
     """What a client asks for; `store`, `user`, `metadata` and other fields without a meaning here are ignored."""
 
     messages: list[Any]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     response_format: dict[str, Any] | None = None
-    tools: list[dict[str, Any]] = Field(default_factory=list)
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] = Field(default_factory=list)
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool = True
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    modalities: list[str] = Field(default_factory=list)
+    modalities: Annotated[list[str], Field(max_length=8)] = Field(default_factory=list)
     functions: Any = None
     function_call: Any = None
+
+    def check_length(self, most: int) -> None:
+        """Refuse more than `most` messages, or parts and calls in them."""
+        check_items(self.messages, most, "messages", inner=("content", "tool_calls"))
 
     def chat_input(self) -> ChatInput:
         """Return what is asked for in the server's own words.

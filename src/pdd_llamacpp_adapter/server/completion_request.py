@@ -12,18 +12,23 @@ from pydantic import Field
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.request import MAX_TOP_LOGPROBS
 from pdd_llamacpp_adapter.server.turn import Sampling
-from pdd_llamacpp_adapter.server.wire import SamplingFields
+from pdd_llamacpp_adapter.server.wire import SamplingFields, Tokens, check_items
 
 
 class CompletionRequest(SamplingFields):
     """What a client asks for."""
 
     prompt: Any
-    max_tokens: Annotated[int, Field(ge=1)] = 16
+    max_tokens: Tokens = 16
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     suffix: str | None = None
     best_of: int = 1
+
+    def check_length(self, most: int) -> None:
+        """Refuse more than `most` token ids."""
+        if isinstance(self.prompt, list):
+            check_items(self.prompt, most, "prompt")
 
     def check(self) -> None:
         """Refuse what cannot be done.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import anyio
 from starlette.routing import Route
 
 from pdd_llamacpp_adapter.request import check_token_ids
@@ -13,7 +12,7 @@ from pdd_llamacpp_adapter.server.completion_objects import CompletionChunks, tex
 from pdd_llamacpp_adapter.server.completion_request import CompletionRequest, one_prompt
 from pdd_llamacpp_adapter.server.delivery import stream_answer, whole_answer
 from pdd_llamacpp_adapter.server.deltas import ContentDelta
-from pdd_llamacpp_adapter.server.prepare import answer_request
+from pdd_llamacpp_adapter.server.prepare import answer_request, in_turn
 from pdd_llamacpp_adapter.server.turn import Turn
 from pdd_llamacpp_adapter.server.wire import read_request
 
@@ -35,7 +34,7 @@ def routes(service: Service) -> list[Route]:
     async def create(request: Request) -> Response:
         body, call = await read_request(request, CompletionRequest, service, answer_id=new_id("cmpl-"))
         body.check()
-        turn, prompt = await service.incoming.prepare(lambda: _prepared(body, call.runtime))
+        turn, prompt = await in_turn(service, lambda: _prepare(body, call.runtime))
         echo = prompt if body.echo else ""
         if body.stream:
             writer = CompletionChunks(
@@ -52,11 +51,6 @@ def routes(service: Service) -> list[Route]:
         return await whole_answer(call, turn, build, receive=request.receive)
 
     return [Route(PATH, create, methods=["POST"])]
-
-
-async def _prepared(body: CompletionRequest, runtime: Runtime) -> tuple[Turn, str]:
-    """As `prepare` does for a chat."""
-    return await anyio.to_thread.run_sync(_prepare, body, runtime, abandon_on_cancel=True)
 
 
 def _prepare(body: CompletionRequest, runtime: Runtime) -> tuple[Turn, str]:

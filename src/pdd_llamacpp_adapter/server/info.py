@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pdd_llamacpp_adapter.server.wire import no_such_model
+from pdd_llamacpp_adapter.server.wire import check_model
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -35,9 +35,8 @@ def routes(service: Service) -> list[Route]:
         return JSONResponse({"object": "list", "data": [_model(service.loaded())]})
 
     async def model(request: Request) -> Response:
-        runtime, name = service.loaded(), request.path_params["model"]
-        if name != runtime.model_name:
-            raise no_such_model(name, runtime)
+        runtime = service.loaded()
+        check_model(request.path_params["model"], runtime)
         return JSONResponse(_model(runtime))
 
     return [

@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 
     from pdd_llamacpp_adapter.server.turn import Json
 
-_ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+_ROLES = {
+    "developer": "system",
+    "system": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+"""The older ``function`` answers the assistant's `function_call`, which has no id."""
+_NO_ID = ""
 _EXTRAS = ("name", "tool_call_id", "reasoning_content")
 """Text fields that a template may read."""
 
@@ -38,9 +47,9 @@ def _plain(message: Any, where: str) -> Json:
         names = ", ".join(_ROLES)
         raise InvalidRequest(f"{where}.role must be one of {names}", param=f"{where}.role")
     plain: Json = {"role": _ROLES[role]}
-    calls = message.get("tool_calls") if role == "assistant" else None
+    calls = _calls(message, where) if role == "assistant" else []
     if calls:
-        plain["tool_calls"] = _calls(calls, f"{where}.tool_calls")
+        plain["tool_calls"] = calls
     plain["content"] = _content(message, f"{where}.content", optional=role == "assistant")
     for name in _EXTRAS:
         value = message.get(name)
@@ -49,6 +58,8 @@ def _plain(message: Any, where: str) -> Json:
         if not isinstance(value, str):
             raise InvalidRequest(f"{where}.{name} must be a string", param=f"{where}.{name}")
         plain[name] = value
+    if role == "function":
+        plain["tool_call_id"] = _NO_ID
     if role == "tool" and "tool_call_id" not in plain:
         raise InvalidRequest(f"{where}.tool_call_id is missing", param=f"{where}.tool_call_id")
     return plain
@@ -60,7 +71,7 @@ def _content(message: Json, where: str, *, optional: bool) -> str | None:
         refusal = message.get("refusal")
         if isinstance(refusal, str):
             return refusal
-        return None if message.get("tool_calls") else ""
+        return None if message.get("tool_calls") or message.get("function_call") else ""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -85,25 +96,32 @@ def _text(part: Any, where: str) -> str:
     return text
 
 
-def _calls(calls: Any, where: str) -> list[Json]:
-    if not isinstance(calls, list):
-        raise InvalidRequest(f"{where} must be a list", param=where)
-    return [_call(call, f"{where}[{index}]") for index, call in enumerate(calls)]
+def _calls(message: Json, where: str) -> list[Json]:
+    calls, called = message.get("tool_calls"), message.get("function_call")
+    if calls:
+        if not isinstance(calls, list):
+            raise InvalidRequest(f"{where}.tool_calls must be a list", param=f"{where}.tool_calls")
+        return [_call(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(calls)]
+    if called:
+        return [{"id": _NO_ID, "type": "function", "function": _function(called, f"{where}.function_call")}]
+    return []
 
 
 def _call(call: Any, where: str) -> Json:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise InvalidRequest(f"{where} must have a function with a name", param=where)
-    arguments = function.get("arguments")
-    arguments = "{}" if arguments is None else arguments
-    if not isinstance(arguments, str):
-        raise InvalidRequest(f"{where}.function.arguments must be a string", param=f"{where}.function.arguments")
     call_id = call.get("id")
     if call_id is not None and not isinstance(call_id, str):
         raise InvalidRequest(f"{where}.id must be a string", param=f"{where}.id")
-    return {
-        "id": call_id or "",
-        "type": "function",
-        "function": {"name": function["name"], "arguments": arguments},
-    }
+    return {"id": call_id or _NO_ID, "type": "function", "function": _function(function, f"{where}.function")}
+
+
+def _function(function: Any, where: str) -> Json:
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise InvalidRequest(f"{where} must be an object with a name", param=where)
+    arguments = function.get("arguments")
+    arguments = "{}" if arguments is None else arguments
+    if not isinstance(arguments, str):
+        raise InvalidRequest(f"{where}.arguments must be a string", param=f"{where}.arguments")
+    return {"name": function["name"], "arguments": arguments}

@@ -65,12 +65,16 @@ class RequestBooks:
 
 
 class Gate:
-    """Lets a request through that has the key, once there is a model and until the server stops."""
+    """Lets a request through that has the key, once there is a model and until the server stops.
+
+    Without a key, whoever may reach the server may use it, but no web page from elsewhere.
+    """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
         self._service = service
-        self._hosts = tuple(service.settings.allow_hosts)
+        self._hosts = tuple(host.lower() for host in service.settings.allow_hosts)
+        self._origins = frozenset(service.settings.allow_origins)
         key = service.settings.api_key
         self._key = None if key is None else key.encode()
 
@@ -81,10 +85,14 @@ class Gate:
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         path, headers = scope["path"], Headers(scope=scope)
-        host = _PORT.sub("", headers.get("host", ""))
-        if self._hosts and host and host not in self._hosts:
+        host = headers.get("host", "").lower()
+        name = _PORT.sub("", host)
+        if self._hosts and name and name not in self._hosts:
             message = f"this server answers to the names {', '.join(self._hosts)}; with a key set, to any"
             return error_response(ErrorObject(403, message, INVALID, code="host_not_allowed"))
+        if self._key is None and not self._may_ask(headers.get("origin"), host):
+            message = "a web page from elsewhere may use this server only if allow_origins names it, or with a key"
+            return error_response(ErrorObject(403, message, INVALID, code="origin_not_allowed"))
         if path not in OPEN and not self._has_key(headers.get("authorization", "")):
             message = "a valid API key is needed: send it as 'Authorization: Bearer KEY'"
             return error_response(ErrorObject(401, message, INVALID, code="invalid_api_key"))
@@ -96,9 +104,15 @@ class Gate:
             return JSONResponse(LOADING, status_code=503, headers={"retry-after": "1"})
         return None
 
+    def _may_ask(self, origin: str | None, host: str) -> bool:
+        """Return whether a page of `origin` may use this: browsers send anybody's form without asking first."""
+        if origin is None or origin in self._origins or "*" in self._origins:
+            return True
+        return bool(host) and origin.lower() in (f"http://{host}", f"https://{host}")
+
     def _has_key(self, authorization: str) -> bool:
         if self._key is None:
             return True
-        scheme, _, key = authorization.partition(" ")
-        # compared as bytes: as text, only ASCII could be
-        return hmac.compare_digest(key.strip().encode(), self._key) and scheme.lower() == "bearer"
+        # the bytes that came: as text, only ASCII could be compared
+        scheme, _, key = authorization.encode("latin-1").partition(b" ")
+        return hmac.compare_digest(key.strip(), self._key) and scheme.lower() == b"bearer"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import anyio
 
@@ -18,14 +18,17 @@ from pdd_llamacpp_adapter.server.tools import plan_tools
 from pdd_llamacpp_adapter.server.turn import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pdd_core.refinement.prompt import Span
     from pdd_llamacpp_adapter.request import Grammar
-    from pdd_llamacpp_adapter.server.service import Runtime
+    from pdd_llamacpp_adapter.server.answering import Call
+    from pdd_llamacpp_adapter.server.service import Runtime, Service
     from pdd_llamacpp_adapter.server.tools import ToolPlan
     from pdd_llamacpp_adapter.server.turn import ChatInput, Sampling
     from pdd_llamacpp_adapter.vocab import Vocabulary
+
+Made = TypeVar("Made")
 
 _RESERVED = RESERVED_VARIABLES | {"self", "most"}
 
@@ -40,6 +43,39 @@ async def prepare(chat: ChatInput, runtime: Runtime) -> Turn:
         ContextOverflow: the prompt leaves no room for the answer.
     """
     return await anyio.to_thread.run_sync(_prepare, chat, runtime, abandon_on_cancel=True)
+
+
+async def prepare_body(body: ChatBody, call: Call) -> Turn:
+    """Make a chat of a request's body, and prepare it: on a worker thread, too.
+
+    Raises:
+        InvalidRequest, ContextOverflow: as `prepare` and `body.chat_input`.
+        DeviceBusy: as `in_turn`.
+    """
+    return await in_turn(call.service, lambda: _prepare(body.chat_input(), call.runtime))
+
+
+async def in_turn(service: Service, work: Callable[[], Made]) -> Made:
+    """Return what `work` makes of a request, on a worker thread. Only a few are at work at a time.
+
+    Raises:
+        DeviceBusy: the queue is full, so it would be done in vain.
+        ServerStopping: the server was told to stop before it was done.
+    """
+
+    async def made() -> Made:
+        async with service.preparing:
+            service.queue.check()
+            return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+
+    return await service.incoming.prepare(made)
+
+
+class ChatBody(Protocol):
+    """A route's request for an answer to a chat."""
+
+    def chat_input(self) -> ChatInput:
+        """Return what is asked for in the server's own words."""
 
 
 def _prepare(chat: ChatInput, runtime: Runtime) -> Turn:
@@ -58,10 +94,9 @@ def _prepare(chat: ChatInput, runtime: Runtime) -> Turn:
     protect = _protected(chat, plan, prompt, vocab) if runtime.refines else []
     # a grammar leaves no room for thoughts
     thoughts = reasoning_start(prompt, vocab.piece) if wanted is None else ReasoningStart.NEVER
-    return Turn(
-        request=answer_request(prompt, chat.sampling, runtime, grammar=plan.constraint(wanted), protect=protect),
-        parser=output_parser(reasoning=thoughts, tools=plan),
-    )
+    request = answer_request(prompt, chat.sampling, runtime, grammar=plan.constraint(wanted), protect=protect)
+    runtime.check_grammar(request)
+    return Turn(request=request, parser=output_parser(reasoning=thoughts, tools=plan))
 
 
 def _rendered(chat: ChatInput, plan: ToolPlan, vocab: Vocabulary, *, most: int | None = None) -> list[int]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.server.answering import RunningAnswer
     from pdd_llamacpp_adapter.server.settings import ServerSettings
 
+_PREPARING = 4
+"""Requests whose prompts are made at a time. Of all worker threads, long prompts would leave none to others."""
 _STOPPING = 5.0
 """Seconds that answers which were told to stop have for it."""
 
@@ -65,6 +67,9 @@ class Runtime(Protocol):
     def default_max_tokens(self, prompt_tokens: int) -> int:
         """Tokens of the longest answer to a prompt of this length; below 1 where none fits."""
 
+    def check_grammar(self, request: AnswerRequest) -> None:
+        """Refuse the request's grammar, if it has one that cannot be obeyed. Called on a worker thread."""
+
     def session(
         self, request: AnswerRequest, *, paced: bool = True, group: str = ""
     ) -> AbstractAsyncContextManager[Session]:
@@ -89,6 +94,8 @@ class Service:
         self.stopping = False
         """True once `shut_down` was called: every new request is answered with 503."""
         self.queue = AdmissionQueue(settings.max_running, settings.max_queue)
+        self.preparing = anyio.CapacityLimiter(_PREPARING)
+        """Held while a prompt is made of a request."""
         self.stored = StoredAnswers(settings.stored_answers, settings.stored_ttl, settings.stored_bytes)
         self.metrics = ServerMetrics(self.queue)
         self.incoming = IncomingRequests(self._ring)

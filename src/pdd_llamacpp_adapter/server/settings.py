@@ -27,7 +27,8 @@ class ServerSettings:
     """Names in a request's ``Host`` that are answered; empty answers all. A web page that has its own name resolve
     to this machine (DNS rebinding) could otherwise talk to a server without a key."""
     allow_origins: Sequence[str] = ()
-    """Origins of web pages that may use the server (CORS); none by default."""
+    """Origins of web pages that may use the server (CORS), besides its own; ``*`` lets all in. Without a key, what
+    other pages send is refused."""
     max_running: int = 1
     """Answers at a time. One llama.cpp context makes one; more is for a cloud without a device."""
     max_queue: int = 8

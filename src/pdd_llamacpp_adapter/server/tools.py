@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_MAX_TOOLS = 128
+MAX_TOOLS = 128
 """As in OpenAI's API."""
 
 
@@ -102,8 +102,8 @@ def plan_tools(
         InvalidRequest: a tool or the choice is not one of those that OpenAI's chat completions have.
     """
     functions = [chat_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools or ())]
-    if len(functions) > _MAX_TOOLS:
-        raise InvalidRequest(f"tools must not be more than {_MAX_TOOLS}", param="tools")
+    if len(functions) > MAX_TOOLS:
+        raise InvalidRequest(f"tools must not be more than {MAX_TOOLS}", param="tools")
     chosen, forced = _chosen(functions, tool_choice)
     parallel = parallel_tool_calls is not False
     single = isinstance(tool_choice, dict)

@@ -1,8 +1,8 @@
 """One answer between its route and its session: what goes in, what comes out step by step.
 
-A route makes a `ChatInput` of its own wire format, `prepare` makes a `Turn` of it, and `answering` runs it::
+A route's body makes a `ChatInput` of its wire format, `prepare` makes a `Turn` of that, and `answering` runs it::
 
-    turn = await prepare(chat_input, runtime)
+    turn = await prepare_body(body, call)
     if streamed:
         return stream_answer(call, turn, writer)    # an `EventWriter` of the route
     return await whole_answer(call, turn, build)    # `build(transcript, finished)` makes the route's JSON

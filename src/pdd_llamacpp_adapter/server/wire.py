@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-import math
-import re
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+import anyio
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import from_json
+from pydantic_core import PydanticCustomError
 
-from pdd_core.errors import InvalidRequest
+from pdd_core.errors import ContextOverflow, InvalidRequest
 from pdd_llamacpp_adapter.server.answering import Call
-from pdd_llamacpp_adapter.server.failures import MODEL_NOT_FOUND, TOO_LARGE
+from pdd_llamacpp_adapter.server.failures import MODEL_NOT_FOUND
+from pdd_llamacpp_adapter.server.json_body import parse, read_data
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from starlette.requests import Request
 
     from pdd_llamacpp_adapter.server.service import Runtime, Service
 
 Body = TypeVar("Body", bound="WireModel")
-Asked = TypeVar("Asked", bound="ModelRequest")
+Asked = TypeVar("Asked", bound="SamplingFields")
 
-_MAY_BE_INFINITE = re.compile(rb"\d[eE]\+?\d{3}|\d{309}")
-"""Of a number too large for a float, the exponent or so many digits."""
 _LONGEST_NAME = 200
 """Characters of a group's name that count."""
+_LONG = 2**16
+"""Bytes of a body that is checked on a worker thread: it may take longer than the event loop can wait."""
+_FURTHER_VALUES = 2**16
+"""Values that a body may have whatever the context: those of its tools and schemas, most of all."""
+_MOST_TOKEN_IDS = 1024
+"""In `logit_bias` and in `stop_token_ids`; OpenAI's API takes 300."""
 _INT64 = 2**63
 _INT32 = 2**31
+
+# more digits than these have would be too many to write back into an error
+Tokens = Annotated[int, Field(ge=1, lt=_INT32)]
+"""A limit on an answer's length."""
+_Small = Annotated[int, Field(ge=-_INT32, lt=_INT32)]
 
 
 class WireModel(BaseModel):
@@ -38,6 +49,13 @@ class WireModel(BaseModel):
     @classmethod
     def _drop_nulls(cls, data: Any) -> Any:
         return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+
+def _few(value: Any) -> Any:
+    """Count before the entries are looked at: each that is wrong makes an error of its own."""
+    if isinstance(value, list | dict) and len(value) > _MOST_TOKEN_IDS:
+        raise PydanticCustomError("too_long", "must not have more than {most} entries", {"most": _MOST_TOKEN_IDS})
+    return value
 
 
 def _listed(value: Any) -> Any:
@@ -67,19 +85,19 @@ class SamplingFields(ModelRequest):
 
     stream: bool = False
     stream_options: StreamOptions = Field(default_factory=StreamOptions)
-    n: int = 1
+    n: _Small = 1
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: float = 1.0
     seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
     stop: Annotated[list[str], BeforeValidator(_listed), Field(max_length=4)] = Field(default_factory=list)
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    logit_bias: dict[int, float] = Field(default_factory=dict)
+    logit_bias: Annotated[dict[int, float], BeforeValidator(_few)] = Field(default_factory=dict)
     top_k: Annotated[int, Field(lt=_INT32)] = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
-    min_tokens: Annotated[int, Field(ge=0)] = 0
-    stop_token_ids: list[int] = Field(default_factory=list)
+    min_tokens: Annotated[int, Field(ge=0, lt=_INT32)] = 0
+    stop_token_ids: Annotated[list[_Small], BeforeValidator(_few)] = Field(default_factory=list)
     ignore_eos: bool = False
 
     def check_n(self) -> None:
@@ -92,6 +110,13 @@ class SamplingFields(ModelRequest):
             raise InvalidRequest(
                 f"n must be 1, not {self.n}: one answer is made at a time", param="n", code="unsupported_value"
             )
+
+    def check_length(self, most: int) -> None:
+        """Refuse a prompt that has more messages, parts or ids than tokens fit, before anything is made of them.
+
+        Raises:
+            ContextOverflow: there are more than `most`.
+        """
 
     def sampling_fields(self) -> dict[str, Any]:
         """Return what `Sampling` takes under the same names."""
@@ -106,12 +131,17 @@ async def read_request(
 
     Raises:
         InvalidRequest: as `read_body` and `check_model` do.
+        ContextOverflow: as `SamplingFields.check_length` does.
         ServerStopping: the server was told to stop meanwhile.
     """
-    limit = service.settings.max_body_bytes
-    body = await service.incoming.receive(lambda: read_body(request, model, limit=limit))
     runtime = service.loaded()
+    longest = runtime.context_limit()
+    # a message of one part has six values, and no template writes it in fewer than three tokens
+    most = _FURTHER_VALUES + 2 * longest
+    limit = service.settings.max_body_bytes
+    body = await service.incoming.receive(lambda: read_body(request, model, limit=limit, most=most))
     check_model(body.model, runtime)
+    body.check_length(longest)
     call = Call(
         service=service,
         runtime=runtime,
@@ -130,45 +160,24 @@ def _group(request: Request, body: ModelRequest) -> str:
     return f"{request.url.path} {name[:_LONGEST_NAME]}"
 
 
-async def read_body(request: Request, model: type[Body], *, limit: int) -> Body:
+async def read_body(request: Request, model: type[Body], *, limit: int, most: int) -> Body:
     """Read and check a request's body. Its content type is not insisted on.
 
     Raises:
-        InvalidRequest: it is not JSON, `model` refuses it, or it is longer than `limit` bytes (status 413).
+        InvalidRequest: it is not JSON, `model` refuses it, or it has more than `most` values or than `limit` bytes
+            (status 413).
     """
-    data = bytearray()
-    declared = request.headers.get("content-length", "")
-    too_long = declared.isascii() and declared.isdigit() and int(declared[:18]) > limit
-    if not too_long:
-        async for chunk in request.stream():
-            data += chunk
-            too_long = len(data) > limit
-            if too_long:
-                break
-    if too_long:
-        raise InvalidRequest(f"the request's body is longer than {limit} bytes", code=TOO_LARGE)
+    data = await read_data(request, limit=limit)
+    if len(data) < _LONG:
+        return _validated(data, model, most)
+    return await anyio.to_thread.run_sync(_validated, data, model, most)
+
+
+def _validated(data: bytes, model: type[Body], most: int) -> Body:
     try:
-        return model.model_validate(_json(bytes(data)))
+        return model.model_validate(parse(data, most=most))
     except ValidationError as error:
         raise _complaint(error) from None
-
-
-def _json(data: bytes) -> Any:
-    """Read JSON as the standard has it: an answer that repeats some of its request can then be sent, too."""
-    try:
-        body = from_json(data, allow_inf_nan=False)
-    except ValueError as error:
-        raise _not_json(str(error)) from None
-    left = [body] if _MAY_BE_INFINITE.search(data) else []
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            left.extend(value.values())
-        elif isinstance(value, list):
-            left.extend(value)
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise _not_json("a number is too large")
-    return body
 
 
 def check_model(name: str | None, runtime: Runtime) -> None:
@@ -178,17 +187,22 @@ def check_model(name: str | None, runtime: Runtime) -> None:
         InvalidRequest: `name` is neither None, "default" nor the served name; HTTP status 404.
     """
     if name is not None and name not in ("default", runtime.model_name):
-        raise no_such_model(name, runtime)
+        message = f"the model {name[:200]!r} does not exist: this server has {runtime.model_name!r}"
+        raise InvalidRequest(message, param="model", code=MODEL_NOT_FOUND)
 
 
-def no_such_model(name: str, runtime: Runtime) -> InvalidRequest:
-    """Return the error that says which model there is instead."""
-    message = f"the model {name[:200]!r} does not exist: this server has {runtime.model_name!r}"
-    return InvalidRequest(message, param="model", code=MODEL_NOT_FOUND)
+def check_items(items: list[Any], most: int, where: str, *, inner: Sequence[str] = ()) -> None:
+    """Refuse more than `most` items, or more than so many in the lists that they have under the names `inner`.
 
-
-def _not_json(problem: str) -> InvalidRequest:
-    return InvalidRequest(f"the body is not JSON that can be read: {problem}", code="invalid_json")
+    Raises:
+        ContextOverflow: there are more; each of them would have at least one token.
+    """
+    count = len(items)
+    if count <= most:
+        lists = (item.get(name) for item in items if isinstance(item, dict) for name in inner)
+        count = max(count, sum(len(found) for found in lists if isinstance(found, list)))
+    if count > most:
+        raise ContextOverflow(f"the context holds {most} tokens, but {where} has {count} parts")
 
 
 def _complaint(error: ValidationError) -> InvalidRequest:

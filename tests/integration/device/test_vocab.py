@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pdd_core.errors import ContextOverflow, InvalidRequest
 from pdd_core.fingerprint import fingerprint
+from pdd_llamacpp_adapter.control_texts import TOGETHER, ControlTexts
 from pdd_llamacpp_adapter.tokenizer_check import check_tokenizer
 
 TEXTS = [
@@ -68,6 +71,68 @@ def test_a_text_that_cannot_fit_is_not_read(loaded):
         vocab.tokenize(text + " ", most=1)
     with pytest.raises(ContextOverflow):
         vocab.render_chat([{"role": "user", "content": "<|im_end|>" * 300_000}], most=4096)
+
+
+CONTROL = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<repo_name>", "<filename>", "<empty_output>"]
+WORDS = [
+    "<",
+    ">",
+    "<|",
+    "|>",
+    "im_end",
+    "<|im_end",
+    "|im_end|>",
+    "<<|im_end|>>",
+    "[a]",
+    " ",
+    "\n",
+    "a",
+    "Ü",
+    "🎉",
+    " the",
+]
+
+
+def whole(vocab, text, *, add_bos):
+    return vocab._ids(text, special=True, add_bos=add_bos)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    text=st.lists(st.sampled_from([*CONTROL, *WORDS]) | st.text(max_size=4), max_size=40).map("".join),
+    add_bos=st.booleans(),
+)
+def test_a_text_that_is_cut_has_the_tokens_of_the_whole(loaded, text, add_bos):
+    vocab = loaded.vocab
+    parts = list(ControlTexts(vocab.control_texts.texts, together=1).cut(text))
+    ids = [
+        token for number, part in enumerate(parts) for token in whole(vocab, part, add_bos=add_bos and number == 0)
+    ]
+    assert ids == whole(vocab, text, add_bos=add_bos)
+
+
+@pytest.mark.parametrize("count", [0, 1, TOGETHER - 1, TOGETHER, TOGETHER + 1, 5 * TOGETHER + 3])
+@pytest.mark.parametrize("between", ["", " ", "\nA river <b>and</b> a city"])
+def test_a_long_text_has_the_tokens_of_the_whole(loaded, count, between):
+    text = between + ("<|im_start|>" + between + "<|im_end|>\n") * count
+    assert loaded.vocab.tokenize(text, special=True) == whole(loaded.vocab, text, add_bos=False)
+
+
+def test_control_tokens_take_no_more_time_the_more_there_are(loaded):
+    """At once, it takes llama.cpp five minutes, which no test has."""
+    assert loaded.vocab.tokenize("<|im_end|>" * 200_000, special=True) == [2] * 200_000
+
+
+def test_more_control_tokens_than_fit_are_refused_unread(loaded):
+    text = "<|im_end|>" * 5
+    assert len(loaded.vocab.tokenize(text, special=True, most=5)) == 5
+    with pytest.raises(ContextOverflow, match="5 control tokens"):
+        loaded.vocab.tokenize(text, special=True, most=4)
+
+
+def test_half_of_a_surrogate_pair_is_no_text(loaded):
+    with pytest.raises(InvalidRequest, match="Unicode"):
+        loaded.vocab.tokenize("a \ud800")
 
 
 def test_the_stop_set_is_narrower_than_llamas_guess(loaded):

@@ -48,7 +48,24 @@ def test_arguments_become_an_object():
     assert template(TOOLS).render(called('{"city": "Genève"}')) == 'assistant:[weather {"city": "Genève"}]'
 
 
-@pytest.mark.parametrize("arguments", ["{broken", "[1]", None, 3, ""])
+@pytest.mark.parametrize("source", [TOOLS, "{{ messages[0].tool_calls[0].function.arguments.a }}"])
+@pytest.mark.parametrize("arguments", ['{"a": "\\ud800"}', '{"\\udc00": 1, "a": "\\ud800 x"}', '{"a": "\ud800"}'])
+def test_half_of_a_surrogate_pair_is_rendered_as_the_escape_that_the_model_wrote(source, arguments):
+    """A model may write one, and refusing its call would refuse every later turn."""
+    text = template(source).render(called(arguments))
+    assert "\\ud800" in text
+    text.encode()
+
+
+def test_a_refusal_can_be_sent_whatever_it_quotes():
+    source = "{{ raise_exception(messages[0].tool_calls[0].function.arguments.a) }}"
+    with pytest.raises(InvalidRequest, match=r": \\ud800$"):
+        template(source).render(called('{"a": "\\ud800"}'))
+
+
+@pytest.mark.parametrize(
+    "arguments", ["{broken", "[1]", None, 3, "", "[" * 100_000, '{"a": ' + "[" * 300 + "]" * 300 + "}"]
+)
 def test_arguments_that_are_no_object_become_an_empty_one(arguments):
     assert arguments_object(arguments) == {}
 

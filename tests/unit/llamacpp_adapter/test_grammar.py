@@ -172,6 +172,30 @@ def test_any_json_object(engine):
     assert engine.matcher(Grammar(GrammarKind.JSON_OBJECT)).advance(list(b"[1]")) == 0
 
 
+@pytest.mark.parametrize("checked", [False, True])
+def test_a_checked_grammar_is_not_compiled_again(checked, monkeypatch):
+    engine = GrammarEngine(ByteVocabulary(), [END])
+    compiled, check = [], limits.check_limits
+    monkeypatch.setattr(
+        "pdd_llamacpp_adapter.grammar.check_limits", lambda grammar: (compiled.append(grammar), check(grammar))
+    )
+    if checked:
+        engine.check(regex("ab"))
+    first, second = engine.matcher(regex("ab")), engine.matcher(regex("ab"))
+    assert len(compiled) == 2  # each answer has its own
+    assert first.advance([ord("a")]) is None
+    assert second.advance([ord("b")]) == 0
+
+
+def test_only_so_many_checked_grammars_wait_for_their_answers():
+    engine = GrammarEngine(ByteVocabulary(), [END])
+    for number in range(100):
+        engine.check(regex(f"a{number}"))
+    assert len(engine._checked) < 100
+    with pytest.raises(InvalidGrammar):
+        engine.check(regex("("))
+
+
 BAD = {
     "not json": Grammar(GrammarKind.JSON, "{nope"),
     "empty": Grammar(GrammarKind.JSON, ""),

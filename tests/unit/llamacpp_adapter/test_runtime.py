@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,11 +10,18 @@ import anyio
 import pytest
 
 from pdd_core.env import ServeSettings
-from pdd_core.errors import CloudLost, CloudUnreachable, ConfigurationError, ContextOverflow, TokenizerMismatch
+from pdd_core.errors import (
+    CloudLost,
+    CloudUnreachable,
+    ConfigurationError,
+    ContextOverflow,
+    InvalidGrammar,
+    TokenizerMismatch,
+)
 from pdd_core.refinement.guard import LEAST_TOKENS, Guard
 from pdd_llamacpp_adapter.grammar import GrammarEngine
 from pdd_llamacpp_adapter.monitor import CloudMonitor, CloudState
-from pdd_llamacpp_adapter.request import AnswerRequest
+from pdd_llamacpp_adapter.request import AnswerRequest, Grammar, GrammarKind
 from pdd_llamacpp_adapter.runtime import Runtime
 
 pytestmark = pytest.mark.anyio
@@ -235,6 +243,19 @@ async def test_a_model_that_cannot_be_held_to_a_grammar_is_served_all_the_same(r
     made._grammars = GrammarEngine(made.vocab, eos_ids=())
     await made._warm_up_grammars()
     assert "no end-of-sequence token" in caplog.text
+
+
+async def test_a_grammar_is_compiled_early_where_the_device_has_to_follow_it(runtime):
+    made = runtime(cloud=Client(), cloud_url="http://c/v1")
+    made._grammars = GrammarEngine(made.vocab, eos_ids=())  # compiles none
+    usable, unsafe = Grammar(GrammarKind.JSON_OBJECT), Grammar(GrammarKind.JSON, "{")
+    made.check_grammar(request())
+    with pytest.raises(InvalidGrammar, match="no end-of-sequence token"):
+        made.check_grammar(replace(request(), grammar=usable))
+    too_long = replace(request(prompt=600), grammar=usable)
+    made.check_grammar(too_long)  # the cloud may know better
+    with pytest.raises(InvalidGrammar, match="not JSON"):
+        made.check_grammar(replace(too_long, grammar=unsafe))
 
 
 async def until(condition):

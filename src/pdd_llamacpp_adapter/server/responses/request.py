@@ -14,9 +14,9 @@ from pdd_llamacpp_adapter.request import MAX_TOP_LOGPROBS
 from pdd_llamacpp_adapter.server.answer_format import grammar_of
 from pdd_llamacpp_adapter.server.marked import marked_parts
 from pdd_llamacpp_adapter.server.responses.input_items import chat_messages
-from pdd_llamacpp_adapter.server.tools import function
+from pdd_llamacpp_adapter.server.tools import MAX_TOOLS, function
 from pdd_llamacpp_adapter.server.turn import ChatInput, Json, Sampling
-from pdd_llamacpp_adapter.server.wire import SamplingFields, WireModel
+from pdd_llamacpp_adapter.server.wire import SamplingFields, Tokens, WireModel, check_items
 
 _LOGPROBS = "message.output_text.logprobs"
 _STATEFUL = ("previous_response_id", "conversation", "prompt")
@@ -33,11 +33,11 @@ class ResponsesRequest(SamplingFields):
 
     input: str | list[Any]
     instructions: str | None = None
-    tools: list[Any] = Field(default_factory=list)
+    tools: Annotated[list[Any], Field(max_length=MAX_TOOLS)] = Field(default_factory=list)
     tool_choice: str | dict[str, Any] = "auto"
     parallel_tool_calls: bool = True
     text: TextFields = Field(default_factory=TextFields)
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_output_tokens: Tokens | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] = 0
     include: list[Any] = Field(default_factory=list)
     truncation: str = "disabled"
@@ -52,6 +52,11 @@ class ResponsesRequest(SamplingFields):
     def with_logprobs(self) -> bool:
         """Whether the answer's text comes with logprobs."""
         return _LOGPROBS in self.include
+
+    def check_length(self, most: int) -> None:
+        """Refuse more than `most` items, or parts in them."""
+        if not isinstance(self.input, str):
+            check_items(self.input, most, "input", inner=("content", "output"))
 
     def chat_input(self) -> ChatInput:
         """Return what is asked for in the server's own words.

@@ -10,7 +10,7 @@ from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.server.answering import new_id
 from pdd_llamacpp_adapter.server.delivery import stream_answer, whole_answer
 from pdd_llamacpp_adapter.server.failures import NOT_FOUND
-from pdd_llamacpp_adapter.server.prepare import prepare
+from pdd_llamacpp_adapter.server.prepare import prepare_body
 from pdd_llamacpp_adapter.server.responses.events import ResponseEvents, whole_response
 from pdd_llamacpp_adapter.server.responses.request import ResponsesRequest
 from pdd_llamacpp_adapter.server.wire import read_request
@@ -31,9 +31,8 @@ def routes(service: Service) -> list[Route]:
 
     async def create(request: Request) -> Response:
         body, call = await read_request(request, ResponsesRequest, service, answer_id=new_id("resp_"))
-        chat = body.chat_input()
+        turn = await prepare_body(body, call)
         writer = ResponseEvents(call, body.echoed(), with_logprobs=body.with_logprobs)
-        turn = await service.incoming.prepare(lambda: prepare(chat, call.runtime))
         if body.stream:
             return stream_answer(call, turn, writer)
 

@@ -11,7 +11,7 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
-from pdd_core.errors import PDDError
+from pdd_core.errors import InvalidGrammar, PDDError
 from pdd_core.planner.types import Alternative, Plan, Verdict, Why
 from pdd_core.timeline import ShownToken, Source, Timeline, TokenLogprob, TokenLogprobs
 from pdd_llamacpp_adapter.chat import ChatTemplate
@@ -156,6 +156,7 @@ class FakeRuntime:
     created = 1_700_000_000
     n_ctx = 4096
     refines = True
+    refuses_grammars = False
 
     def __init__(self, script=("Hel", "lo", " you"), **session):
         self.vocab = ByteVocabulary()
@@ -173,6 +174,10 @@ class FakeRuntime:
 
     def cloud_status(self):
         return {"url": None, "state": "none", "error": None}
+
+    def check_grammar(self, request):
+        if request.grammar is not None and self.refuses_grammars:
+            raise InvalidGrammar("no such thing", param=request.grammar.param)
 
     def session(self, request, *, paced=True, group=""):
         self.sessions.append(FakeSession(request, list(self.script), **self.options))

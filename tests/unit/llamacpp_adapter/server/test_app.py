@@ -1,9 +1,12 @@
+import asyncio
 import json
 import logging
 
 import pytest
 
 from pdd_core.errors import ConfigurationError
+from pdd_llamacpp_adapter.server import chat_request, completions, wire
+from pdd_llamacpp_adapter.server.responses import request
 from pdd_llamacpp_adapter.server.settings import ServerSettings
 
 ASK = {"messages": [{"role": "user", "content": "A question"}]}
@@ -42,6 +45,56 @@ def test_a_page_that_has_its_name_resolve_to_this_machine_gets_nothing(client, s
         assert error_of(response)["code"] == "host_not_allowed"
 
 
+@pytest.mark.parametrize("host", ["LOCALHOST:8090", "LocalHost"])
+def test_a_name_is_the_same_in_capitals(client, service, host):
+    assert client(service(allow_hosts=("localhost",))).get("/v1/models", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        (None, 200),
+        ("http://testserver", 200),
+        ("http://TestServer", 200),
+        ("https://chat.example", 200),
+        ("https://evil.example", 403),
+        ("http://testserver.evil.example", 403),
+        ("http://testserver:8090", 403),
+        ("http://evil.example/testserver", 403),
+        ("null", 403),
+        ("", 403),
+    ],
+)
+def test_a_web_page_from_elsewhere_cannot_put_the_server_to_work(client, service, origin, status):
+    """A form's POST is sent without asking the server first."""
+    made = service(allow_origins=["https://chat.example"])
+    headers = {"content-type": "text/plain"} | ({} if origin is None else {"origin": origin})
+    response = client(made).post(CHAT, content=json.dumps(ASK), headers=headers)
+    assert response.status_code == status
+    assert len(made.runtime.sessions) == (status == 200)
+    if status == 403:
+        assert error_of(response)["code"] == "origin_not_allowed"
+
+
+def test_with_a_key_it_is_the_key_that_lets_a_page_in(client, service):
+    """A form cannot send one, and a script only if the server, asked first, allows its origin."""
+    http = client(service(api_key="k"))
+    evil = {"origin": "https://evil.example"}
+    assert http.post(CHAT, json=ASK, headers=evil).status_code == 401
+    assert http.post(CHAT, json=ASK, headers={**evil, "authorization": "Bearer k"}).status_code == 200
+
+
+@pytest.mark.parametrize("origins", [["*"], ["null", "https://chat.example"]])
+def test_origins_may_be_let_in_that_have_no_name(client, service, origins):
+    made = client(service(allow_origins=origins))
+    assert made.post(CHAT, json=ASK, headers={"origin": "null"}).status_code == 200
+
+
+def test_behind_a_proxy_a_page_of_the_servers_own_name_is_let_in(client, service):
+    headers = {"host": "ai.example", "origin": "https://ai.example"}
+    assert client(service()).post(CHAT, json=ASK, headers=headers).status_code == 200
+
+
 def test_a_ready_server_is_healthy(client, service):
     assert client(service()).get("/health").json() == {"status": "ok"}
 
@@ -51,7 +104,7 @@ def test_models(client, service):
     (model,) = http.get("/v1/models").json()["data"]
     assert (model["id"], model["object"], model["max_model_len"]) == ("tiny", "model", 4096)
     assert model["pdd"]["cloud"]["state"] == "none"
-    assert http.get("/v1/models/tiny").json() == model
+    assert http.get("/v1/models/tiny").json() == http.get("/v1/models/default").json() == model
     missing = http.get("/v1/models/org/other")
     assert (missing.status_code, error_of(missing)["code"]) == (404, "model_not_found")
 
@@ -120,6 +173,115 @@ def test_a_number_that_json_does_not_have_is_a_400(client, service, number, path
     assert error_of(response)["code"] == "invalid_json"
 
 
+ASKED = {
+    CHAT: {"messages": [{"role": "user", "content": "Hi"}]},
+    "/v1/completions": {"prompt": "Hi"},
+    "/v1/responses": {"input": "Hi"},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (CHAT, "max_tokens"),
+        (CHAT, "max_completion_tokens"),
+        ("/v1/completions", "max_tokens"),
+        ("/v1/responses", "max_output_tokens"),
+        *((path, "min_tokens") for path in ASKED),
+        *((path, "n") for path in ASKED),
+        *((path, "stop_token_ids") for path in ASKED),
+    ],
+)
+def test_a_number_with_thousands_of_digits_is_a_400(client, service, path, name):
+    value = [10**4300 - 1] if name == "stop_token_ids" else 10**4300 - 1
+    response = client(service()).post(path, content=json.dumps({**ASKED[path], name: value}).encode())
+    assert response.status_code == 400
+    assert error_of(response)["param"].startswith(name)
+    assert len(error_of(response)["message"]) < 500
+
+
+EMPTY = {"role": "user", "content": []}
+PART = {"type": "text", "text": ""}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"messages": [EMPTY] * 5000}),
+        (CHAT, {"messages": [3] * 5000}),
+        (CHAT, {"messages": [{"role": "user", "content": [PART] * 5000}]}),
+        (CHAT, {"messages": [{"role": "user", "content": [PART] * 3000}] * 2}),
+        (CHAT, {"messages": [{"role": "assistant", "tool_calls": [{}] * 5000}]}),
+        ("/v1/responses", {"input": [EMPTY] * 5000}),
+        ("/v1/responses", {"input": [{"role": "user", "content": [PART] * 5000}]}),
+        ("/v1/responses", {"input": [{"type": "function_call_output", "output": [PART] * 5000}]}),
+        ("/v1/completions", {"prompt": [1.5] * 5000}),
+    ],
+)
+def test_more_parts_than_tokens_fit_are_refused_unread(client, service, path, fields):
+    response = client(service()).post(path, json=fields)
+    assert response.status_code == 400
+    assert error_of(response)["code"] == "context_length_exceeded"
+    assert "4096" in error_of(response)["message"]
+
+
+@pytest.mark.parametrize("path", ASKED)
+def test_a_body_of_a_million_values_is_a_400(client, service, path):
+    body = {**ASKED[path], "metadata": {"a": [[]] * 1_000_000}}
+    response = client(service()).post(path, content=json.dumps(body).encode())
+    assert (response.status_code, error_of(response)["code"]) == (400, "too_many_values")
+
+
+@pytest.mark.parametrize("path", ASKED)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("logit_bias", {str(token): 1 for token in range(1025)}),
+        ("logit_bias", {f"x{token}": 1 for token in range(1025)}),
+        ("stop_token_ids", [65] * 1025),
+        ("stop_token_ids", ["x"] * 1025),
+    ],
+)
+def test_a_sampling_field_has_so_many_entries_at_most(client, service, path, name, value):
+    response = client(service()).post(path, json={**ASKED[path], name: value})
+    assert response.status_code == 400
+    assert (error_of(response)["param"], "1024" in error_of(response)["message"]) == (name, True)
+
+
+@pytest.mark.parametrize("path", ASKED)
+def test_a_long_body_is_not_worked_through_on_the_event_loop(client, service, path, monkeypatch):
+    where = []
+
+    def noted(function):
+        def call(*arguments, **named):
+            where.append(asyncio._get_running_loop())
+            return function(*arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(wire, "parse", noted(wire.parse))
+    for module, name in (
+        (chat_request, "plain_messages"),
+        (request, "chat_messages"),
+        (completions, "one_prompt"),
+    ):
+        monkeypatch.setattr(module, name, noted(getattr(module, name)))
+    response = client(service()).post(path, json={**ASKED[path], "metadata": {"a": "x" * 100_000}})
+    assert (response.status_code, where) == (200, [None, None])
+
+
+@pytest.mark.parametrize("arguments", ['{"a":"\\ud800"}', "[" * 100_000, '{"a": ' + "[" * 900 + "]" * 900 + "}"])
+@pytest.mark.parametrize("path", [CHAT, "/v1/responses"])
+def test_a_past_call_with_odd_arguments_is_no_reason_to_refuse_a_turn(client, service, path, arguments):
+    function = {"name": "f", "arguments": arguments}
+    past = {
+        CHAT: {"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "function": function}]}]},
+        "/v1/responses": {"input": [{"type": "function_call", "call_id": "1", **function}]},
+    }
+    response = client(service()).post(path, json=past[path])
+    assert response.status_code == 200, response.text
+
+
 def test_a_missing_field_is_named(client, service):
     error = error_of(client(service()).post(CHAT, json={}))
     assert (error["param"], error["code"]) == ("messages", "missing_required_parameter")
@@ -160,6 +322,15 @@ def test_a_key_is_asked_for_everywhere_but_at_the_open_routes(client, service, h
             assert error_of(response)["code"] == "invalid_api_key"
     assert http.get("/health").status_code == http.get("/version").status_code == 200
     assert http.get(CHAT + "/x", headers=header).status_code == (401 if status == 401 else 404)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"), [("€ voilà".encode(), 200), ("€ voil".encode(), 401), ("é voilà".encode("latin-1"), 401)]
+)
+def test_a_key_can_have_any_letters(client, service, sent, status):
+    """The last byte of this one is white space to those who read it as Latin-1."""
+    http = client(service(api_key="€ voilà"))
+    assert http.get("/v1/models", headers={"authorization": b"Bearer " + sent}).status_code == status
 
 
 @pytest.mark.parametrize(

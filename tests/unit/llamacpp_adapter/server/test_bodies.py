@@ -11,10 +11,13 @@ from pdd_llamacpp_adapter.server.app import create_app
 from pdd_llamacpp_adapter.server.service import Service
 from pdd_llamacpp_adapter.server.settings import ServerSettings
 
+HUGE = st.integers(300, 4300).map(lambda digits: 10**digits - 1)
+"""The longest that Python reads: with one digit more it cannot be written."""
 SCALARS = (
     st.none()
     | st.booleans()
     | st.integers(-(2**70), 2**70)
+    | HUGE
     | st.integers(-3, 30)
     | st.floats()
     | st.text(max_size=8)
@@ -38,6 +41,23 @@ MESSAGE = st.fixed_dictionaries(
     {"role": st.sampled_from(["user", "system", "developer", "assistant"]), "content": TEXT | st.lists(PART)},
     optional={"name": TEXT},
 )
+HALF = st.sampled_from(["\ud800", "\udfff x"])
+"""Surrogates without their partners: JSON can spell them, UTF-8 cannot."""
+ARGUMENTS = (
+    TEXT
+    | st.dictionaries(TEXT | HALF, TEXT | HALF | HUGE, max_size=2).map(json.dumps)
+    | st.sampled_from(["[" * 100_000, '{"a": ' * 900 + "1" + "}" * 900])
+)
+CALL = st.fixed_dictionaries(
+    {"function": st.fixed_dictionaries({"name": TEXT, "arguments": ARGUMENTS})}, optional={"id": TEXT}
+)
+PAST = (
+    MESSAGE
+    | st.fixed_dictionaries(
+        {"role": st.just("assistant"), "tool_calls": st.lists(CALL, max_size=2)}, optional={"content": TEXT}
+    )
+    | st.fixed_dictionaries({"role": st.just("tool"), "tool_call_id": TEXT, "content": TEXT})
+)
 GOOD = {
     "model": st.sampled_from(["tiny", "default"]),
     "stream": st.booleans(),
@@ -60,7 +80,7 @@ GOOD = {
 }
 CHAT = {
     **GOOD,
-    "messages": st.lists(MESSAGE, min_size=1, max_size=4),
+    "messages": st.lists(PAST, min_size=1, max_size=4),
     "logprobs": st.booleans(),
     "response_format": st.sampled_from([{"type": "text"}, {"type": "json_object"}]),
     "store": st.booleans(),

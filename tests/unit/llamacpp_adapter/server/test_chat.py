@@ -281,6 +281,8 @@ def test_an_answer_with_tools_and_a_format_is_a_call_or_has_the_format(client, s
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
         ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0]"),
+        ({"messages": [{"role": "assistant", "function_call": "f"}]}, "messages[0].function_call"),
+        ({"messages": [{"role": "assistant", "function_call": {"name": 3}}]}, "messages[0].function_call"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"stop": [""]}, "stop"),
         ({"stop": [1]}, "stop[0]"),

@@ -52,6 +52,7 @@ def test_a_prompt_has_four_shapes(client, service, prompt):
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 2}, "best_of"),
         ({"n": 2}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
         ({"echo": True, "logprobs": 1}, "echo"),
         ({"logprobs": 21}, "logprobs"),
     ],

@@ -119,6 +119,58 @@ async def test_errors_are_the_stock_clients_typed_exceptions(service, served):
         assert (lost.value.status_code, lost.value.code) == (503, "cloud_unavailable")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_grammar_that_cannot_be_obeyed_is_refused_before_it_would_wait(service, served, until, stream):
+    told = anyio.Event()
+    made = service([told.wait, "A"])
+    made.runtime.refuses_grammars = True
+    async with served(made) as client, anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: client.chat.completions.create(**ASK))
+        await until(lambda: made.queue.running == 1)
+        with anyio.fail_after(10), pytest.raises(openai.BadRequestError) as refused:
+            await client.chat.completions.create(**ASK, response_format={"type": "json_object"}, stream=stream)
+        assert refused.value.param == "response_format"
+        told.set()
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/completions", "/responses"])
+async def test_no_prompt_is_made_for_an_answer_that_gets_no_place(service, served, until, path, monkeypatch):
+    told = anyio.Event()
+    made = service([told.wait, "A"], max_queue=0)
+    body = {"input": "Hi"} if path == "/responses" else {"messages": ASK["messages"], "prompt": "Hi"}
+    async with served(made) as client, anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: client.chat.completions.create(**ASK))
+        await until(lambda: made.queue.running == 1)
+        monkeypatch.setattr(made.runtime.vocab, "tokenize", None)
+        with pytest.raises(openai.RateLimitError) as refused:
+            await client.post(path, cast_to=object, body=body)
+        assert int(refused.value.response.headers["retry-after"]) >= 1
+        told.set()
+
+
+async def test_only_a_few_prompts_are_made_at_a_time(service, served, until, monkeypatch):
+    made = service(max_queue=50)
+    tokenize, at_work, most, go_on = made.runtime.vocab.tokenize, [], [], threading.Event()
+
+    def held_up(*arguments, **named):
+        at_work.append(None)
+        most.append(len(at_work))
+        go_on.wait()
+        at_work.pop()
+        return tokenize(*arguments, **named)
+
+    monkeypatch.setattr(made.runtime.vocab, "tokenize", held_up)
+    async with served(made) as client, anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(lambda: client.chat.completions.create(**ASK))
+        try:
+            await until(lambda: made.preparing.statistics().tasks_waiting == 16 and len(at_work) == 4)
+        finally:
+            go_on.set()
+    assert max(most) == 4
+    assert len(made.runtime.sessions) == 20
+
+
 async def test_answers_wait_for_their_turn_and_too_many_are_sent_away(service, served, until):
     all_asked = anyio.Event()
     made = service([all_asked.wait, "A"], max_queue=2)

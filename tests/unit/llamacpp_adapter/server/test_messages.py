@@ -24,6 +24,7 @@ FIELD = {
             }
         )
     ),
+    "function_call": st.fixed_dictionaries({"name": st.text(), "arguments": st.text()}) | ANYTHING,
     "unknown": ANYTHING,
 }
 
@@ -56,6 +57,22 @@ def test_messages_become_plain_or_are_refused_with_their_place(messages):
                 "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
                 "content": None,
             },
+        ),
+        (
+            {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"a": 1}'}},
+            {
+                "role": "assistant",
+                "tool_calls": [{"id": "", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}],
+                "content": None,
+            },
+        ),
+        (
+            {"role": "assistant", "content": "x", "function_call": None, "tool_calls": None},
+            {"role": "assistant", "content": "x"},
+        ),
+        (
+            {"role": "function", "name": "f", "content": "3"},
+            {"role": "tool", "name": "f", "content": "3", "tool_call_id": ""},
         ),
         (
             {"role": "tool", "tool_call_id": "c", "content": "3", "unknown": 1},

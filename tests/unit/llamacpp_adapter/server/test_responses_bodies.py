@@ -15,13 +15,16 @@ ROLES = ["user", "assistant", "system", "auto", "required", "json_schema", "json
 TYPES = ["message", "input_text", "output_text", "reasoning", "function_call", "function_call_output", "function"]
 WORDS = st.sampled_from([*ROLES, *TYPES, "item_reference"])
 KEYS = st.sampled_from(["type", "role", "content", "text", "name", "arguments", "call_id", "output", "parameters"])
+HUGE = st.integers(300, 4300).map(lambda digits: 10**digits - 1)
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | WORDS,
+    st.none() | st.booleans() | st.integers() | HUGE | st.floats() | st.text() | WORDS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | KEYS, inner, max_size=4),
     max_leaves=8,
 )
+ARGUMENTS = st.sampled_from(['{"a": "\\ud800"}', "[" * 100_000, '{"a": ' * 900 + "1" + "}" * 900])
 CALL = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
 ITEM = st.fixed_dictionaries({"role": WORDS, "content": st.text() | ANYTHING}) | st.dictionaries(KEYS, ANYTHING)
+ITEM |= ARGUMENTS.map(lambda arguments: {**CALL, "arguments": arguments})
 ITEM |= st.dictionaries(KEYS, ANYTHING, max_size=1).map(lambda changes: {**CALL, **changes})
 FUNCTION = st.dictionaries(KEYS, ANYTHING, max_size=2).map(lambda more: {"type": "function", "name": "f", **more})
 BODY = st.fixed_dictionaries(
@@ -32,7 +35,7 @@ BODY = st.fixed_dictionaries(
         "tool_choice": WORDS | FUNCTION | ANYTHING,
         "text": st.fixed_dictionaries({"format": st.dictionaries(KEYS, ANYTHING)}) | ANYTHING,
         "instructions": st.text() | ANYTHING,
-        "max_output_tokens": st.integers(-1, 9) | ANYTHING,
+        "max_output_tokens": st.integers(-1, 9) | HUGE | ANYTHING,
         "include": st.just(["message.output_text.logprobs"]) | ANYTHING,
         "metadata": ANYTHING,
         "reasoning": ANYTHING,
