@@ -63,21 +63,22 @@ class EngineMemory:
             raise DeviceEngineFailed("the context does not hold the refined prompt that it is said to hold")
         context.history = history
 
-    def holds(self, prompt: Sequence[int]) -> int:
+    def holds(self, prompt: Sequence[int], *, refined: bool = True) -> int:
         """Return how many tokens of `prompt` the context has now: what `start` would keep, called at once."""
         context = self._open_context()
-        return held_of(prompt, context.ids, context.history).covered
+        return held_of(prompt, context.ids, context.history if refined else None).covered
 
-    async def start(self, prompt: Sequence[int]) -> int:
+    async def start(self, prompt: Sequence[int], *, refined: bool = True) -> int:
         """Keep what the context has of `prompt` already, drop the rest, and return how many of its tokens that is.
 
         Always fewer than all: the last token has to be processed to give logits. With a `history`, what is kept is
-        shorter than the part of the prompt that it stands for.
+        shorter than the part of the prompt that it stands for; with `refined` False, only tokens that stand for
+        themselves are kept.
         """
         context = self._open_context()
 
         def keep() -> int:
-            held = held_of(prompt, context.ids, context.history)
+            held = held_of(prompt, context.ids, context.history if refined else None)
             if context.rewind(held.length) != held.length:
                 return 0
             context.history = held.history

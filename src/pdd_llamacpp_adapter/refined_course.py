@@ -21,14 +21,27 @@ _VERDICTS = {
 
 
 class RefinedCourse:
-    """Keeps one answer's `Reading` and the engine's memory in step. `refining` None: nothing was asked for."""
+    """Keeps one answer's `Reading` and the engine's memory in step.
 
-    def __init__(self, batches: Batches, live: LiveAnswer, judging: Judging, refining: Refining | None) -> None:
+    `refining` None: nothing was asked for. `behind_refined` allows a refined history, for which the cloud is asked
+    for likelihoods; without these nobody could tell whether it lost something.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        live: LiveAnswer,
+        judging: Judging,
+        refining: Refining | None,
+        *,
+        behind_refined: bool,
+    ) -> None:
         self._batches = batches
         self._live = live
         self._reading = live.answer.reading
         self._judging = judging
         self._refining = refining
+        self._behind_refined = behind_refined
         self._taken = False
         self._remembered: int | None = None
         self.saved = 0
@@ -38,7 +51,7 @@ class RefinedCourse:
 
     async def start(self) -> int:
         """Begin behind what the engine holds; return how many prompt tokens that stands for."""
-        covered = await self._batches.start(self._reading.prompt)
+        covered = await self._batches.start(self._reading.prompt, refined=self._behind_refined)
         history = self._batches.engine.history
         self._reading.resume(covered, history)
         if history is not None:
@@ -49,7 +62,7 @@ class RefinedCourse:
 
     @property
     def is_judged(self) -> bool:
-        """The guard may want to know what the grammar lets come."""
+        """A refined prompt is read, or was asked for."""
         return self._refining is not None or self._reading.refined
 
     @property

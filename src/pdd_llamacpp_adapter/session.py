@@ -184,6 +184,7 @@ class AnswerSession:
                 rate=self._rate,
                 judging=self._judging,
                 refining=self._refining,
+                behind_refined=behind_refined,
                 matcher=matcher,
                 stands_by=self._mode is Mode.CLOUD_ONLY,
                 on_progress=self._on_progress,

@@ -305,24 +305,3 @@ async def test_a_leg_that_is_lost_before_its_first_token_asks_again(session, fak
     _, outcome = await collect(session(engine=fake_engine(seconds=0.2), cloud=cloud))
     assert [opt_in.refine_ratio for opt_in in cloud.opt_ins] == [0.5, 0.5]
     assert outcome.refinement.kept_tokens == len(KEPT)
-
-
-async def test_an_answer_behind_a_refined_one_goes_on_from_there_and_is_judged(session, fake_engine, fake_cloud):
-    history = RefinedHistory(tuple(PROMPT[index] for index in KEPT[:100]), tuple(PROMPT[: KEPT[99] + 1]))
-    engine = fake_engine(seconds=0.02, history=history)
-
-    async def start(prompt):
-        engine.held = list(history.ids)
-        return len(history.prompt)
-
-    engine.start = start
-    cloud = fake_cloud([list(range(301, 307)), 60])
-    tokens, outcome = await collect(session(engine=engine, cloud=cloud, fields={"refine_ratio": None}))
-    assert [token.token_id for token in tokens] == list(range(301, 321))
-    assert engine.held[:160] == [PROMPT[index] for index in KEPT]
-    assert outcome.reused_tokens == len(history.prompt)
-    assert decided(outcome, "behind a refined history: 100 tokens that stand for 240")
-    assert cloud.asked[0].logprobs == 0
-    assert cloud.opt_in.refine_ratio is None
-    assert outcome.refinement.guard == "agreed"
-    assert outcome.refinement.ratio is None
