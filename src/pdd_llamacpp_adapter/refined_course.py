@@ -73,7 +73,8 @@ class RefinedCourse:
     def readable(self) -> int:
         """Return how many tokens there are to process now.
 
-        A prompt that fits the context only once it is refined waits for that, but for its beginning.
+        A prompt that fits the context only once it is refined waits for that, but for what is sure to stay behind
+        what was read.
 
         Raises:
             ContextOverflow: it will not be refined, or not enough.
@@ -83,7 +84,10 @@ class RefinedCourse:
         refining = self._refining
         if refining is None or not (refining.may_come or self.is_news):
             raise ContextOverflow("the prompt does not fit the device's context, and no refined one does")
-        return refining.certain(self._reading.covered) - self._reading.covered
+        covered = self._reading.covered
+        if self._reading.processed + refining.protected_from(covered) + self._live.answer.max_tokens > self._n_ctx:
+            return 0  # what was read will have to go
+        return refining.certain(covered) - covered
 
     async def settle(self) -> bool:
         """Act on what is new; return whether the engine had to drop something that it had processed.
@@ -101,15 +105,16 @@ class RefinedCourse:
 
     async def _take(self, kept: tuple[int, ...]) -> bool:
         whole = self._live.answer.behind
-        if not self._reading.refine(kept):
+        if not self._reading.refine(kept) and self._fits():
             self.too_late = True
             self._live.decided("the refined prompt came too late to save anything")
             return False
         dropped = not self._fits()
         if dropped:  # what was read before takes the room
             await self._rewind(self._reading.reread(kept))
-        self.saved = whole - self._live.answer.behind
-        self._live.decided(f"the device reads the refined prompt: {self.saved} tokens less to process")
+        self.saved = max(0, whole - self._live.answer.behind)
+        place = ", in place of what it held" if dropped else ""
+        self._live.decided(f"the device reads the refined prompt{place}: {self.saved} tokens less to process")
         self._live.changed()
         return dropped
 
@@ -142,4 +147,8 @@ class RefinedCourse:
             self._live.decided(f"{_VERDICTS[self._judging.verdict]}: {self._judging}")
 
     def _fits(self) -> bool:
-        return len(self._reading.ids) + self._live.answer.max_tokens <= self._batches.engine.n_ctx
+        return len(self._reading.ids) + self._live.answer.max_tokens <= self._n_ctx
+
+    @property
+    def _n_ctx(self) -> int:
+        return self._batches.engine.n_ctx

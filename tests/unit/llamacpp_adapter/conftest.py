@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from step_by_step import StepByStep
 
-from pdd_core.errors import CloudUnreachable, DeviceEngineFailed
+from pdd_core.errors import CloudUnreachable, ContextOverflow, DeviceEngineFailed
 from pdd_core.plugins import Policies
 from pdd_core.policies.pacing import FixedRatePacing
 from pdd_core.timeline import TokenLogprob, TokenLogprobs
@@ -112,6 +112,8 @@ class FakeEngine(StepByStep):
             raise
         if self.fails_at is not None and len(self.calls) >= self.fails_at:
             raise DeviceEngineFailed("llama_decode returned -3")
+        if len(self.held) + len(ids) > self.n_ctx:
+            raise ContextOverflow(f"{len(self.held)} + {len(ids)} tokens do not fit {self.n_ctx}")
         self.calls.append(list(ids))
         self.held.extend(ids)
         if not want_logits:

@@ -249,6 +249,31 @@ async def test_a_prompt_that_fits_once_refined_waits_for_that(session, fake_engi
     assert outcome.refinement.saved_tokens == len(PROMPT) - len(KEPT)
 
 
+@pytest.mark.parametrize("held", [5, 170, 250, 299])
+async def test_however_much_of_a_prompt_that_does_not_fit_is_held(session, fake_engine, fake_cloud, held):
+    """300 and 20 do not fit 310; the refined 160 do, but only in the place of what is held."""
+    engine = fake_engine(n_ctx=310, held=PROMPT[:held])
+    cloud = fake_cloud([0.05, list(range(301, 307)), 60], refinement=refined())
+    tokens, outcome = await collect(session(engine=engine, cloud=cloud))
+    assert [token.token_id for token in tokens] == list(range(301, 321))
+    assert outcome.timeline.count(Source.DEVICE) > 0
+    assert engine.held[: len(KEPT)] == [PROMPT[index] for index in KEPT] or held == 5
+    assert outcome.refinement.guard == "agreed"
+    assert outcome.refinement.reason is None
+    assert outcome.refinement.saved_tokens >= 0
+    assert engine.history.prompt == tuple(PROMPT)
+
+
+async def test_nothing_is_read_that_would_have_to_go_again(session, fake_engine, fake_cloud):
+    """Behind what is held, all that stays in any case would not fit: what is held will go."""
+    engine = fake_engine(n_ctx=290, held=PROMPT[:200])
+    cloud = fake_cloud([0.05, list(range(301, 307)), 60], refinement=refined())
+    _, outcome = await collect(session(engine=engine, cloud=cloud))
+    assert engine.calls[0][0] == PROMPT[100], "the first of the kept tokens that the prompt's beginning lacks"
+    assert decided(outcome, "the device reads the refined prompt, in place of what it held")
+    assert outcome.timeline.count(Source.DEVICE) > 0
+
+
 async def test_a_refined_prompt_that_does_not_fit_leaves_the_answer_to_the_cloud(session, fake_engine, fake_cloud):
     engine = fake_engine(n_ctx=170)
     cloud = fake_cloud([list(range(301, 307)), CloudEnd.BUDGET], [["goes on"]], refinement=refined())
