@@ -55,15 +55,16 @@ async def upgrade(engine: DeviceEngine, chunk: Callable[[], int]) -> bool:
     if saved is None:
         return False
     done = False
-    try:
-        read = await engine.rewind(common_prefix(saved.ids, whole))
-        while read < len(whole):
-            batch = whole[read : read + chunk()]
-            await engine.extend(batch)
-            read += len(batch)
-        done = True
-    finally:
-        if not done:
-            with anyio.CancelScope(shield=True):
-                await engine.load(saved)
+    with engine.standing_for(saved):
+        try:
+            read = await engine.rewind(common_prefix(saved.ids, whole))
+            while read < len(whole):
+                batch = whole[read : read + chunk()]
+                await engine.extend(batch)
+                read += len(batch)
+            done = True
+        finally:
+            if not done:
+                with anyio.CancelScope(shield=True):
+                    await engine.load(saved)
     return True

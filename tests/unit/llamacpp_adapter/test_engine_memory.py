@@ -53,6 +53,19 @@ async def test_a_refined_history_is_gone_on_from(memory):
     assert (memory._context.ids, memory.history) == (REFINED, HISTORY)
 
 
+async def test_while_idle_work_changes_it_the_memory_is_what_an_answer_would_find(memory):
+    saved = await memory.save()
+    with memory.standing_for(saved):
+        await memory.rewind(2)
+        assert memory.history == HISTORY
+        assert memory.holds(NEXT_TURN) == 12
+        assert memory.holds(NEXT_TURN, refined=False) == 2
+        memory._context.ids = list(NEXT_TURN[:9])
+        assert memory.holds(NEXT_TURN, refined=False) == 2
+    assert memory.history is None
+    assert memory.holds(NEXT_TURN) == 9
+
+
 async def test_or_left_where_nobody_could_judge_it(memory):
     assert memory.holds(NEXT_TURN, refined=False) == 2
     assert await memory.start(NEXT_TURN, refined=False) == 2

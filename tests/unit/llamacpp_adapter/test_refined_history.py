@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import asynccontextmanager
 
 import anyio
 import pytest
@@ -97,6 +98,23 @@ async def test_a_cloud_that_makes_it_all_leaves_the_history_where_it_is(answer, 
     device = engine()
     await answer(device, fake_cloud(["goes on"]), Verdict.CLOUD_ONLY)
     assert (device.held, device.history, device.begun) == (list(HISTORY.ids), HISTORY, [])
+
+
+async def test_a_history_that_came_about_while_the_answer_waited_is_not_gone_on_from(answer, engine, fake_cloud):
+    """The cloud was asked for no likelihoods: the memory was another one then."""
+    device = engine(history=None, held=[])
+
+    @asynccontextmanager
+    async def after_another_answer():
+        device.held, device.history = list(HISTORY.ids), HISTORY
+        yield
+
+    device.exclusive = after_another_answer
+    cloud = fake_cloud([list(range(301, 307)), 60])
+    outcome = await answer(device, cloud)
+    assert cloud.asked[0].logprobs is None
+    assert device.held[:300] == PROMPT
+    assert outcome.refinement is None
 
 
 async def test_a_refined_history_is_told_of_also_where_no_token_could_be_judged(answer, engine, fake_cloud):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import anyio
@@ -27,6 +28,7 @@ class MemoryEngine:
         self.n_ctx = n_ctx
         self.held, self.history = list(REFINED), HISTORY
         self.batches = []
+        self.stands_for = None
         self.entered, self.gate = anyio.Event(), anyio.Event()
         self._free, self._fails, self._save = free, fails, save
 
@@ -40,6 +42,14 @@ class MemoryEngine:
     async def load(self, saved):
         await anyio.lowlevel.checkpoint()
         self.held, self.history = list(saved.ids), saved.history
+
+    @contextmanager
+    def standing_for(self, saved):
+        self.stands_for = saved
+        try:
+            yield
+        finally:
+            self.stands_for = None
 
     async def rewind(self, length):
         await anyio.lowlevel.checkpoint()
@@ -97,7 +107,9 @@ async def test_idle_work_begins_after_an_answer_and_makes_way_for_the_next():
                 assert engine.batches == []
             await engine.entered.wait()
             assert len(engine.held) < len(WHOLE)
+            assert engine.stands_for.history == HISTORY, "an answer that comes now will find it"
             async with engine.turns.answer():
+                assert engine.stands_for is None
                 seen.append((list(engine.held), engine.history))
                 engine.gate.set()
             await anyio.wait_all_tasks_blocked()
