@@ -100,6 +100,14 @@ async def test_a_cloud_that_makes_it_all_leaves_the_history_where_it_is(answer, 
     assert (device.held, device.history, device.begun) == (list(HISTORY.ids), HISTORY, [])
 
 
+async def test_a_refined_history_is_judged_also_by_a_cloud_that_refines_no_more(answer, engine, fake_cloud):
+    device, cloud = engine(likelihoods=[-9.0]), fake_cloud([list(range(301, 313)), 60], refines="off")
+    outcome = await answer(device, cloud, refine_ratio=0.5)
+    assert (cloud.asked[0].logprobs, cloud.opt_in.refine_ratio) == (0, None)
+    assert (outcome.refinement.guard, outcome.refinement.reason) == ("disagreed", "not_enabled")
+    assert device.held[:300] == PROMPT
+
+
 async def test_a_history_that_came_about_while_the_answer_waited_is_not_gone_on_from(answer, engine, fake_cloud):
     """The cloud was asked for no likelihoods: the memory was another one then."""
     device = engine(history=None, held=[])
