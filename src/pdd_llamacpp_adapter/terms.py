@@ -64,10 +64,9 @@ class Terms:
         if prompt_tokens + max_tokens > self._n_ctx:
             # whole lines stay, so that a refined prompt may be that much longer than was asked for
             return ratio(prompt_tokens, self._n_ctx - LONGEST_LINE)
+        # the cloud chooses among all tokens, and of its choice the device reads what is new: about that share
         fresh = prompt_tokens - held
-        if fresh < _LEAST_FRESH or ratio(fresh, self._n_ctx) is None:
-            return None
-        return ratio(prompt_tokens, self._n_ctx)
+        return None if fresh < _LEAST_FRESH else ratio(fresh, self._n_ctx)
 
     def planned(
         self, request: AnswerRequest, plan: Plan, rate: float, *, held: int, judged: bool = False
