@@ -148,6 +148,26 @@ async def test_idle_work_that_fails_is_told_of_and_tried_again(caplog):
     assert engine.held == REFINED
 
 
+async def test_nor_does_what_should_not_happen_take_the_server_down(caplog):
+    """Out of memory, say: a server without idle work is as good as before."""
+    engine = MemoryEngine()
+
+    async def save():
+        raise MemoryError("no room for a copy of the memory")
+
+    engine.save = save
+    async with anyio.create_task_group() as server:
+        server.start_soon(upgrade_when_idle, engine, four)
+        for _ in range(2):
+            await anyio.wait_all_tasks_blocked()
+            async with engine.turns.answer():
+                pass
+        await anyio.wait_all_tasks_blocked()
+        server.cancel_scope.cancel()
+    assert [(record.levelname, record.exc_info[0]) for record in caplog.records] == [("ERROR", MemoryError)] * 2
+    assert (engine.held, engine.history) == (REFINED, HISTORY)
+
+
 async def test_a_server_that_ends_does_not_wait_for_idle_work():
     engine = MemoryEngine(free=1)
     with anyio.fail_after(10):
