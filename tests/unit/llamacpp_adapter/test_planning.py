@@ -250,6 +250,7 @@ def test_a_plan_file_is_where_it_begins(fake_engine, tmp_path):
         ("{", "cannot be read"),
         ('{"schema_version": "9.0"}', "9.0"),
         ('{"settings": {"stall_probability": 2}}', "settings.stall_probability"),
+        ('{"settings": {"refine": true}}', "settings.refine"),
         ('{"device": {"name": "d"}}', "device.model"),
     ],
 )
