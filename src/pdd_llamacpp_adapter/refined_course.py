@@ -119,12 +119,12 @@ class RefinedCourse:
         return dropped
 
     async def _give_up_refined(self) -> bool:
-        self._live.decided(f"the guard disagreed: {self._judging}: back to the full prompt")
-        self.saved = 0
-        length = self._reading.restore()
+        length, self.saved = self._reading.restore(), 0
+        back = ": back to the full prompt" if self._fits() else ""
+        self._live.decided(f"the guard disagreed: {self._judging}{back}")
+        await self._rewind(length)  # in any case: what was read is of no use to another answer either
         if not self._fits():
             raise ContextOverflow("the refined prompt will not do, and the full one does not fit the context")
-        await self._rewind(length)
         self._live.changed()
         return True
 

@@ -249,6 +249,28 @@ async def test_a_prompt_that_fits_once_refined_waits_for_that(session, fake_engi
     assert outcome.refinement.saved_tokens == len(PROMPT) - len(KEPT)
 
 
+async def test_a_guard_that_disagrees_where_the_full_prompt_does_not_fit_leaves_it_to_the_cloud(
+    session, fake_engine, fake_cloud
+):
+    engine = fake_engine(n_ctx=200, likelihoods=[-9.0])
+    cloud = fake_cloud([0.05, list(range(301, 309)), CloudEnd.BUDGET], [["goes on"]], refinement=refined())
+    tokens, outcome = await collect(session(engine=engine, cloud=cloud))
+    assert [token.token_id for token in tokens] == list(range(301, 321))
+    assert {token.source for token in tokens} == {Source.CLOUD}
+    assert outcome.finish_reason == "length"
+    assert outcome.cloud_error is None
+    report = outcome.refinement
+    assert (report.guard, report.saved_tokens, report.kept_tokens) == ("disagreed", 0, len(KEPT))
+    assert decided(outcome, "the guard disagreed: ") == [
+        "the guard disagreed: +8.90 nats per token at worst, of 8 tokens"
+    ], "and nothing of a full prompt that cannot be read"
+    assert decided(outcome, "the device was lost: ContextOverflow: the refined prompt will not do")
+    assert decided(outcome, "the cloud finishes: ContextOverflow")
+    assert cloud.opt_ins[1].refine_ratio is None
+    assert cloud.asked[1].prompt_token_ids == (*PROMPT, *range(301, 309)), "it goes on behind what was shown"
+    assert (engine.held, engine.history) == (PROMPT[:10], None), "another answer finds none of it"
+
+
 @pytest.mark.parametrize("held", [5, 170, 250, 299])
 async def test_however_much_of_a_prompt_that_does_not_fit_is_held(session, fake_engine, fake_cloud, held):
     """300 and 20 do not fit 310; the refined 160 do, but only in the place of what is held."""
