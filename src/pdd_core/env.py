@@ -116,10 +116,10 @@ class ServeSettings(BaseSettings):
     patience: Patience = Patience()
     """PDD_PATIENCE__*: time limits and retry budgets."""
 
-    @field_validator("refine")
+    @field_validator("refine", mode="before")
     @classmethod
-    def _readable_refine(cls, value: str | float) -> str | float:
-        RefineTarget.parse(value)
+    def _readable_refine(cls, value: object) -> object:
+        RefineTarget.parse(value)  # before pydantic makes 1.0 of a file's true
         return value
 
     @property

@@ -38,10 +38,10 @@ class Batches:
         """Tokens of the next prefill chunk."""
         return self.throttle.chunk or self.speed.chunk
 
-    async def start(self, prompt: Sequence[int]) -> int:
+    async def start(self, prompt: Sequence[int], *, refined: bool) -> int:
         """Keep what the engine has of `prompt`; see `DeviceEngine.start`."""
         self.waits_since = self._live.now()
-        covered = await self.engine.start(prompt)
+        covered = await self.engine.start(prompt, refined=refined)
         self.waits_since = None
         return covered
 

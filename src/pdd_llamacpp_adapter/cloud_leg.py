@@ -82,7 +82,7 @@ class CloudLeg:
         vocab: the device's, to be compared with the cloud's; None where no ids of the device's come in.
         patience: time limits.
         judged: ask for each token's likelihood, also where the client did not.
-        refining: told that the cloud refines no prompts, where `opt_in` asks for one.
+        refining: the refined prompt that `opt_in` asks for, judged as well; told if the cloud refines none.
         on_begun: called once, after the first chunk.
     """
 
@@ -157,7 +157,7 @@ class CloudLeg:
         self._posted = True
         self.arrivals.posted_at = self._live.now()
         waits = self._patience.cloud_prefill_s
-        if self._judged and request.logprobs is None:
+        if (self._judged or self._refining is not None) and request.logprobs is None:
             request = replace(request, logprobs=0)
         async with aclosing(self._cloud.stream(request, opt_in)) as chunks:
             while True:
@@ -188,8 +188,7 @@ class CloudLeg:
         if opt_in is None or self._refining is None or info.refinement != "off":
             return opt_in
         self._refining.none("not_enabled", "the cloud refines no prompts")
-        self._on_begun = None
-        self._judged = False
+        self._on_begun = self._refining = None
         return replace(opt_in, refine_ratio=None, protect=())
 
     def _take(self, chunk: CloudChunk) -> None:

@@ -58,8 +58,8 @@ class Conductor:
     """Runs one answer's legs. `device` None is an answer that the cloud makes alone, without the plugin.
 
     `begins` False leaves the cloud alone until the device fails. `alone` asks it first for a plain request, which
-    it finishes; the device is woken if it is lost. `judged` asks the cloud for likelihoods, `refining` for a
-    refined prompt, until it has brought a first token.
+    it finishes; the device is woken if it is lost. `judged` asks the cloud for likelihoods in any case, `refining`
+    while there is, or may be, a refined prompt; it asks for that until the cloud has brought a first token.
     """
 
     def __init__(
@@ -226,9 +226,9 @@ class Conductor:
         plan = plan_leg(self._request, answer.ids, budget=budget, repeatable=self._repeatable)
         if plan is None or self._cloud is None:
             return False
-        opt_in, refining = None, None
+        opt_in, refining, wanted = None, None, self._refining
         if self._device is not None and not self._alone:
-            refining = None if len(answer) or self._refining is None or self._refining.settled else self._refining
+            refining = None if len(answer) or wanted is None or wanted.settled else wanted
             asked = plan.request
             opt_in = OptIn(uuid4().hex, asked.decode_budget, least_budget=asked.least_budget)
             if len(answer):
@@ -244,7 +244,7 @@ class Conductor:
             opt_in=opt_in,
             vocab=self._vocab,
             patience=self._patience,
-            judged=self._judged,
+            judged=self._judged or (refining is None and wanted is not None and wanted.reason is None),
             refining=refining,
             on_begun=None if refining is None else self._fetch_refined,
         )

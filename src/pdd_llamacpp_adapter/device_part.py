@@ -53,6 +53,7 @@ class DevicePart:
         rate: float,
         judging: Judging,
         refining: Refining | None = None,
+        behind_refined: bool = False,
         matcher: GrammarMatcher | None = None,
         stands_by: bool = False,
         on_progress: Progress | None = None,
@@ -66,7 +67,7 @@ class DevicePart:
         self._judging = judging
         self._batches = Batches(engine, live, throttle=throttle, speed=speed)
         self._grammar = GrammarFollower(matcher, live.answer, size=engine.vocab.size)
-        self.course = RefinedCourse(self._batches, live, judging, refining)
+        self.course = RefinedCourse(self._batches, live, judging, refining, behind_refined=behind_refined)
         self._on_progress = on_progress
         self._scope = anyio.CancelScope()
         self._at_work = False
@@ -154,6 +155,7 @@ class DevicePart:
         self._begun_at = answer.processed
         logits: np.ndarray | None = None
         while True:
+            # the guard may want to know what the grammar lets come
             self._grammar.follow(self._judging.allow if self.course.is_judged else None)
             if await self.course.settle():
                 logits = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from pdd_llamacpp_adapter.engine_thread import EngineThread
 from pdd_llamacpp_adapter.history import RefinedHistory, held_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
 
@@ -36,6 +37,7 @@ class EngineMemory:
     def __init__(self) -> None:
         self._thread = EngineThread()
         self._context: LlamaContext | None = None
+        self._aside: SavedMemory | None = None
 
     @property
     def n_ctx(self) -> int:
@@ -50,7 +52,7 @@ class EngineMemory:
     @property
     def history(self) -> RefinedHistory | None:
         """What the context's first ids stand for, where they are a refined prompt; None where for themselves."""
-        return self._open_context().history
+        return self._found_by_next().history
 
     def remember(self, history: RefinedHistory) -> None:
         """Take note that what the context holds begins with a refined prompt. `start` and `rewind` keep to it.
@@ -63,21 +65,22 @@ class EngineMemory:
             raise DeviceEngineFailed("the context does not hold the refined prompt that it is said to hold")
         context.history = history
 
-    def holds(self, prompt: Sequence[int]) -> int:
+    def holds(self, prompt: Sequence[int], *, refined: bool = True) -> int:
         """Return how many tokens of `prompt` the context has now: what `start` would keep, called at once."""
-        context = self._open_context()
-        return held_of(prompt, context.ids, context.history).covered
+        found = self._found_by_next()
+        return held_of(prompt, found.ids, found.history if refined else None).covered
 
-    async def start(self, prompt: Sequence[int]) -> int:
+    async def start(self, prompt: Sequence[int], *, refined: bool = True) -> int:
         """Keep what the context has of `prompt` already, drop the rest, and return how many of its tokens that is.
 
         Always fewer than all: the last token has to be processed to give logits. With a `history`, what is kept is
-        shorter than the part of the prompt that it stands for.
+        shorter than the part of the prompt that it stands for; with `refined` False, only tokens that stand for
+        themselves are kept.
         """
         context = self._open_context()
 
         def keep() -> int:
-            held = held_of(prompt, context.ids, context.history)
+            held = held_of(prompt, context.ids, context.history if refined else None)
             if context.rewind(held.length) != held.length:
                 return 0
             context.history = held.history
@@ -111,6 +114,15 @@ class EngineMemory:
 
         return await self._thread.call(copy)
 
+    @contextmanager
+    def standing_for(self, saved: SavedMemory) -> Iterator[None]:
+        """Work on a memory in whose place the next answer finds `saved`: `history` and `holds` tell of that."""
+        self._aside = saved
+        try:
+            yield
+        finally:
+            self._aside = None
+
     async def load(self, saved: SavedMemory) -> None:
         """Put a saved memory in the place of what the context holds.
 
@@ -124,6 +136,10 @@ class EngineMemory:
             context.history = saved.history
 
         await self._thread.call(restore)
+
+    def _found_by_next(self) -> SavedMemory | LlamaContext:
+        """Return what has the ids and the history that an answer would find now."""
+        return self._open_context() if self._aside is None else self._aside
 
     def _open_context(self) -> LlamaContext:
         if self._context is None:

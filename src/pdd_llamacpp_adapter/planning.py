@@ -68,6 +68,7 @@ class Planning:
         *,
         rate: float,
         held: int,
+        held_whole: int,
         group: str,
         info: CloudInfo | None,
         refinable: bool,
@@ -79,6 +80,7 @@ class Planning:
             request: where it names the share of its prompt to read, this is kept, and with it the handoff.
             rate: tokens per second to show at most.
             held: tokens of the prompt that the device has processed already.
+            held_whole: those of them in whose place it has no refined prompt.
             group: whose answers are alike.
             info: what the cloud told about itself; None before it did.
             refinable: whether the share of the prompt to read may be chosen.
@@ -96,6 +98,7 @@ class Planning:
             request=PlanRequest(
                 num_prompt_tokens=prompt,
                 num_held_tokens=held,
+                num_held_whole_tokens=held_whole,
                 max_tokens=request.max_tokens,
                 rate=rate,
                 group=group,

@@ -21,14 +21,27 @@ _VERDICTS = {
 
 
 class RefinedCourse:
-    """Keeps one answer's `Reading` and the engine's memory in step. `refining` None: nothing was asked for."""
+    """Keeps one answer's `Reading` and the engine's memory in step.
 
-    def __init__(self, batches: Batches, live: LiveAnswer, judging: Judging, refining: Refining | None) -> None:
+    `refining` None: nothing was asked for. `behind_refined` allows a refined history, for which the cloud is asked
+    for likelihoods; without these nobody could tell whether it lost something.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        live: LiveAnswer,
+        judging: Judging,
+        refining: Refining | None,
+        *,
+        behind_refined: bool,
+    ) -> None:
         self._batches = batches
         self._live = live
         self._reading = live.answer.reading
         self._judging = judging
         self._refining = refining
+        self._behind_refined = behind_refined
         self._taken = False
         self._remembered: int | None = None
         self.saved = 0
@@ -38,7 +51,7 @@ class RefinedCourse:
 
     async def start(self) -> int:
         """Begin behind what the engine holds; return how many prompt tokens that stands for."""
-        covered = await self._batches.start(self._reading.prompt)
+        covered = await self._batches.start(self._reading.prompt, refined=self._behind_refined)
         history = self._batches.engine.history
         self._reading.resume(covered, history)
         if history is not None:
@@ -49,7 +62,7 @@ class RefinedCourse:
 
     @property
     def is_judged(self) -> bool:
-        """The guard may want to know what the grammar lets come."""
+        """A refined prompt is read, or was asked for."""
         return self._refining is not None or self._reading.refined
 
     @property
@@ -60,7 +73,8 @@ class RefinedCourse:
     def readable(self) -> int:
         """Return how many tokens there are to process now.
 
-        A prompt that fits the context only once it is refined waits for that, but for its beginning.
+        A prompt that fits the context only once it is refined waits for that, but for what is sure to stay behind
+        what was read.
 
         Raises:
             ContextOverflow: it will not be refined, or not enough.
@@ -70,7 +84,10 @@ class RefinedCourse:
         refining = self._refining
         if refining is None or not (refining.may_come or self.is_news):
             raise ContextOverflow("the prompt does not fit the device's context, and no refined one does")
-        return refining.certain(self._reading.covered) - self._reading.covered
+        covered = self._reading.covered
+        if self._reading.processed + refining.protected_from(covered) + self._live.answer.max_tokens > self._n_ctx:
+            return 0  # what was read will have to go
+        return refining.certain(covered) - covered
 
     async def settle(self) -> bool:
         """Act on what is new; return whether the engine had to drop something that it had processed.
@@ -88,25 +105,26 @@ class RefinedCourse:
 
     async def _take(self, kept: tuple[int, ...]) -> bool:
         whole = self._live.answer.behind
-        if not self._reading.refine(kept):
+        if not self._reading.refine(kept) and self._fits():
             self.too_late = True
             self._live.decided("the refined prompt came too late to save anything")
             return False
         dropped = not self._fits()
         if dropped:  # what was read before takes the room
             await self._rewind(self._reading.reread(kept))
-        self.saved = whole - self._live.answer.behind
-        self._live.decided(f"the device reads the refined prompt: {self.saved} tokens less to process")
+        self.saved = max(0, whole - self._live.answer.behind)
+        place = ", in place of what it held" if dropped else ""
+        self._live.decided(f"the device reads the refined prompt{place}: {self.saved} tokens less to process")
         self._live.changed()
         return dropped
 
     async def _give_up_refined(self) -> bool:
-        self._live.decided(f"the guard disagreed: {self._judging}: back to the full prompt")
-        self.saved = 0
-        length = self._reading.restore()
+        length, self.saved = self._reading.restore(), 0
+        back = ": back to the full prompt" if self._fits() else ""
+        self._live.decided(f"the guard disagreed: {self._judging}{back}")
+        await self._rewind(length)  # in any case: what was read is of no use to another answer either
         if not self._fits():
             raise ContextOverflow("the refined prompt will not do, and the full one does not fit the context")
-        await self._rewind(length)
         self._live.changed()
         return True
 
@@ -129,4 +147,8 @@ class RefinedCourse:
             self._live.decided(f"{_VERDICTS[self._judging.verdict]}: {self._judging}")
 
     def _fits(self) -> bool:
-        return len(self._reading.ids) + self._live.answer.max_tokens <= self._batches.engine.n_ctx
+        return len(self._reading.ids) + self._live.answer.max_tokens <= self._n_ctx
+
+    @property
+    def _n_ctx(self) -> int:
+        return self._batches.engine.n_ctx

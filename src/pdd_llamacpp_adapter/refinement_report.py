@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def refinement_report(
     refining: Refining | None, course: RefinedCourse | None, judging: Judging
 ) -> RefinementReport | None:
-    """Return the report; None where no refined prompt was asked for, and none judged."""
-    if refining is None and not judging.judged:
+    """Return the report; None where no refined prompt was asked for, and none read."""
+    if not judging.judged and (course is None or not course.is_judged):
         return None
     kept = None if refining is None else refining.kept
     reason = None if refining is None else refining.reason

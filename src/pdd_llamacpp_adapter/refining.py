@@ -73,6 +73,10 @@ class Refining:
         """Return how far a device that has read `covered` prompt tokens can go on, whatever will be dropped."""
         return next((end for start, end in self.protected if start <= covered < end), covered)
 
+    def protected_from(self, position: int) -> int:
+        """Return how many tokens of the prompt from `position` on stay in any case."""
+        return sum(max(0, end - max(start, position)) for start, end in self.protected)
+
     def begun(self) -> None:
         """Take note that `fetch` is about to be called."""
         self._asks = True

@@ -124,7 +124,8 @@ class AnswerRequest:
             least is None or 1 <= least <= (budget or MAX_DECODE_BUDGET), "least_budget", "exceeds the budget"
         )
         ratio = self.refine_ratio
-        _require(ratio is None or 0 < ratio <= 1, "refine_ratio", "must be None, or above 0 and at most 1")
+        share = ratio is None or (not isinstance(ratio, bool) and 0 < ratio <= 1)
+        _require(share, "refine_ratio", "must be None, or above 0 and at most 1")
         object.__setattr__(self, "protect", _spans(self.protect, len(self.prompt_token_ids)))
 
 

@@ -179,13 +179,14 @@ class Runtime:
         if info is not None and needed > info.max_model_len:
             cloud = None
         held = self._engine.holds(request.prompt_token_ids)
+        held_whole = self._engine.holds(request.prompt_token_ids, refined=False)
         rate = self._terms.rate(has_cloud=cloud is not None) if paced else math.inf
         if cloud is None:
             why = Why("there is no cloud" if self.cloud.client is None else "it does not fit the cloud")
             decided = Decided(Plan(Verdict.DEVICE_ONLY, why=why), "settings")
-            request = self._terms.with_budget(request, rate, held=held)
+            request = self._terms.with_budget(request, rate, held=held_whole)
         else:
-            request, decided = self._planned(request, rate, held=held, group=group)
+            request, decided = self._planned(request, rate, held=held, held_whole=held_whole, group=group)
             if decided.plan.verdict is Verdict.DEVICE_ONLY and paced:
                 rate = self._terms.rate(has_cloud=False)
         made = AnswerSession(
@@ -208,7 +209,7 @@ class Runtime:
         return made
 
     def _planned(
-        self, request: AnswerRequest, rate: float, *, held: int, group: str
+        self, request: AnswerRequest, rate: float, *, held: int, held_whole: int, group: str
     ) -> tuple[AnswerRequest, Decided]:
         """Return `request` with the plan's share of the prompt and decode budget, and the plan."""
         fits_whole = fits(request, self.n_ctx, refinable=False)
@@ -226,12 +227,14 @@ class Runtime:
                 request,
                 rate=rate,
                 held=held,
+                held_whole=held_whole,
                 group=group,
                 info=info,
                 refinable=chooses and request.refine_ratio is None,
                 busy=[left for session in self._sessions if (left := session.work_left()) is not None],
             )
-        return self._terms.planned(request, decided.plan, rate, held=held), decided
+        judged = held_whole < held
+        return self._terms.planned(request, decided.plan, rate, held=held, judged=judged), decided
 
     def _ended(self, session: AnswerSession, request: AnswerRequest, group: str) -> None:
         info = self.cloud.info

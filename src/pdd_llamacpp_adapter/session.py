@@ -184,6 +184,7 @@ class AnswerSession:
                 rate=self._rate,
                 judging=self._judging,
                 refining=self._refining,
+                behind_refined=behind_refined,
                 matcher=matcher,
                 stands_by=self._mode is Mode.CLOUD_ONLY,
                 on_progress=self._on_progress,
@@ -200,7 +201,7 @@ class AnswerSession:
             patience=self._patience,
             begins=self._mode is not Mode.DEVICE_ONLY,
             alone=self._mode is Mode.CLOUD_ONLY,
-            judged=self._refining is not None or behind_refined,
+            judged=behind_refined,
             refining=self._refining,
             on_cloud_error=self._on_cloud_error,
         )

@@ -64,12 +64,13 @@ class Terms:
         if prompt_tokens + max_tokens > self._n_ctx:
             # whole lines stay, so that a refined prompt may be that much longer than was asked for
             return ratio(prompt_tokens, self._n_ctx - LONGEST_LINE)
+        # the cloud chooses among all tokens, and of its choice the device reads what is new: about that share
         fresh = prompt_tokens - held
-        if fresh < _LEAST_FRESH or ratio(fresh, self._n_ctx) is None:
-            return None
-        return ratio(prompt_tokens, self._n_ctx)
+        return None if fresh < _LEAST_FRESH else ratio(fresh, self._n_ctx)
 
-    def planned(self, request: AnswerRequest, plan: Plan, rate: float, *, held: int) -> AnswerRequest:
+    def planned(
+        self, request: AnswerRequest, plan: Plan, rate: float, *, held: int, judged: bool = False
+    ) -> AnswerRequest:
         """Return `request` as `plan` has it.
 
         A plan without a budget gets the settings': one that gives the answer to one side needs it once that side
@@ -82,33 +83,40 @@ class Terms:
         elif plan.verdict is Verdict.HANDOFF:
             request = replace(request, refine_ratio=plan.refine_ratio)
         if plan.decode_budget is None:
-            return self.with_budget(request, rate, held=held)
+            return self.with_budget(request, rate, held=held, judged=judged)
         budget = min(plan.decode_budget, request.max_tokens)
-        least = self._computed_budget(request, rate, held, headroom=1.0)
+        least = self._computed_budget(request, rate, held, headroom=1.0, judged=judged)
         return replace(request, decode_budget=budget, least_budget=None if least is None else min(least, budget))
 
-    def with_budget(self, request: AnswerRequest, rate: float, *, held: int) -> AnswerRequest:
+    def with_budget(
+        self, request: AnswerRequest, rate: float, *, held: int, judged: bool = False
+    ) -> AnswerRequest:
         """Return `request` with the decode budget that the settings give it; `held` as for `refine_ratio`.
 
         With a computed one goes the least that would do, without head-room: the cloud may go down to it under
-        load.
+        load. Where what is held has to be `judged`, as a refined prompt has, it is enough for that.
         """
         budget = self._settings.decode_budget
         if budget != "auto":
             return replace(request, decode_budget=min(budget, request.max_tokens), least_budget=None)
-        tokens, least = (self._computed_budget(request, rate, held, headroom=room) for room in (HEADROOM, 1.0))
+        tokens, least = (
+            self._computed_budget(request, rate, held, headroom=room, judged=judged) for room in (HEADROOM, 1.0)
+        )
         return replace(
             request,
             decode_budget=min(tokens or request.max_tokens, request.max_tokens),
             least_budget=None if least is None else min(least, request.max_tokens),
         )
 
-    def _computed_budget(self, request: AnswerRequest, rate: float, held: int, *, headroom: float) -> int | None:
+    def _computed_budget(
+        self, request: AnswerRequest, rate: float, held: int, *, headroom: float, judged: bool
+    ) -> int | None:
         """Return the tokens until the device has caught up; None if it never does."""
         prompt = len(request.prompt_token_ids)
         fresh, least = prompt - held, _LEAST_BUDGET
         if request.refine_ratio is not None:
             fresh = min(fresh, math.ceil(prompt * request.refine_ratio))
+        if judged or request.refine_ratio is not None:
             least = max(least, LEAST_TOKENS + 1)  # the device goes on behind the last token that it judges
         prefill, step = self._speed.prefill_tps, self._speed.step_s
         if prefill is None or not step:

@@ -38,6 +38,9 @@ async def upgrade_when_idle(engine: DeviceEngine, chunk: Callable[[], int]) -> N
             await engine.turns.when_idle(work)
         except DeviceError as error:
             logger.warning("the device could not read in full what was refined before: %s", named(error))
+        except Exception:
+            # whatever it is, out of memory or a mistake of ours: answers do not need this work
+            logger.exception("idle work failed as it should not")
 
 
 async def upgrade(engine: DeviceEngine, chunk: Callable[[], int]) -> bool:
@@ -55,15 +58,16 @@ async def upgrade(engine: DeviceEngine, chunk: Callable[[], int]) -> bool:
     if saved is None:
         return False
     done = False
-    try:
-        read = await engine.rewind(common_prefix(saved.ids, whole))
-        while read < len(whole):
-            batch = whole[read : read + chunk()]
-            await engine.extend(batch)
-            read += len(batch)
-        done = True
-    finally:
-        if not done:
-            with anyio.CancelScope(shield=True):
-                await engine.load(saved)
+    with engine.standing_for(saved):
+        try:
+            read = await engine.rewind(common_prefix(saved.ids, whole))
+            while read < len(whole):
+                batch = whole[read : read + chunk()]
+                await engine.extend(batch)
+                read += len(batch)
+            done = True
+        finally:
+            if not done:
+                with anyio.CancelScope(shield=True):
+                    await engine.load(saved)
     return True

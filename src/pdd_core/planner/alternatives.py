@@ -47,6 +47,9 @@ class Case:
         self._table = table
         self._prefill = prefill_weight * request.num_prompt_tokens
         prefill, decode = device.prefill_tps, device.decode_tps
+        self._held_whole = request.num_held_tokens
+        if request.num_held_whole_tokens is not None:
+            self._held_whole = request.num_held_whole_tokens
         self._fresh = max(1, request.num_prompt_tokens - request.num_held_tokens)
         self._per_token = seconds_per_token(NUMBERS, prefill.mean, prefill.sd)
         self._sigma = log_sigma(NUMBERS, prefill.mean, prefill.sd)
@@ -76,7 +79,7 @@ class Case:
         request = self.request
         if request.num_prompt_tokens + request.max_tokens > self.device.n_ctx:
             return None
-        reads = self._fresh * self._per_token
+        reads = max(1, request.num_prompt_tokens - self._held_whole) * self._per_token
         ttft = self._wait + reads + self._step
         latest = (
             self._wait + IN_TIME * self.device.wait_s.sd + reads * math.exp(IN_TIME * self._sigma) + self._step
@@ -119,7 +122,8 @@ class Case:
         race = self._race(ratio)
         if math.ceil(request.num_prompt_tokens * ratio) + request.max_tokens > self.device.n_ctx:
             return self._hopeless(refined, "does not fit the device's context")
-        least = 1 if refined is None else LEAST_REFINED
+        judged = refined is not None or self._held_whole < request.num_held_tokens
+        least = LEAST_REFINED if judged else 1
         budget, stall = self._least_budget(race, least)
         stops_at = self._stops_at(race)
         decoded, square = self._table.expected(min(budget, stops_at))
@@ -147,6 +151,7 @@ class Case:
         return {
             "prompt_tokens": request.num_prompt_tokens,
             "held_tokens": request.num_held_tokens,
+            "held_whole_tokens": self._held_whole,
             "max_tokens": request.max_tokens,
             "rate": request.rate,
             "prefill_tps": device.prefill_tps.mean,

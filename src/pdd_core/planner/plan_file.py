@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, StrictFloat
 
 from pdd_core.planner.json_file import JsonFile
 from pdd_core.planner.profiles import CloudProfile, DeviceProfile
@@ -23,7 +23,7 @@ class PlannedSettings(BaseModel):
     must_begin_in_cloud: bool | None = None
     rate: Literal["auto", "unlimited"] | PositiveFloat | None = None
     decode_budget: Literal["auto"] | PositiveInt | None = None
-    refine: str | float | None = None
+    refine: str | StrictFloat | None = None
 
 
 class PlanFile(JsonFile):

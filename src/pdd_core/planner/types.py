@@ -44,6 +44,9 @@ class PlanRequest:
     num_prompt_tokens: int
     num_held_tokens: int = 0
     """The beginning of the prompt that the device holds already, from an earlier turn."""
+    num_held_whole_tokens: int | None = None
+    """Of its beginning, what the device holds as it is, and not a refined prompt in its place: a device alone goes
+    on from no more, since nobody could judge the rest. None: all of `num_held_tokens`."""
     max_tokens: int
     """The longest the answer can get."""
     rate: float

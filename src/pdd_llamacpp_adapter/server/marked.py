@@ -7,7 +7,7 @@ A client marks a content part with ``"pdd_protect": true``. Roles and system pro
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
 
@@ -38,20 +38,34 @@ class MarkedPart:
     """The part's place in the request."""
     message: int
     """The message's number."""
+    ahead: tuple[str, ...] = ()
+    """The contents of the messages between the one before with a marked part and this one."""
 
 
-def marked_parts(messages: Sequence[Any], param: str) -> tuple[MarkedPart, ...]:
-    """Return the marked parts of messages that were found well-formed; `param` is their place in the request.
+def marked_parts(
+    messages: Sequence[Any], param: str, *, instructions: str | None = None
+) -> tuple[MarkedPart, ...]:
+    """Return the marked parts of messages that were found well-formed.
+
+    Args:
+        messages: as the client sent them.
+        param: their place in the request.
+        instructions: the system prompt, where it is none of them.
 
     Raises:
         InvalidRequest: a mark is neither true nor false.
     """
-    return tuple(
-        part
-        for number, message in enumerate(messages)
-        if isinstance(message, dict) and isinstance(message.get("content"), list)
-        for part in _marked(message["content"], number, f"{param}[{number}].content")
-    )
+    marked, ahead = list[MarkedPart](), [instructions or ""]
+    for number, message in enumerate(messages):
+        content = message.get("content") if isinstance(message, dict) else None
+        parts = content if isinstance(content, list) else [content]
+        found = list(_marked(parts, number, f"{param}[{number}].content"))
+        marked += [replace(part, ahead=tuple(ahead)) for part in found]
+        if found:
+            ahead.clear()
+        else:
+            ahead.append(JOINT.join(map(_text, parts)))
+    return tuple(marked)
 
 
 def _marked(parts: list[Any], number: int, where: str) -> Iterable[MarkedPart]:
@@ -87,18 +101,34 @@ def spans_of_parts(parts: Sequence[MarkedPart], prompt: Sequence[int], vocab: Vo
         content = of_message[0].content
         # templates trim; and of several messages with one content, each has its own place
         stripped = content.strip().encode()
-        begin = text.find(stripped, behind)
-        behind = behind if begin < 0 else begin + len(stripped)
+        # a message that the template leaves out may be found in this one: then what is ahead does not count
+        ahead = _behind(text, of_message[0].ahead, behind)
+        begin = _find(stripped, text, ahead, behind)
+        behind = ahead if begin < 0 else begin + len(stripped)
         margin = len(content) - len(content.lstrip())
         for part in of_message:
             wanted = content[part.start : part.end].strip().encode()
             before = content[margin : max(margin, part.start)].encode()
-            found = text.find(wanted, 0 if begin < 0 else begin + len(before))
+            found = _find(wanted, text, *((ahead, 0) if begin < 0 else (begin + len(before),)))
             if found < 0:
                 problem = "is marked, but the model's chat template does not put it into the prompt as it is"
                 raise InvalidRequest(f"{part.param} {problem}", param=part.param)
             spans.append((bisect_right(ends, found), bisect_right(ends, found + len(wanted) - 1) + 1))
     return spans
+
+
+def _behind(text: bytes, contents: Iterable[str], start: int) -> int:
+    """Return the position in `text` behind all of `contents`, one after the other, as far as they are there."""
+    for content in contents:
+        stripped = content.strip().encode()
+        found = text.find(stripped, start)
+        start = start if found < 0 else found + len(stripped)
+    return start
+
+
+def _find(wanted: bytes, text: bytes, *starts: int) -> int:
+    """Return where `wanted` is behind the first of `starts` behind which it is at all; -1 if there is none."""
+    return next((found for start in starts if (found := text.find(wanted, start)) >= 0), -1)
 
 
 def span_of_tools(prompt: Sequence[int], without: Sequence[int]) -> Span | None:

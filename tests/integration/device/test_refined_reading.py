@@ -143,6 +143,8 @@ async def test_an_answer_gets_the_engine_from_idle_work_at_once_and_as_it_was(en
         tasks.start_soon(engine.turns.when_idle, idle_work)
         await came.wait()
         await anyio.sleep(0.1)  # it is seconds of work
+        assert engine.history.prompt == tuple(prompt)
+        assert engine.holds([*prompt, *said, *asked]) == 580
         async with engine.exclusive():
             assert done == []
             assert engine.history.prompt == tuple(prompt)

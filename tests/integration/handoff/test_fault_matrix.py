@@ -63,7 +63,7 @@ class RememberedEngine(StepByStep):
     async def exclusive(self):
         yield
 
-    async def start(self, prompt):
+    async def start(self, prompt, *, refined=True):
         if self._ready == "late":
             await anyio.sleep(0.25)
         elif self._ready == "never":

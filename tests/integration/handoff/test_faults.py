@@ -78,11 +78,11 @@ class Behind:
     def __getattr__(self, name):
         return getattr(self._engine, name)
 
-    async def start(self, prompt):
+    async def start(self, prompt, **options):
         with anyio.fail_after(60):
             while self.session is None or self.session.outcome.cloud_error is None:
                 await anyio.sleep(0.01)
-        return await self._engine.start(prompt)
+        return await self._engine.start(prompt, **options)
 
 
 async def answer_of(engine, cloud, prompt):

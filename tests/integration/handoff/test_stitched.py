@@ -46,9 +46,9 @@ class Held:
     def __getattr__(self, name):
         return getattr(self._engine, name)
 
-    async def start(self, prompt):
+    async def start(self, prompt, **options):
         await self.begin.wait()
-        return await self._engine.start(prompt)
+        return await self._engine.start(prompt, **options)
 
 
 async def handed_over(engine, client, request):

@@ -55,11 +55,11 @@ class Gated:
     def __getattr__(self, name):
         return getattr(self._engine, name)
 
-    async def start(self, prompt):
+    async def start(self, prompt, **options):
         await self.begin.wait()
         if self._fails:
             raise DeviceEngineFailed("as the test wants it")
-        return await self._engine.start(prompt)
+        return await self._engine.start(prompt, **options)
 
 
 @pytest.fixture

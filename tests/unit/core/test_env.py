@@ -38,7 +38,7 @@ def test_how_much_to_read_is_told_in_words_or_numbers(monkeypatch, text, kind):
     assert ServeSettings().refine_target.kind == kind
 
 
-@pytest.mark.parametrize("refine", ["", "half", "2", 1.5, "0 tokens"])
+@pytest.mark.parametrize("refine", ["", "half", "2", 1.5, "0 tokens", True, False, None])
 def test_a_share_that_cannot_be_is_refused(refine):
     with pytest.raises(ConfigurationError, match=r"^refine must be off, auto, context"):
         ServeSettings.load(None, {"refine": refine})
@@ -48,3 +48,10 @@ def test_a_share_in_a_file_is_a_number(tmp_path):
     file = tmp_path / "settings.toml"
     file.write_text("refine = 0.25\n")
     assert ServeSettings.load(file, {}).refine_target.value == 0.25
+
+
+def test_true_in_a_file_is_no_share(tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text("refine = true\n")
+    with pytest.raises(ConfigurationError, match=r"^refine must be off, auto, context.*, not True"):
+        ServeSettings.load(file, {})

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from step_by_step import StepByStep
 
-from pdd_core.errors import CloudUnreachable, DeviceEngineFailed
+from pdd_core.errors import CloudUnreachable, ContextOverflow, DeviceEngineFailed
 from pdd_core.plugins import Policies
 from pdd_core.policies.pacing import FixedRatePacing
 from pdd_core.timeline import TokenLogprob, TokenLogprobs
 from pdd_llamacpp_adapter.answer import CloudEnd
+from pdd_llamacpp_adapter.history import held_of
 from pdd_llamacpp_adapter.stream import CloudChunk
 
 N_VOCAB = 1000
@@ -66,13 +67,22 @@ class FakeEngine(StepByStep):
     async def exclusive(self):
         yield
 
-    async def start(self, prompt):
-        self.held = []
-        return 0
+    begun: list = field(default_factory=list)
+    """Per answer: whether it was to go on behind a refined history."""
+
+    async def start(self, prompt, *, refined=True):
+        """Keep what `held` has of the prompt, as the engine does; nothing by default."""
+        self.begun.append(refined)
+        found = held_of(prompt, self.held, self.history if refined else None)
+        del self.held[found.length :]
+        self.history = found.history
+        return found.covered
 
     async def rewind(self, length):
         await anyio.lowlevel.checkpoint()
         del self.held[length:]
+        if self.history is not None and length < len(self.history.ids):
+            self.history = None
         return length
 
     async def judge(self, ids, following, *, want_logits=False):
@@ -102,6 +112,8 @@ class FakeEngine(StepByStep):
             raise
         if self.fails_at is not None and len(self.calls) >= self.fails_at:
             raise DeviceEngineFailed("llama_decode returned -3")
+        if len(self.held) + len(ids) > self.n_ctx:
+            raise ContextOverflow(f"{len(self.held)} + {len(ids)} tokens do not fit {self.n_ctx}")
         self.calls.append(list(ids))
         self.held.extend(ids)
         if not want_logits:

@@ -15,6 +15,7 @@ from pdd_core.hookspecs import hookimpl
 from pdd_core.planner.plan_file import PlanFile, PlannedSettings
 from pdd_core.planner.profiles import CloudProfile, DeviceProfile, RatePoint
 from pdd_core.planner.types import Plan, Verdict
+from pdd_core.refinement.guard import LEAST_TOKENS
 from pdd_core.timeline import Timeline
 from pdd_llamacpp_adapter.answer import CloudEnd
 from pdd_llamacpp_adapter.learning import Learning
@@ -44,9 +45,12 @@ def cache(tmp_path, monkeypatch):
 def runtime(fake_engine):
     """A runtime that knows its device (20 tokens/s shown) and its cloud well."""
 
-    def make(*, cloud=None, held=0, prefill_tps=200.0, n_ctx=4096, engine=None, lengths=150, **settings):
+    def make(
+        *, cloud=None, held=0, held_whole=None, prefill_tps=200.0, n_ctx=4096, engine=None, lengths=150, **settings
+    ):
         engine = engine or fake_engine(n_ctx=n_ctx)
-        engine.holds = lambda prompt: held
+        whole = held if held_whole is None else held_whole
+        engine.holds = lambda prompt, *, refined=True: held if refined else whole
         made = Runtime(engine, cloud or Client(), ServeSettings(**{"rate": 20.0, **settings}), model_name="m")
         made.cloud.state = CloudState.CONNECTED
         made._speed.prefill_tps, made._speed.step_s = prefill_tps, 0.02
@@ -98,6 +102,12 @@ def test_short_answers_to_long_prompts_stay_in_the_cloud(runtime):
 
 def test_the_prompt_that_the_device_holds_need_not_be_read(runtime):
     assert told(runtime(held=380).session(request()))[0] == "device_only"
+
+
+def test_what_it_holds_in_a_refined_form_needs_a_handoff_and_enough_to_judge_that_by(runtime):
+    mode, budget, _ = told(runtime(held=380, held_whole=40).session(request()))
+    assert mode == "handoff"
+    assert budget >= LEAST_TOKENS + 1
 
 
 def test_a_device_at_work_for_others_is_waited_for(runtime):
@@ -240,6 +250,7 @@ def test_a_plan_file_is_where_it_begins(fake_engine, tmp_path):
         ("{", "cannot be read"),
         ('{"schema_version": "9.0"}', "9.0"),
         ('{"settings": {"stall_probability": 2}}', "settings.stall_probability"),
+        ('{"settings": {"refine": true}}', "settings.refine"),
         ('{"device": {"name": "d"}}', "device.model"),
     ],
 )

@@ -249,6 +249,53 @@ async def test_a_prompt_that_fits_once_refined_waits_for_that(session, fake_engi
     assert outcome.refinement.saved_tokens == len(PROMPT) - len(KEPT)
 
 
+async def test_a_guard_that_disagrees_where_the_full_prompt_does_not_fit_leaves_it_to_the_cloud(
+    session, fake_engine, fake_cloud
+):
+    engine = fake_engine(n_ctx=200, likelihoods=[-9.0])
+    cloud = fake_cloud([0.05, list(range(301, 309)), CloudEnd.BUDGET], [["goes on"]], refinement=refined())
+    tokens, outcome = await collect(session(engine=engine, cloud=cloud))
+    assert [token.token_id for token in tokens] == list(range(301, 321))
+    assert {token.source for token in tokens} == {Source.CLOUD}
+    assert outcome.finish_reason == "length"
+    assert outcome.cloud_error is None
+    report = outcome.refinement
+    assert (report.guard, report.saved_tokens, report.kept_tokens) == ("disagreed", 0, len(KEPT))
+    assert decided(outcome, "the guard disagreed: ") == [
+        "the guard disagreed: +8.90 nats per token at worst, of 8 tokens"
+    ], "and nothing of a full prompt that cannot be read"
+    assert decided(outcome, "the device was lost: ContextOverflow: the refined prompt will not do")
+    assert decided(outcome, "the cloud finishes: ContextOverflow")
+    assert cloud.opt_ins[1].refine_ratio is None
+    assert cloud.asked[1].prompt_token_ids == (*PROMPT, *range(301, 309)), "it goes on behind what was shown"
+    assert (engine.held, engine.history) == (PROMPT[:10], None), "another answer finds none of it"
+
+
+@pytest.mark.parametrize("held", [5, 170, 250, 299])
+async def test_however_much_of_a_prompt_that_does_not_fit_is_held(session, fake_engine, fake_cloud, held):
+    """300 and 20 do not fit 310; the refined 160 do, but only in the place of what is held."""
+    engine = fake_engine(n_ctx=310, held=PROMPT[:held])
+    cloud = fake_cloud([0.05, list(range(301, 307)), 60], refinement=refined())
+    tokens, outcome = await collect(session(engine=engine, cloud=cloud))
+    assert [token.token_id for token in tokens] == list(range(301, 321))
+    assert outcome.timeline.count(Source.DEVICE) > 0
+    assert engine.held[: len(KEPT)] == [PROMPT[index] for index in KEPT] or held == 5
+    assert outcome.refinement.guard == "agreed"
+    assert outcome.refinement.reason is None
+    assert outcome.refinement.saved_tokens >= 0
+    assert engine.history.prompt == tuple(PROMPT)
+
+
+async def test_nothing_is_read_that_would_have_to_go_again(session, fake_engine, fake_cloud):
+    """Behind what is held, all that stays in any case would not fit: what is held will go."""
+    engine = fake_engine(n_ctx=290, held=PROMPT[:200])
+    cloud = fake_cloud([0.05, list(range(301, 307)), 60], refinement=refined())
+    _, outcome = await collect(session(engine=engine, cloud=cloud))
+    assert engine.calls[0][0] == PROMPT[100], "the first of the kept tokens that the prompt's beginning lacks"
+    assert decided(outcome, "the device reads the refined prompt, in place of what it held")
+    assert outcome.timeline.count(Source.DEVICE) > 0
+
+
 async def test_a_refined_prompt_that_does_not_fit_leaves_the_answer_to_the_cloud(session, fake_engine, fake_cloud):
     engine = fake_engine(n_ctx=170)
     cloud = fake_cloud([list(range(301, 307)), CloudEnd.BUDGET], [["goes on"]], refinement=refined())
@@ -305,24 +352,3 @@ async def test_a_leg_that_is_lost_before_its_first_token_asks_again(session, fak
     _, outcome = await collect(session(engine=fake_engine(seconds=0.2), cloud=cloud))
     assert [opt_in.refine_ratio for opt_in in cloud.opt_ins] == [0.5, 0.5]
     assert outcome.refinement.kept_tokens == len(KEPT)
-
-
-async def test_an_answer_behind_a_refined_one_goes_on_from_there_and_is_judged(session, fake_engine, fake_cloud):
-    history = RefinedHistory(tuple(PROMPT[index] for index in KEPT[:100]), tuple(PROMPT[: KEPT[99] + 1]))
-    engine = fake_engine(seconds=0.02, history=history)
-
-    async def start(prompt):
-        engine.held = list(history.ids)
-        return len(history.prompt)
-
-    engine.start = start
-    cloud = fake_cloud([list(range(301, 307)), 60])
-    tokens, outcome = await collect(session(engine=engine, cloud=cloud, fields={"refine_ratio": None}))
-    assert [token.token_id for token in tokens] == list(range(301, 321))
-    assert engine.held[:160] == [PROMPT[index] for index in KEPT]
-    assert outcome.reused_tokens == len(history.prompt)
-    assert decided(outcome, "behind a refined history: 100 tokens that stand for 240")
-    assert cloud.asked[0].logprobs == 0
-    assert cloud.opt_in.refine_ratio is None
-    assert outcome.refinement.guard == "agreed"
-    assert outcome.refinement.ratio is None

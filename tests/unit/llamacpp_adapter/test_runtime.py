@@ -47,9 +47,10 @@ class Client:
 
 @pytest.fixture
 def runtime(fake_engine):
-    def make(*, cloud=None, connected=True, held=(), prefill_tps=200.0, step_s=0.02, **settings):
+    def make(*, cloud=None, connected=True, held=(), held_whole=None, prefill_tps=200.0, step_s=0.02, **settings):
         engine = fake_engine(n_ctx=500)
-        engine.holds = lambda prompt: len(held)
+        whole = held if held_whole is None else held_whole
+        engine.holds = lambda prompt, *, refined=True: len(held if refined else whole)
         settings.setdefault("plan", "off")  # what the planner decides is in test_planning.py
         made = Runtime(engine, cloud, ServeSettings(**settings), model_name="m")
         made._speed.prefill_tps, made._speed.step_s = prefill_tps, step_s
@@ -109,6 +110,12 @@ def test_the_budget_lasts_until_the_device_is_ready(runtime):
 
 def test_tokens_that_the_device_holds_already_need_no_budget(runtime):
     assert runtime(cloud=Client(), held=[1] * 99).session(request())._request.decode_budget == 4
+
+
+def test_but_what_it_holds_in_a_refined_form_is_to_be_judged(runtime):
+    made = runtime(cloud=Client(), held=[1] * 99, held_whole=[1] * 9)
+    assert made.session(request())._request.decode_budget == LEAST_TOKENS + 1
+    assert made.session(request())._request.least_budget == LEAST_TOKENS + 1
 
 
 def test_a_device_slower_than_the_rate_leaves_the_whole_answer_to_the_cloud(runtime):

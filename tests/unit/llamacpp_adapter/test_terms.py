@@ -43,6 +43,28 @@ def test_one_side_alone_has_a_budget_in_reserve_and_reads_the_whole_prompt(plann
     assert planned(Plan(verdict), ratio=0.5, n_ctx=500)[1] == 0.5
 
 
+@pytest.mark.parametrize(
+    ("refine", "held", "expected"),
+    [
+        ("2 s", 0, 0.15),
+        ("2 s", 3000, 0.6),  # 600 of the 1,000 that are left to read
+        ("2 s", 3400, None),
+        ("512 tokens", 0, 0.128),
+        ("512 tokens", 3000, 0.512),
+        ("512 tokens", 3500, None),
+        ("auto", 0, 0.25),
+        ("auto", 3000, 0.6),
+        (0.25, 3000, 0.25),
+        (0.25, 3960, None),
+    ],
+)
+def test_a_share_is_of_what_the_device_has_to_read(refine, held, expected):
+    speed = DeviceSpeed()
+    speed.prefill_tps, speed.step_s = 300.0, 0.05
+    terms = Terms(ServeSettings(refine=refine), speed, n_ctx=8192)
+    assert terms.refine_ratio(4000, 200, held=held) == (None if expected is None else pytest.approx(expected))
+
+
 def test_a_device_that_was_never_measured_leaves_the_cloud_its_time():
     terms = Terms(ServeSettings(), DeviceSpeed(), n_ctx=4096)
     request = AnswerRequest(prompt_token_ids=[1] * 40, max_tokens=90)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import anyio
@@ -27,6 +28,7 @@ class MemoryEngine:
         self.n_ctx = n_ctx
         self.held, self.history = list(REFINED), HISTORY
         self.batches = []
+        self.stands_for = None
         self.entered, self.gate = anyio.Event(), anyio.Event()
         self._free, self._fails, self._save = free, fails, save
 
@@ -40,6 +42,14 @@ class MemoryEngine:
     async def load(self, saved):
         await anyio.lowlevel.checkpoint()
         self.held, self.history = list(saved.ids), saved.history
+
+    @contextmanager
+    def standing_for(self, saved):
+        self.stands_for = saved
+        try:
+            yield
+        finally:
+            self.stands_for = None
 
     async def rewind(self, length):
         await anyio.lowlevel.checkpoint()
@@ -97,7 +107,9 @@ async def test_idle_work_begins_after_an_answer_and_makes_way_for_the_next():
                 assert engine.batches == []
             await engine.entered.wait()
             assert len(engine.held) < len(WHOLE)
+            assert engine.stands_for.history == HISTORY, "an answer that comes now will find it"
             async with engine.turns.answer():
+                assert engine.stands_for is None
                 seen.append((list(engine.held), engine.history))
                 engine.gate.set()
             await anyio.wait_all_tasks_blocked()
@@ -134,6 +146,26 @@ async def test_idle_work_that_fails_is_told_of_and_tried_again(caplog):
         tasks.cancel_scope.cancel()
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert engine.held == REFINED
+
+
+async def test_nor_does_what_should_not_happen_take_the_server_down(caplog):
+    """Out of memory, say: a server without idle work is as good as before."""
+    engine = MemoryEngine()
+
+    async def save():
+        raise MemoryError("no room for a copy of the memory")
+
+    engine.save = save
+    async with anyio.create_task_group() as server:
+        server.start_soon(upgrade_when_idle, engine, four)
+        for _ in range(2):
+            await anyio.wait_all_tasks_blocked()
+            async with engine.turns.answer():
+                pass
+        await anyio.wait_all_tasks_blocked()
+        server.cancel_scope.cancel()
+    assert [(record.levelname, record.exc_info[0]) for record in caplog.records] == [("ERROR", MemoryError)] * 2
+    assert (engine.held, engine.history) == (REFINED, HISTORY)
 
 
 async def test_a_server_that_ends_does_not_wait_for_idle_work():

@@ -51,6 +51,7 @@ def test_every_exported_name_exists():
         ("decode_budget", 0),
         ("refine_ratio", 0.0),
         ("refine_ratio", 1.5),
+        ("refine_ratio", True),
         ("protect", [(0, 2)]),
         ("protect", [(-1, 1)]),
         ("protect", [(1, 1)]),

@@ -23,8 +23,8 @@ PROMPT = list(range(1, 101))
 
 @pytest.fixture
 def session(policies):
-    def make(verdict, *, max_tokens=10, rate=math.inf, patience=None, **options):
-        request = AnswerRequest(prompt_token_ids=PROMPT, max_tokens=max_tokens, decode_budget=4)
+    def make(verdict, *, prompt=PROMPT, max_tokens=10, rate=math.inf, patience=None, **options):
+        request = AnswerRequest(prompt_token_ids=prompt, max_tokens=max_tokens, decode_budget=4)
         times = Patience(**{"retry_delay_s": 0.01, "late_s": 0.05, **(patience or {})})
         return AnswerSession(request, verdict=verdict, policies=policies, rate=rate, patience=times, **options)
 
@@ -113,6 +113,36 @@ async def test_the_device_alone_asks_the_cloud_for_nothing(session, fake_engine,
     assert outcome.timeline.count(Source.DEVICE) == 10
     assert cloud.asked == []
     assert (outcome.extensions, outcome.took_over_at, outcome.handoff_id) == (0, None, None)
+
+
+NEXT_TURN = [*PROMPT, *WHOLE, *range(301, 321)]
+
+
+async def test_the_device_alone_goes_on_from_its_last_answer(session, fake_engine, fake_cloud):
+    engine = fake_engine()
+    _, first = await collect(session(Verdict.DEVICE_ONLY, engine=engine, cloud=fake_cloud([])))
+    read = len(engine.calls)
+    ids, second = await collect(session(Verdict.DEVICE_ONLY, prompt=NEXT_TURN, engine=engine, cloud=None))
+    assert ids == list(range(321, 331))
+    assert (first.reused_tokens, second.reused_tokens) == (0, 109), "all but the answer's last token was processed"
+    assert engine.calls[read] == NEXT_TURN[109:]
+    assert engine.held == [*NEXT_TURN, *ids[:-1]]
+
+
+async def test_an_answer_of_the_clouds_leaves_the_device_what_it_holds(session, fake_engine, fake_cloud):
+    engine = fake_engine()
+    await collect(session(Verdict.DEVICE_ONLY, engine=engine, cloud=fake_cloud([])))
+    held, elsewhere = list(engine.held), list(range(500, 600))
+    _, outcome = await collect(
+        session(Verdict.CLOUD_ONLY, prompt=elsewhere, engine=engine, cloud=fake_cloud(["goes on"]))
+    )
+    assert (engine.held, outcome.reused_tokens) == (held, 0)
+    lost = fake_cloud([CloudLost("broke off")])
+    ids, outcome = await collect(
+        session(Verdict.CLOUD_ONLY, prompt=NEXT_TURN, engine=engine, cloud=lost, patience={"cloud_retries": 0})
+    )
+    assert ids == list(range(321, 331))
+    assert outcome.reused_tokens == 109
 
 
 @pytest.mark.parametrize("fails_at", [0, 1, 3, 6])

@@ -68,7 +68,9 @@ class ResponsesRequest(SamplingFields):
         self._check_stateless()
         return ChatInput(
             messages=chat_messages(self.input, self.instructions),
-            marked=() if isinstance(self.input, str) else marked_parts(self.input, "input"),
+            marked=()
+            if isinstance(self.input, str)
+            else marked_parts(self.input, "input", instructions=self.instructions),
             tools=[{"type": "function", "function": tool} for tool in self._functions()],
             tool_choice=self._choice(),
             parallel_tool_calls=self.parallel_tool_calls,

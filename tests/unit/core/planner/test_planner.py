@@ -15,6 +15,7 @@ from pdd_core.planner.formulas import ARRAYS, NUMBERS, Race, break_even, margin
 from pdd_core.planner.lengths import OutputLengths
 from pdd_core.planner.outcomes import CLOUD_ONLY, HANDOFF, Requests, World, outcomes
 from pdd_core.planner.planner import Planner
+from pdd_core.planner.rules import LEAST_REFINED
 from pdd_core.planner.types import CloudState, DeviceState, Estimate, Goals, PlanRequest, Verdict
 from pdd_core.planner.vector import Circumstances, plan_many
 from pdd_core.plugins import Policies
@@ -147,6 +148,18 @@ def test_the_device_alone_where_it_begins_in_time() -> None:
     assert plan(num_prompt_tokens=400, prefill_sd=300).verdict is Verdict.HANDOFF
     # where the cloud itself takes longer, the device begins sooner than plain serving would
     assert plan(num_prompt_tokens=700, cloud={"ttft_s": Estimate(3.0)}).verdict is Verdict.DEVICE_ONLY
+
+
+def test_a_device_alone_cannot_go_on_from_a_refined_history() -> None:
+    follow_up = {"num_prompt_tokens": 3000, "num_held_tokens": 2800}
+    made = plan(**follow_up, num_held_whole_tokens=100)
+    assert made.verdict is Verdict.HANDOFF
+    assert made.decode_budget >= LEAST_REFINED, "and a handoff leaves the guard enough to judge that by"
+    assert made.decode_budget < plan(num_prompt_tokens=3000).decode_budget
+    alone = next(one for one in made.why.alternatives if one.verdict is Verdict.DEVICE_ONLY)
+    assert alone.rejected == "begins only after 2.9 s"
+    assert made.why.inputs["held_whole_tokens"] == 100
+    assert plan(**follow_up, num_held_whole_tokens=2800).verdict is Verdict.DEVICE_ONLY
 
 
 def test_unless_every_answer_must_begin_in_the_cloud() -> None:

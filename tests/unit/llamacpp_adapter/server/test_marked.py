@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +49,63 @@ async def test_a_part_is_found_where_it_stands_and_not_where_its_words_do(fake_r
     prompt = bytes(turn.request.prompt_token_ids).decode()
     [(start, end)] = turn.request.protect
     assert (prompt[start:end], start) == ("no", prompt.index("no no no\n no") + 10)
+
+
+async def places(turn, words):
+    """Where the protected spans begin, as the number of the `words`' occurrence in the prompt."""
+    prompt = bytes(turn.request.prompt_token_ids).decode()
+    starts = [found.start() for found in re.finditer(re.escape(words), prompt)]
+    return [starts.index(start) for start, _ in turn.request.protect]
+
+
+TERMS = part("Net 30", pdd_protect=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "place"),
+    [
+        ([{"role": "system", "content": "'Net 30' is the default."}], 1),
+        ([{"role": "system", "content": [part("Net 30"), part("is the default.")]}], 1),
+        (
+            [
+                {"role": "user", "content": "Net 30?"},
+                {"role": "assistant", "content": None},
+                {"role": "assistant", "content": "Net 30."},
+            ],
+            2,
+        ),
+        ([{"role": "user", "content": [TERMS]}, {"role": "assistant", "content": "Net 30 it is."}], 2),
+    ],
+    ids=["a system prompt", "in parts", "turns", "a marked one"],
+)
+async def test_a_part_is_not_where_an_earlier_message_says_the_same(fake_runtime, before, place):
+    messages = [*before, {"role": "user", "content": [TERMS]}, {"role": "user", "content": "Net 30 or not?"}]
+    turn = await prepare(ChatRequest(messages=messages, max_tokens=5).chat_input(), fake_runtime())
+    assert (await places(turn, "Net 30"))[-1] == place
+
+
+async def test_nor_where_the_instructions_of_a_response_do(fake_runtime):
+    content = [{"type": "input_text", "text": "Net 30", "pdd_protect": True}]
+    asked = ResponsesRequest(
+        input=[{"role": "user", "content": content}], instructions="Net 30 is the default.", max_output_tokens=5
+    )
+    assert await places(await prepare(asked.chat_input(), fake_runtime()), "Net 30") == [1]
+
+
+async def test_a_message_that_the_template_leaves_out_hides_no_part_behind_it(fake_runtime):
+    class Forgetful(type(fake_runtime().vocab)):
+        def render_chat(self, messages, **options):
+            return super().render_chat([one for one in messages if one["role"] != "assistant"], **options)
+
+    runtime = fake_runtime()
+    runtime.vocab = Forgetful()
+    messages = [
+        {"role": "assistant", "content": "30"},
+        {"role": "user", "content": [TERMS]},
+        {"role": "user", "content": "Why?"},
+    ]
+    turn = await prepare(ChatRequest(messages=messages, max_tokens=5).chat_input(), runtime)
+    assert await places(turn, "Net 30") == [0]
 
 
 async def test_text_outside_of_ascii_is_found(fake_runtime):
