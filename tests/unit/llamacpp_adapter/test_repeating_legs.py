@@ -79,7 +79,7 @@ class LetterEngine(StepByStep):
     async def exclusive(self):
         yield
 
-    async def start(self, prompt):
+    async def start(self, prompt, *, refined=True):
         await self._ready()
         return 0
 
