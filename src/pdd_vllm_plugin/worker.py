@@ -52,7 +52,11 @@ class PDDWorker(platform_worker()):  # type: ignore[misc]
         layers = capture_layers(self._pdd_layers, self._pdd_attention_layers(), kv_cache_config.kv_cache_groups)
         self._pdd_tracker = WindowTracker(config.refine_window)
         self._pdd_recorder = Recorder(
-            layers, heads=config.refine_heads, shelf=Shelf(config.max_handoffs), strict=config.strict
+            layers,
+            window=config.refine_window,
+            heads=config.refine_heads,
+            shelf=Shelf(config.max_handoffs),
+            strict=config.strict,
         )
         logger.info(
             "pdd: attention of the last %d prompt tokens is captured at layers %s (%s over heads)",

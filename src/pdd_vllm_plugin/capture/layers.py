@@ -66,8 +66,9 @@ def of_target(attention_layers: Mapping[str, Any], drafter: Any | None) -> dict[
 
     Args:
         attention_layers: by name, as vLLM registers them.
-        drafter: the model that speculates, if this vLLM tells it; its layers' names begin with ``draft_model.``, or
-            go on in the numbers behind the target's, which `layers_of` leaves out.
+        drafter: the model that speculates, if there is one and this vLLM tells it. Where it does not, the names
+            of a draft model's layers begin with ``draft_model.``; others go on in the numbers behind the target's,
+            which `layers_of` leaves out.
     """
     drafting = set() if drafter is None else set(map(id, drafter.modules()))
     return {

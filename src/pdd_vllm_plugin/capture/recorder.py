@@ -38,12 +38,27 @@ class _Partial:
 
 
 class Recorder:
-    """One rank's capture. `layers` by vLLM's layer name: those whose attention counts."""
+    """One rank's capture.
+
+    Args:
+        layers: by vLLM's layer name, those whose attention counts.
+        window: how many of a prompt's last tokens count.
+        heads: how a layer's heads are reduced.
+        shelf: where the scores go.
+        strict: log each prompt that passed unseen, as an error. It never raises: that would end the engine.
+    """
 
     def __init__(
-        self, layers: Mapping[str, CaptureLayer], *, heads: Literal["max", "mean"], shelf: Shelf, strict: bool
+        self,
+        layers: Mapping[str, CaptureLayer],
+        *,
+        window: int,
+        heads: Literal["max", "mean"],
+        shelf: Shelf,
+        strict: bool,
     ) -> None:
         self._layers = layers
+        self._window = window
         self._heads = heads
         self._strict = strict
         self.shelf = shelf
@@ -140,40 +155,47 @@ class Recorder:
         return self._rows[key]
 
     def end_step(self) -> None:
-        """Shelve what is complete, and notice what passed unseen.
-
-        Raises:
-            RuntimeError: `strict`, and a layer's attention ran where it could not be seen.
-        """
+        """Shelve what is complete, and notice what passed unseen."""
         chunks, self._chunks = self._chunks, ()
         for chunk in chunks:
-            if self._seen[chunk.request_id] != len(self._layers):
-                self._miss(chunk)
+            seen = self._seen[chunk.request_id]
+            if seen != len(self._layers):
+                self._miss(
+                    chunk,
+                    f"{seen} of {len(self._layers)} layers passed through the capture in a step of {chunk.tokens} "
+                    "prompt tokens: the step ran as a CUDA graph, or without this backend's Python code",
+                )
             elif chunk.completes:
                 self._complete(chunk)
         self._seen.clear()
         self._rows.clear()
 
     def _complete(self, chunk: WindowChunk) -> None:
-        partial = self._partial.pop(chunk.request_id)
+        partial = self._partial[chunk.request_id]
+        seen, window = partial.last - partial.first, min(self._window, chunk.prompt_tokens)
+        if seen != window:
+            self._miss(
+                chunk,
+                f"{seen} of the prompt's last {window} tokens passed through the capture: the rest was computed "
+                "elsewhere, as with a KV connector, or in a step that passed unseen",
+            )
+            return
+        del self._partial[chunk.request_id]
         indices = tuple(sorted(partial.scores))
         values, ready = _to_host(torch.stack([partial.scores[index] for index in indices]))
-        self.shelf.put(chunk.handoff_id, Scores(values, indices, partial.last - partial.first, ready))
+        self.shelf.put(chunk.handoff_id, Scores(values, indices, window, ready))
         self.scored += 1
 
-    def _miss(self, chunk: WindowChunk) -> None:
+    def _miss(self, chunk: WindowChunk, problem: str) -> None:
         self._partial.pop(chunk.request_id, None)
-        problem = (
-            f"{self._seen[chunk.request_id]} of {len(self._layers)} layers passed through the capture in a step "
-            f"of {chunk.tokens} prompt tokens: the step ran as a CUDA graph, or without this backend's Python code"
-        )
-        if self._strict:
-            raise RuntimeError(f"pdd: {problem}")
         self.shelf.put(chunk.handoff_id, Missed(problem))
+        if not chunk.completes:
+            return  # what follows is too short then, unless the prompt is computed anew after a preemption
         self.missed += 1
-        if not self._warned:
+        if self._strict or not self._warned:
             self._warned = True
-            logger.warning("pdd: a prompt was not refined: %s", problem)
+            level = logging.ERROR if self._strict else logging.WARNING
+            logger.log(level, "pdd: a prompt was not refined: %s", problem)
 
 
 def _to_host(values: Tensor) -> tuple[Tensor, Any]:

@@ -67,7 +67,7 @@ class ChunkedSpec(SimpleNamespace):
     """As vLLM's ``ChunkedLocalAttentionSpec``."""
 
 
-class AttentionType(str, Enum):
+class AttentionType(str, Enum):  # noqa: UP042 - a StrEnum would print as it compares
     """As vLLM's, which prints otherwise than it compares."""
 
     DECODER = "decoder"
@@ -161,7 +161,7 @@ def test_only_plain_full_attention_counts(odd):
 
 
 def test_a_backend_that_is_not_looked_at_is_refused_by_name():
-    with pytest.raises(UnsupportedDeployment, match=r"\(FlashInferImpl\) is not supported: set --attention-backend"):
+    with pytest.raises(UnsupportedDeployment, match=r"\(FlashInferImpl\) is not supported: set --att"):
         layers_of(model(10), decoder(10, impl=FlashInferImpl()), (0.5,))
     with pytest.raises(UnsupportedDeployment, match=r"\(none\)"):
         layers_of(model(10), {}, (0.5,))
