@@ -64,10 +64,10 @@ class Refining:
 
     async def _refinement(self, record: HandoffRecord) -> Refinement | NoRefinement:
         length, most = len(record.prompt_token_ids), self._config.refine_max_prompt_tokens
-        scores = None if self._fetcher is None else await self._fetcher.fetch(record.opt_in.handoff_id)
-        if length > most:
+        if length > most:  # no worker has looked at it either
             problem = f"the prompt has {length} tokens, more than additional_config.pdd.refine_max_prompt_tokens"
             return NoRefinement(reason="too_long", message=f"{problem} ({most})")
+        scores = None if self._fetcher is None else await self._fetcher.fetch(record.opt_in.handoff_id)
         if scores is not None and scores.values.shape[1] != length:
             return NoRefinement(reason="not_captured", message="the workers saw another prompt")
         # tens of milliseconds for a long prompt: not on the loop that streams everybody's tokens

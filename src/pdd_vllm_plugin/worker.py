@@ -50,7 +50,7 @@ class PDDWorker(platform_worker()):  # type: ignore[misc]
             return
         config = self._pdd_config
         layers = capture_layers(self._pdd_layers, self._pdd_attention_layers(), kv_cache_config.kv_cache_groups)
-        self._pdd_tracker = WindowTracker(config.refine_window)
+        self._pdd_tracker = WindowTracker(config.refine_window, most=config.refine_max_prompt_tokens)
         self._pdd_recorder = Recorder(
             layers,
             window=config.refine_window,

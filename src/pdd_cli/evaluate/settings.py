@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_cli.host import cpu_count
 from pdd_core.errors import ConfigurationError
-from pdd_core.refinement.capture import CAPTURE_DEPTHS, CAPTURE_HEADS, CAPTURE_WINDOW, HEADS, Heads
+from pdd_core.refinement.capture import (
+    CAPTURE_DEPTHS,
+    CAPTURE_HEADS,
+    CAPTURE_WINDOW,
+    HEADS,
+    LARGEST_WINDOW,
+    Heads,
+)
 from pdd_core.refinement.refiners import REFINERS
 
 if TYPE_CHECKING:
@@ -19,8 +26,6 @@ TASKS = ("agreement", "recall", "answers")
 RATIOS = (0.1, 0.2, 0.25, 0.3, 0.5, 0.75, 1.0)
 QUICK = {"cases": 3, "shortest": 192, "longest": 256, "ratios": (0.25, 0.5, 1.0)}
 """A smoke run: its figures mean nothing."""
-LARGEST_WINDOW = 256
-"""Tokens; they go through llama.cpp in one batch."""
 ROOM = 512
 """Tokens of context beyond the longest document: template, question, answer, hidden lines."""
 

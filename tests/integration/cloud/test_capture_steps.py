@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from pdd_vllm_plugin.capture import attention
 from pdd_vllm_plugin.capture.layers import CaptureLayer
 from pdd_vllm_plugin.capture.layout import KeyLayout, probe_layout
 from pdd_vllm_plugin.capture.recorder import Recorder
@@ -113,3 +114,15 @@ def test_a_cache_that_does_not_give_keys_back_is_refused():
         UnsupportedDeployment, match=r"KV cache of Quantised .* additional_config\.pdd\.refine off"
     ):
         probe_layout(None, Quantised(), torch.zeros(3, 2, HEADS, BLOCK, SIZE))
+
+
+@pytest.mark.parametrize("heads", ["max", "mean"])
+def test_a_long_prompts_scores_are_made_head_by_head(monkeypatch, heads):
+    drawn = torch.Generator().manual_seed(0)
+    queries = torch.randn(3, 8, SIZE, generator=drawn)
+    keys = torch.randn(PROMPT, 4, SIZE, generator=drawn)
+    whole = attention.window_attention(queries, keys, first=PROMPT - 3, scale=0.5, heads=heads)
+    for most in (1, 2 * PROMPT * 2 * 3):  # one KV head at a time, and two: a head's logits are more than its keys
+        monkeypatch.setattr(attention, "_MOST_ELEMENTS", most)
+        parts = attention.window_attention(queries, keys, first=PROMPT - 3, scale=0.5, heads=heads)
+        torch.testing.assert_close(parts, whole)

@@ -95,6 +95,12 @@ async def test_why_there_is_none(engine, settings, reason):
     assert refinement.reason == reason
 
 
+async def test_too_long_a_prompt_asks_no_worker():
+    """No worker has followed it."""
+    refinement = await refined(refining(Engine({"missed": "never asked"}), refine_max_prompt_tokens=100), record())
+    assert refinement.reason == "too_long"
+
+
 class Confused:
     @hookimpl
     def pdd_refine(self, prompt):
