@@ -72,6 +72,8 @@ class PDDConfig:
     """How a layer's heads are made one: the attention of the head that cares most, or of the mean."""
     refine_max_prompt_tokens: int = 131_072
     """Longer prompts are not refined: a bound on memory and on the time of a request."""
+    refine_timeout_s: float = 2.0
+    """Seconds that the refiners of third parties have for a prompt; then the built-in one decides."""
     plan_file: str | None = None
     """What ``pdd-device plan --settings`` wrote: its settings for the plugin hold where none is given here."""
     strict: bool = False
