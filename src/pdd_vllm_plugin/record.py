@@ -24,6 +24,10 @@ NOT_ENABLED = NoRefinement(
     message="this server refines no prompts: start it with --worker-cls pdd_vllm_plugin.worker.PDDWorker",
 )
 PENDING = NoRefinement(reason="pending", message="the prompt is still being processed; ask again with ?wait=S")
+NOT_STREAMED = NoRefinement(
+    reason="pending",
+    message="the request is not streamed: its prompt is refined when its answer is complete",
+)
 _ABORTED = frozenset({"abort", "error"})
 
 

@@ -63,6 +63,8 @@ class Recorder:
         self._strict = strict
         self.shelf = shelf
         self._partial: dict[str, _Partial] = {}
+        self._shelved: dict[str, str] = {}
+        """Handoff ids of the running requests that have something on the shelf, or had, by vLLM's request id."""
         self._chunks: tuple[WindowChunk, ...] = ()
         self._seen: Counter[str] = Counter()
         self._rows: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
@@ -82,10 +84,13 @@ class Recorder:
         }
 
     def forget(self, request_ids: Any) -> None:
-        """Drop what was begun for requests that are over."""
-        if self._partial:
-            for request_id in request_ids:
-                self._partial.pop(request_id, None)
+        """Drop what was begun for requests that are over; what is complete begins to age."""
+        if not self._partial and not self._shelved:
+            return
+        for request_id in request_ids:
+            self._partial.pop(request_id, None)
+            if (handoff_id := self._shelved.pop(request_id, None)) is not None:
+                self.shelf.ended(handoff_id)
 
     def begin_step(self, chunks: tuple[WindowChunk, ...]) -> None:
         """Expect `chunks` in the coming step."""
@@ -183,12 +188,16 @@ class Recorder:
         del self._partial[chunk.request_id]
         indices = tuple(sorted(partial.scores))
         values, ready = _to_host(torch.stack([partial.scores[index] for index in indices]))
-        self.shelf.put(chunk.handoff_id, Scores(values, indices, window, ready))
+        self._put(chunk, Scores(values, indices, window, ready))
         self.scored += 1
+
+    def _put(self, chunk: WindowChunk, result: Scores | Missed) -> None:
+        self._shelved[chunk.request_id] = chunk.handoff_id
+        self.shelf.put(chunk.handoff_id, result)
 
     def _miss(self, chunk: WindowChunk, problem: str) -> None:
         self._partial.pop(chunk.request_id, None)
-        self.shelf.put(chunk.handoff_id, Missed(problem))
+        self._put(chunk, Missed(problem))
         if not chunk.completes:
             return  # what follows is too short then, unless the prompt is computed anew after a preemption
         self.missed += 1

@@ -1,6 +1,7 @@
 """What becomes of a window that passes in parts, some of them unseen. No server: the recorder and torch alone."""
 
 import logging
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from pdd_vllm_plugin.capture import attention
 from pdd_vllm_plugin.capture.layers import CaptureLayer
 from pdd_vllm_plugin.capture.layout import KeyLayout, probe_layout
 from pdd_vllm_plugin.capture.recorder import Recorder
-from pdd_vllm_plugin.capture.shelf import Shelf
+from pdd_vllm_plugin.capture.shelf import KEEP_S, Shelf
 from pdd_vllm_plugin.capture.windows import WindowChunk
 
 BLOCK, HEADS, SIZE = 32, 2, 4
@@ -33,15 +34,15 @@ def recorder():
     return made()
 
 
-def made(*, strict=False):
+def made(*, strict=False, clock=time.monotonic):
     layers = {"L": CaptureLayer(3, layout(), 0, BLOCK)}
-    return Recorder(layers, window=WINDOW, heads="max", shelf=Shelf(8), strict=strict)
+    return Recorder(layers, window=WINDOW, heads="max", shelf=Shelf(8, clock), strict=strict)
 
 
-def step(recorder, start, end, *, cache=None, name="a"):
+def step(recorder, start, end, *, cache=None, name="a", handoff=ID):
     """Run the prompt's tokens from `start` to `end`; they are seen where there is a `cache`."""
     first = max(start, PROMPT - WINDOW)
-    chunk = WindowChunk(name, ID, PROMPT, start, end - start, first, end, ((1, 2),))
+    chunk = WindowChunk(name, handoff, PROMPT, start, end - start, first, end, ((1, 2),))
     recorder.begin_step((chunk,))
     if cache is not None:
         metadata = SimpleNamespace(
@@ -98,6 +99,21 @@ def test_strict_tells_of_each_and_ends_nothing(cache, caplog):
     assert [entry.levelno for entry in caplog.records] == [logging.ERROR] * 2
     step(recorder, 0, PROMPT, cache=cache)
     assert recorder.shelf.take(ID)["window"] == WINDOW
+
+
+def test_scores_begin_to_age_when_their_request_has_ended(cache, monkeypatch):
+    now = [0.0]
+    recorder = made(clock=lambda: now[0])
+    step(recorder, 0, PROMPT, cache=cache)
+    now[0] = 2 * KEEP_S
+    step(recorder, 20, PROMPT, name="b", handoff="i" * 32)
+    recorder.forget({"a", "plain"})
+    now[0] += KEEP_S
+    recorder.forget({"b"})
+    assert recorder.shelf.take(ID)["window"] == WINDOW
+    now[0] += KEEP_S + 1
+    step(recorder, 0, PROMPT, cache=cache)
+    assert recorder.shelf.take("i" * 32) is None
 
 
 class Quantised:
