@@ -31,8 +31,8 @@ def protected_spans(
 
     These are the first and the last token; every control token, with the role's header after it; system prompts,
     with the tools in them; tools that Llama's template puts into a user turn; the last paragraph of the last user
-    turn; all after that turn but the results of tools; and `marked`. Of a prompt without roles: control tokens, first
-    and last token, last paragraph, and `marked`.
+    turn; all after that turn but the results of tools; and `marked`. Of a prompt without roles: control
+    tokens, the first and the last token, the last paragraph, and `marked`.
 
     Args:
         token_ids: the prompt.
