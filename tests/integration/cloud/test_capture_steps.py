@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pdd_vllm_plugin.capture import attention
-from pdd_vllm_plugin.capture.layers import CaptureLayer
+from pdd_vllm_plugin.capture.layers import CaptureLayer, capture_layers
 from pdd_vllm_plugin.capture.layout import KeyLayout, probe_layout
 from pdd_vllm_plugin.capture.recorder import Recorder
 from pdd_vllm_plugin.capture.shelf import KEEP_S, Shelf
@@ -142,3 +142,25 @@ def test_a_long_prompts_scores_are_made_head_by_head(monkeypatch, heads):
         monkeypatch.setattr(attention, "_MOST_ELEMENTS", most)
         parts = attention.window_attention(queries, keys, first=PROMPT - 3, scale=0.5, heads=heads)
         torch.testing.assert_close(parts, whole)
+
+
+class Plain:
+    num_kv_heads, head_size = HEADS, SIZE
+
+    def do_kv_cache_update(self, layer, keys, values, cache, slots):
+        cache[0, 0, :, slots] = keys.transpose(0, 1)
+
+
+def test_each_layer_is_read_as_its_own_group_has_it():
+    kv_cache = torch.zeros(3, 2, HEADS, BLOCK, SIZE)
+    attention_layers = {name: SimpleNamespace(impl=Plain(), kv_cache=kv_cache) for name in ("a", "b")}
+    groups = [
+        SimpleNamespace(layer_names=[name], kv_cache_spec=SimpleNamespace(block_size=size))
+        for name, size in (("b", BLOCK), ("a", 2 * BLOCK))
+    ]
+    found = capture_layers({"a": 3, "b": 5}, attention_layers, groups)
+    assert [(one.index, one.group, one.block_size) for one in found.values()] == [(3, 1, 2 * BLOCK), (5, 0, BLOCK)]
+    assert found["a"].layout is found["b"].layout
+    keys = torch.arange(BLOCK * HEADS * SIZE, dtype=torch.float32).view(BLOCK, HEADS, SIZE)
+    Plain().do_kv_cache_update(None, keys, None, kv_cache[1:], torch.arange(BLOCK))
+    assert torch.equal(found["a"].layout.keys(kv_cache, torch.tensor([1]), BLOCK - 2), keys[:-2])

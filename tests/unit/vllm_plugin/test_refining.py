@@ -1,7 +1,9 @@
 import asyncio
 import logging
+import sys
 import threading
 import time
+from array import array
 from types import MappingProxyType
 
 import anyio
@@ -227,3 +229,13 @@ async def test_a_request_that_is_not_refined_stays_so():
     asked.refinement = NOT_ENABLED
     asked.end("stop")
     assert asked.refinement is NOT_ENABLED
+
+
+async def test_a_refined_prompt_is_charged_for_what_it_takes():
+    asked = record(length=5000)
+    asked.prompt_token_ids = array("I", [0, *range(1000, 5999)])
+    before = asked.size
+    refinement = await refined(refining(method="truncation"), asked)
+    lists = (refinement.kept_indices, refinement.kept_token_ids)
+    taken = sum(sys.getsizeof(numbers) + sum(map(sys.getsizeof, numbers)) for numbers in lists)
+    assert 4 * (asked.size - before) == pytest.approx(taken, rel=0.2)
