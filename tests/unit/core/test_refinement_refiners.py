@@ -166,11 +166,11 @@ def test_a_unit_that_is_cut_keeps_its_best_tokens():
     assert choose(np.array([1.0, 9, 2, 8, 0, 0, 0, 7]), prompt, 0.75) == [0, 1, 2, 3, 4, 7]
 
 
-def test_the_tokens_of_a_unit_that_is_cut_can_have_weights_of_their_own():
+def test_a_unit_that_is_cut_keeps_its_peak():
     prompt = RefinePrompt(tuple(range(8)), ("a", "b", "c", "d", " e", "f", "g", "h"))
-    weights, within = np.array([1.0, 9, 2, 8, 0, 0, 0, 7]), np.array([5.0, 0, 0, 6, 0, 9, 0, 0])
-    assert choose(weights, prompt, 0.25, within=within) == [0, 3]
-    assert choose(weights, prompt, 0.75, within=within) == [0, 1, 2, 3, 4, 5]
+    weights, peaks = np.array([1.0, 9, 2, 8, 0, 0, 0, 7]), np.array([5.0, 0, 4, 0, 0, 9, 0, 0])
+    assert choose(weights, prompt, 0.25, peaks=peaks) == [0, 1]
+    assert choose(weights, prompt, 0.75, peaks=peaks) == [0, 1, 2, 3, 5, 7]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])

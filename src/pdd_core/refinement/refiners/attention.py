@@ -65,7 +65,7 @@ class AttentionRefiner:
             raw = np.where(protected_mask(prompt), np.float32(0), raw)
         pooled = max_pool(raw, self.pool) if self.pooling == "max" else mean_pool(raw, self.pool)
         # pooled weights make a token's neighbours its equals, or more: where a unit is cut, it has to stay
-        return choose(pooled, prompt, ratio, unit=self.unit, ties=raw, within=np.maximum(pooled, raw))
+        return choose(pooled, prompt, ratio, unit=self.unit, ties=raw, peaks=raw)
 
 
 def max_pool(values: np.ndarray, width: int) -> np.ndarray:

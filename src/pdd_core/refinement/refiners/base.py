@@ -55,7 +55,7 @@ def choose(
     *,
     unit: Unit = "word",
     ties: np.ndarray | None = None,
-    within: np.ndarray | None = None,
+    peaks: np.ndarray | None = None,
 ) -> list[int]:
     """Return the protected tokens and the best of the others, increasing: `keep_count` of them.
 
@@ -68,7 +68,7 @@ def choose(
         ratio: share of its tokens to keep.
         unit: what is taken whole.
         ties: second weights, which order what `weights` makes equal. Among equals the earlier go first.
-        within: weights that order the tokens of the unit that is cut; `weights` themselves if None.
+        peaks: weights of which the best token stays in the unit that is cut, whatever its `weights`.
 
     Raises:
         ConfigurationError: `ratio` is not above 0 and at most 1.
@@ -76,8 +76,7 @@ def choose(
     """
     length = len(prompt)
     ties = np.zeros(length) if ties is None else ties
-    within = weights if within is None else within
-    for values in (weights, ties, within):
+    for values in (weights, ties) if peaks is None else (weights, ties, peaks):
         if values.shape != (length,):
             raise InvalidRefinement(f"weights of shape {values.shape} for a prompt of {length} tokens")
         if not np.isfinite(values).all():
@@ -104,7 +103,8 @@ def choose(
     if rest:
         start = first[order[whole]]
         cut = free[start : start + sizes[order[whole]]]
-        keep[cut[np.lexsort((-ties[cut], -within[cut]))[:rest]]] = True
+        beside = np.arange(len(cut)) != (-1 if peaks is None else peaks[cut].argmax())
+        keep[cut[np.lexsort((-ties[cut], -weights[cut], beside))[:rest]]] = True
     return indices(keep)
 
 
