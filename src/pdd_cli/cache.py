@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from pdd_core.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -29,3 +31,17 @@ def published(target: Path) -> Iterator[Path]:
             # a folder cannot replace a folder: another process was first, with the same content
             if not target.is_dir():
                 raise
+
+
+def check_folder(folder: Path, *, option: str) -> None:
+    """Make `folder` if need be, and check that files can be written there, before they are made.
+
+    Raises:
+        ConfigurationError: they cannot; names `option`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigurationError(f"{option} {folder} cannot be written: {error}") from error

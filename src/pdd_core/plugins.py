@@ -95,9 +95,7 @@ class Policies:
         Raises:
             PolicyError: `strict` and one failed.
         """
-        if hook not in self._callers:
-            self._callers[hook] = self._in_order(hook)
-        for name, caller in self._callers[hook]:
+        for name, caller in self._asked(hook):
             try:
                 result = caller(**arguments)
             except Exception as error:  # noqa: BLE001 - third-party code
@@ -110,6 +108,10 @@ class Policies:
             else:
                 self._failed(name, hook, f"returned {_shortened(result)}, which is not usable", None)
 
+    def third_parties(self, hook: str) -> list[str]:
+        """Names of the plugins with `hook` that did not come with the host, in the order to ask them."""
+        return [name for name, _ in self._asked(hook) if not self.is_built_in(name)]
+
     def is_built_in(self, name: str) -> bool:
         """Whether the plugin of this name came with the host."""
         return name in self._builtins
@@ -117,6 +119,11 @@ class Policies:
     def describe(self) -> str:
         """Names of the registered plugins, for a start-up line."""
         return ", ".join(name for name, _ in self.manager.list_name_plugin())
+
+    def _asked(self, hook: str) -> list[tuple[str, Callable[..., Any]]]:
+        if hook not in self._callers:
+            self._callers[hook] = self._in_order(hook)
+        return self._callers[hook]
 
     def _in_order(self, hook: str) -> list[tuple[str, Callable[..., Any]]]:
         """One caller per plugin, so that a failure has a name and the others still get asked."""

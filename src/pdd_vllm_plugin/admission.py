@@ -131,7 +131,9 @@ class BudgetMixin:
         params = request.sampling_params
         if params is None or not params.extra_args or REFINE_RATIO not in params.extra_args:
             return 0
-        return 0 if request.num_output_tokens else self._pdd_config.refine_window
+        if request.num_output_tokens or request.num_prompt_tokens > self._pdd_config.refine_max_prompt_tokens:
+            return 0
+        return self._pdd_config.refine_window
 
 
 def _opt_in_of(request: Request) -> OptIn | None:

@@ -13,7 +13,14 @@ from pdd_core.env import Env
 from pdd_core.errors import ConfigurationError
 from pdd_core.optin import MAX_DECODE_BUDGET
 from pdd_core.policies.pressure import PressureSettings
-from pdd_core.refinement.capture import CAPTURE_DEPTHS, CAPTURE_HEADS, CAPTURE_WINDOW, HEADS, Heads
+from pdd_core.refinement.capture import (
+    CAPTURE_DEPTHS,
+    CAPTURE_HEADS,
+    CAPTURE_WINDOW,
+    HEADS,
+    LARGEST_WINDOW,
+    Heads,
+)
 
 KEY = "pdd"
 REFINE = ("auto", "off", "attention", "lexical", "truncation", "random")
@@ -65,6 +72,8 @@ class PDDConfig:
     """How a layer's heads are made one: the attention of the head that cares most, or of the mean."""
     refine_max_prompt_tokens: int = 131_072
     """Longer prompts are not refined: a bound on memory and on the time of a request."""
+    refine_timeout_s: float = 2.0
+    """Seconds that the refiners of third parties have for a prompt; then the built-in one decides."""
     plan_file: str | None = None
     """What ``pdd-device plan --settings`` wrote: its settings for the plugin hold where none is given here."""
     strict: bool = False
@@ -90,6 +99,8 @@ class PDDConfig:
                 wanted = int if isinstance(one.default, int) else (int, float)
                 if isinstance(value, bool) or not isinstance(value, wanted) or value <= 0:
                     raise _invalid(one.name, "above 0", value)
+        if self.refine_window > LARGEST_WINDOW:
+            raise _invalid("refine_window", f"at most {LARGEST_WINDOW} tokens", self.refine_window)
         if self.load_floor is not None and not _is_budget(self.load_floor):
             raise _invalid("load_floor", "an integer above 0, or null", self.load_floor)
         self._check_levels()

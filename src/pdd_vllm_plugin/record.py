@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 
 _IDS_PER_LOGPROB = 16
 """An entry of a dict of floats takes about as much as so many ids."""
+_IDS_PER_KEPT = 2 * 9
+"""A kept token is two numbers in lists, its position and its id: a slot of 8 bytes and an int of 28 each."""
 NOT_REQUESTED = NoRefinement(reason="not_requested", message="the request names no pdd_refine_ratio")
 NOT_ENABLED = NoRefinement(
     reason="not_enabled",
     message="this server refines no prompts: start it with --worker-cls pdd_vllm_plugin.worker.PDDWorker",
 )
 PENDING = NoRefinement(reason="pending", message="the prompt is still being processed; ask again with ?wait=S")
+NOT_STREAMED = NoRefinement(
+    reason="pending",
+    message="the request is not streamed: its prompt is refined when its answer is complete",
+)
 _ABORTED = frozenset({"abort", "error"})
 
 
@@ -78,9 +84,9 @@ class HandoffRecord:
 
     @property
     def size(self) -> int:
-        """What is held, in token ids of 4 bytes: the ids, the text, and what logprobs were asked for."""
+        """What is held, in token ids of 4 bytes: the ids, the text, the refined prompt, the logprobs asked for."""
         logprobs = sum(map(len, self.output_logprobs)) if self.output_logprobs else 0
-        kept = 2 * len(self.refinement.kept_indices) if isinstance(self.refinement, Refinement) else 0
+        kept = _IDS_PER_KEPT * len(self.refinement.kept_indices) if isinstance(self.refinement, Refinement) else 0
         return self.num_tokens + sum(map(len, self.text)) // 4 + _IDS_PER_LOGPROB * logprobs + kept
 
     def add_output(self, completion: Any, *, delta: bool) -> None:

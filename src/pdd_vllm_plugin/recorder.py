@@ -16,7 +16,7 @@ from pdd_core.handoff import DecodeBudget
 from pdd_core.optin import check_one_answer, parse_opt_in
 from pdd_vllm_plugin.compat import completion_id, request_error
 from pdd_vllm_plugin.config import KEY
-from pdd_vllm_plugin.record import NOT_ENABLED, NOT_REQUESTED, PENDING, HandoffRecord
+from pdd_vllm_plugin.record import NOT_ENABLED, NOT_REQUESTED, NOT_STREAMED, PENDING, HandoffRecord
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -91,17 +91,19 @@ class Recorder:
             sampling_params=_as_given(sampling_params),
             created=time.time(),
             touched=time.monotonic(),
-            refinement=self._refinement_of(opt_in),
+            refinement=self._refinement_of(opt_in, streamed=sampling_params.output_kind.name != "FINAL_ONLY"),
         )
         # vLLM's EngineInput is a TypedDict; text prompts given to the Python API come without ids
         if isinstance(prompt, dict):
             record.prompt_token_ids.extend(prompt.get("prompt_token_ids") or ())
         return record
 
-    def _refinement_of(self, opt_in: OptIn) -> NoRefinement:
+    def _refinement_of(self, opt_in: OptIn, *, streamed: bool) -> NoRefinement:
         if opt_in.refine_ratio is None:
             return NOT_REQUESTED
-        return NOT_ENABLED if self._refining is None else PENDING
+        if self._refining is None:
+            return NOT_ENABLED
+        return PENDING if streamed else NOT_STREAMED
 
     async def _observe(
         self, inner: AsyncGenerator[Any, None], record: HandoffRecord, *, delta: bool

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import anyio
 
 from pdd_core.env import Env
 from pdd_core.errors import NotCaptured, PolicyError, named
@@ -17,6 +16,7 @@ from pdd_core.refinement.prompt import RefinePrompt
 from pdd_core.refinement.protect import protected_spans
 from pdd_core.refinement.refiners import refiner
 from pdd_vllm_plugin.pieces import Pieces
+from pdd_vllm_plugin.refiner_threads import RefinerThreads
 from pdd_vllm_plugin.scores import ScoreFetcher
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class Refining:
         allowed = Env().allowed_policies()
         self._policies = Policies({method: refiner(method)}, allow=allowed, strict=config.strict)
         self._built_in = Policies({method: refiner(method)}, allow=(), strict=False)
+        self._threads = RefinerThreads()
+        self._warned: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, record: HandoffRecord, *, then: Callable[[HandoffRecord], object] | None = None) -> None:
@@ -64,38 +66,51 @@ class Refining:
 
     async def _refinement(self, record: HandoffRecord) -> Refinement | NoRefinement:
         length, most = len(record.prompt_token_ids), self._config.refine_max_prompt_tokens
-        scores = None if self._fetcher is None else await self._fetcher.fetch(record.opt_in.handoff_id)
-        if length > most:
+        if length > most:  # no worker has looked at it either
             problem = f"the prompt has {length} tokens, more than additional_config.pdd.refine_max_prompt_tokens"
             return NoRefinement(reason="too_long", message=f"{problem} ({most})")
+        scores = None if self._fetcher is None else await self._fetcher.fetch(record.opt_in.handoff_id)
         if scores is not None and scores.values.shape[1] != length:
             return NoRefinement(reason="not_captured", message="the workers saw another prompt")
         # tens of milliseconds for a long prompt: not on the loop that streams everybody's tokens
-        return await anyio.to_thread.run_sync(self._choose, record, scores)
-
-    def _choose(self, record: HandoffRecord, scores: PromptScores | None) -> Refinement:
-        prompt = self._prompt(record)
+        prompt = await self._threads.run(partial(self._prompt, record))
         ratio = record.opt_in.refine_ratio or 1.0  # a record without one is never refined
-        arguments = {"scores": scores, "prompt": prompt, "ratio": ratio}
-
-        def accept(kept: object) -> bool:
-            return is_kept(kept, prompt)
-
-        try:
-            kept, method = self._policies.first_result("pdd_refine", accept, **arguments)
-        except PolicyError as error:  # `strict`
-            logger.error("pdd: %s; the built-in refiner decides", named(error))  # noqa: TRY400 - its cause is in it
-            kept, method = self._built_in.first_result("pdd_refine", accept, **arguments)
-        indices = [int(index) for index in kept]
+        kept, method = await self._choose(scores, prompt, ratio)
         return Refinement(
             method=method,
             ratio=ratio,
-            kept_indices=indices,
-            kept_token_ids=[prompt.token_ids[index] for index in indices],
+            kept_indices=kept,
+            kept_token_ids=[prompt.token_ids[index] for index in kept],
             protected=list(prompt.protected),
             window=0 if scores is None else scores.window,
             layers=[] if scores is None else list(scores.layers),
         )
+
+    async def _choose(
+        self, scores: PromptScores | None, prompt: RefinePrompt, ratio: float
+    ) -> tuple[list[int], str]:
+        """Return the indices that stay, and who chose them: third parties have `refine_timeout_s` for it."""
+
+        def ask(policies: Policies) -> tuple[list[int], str]:
+            kept, method = policies.first_result(
+                "pdd_refine", lambda kept: is_kept(kept, prompt), scores=scores, prompt=prompt, ratio=ratio
+            )
+            return list(kept), method
+
+        third_parties = ", ".join(self._policies.third_parties("pdd_refine"))
+        if third_parties:
+            try:
+                call = partial(ask, self._policies)
+                return await self._threads.run_within(self._config.refine_timeout_s, call, who=third_parties)
+            except PolicyError as error:  # `strict`, or out of time
+                self._report(error)
+        return await self._threads.run(partial(ask, self._built_in))
+
+    def _report(self, error: PolicyError) -> None:
+        if self._config.strict or str(error) not in self._warned:
+            self._warned.add(str(error))
+            level = logging.ERROR if self._config.strict else logging.WARNING
+            logger.log(level, "pdd: %s; the built-in refiner decides", named(error))
 
     def _prompt(self, record: HandoffRecord) -> RefinePrompt:
         token_ids = tuple(record.prompt_token_ids)

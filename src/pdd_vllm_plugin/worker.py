@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from pdd_vllm_plugin.capture import backends
-from pdd_vllm_plugin.capture.layers import capture_layers, layers_of, refuse_unsupported
+from pdd_vllm_plugin.capture.layers import capture_layers, layers_of, of_target, refuse_unsupported
 from pdd_vllm_plugin.capture.recorder import Recorder
 from pdd_vllm_plugin.capture.shelf import Shelf
 from pdd_vllm_plugin.capture.windows import WindowTracker
@@ -50,9 +50,13 @@ class PDDWorker(platform_worker()):  # type: ignore[misc]
             return
         config = self._pdd_config
         layers = capture_layers(self._pdd_layers, self._pdd_attention_layers(), kv_cache_config.kv_cache_groups)
-        self._pdd_tracker = WindowTracker(config.refine_window)
+        self._pdd_tracker = WindowTracker(config.refine_window, most=config.refine_max_prompt_tokens)
         self._pdd_recorder = Recorder(
-            layers, heads=config.refine_heads, shelf=Shelf(config.max_handoffs), strict=config.strict
+            layers,
+            window=config.refine_window,
+            heads=config.refine_heads,
+            shelf=Shelf(config.max_handoffs),
+            strict=config.strict,
         )
         logger.info(
             "pdd: attention of the last %d prompt tokens is captured at layers %s (%s over heads)",
@@ -94,4 +98,6 @@ class PDDWorker(platform_worker()):  # type: ignore[misc]
         from vllm.config import get_layers_from_vllm_config
         from vllm.model_executor.layers.attention import Attention
 
-        return get_layers_from_vllm_config(self.vllm_config, Attention)  # type: ignore[no-any-return]
+        # where this vLLM does not tell its drafter, the layers' names do
+        drafter = getattr(self.model_runner, "get_draft_model", lambda: None)()
+        return of_target(get_layers_from_vllm_config(self.vllm_config, Attention), drafter)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 SHORTEST, LONGEST = 80, 600
 """Characters of a paragraph."""
 LEAST_PARAGRAPHS = 20
+OVERSHOOT = 256
+"""Tokens by which a document may exceed what was asked for: less than a case's room for everything else."""
+_SENTENCE_END = re.compile(r"[.!?;] |[。！？；]")  # noqa: RUF001 - the full-width ones end sentences too
 _PROSE = 0.75
 """Least share of letters and blanks: below it, it is a table, a grammar or code."""
 
@@ -31,7 +34,7 @@ class Library:
 
         Args:
             drawn: where to begin.
-            length: tokens to reach; the last paragraph is left out if it goes far beyond.
+            length: tokens to reach; the last paragraph is left out if it goes far beyond, and cut if it is alone.
             count: the tokens of a paragraph.
         """
         weights = [len(document) for document in self.documents]
@@ -45,9 +48,17 @@ class Library:
             size = count(paragraph)
             if total and total + size / 2 > length:
                 break
+            if total + size > length + OVERSHOOT:
+                return chosen or [_beginning(paragraph, length, count)]
             chosen.append(paragraph)
             total += size
         return chosen
+
+
+def _beginning(text: str, length: int, count: Callable[[str], int]) -> str:
+    while (size := count(text)) > length and len(text) > 1:
+        text = text[: min(len(text) - 1, max(1, len(text) * length // size))]
+    return text
 
 
 def read_library(files: Sequence[Path]) -> Library:
@@ -72,7 +83,7 @@ def paragraphs(text: str) -> Iterable[str]:
     for block in re.split(r"\n\s*\n", text):
         rest = " ".join(block.split())
         while len(rest) > LONGEST:
-            ends = [match.end() for match in re.finditer(r"[.!?;] ", rest[:LONGEST])]
+            ends = [match.end() for match in _SENTENCE_END.finditer(rest[:LONGEST])]
             cut = ends[-1] if ends else LONGEST
             piece, rest = rest[:cut].strip(), rest[cut:].strip()
             if _is_prose(piece):

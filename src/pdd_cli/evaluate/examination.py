@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pdd_cli.evaluate.cases import Source
+from pdd_cli.evaluate.cases import Case, Source
 from pdd_cli.evaluate.documents import read_library
 from pdd_cli.evaluate.prompts import evidence_span
 from pdd_cli.evaluate.settings import BAD, INFORMED, NONE
 from pdd_cli.evaluate.tasks import MAKERS
+from pdd_core.errors import ConfigurationError, ContextOverflow
 from pdd_core.refinement.refiners import refiner
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from typing import Self
 
+    from pdd_cli.evaluate.documents import Library
     from pdd_cli.evaluate.measure import Examiner, Outcome, Record
     from pdd_cli.evaluate.reader import Reader
     from pdd_cli.evaluate.settings import EvalSettings, Setting
@@ -30,6 +33,21 @@ class Measured:
     record: Record
     outcomes: dict[Setting, Outcome]
     """Empty where the model does not get the case right with the full prompt: nothing was refined."""
+
+
+def check_cases(settings: EvalSettings, library: Library, count: Callable[[str], int]) -> None:
+    """Check that the text has cases of every task. Nothing is measured.
+
+    Raises:
+        ConfigurationError: it has none; names the task.
+    """
+    source = Source(library, count, settings.length)
+    for task in settings.tasks:
+        if all(MAKERS[task](source, number) is None for number in settings.numbers):
+            raise ConfigurationError(
+                f"--task {task} makes no case of --text: it asks for words of sentences that begin with a capital "
+                "letter and end with a full stop. Choose other tasks, or give another text"
+            )
 
 
 class Examination:
@@ -65,10 +83,16 @@ class Examination:
         self._reader.close()
 
     def measure(self, task: str, number: int) -> Measured | None:
-        """Return what is known of a case, and measure what is not; None if the text has no such case."""
+        """Return what is known of a case, and measure what is not; None if there is no such case, or no room."""
         case = MAKERS[task](self._source, number)
         if case is None:
             return None
+        try:
+            return self._measure(case)
+        except ContextOverflow:
+            return None
+
+    def _measure(self, case: Case) -> Measured:
         record, prompt = self._examiner.full(case)
         if not record["right"]:
             return Measured(record, {})

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from pdd_cli.cache import published
+from pdd_cli.cache import check_folder, published
 from pdd_cli.evaluate.documents import read_library
-from pdd_cli.evaluate.examination import Examination
+from pdd_cli.evaluate.examination import Examination, check_cases
 from pdd_cli.evaluate.jobs import workers
 from pdd_cli.evaluate.report import TaskResults, figures
-from pdd_cli.evaluate.settings import BAD, ROOM
+from pdd_cli.evaluate.settings import BAD, ROOM, TRIES
 from pdd_cli.extras import require
 from pdd_cli.host import version_of
 from pdd_core.errors import ConfigurationError
@@ -24,14 +25,13 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from pdd_cli.evaluate.documents import Library
     from pdd_cli.evaluate.jobs import MeasureAll
     from pdd_cli.evaluate.settings import EvalSettings
     from pdd_cli.progress import Step
 
 SCHEMA = 1
 """Of the JSON file."""
-TRIES = 5
-"""Cases to try for each one to score, before the model is held to be unable to do the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,13 @@ class ModelFacts:
     n_ctx_train: int
 
     @classmethod
-    def of(cls, gguf: Path) -> ModelFacts:
-        """Load `gguf` with as little context as possible; raises what `Reader` raises."""
+    def of(cls, gguf: Path, settings: EvalSettings, library: Library) -> ModelFacts:
+        """Load `gguf` with as little context as possible; raises what `Reader` and `check_cases` raise."""
         from pdd_cli.evaluate.reader import Reader
 
         reader = Reader(gguf, n_ctx=ROOM, threads=1)
         try:
+            check_cases(settings, library, cache(lambda text: len(reader.vocab.tokenize(text))))
             return cls(gguf, reader.n_layer, reader.n_ctx_train)
         finally:
             reader.close()
@@ -58,7 +59,7 @@ def run_refine(settings: EvalSettings, *, out: Path, console: Console) -> None:
     """Evaluate, print the tables, and write ``eval-refine.json`` and ``eval-refine.png`` into `out`.
 
     Raises:
-        ConfigurationError: a setting cannot work, or an extra is not installed.
+        ConfigurationError: a setting or a text cannot work, `out` cannot be written, or an extra is not installed.
         DeviceEngineFailed: llama.cpp returned an error, or a process of several was ended.
         ModelError: the model cannot be read, or shows no attention.
     """
@@ -68,9 +69,11 @@ def run_refine(settings: EvalSettings, *, out: Path, console: Console) -> None:
     from pdd_cli.evaluate.store import Store
     from pdd_cli.progress import ConsoleProgress
 
-    read_library(settings.texts)  # before a model is made or loaded: whatever is wrong with them is said at once
+    # before a model is made or loaded: whatever is wrong with these is said at once
+    library = read_library(settings.texts)
+    check_folder(out, option="--out")
     progress = ConsoleProgress(console)
-    facts = ModelFacts.of(settings.gguf or device_gguf(progress=progress))
+    facts = ModelFacts.of(settings.gguf or device_gguf(progress=progress), settings, library)
     if settings.n_ctx > facts.n_ctx_train:
         raise ConfigurationError(
             f"--lengths {settings.lengths} exceeds the model: it was trained for {facts.n_ctx_train} tokens, and "
@@ -91,13 +94,18 @@ def run_refine(settings: EvalSettings, *, out: Path, console: Console) -> None:
         **figures(results, bad=BAD),
     }
     show(report, settings, out=out, console=console)
+    if without := [result.task for result in results if not result.tried]:
+        raise ConfigurationError(
+            f"{', '.join(without)}: none of {TRIES * settings.cases} cases fits a context of {settings.n_ctx} "
+            "tokens; choose other --lengths, or give another --text"
+        )
 
 
 def measure(task: str, settings: EvalSettings, measure_all: MeasureAll, step: Step) -> TaskResults:
     """Measure the cases of one task: as many as are asked for of those that the model gets right."""
     result = TaskResults(task)
     begun = time.monotonic()
-    for measured in measure_all(task, range(settings.first, settings.first + TRIES * settings.cases)):
+    for measured in measure_all(task, settings.numbers):
         if measured is None:
             continue
         result.add(measured)

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_cli.host import cpu_count
 from pdd_core.errors import ConfigurationError
-from pdd_core.refinement.capture import CAPTURE_DEPTHS, CAPTURE_HEADS, CAPTURE_WINDOW, HEADS, Heads
+from pdd_core.refinement.capture import (
+    CAPTURE_DEPTHS,
+    CAPTURE_HEADS,
+    CAPTURE_WINDOW,
+    HEADS,
+    LARGEST_WINDOW,
+    Heads,
+)
 from pdd_core.refinement.refiners import REFINERS
 
 if TYPE_CHECKING:
@@ -19,8 +26,8 @@ TASKS = ("agreement", "recall", "answers")
 RATIOS = (0.1, 0.2, 0.25, 0.3, 0.5, 0.75, 1.0)
 QUICK = {"cases": 3, "shortest": 192, "longest": 256, "ratios": (0.25, 0.5, 1.0)}
 """A smoke run: its figures mean nothing."""
-LARGEST_WINDOW = 256
-"""Tokens; they go through llama.cpp in one batch."""
+TRIES = 5
+"""Cases to try for each one to score, before the model is held to be unable to do the task."""
 ROOM = 512
 """Tokens of context beyond the longest document: template, question, answer, hidden lines."""
 
@@ -93,6 +100,11 @@ class EvalSettings:
     def n_ctx(self) -> int:
         """Tokens of context that a case can need."""
         return self.longest + ROOM
+
+    @property
+    def numbers(self) -> range:
+        """The cases that are tried, as far as they are needed."""
+        return range(self.first, self.first + TRIES * self.cases)
 
     @property
     def threads_per_job(self) -> int:

@@ -2,8 +2,8 @@
 
 ::
 
-    PDD_CACHE_DIR/eval/<hash of the GGUF>-r<recipe>/<case>.json            answer and outcomes
-                                                    <case>-<scores>.npz    what attention said of the prompt
+    PDD_CACHE_DIR/eval/<hash of the GGUF>-r<recipe>-<llama.cpp>/<case>.json            answer and outcomes
+                                                                <case>-<scores>.npz    what attention said of it
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pdd_cli.cache import published
+from pdd_cli.host import version_of
 from pdd_core.env import Env
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ class Store:
 
     @classmethod
     def of_model(cls, gguf: Path) -> Store:
-        """Return the store of a model file."""
+        """Return the store of a model file, as the llama.cpp that is installed reads it."""
         with gguf.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return cls(Env().cache_dir / "eval" / f"{digest[:16]}-r{RECIPE}")
+        return cls(Env().cache_dir / "eval" / f"{digest[:16]}-r{RECIPE}-{version_of('llama-cpp-python')}")
 
     def record(self, case: Case) -> dict[str, Any] | None:
         """Return what is known of a case; None if nothing."""

@@ -13,6 +13,8 @@ HEADS: tuple[Heads, ...] = ("max", "mean")
 
 CAPTURE_WINDOW = 16
 """So many of a prompt's last tokens say what matters."""
+LARGEST_WINDOW = 256
+"""Tokens. The scores of a window are computed at once, outside the memory that an engine has planned."""
 CAPTURE_DEPTHS = (0.47, 0.57)
 """Depths of the captured layers, as shares of the model's."""
 CAPTURE_HEADS: Heads = "max"

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from pdd_core.refinement.spans import merge_spans, spans_of
+from pdd_core.refinement.tool_definitions import tool_definitions
 from pdd_core.refinement.turns import Chat, locate, read_chat
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ def protected_spans(
     """Return the spans of a prompt that refinement keeps: sorted, disjoint, merged.
 
     These are the first and the last token; every control token, with the role's header after it; system prompts,
-    with the tools in them; the last paragraph of the last user turn; all after that turn but the results of tools;
-    and `marked`. Of a prompt without roles: control tokens, first and last token, last paragraph, and `marked`.
+    with the tools in them; tools that Llama's template puts into a user turn; the last paragraph of the last user
+    turn; all after that turn but the results of tools; and `marked`. Of a prompt without roles: control
+    tokens, the first and the last token, the last paragraph, and `marked`.
 
     Args:
         token_ids: the prompt.
@@ -52,6 +54,7 @@ def protected_spans(
             (length - 1, length),
             *spans_of(chat.template),
             *(turn.span for turn in chat.turns if turn.role == "system"),
+            *(tool_definitions(pieces, turn.content) for turn in chat.turns if turn.role == "user"),
             paragraph,
             (max(paragraph[1], end - tail), end),  # blanks after the question
             *(turn.span for turn in after if turn.role != "tool"),

@@ -21,13 +21,19 @@ class PromptScores:
     """Softmax weights of the last `window` prompt tokens as queries, per layer."""
 
     values: np.ndarray
-    """float32, shape (layers, prompt tokens): mean over the queries, reduced over the heads as `heads` says."""
+    """float32, shape (layers, prompt tokens): mean over the queries, reduced over the heads as `heads` says. It
+    cannot be written to: the refiners of a prompt are given the same one."""
     layers: tuple[int, ...]
     """Numbers of the layers, in the order of the rows."""
     window: int
     """Queries that were looked at: fewer than configured where the prompt is shorter."""
     heads: Heads
     """Whether a row is the largest or the mean weight of a layer's heads."""
+
+    def __post_init__(self) -> None:
+        view = self.values.view()  # the maker's own array stays as it is
+        view.flags.writeable = False
+        object.__setattr__(self, "values", view)
 
     def over_layers(self) -> np.ndarray:
         """Return the mean over the layers: float32, shape (prompt tokens,)."""

@@ -9,8 +9,8 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MOST_KEY_ELEMENTS = 1 << 25
-"""Keys are turned to float32 this many elements at a time (128 MiB): long prompts go head by head."""
+_MOST_ELEMENTS = 1 << 25
+"""Keys and logits are held in float32, of this many elements at a time (128 MiB): long prompts go head by head."""
 
 
 def window_attention(
@@ -41,10 +41,10 @@ def window_attention(
         float32 of shape (P,).
     """
     groups = keys.shape[1]
-    per_group = max(1, _MOST_KEY_ELEMENTS // (keys.shape[0] * keys.shape[2]))
+    shared = queries.shape[1] // groups
+    per_group = max(1, _MOST_ELEMENTS // (keys.shape[0] * max(keys.shape[2], shared * queries.shape[0])))
     positions = torch.arange(first, first + queries.shape[0], device=queries.device)
     hidden = torch.arange(keys.shape[0], device=queries.device)[None, :] > positions[:, None]
-    shared = queries.shape[1] // groups
     parts = []
     for begin in range(0, groups, per_group):
         end = min(begin + per_group, groups)

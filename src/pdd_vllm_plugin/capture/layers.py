@@ -10,7 +10,7 @@ from pdd_core.refinement.capture import choose_layers
 from pdd_vllm_plugin.capture.backends import CapturingImpl
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pdd_vllm_plugin.capture.layout import KeyLayout
     from pdd_vllm_plugin.capture.windows import WindowChunk
@@ -61,14 +61,29 @@ def refuse_unsupported(vllm_config: Any) -> None:
         _refuse(f"the fused pass fuse_attn_quant hides attention from Python: switch it off, {OFF}")
 
 
+def of_target(attention_layers: Mapping[str, Any], drafter: Any | None) -> dict[str, Any]:
+    """Return the layers less those of a model that speculates: vLLM has both models' in one dict.
+
+    Args:
+        attention_layers: by name, as vLLM registers them.
+        drafter: the model that speculates, if there is one and this vLLM tells it. Where it does not, the names
+            of a draft model's layers begin with ``draft_model.``; others go on in the numbers behind the target's,
+            which `layers_of` leaves out.
+    """
+    drafting = set() if drafter is None else set(map(id, drafter.modules()))
+    return {
+        name: layer
+        for name, layer in attention_layers.items()
+        if id(layer) not in drafting and not name.startswith("draft_model.")
+    }
+
+
 def layers_of(vllm_config: Any, attention_layers: Mapping[str, Any], depths: Sequence[float]) -> dict[str, int]:
     """Return the layers to capture by name, with their numbers; those of this rank.
 
     Raises:
-        UnsupportedDeployment: no layer can be captured.
+        UnsupportedDeployment: no layer can be captured, or the layers' names do not tell which is which.
     """
-    from vllm.model_executor.models.utils import extract_layer_index
-
     seen = {name: layer for name, layer in attention_layers.items() if isinstance(layer.impl, CapturingImpl)}
     if not seen:
         backends = sorted({type(layer.impl).__name__ for layer in attention_layers.values()}) or ["none"]
@@ -76,10 +91,10 @@ def layers_of(vllm_config: Any, attention_layers: Mapping[str, Any], depths: Seq
             f"the attention backend ({', '.join(backends)}) is not supported: "
             f"set --attention-backend FLASH_ATTN or TRITON_ATTN, {OFF}"
         )
-    numbers = {extract_layer_index(name): name for name, layer in seen.items() if _attends_to_all(layer.impl)}
+    total = int(vllm_config.model_config.hf_text_config.num_hidden_layers)
+    numbers = _numbers([name for name, layer in seen.items() if _attends_to_all(layer, vllm_config)], total)
     if not numbers:
         _refuse(f"no layer of this model attends to its whole prompt: leave --worker-cls out, {OFF}")
-    total = int(vllm_config.model_config.hf_text_config.num_hidden_layers)
     # a pipeline rank sees its own layers only, and none of it may be chosen
     split = vllm_config.parallel_config.pipeline_parallel_size > 1
     chosen = choose_layers(depths, range(total) if split else sorted(numbers), total)
@@ -108,12 +123,37 @@ def capture_layers(
     return result
 
 
-def _attends_to_all(impl: Any) -> bool:
+def _numbers(names: Iterable[str], total: int) -> dict[int, str]:
+    """Return the layers by number, less those behind the model's `total`."""
+    numbers: dict[int, str] = {}
+    for name in names:
+        found = [int(part) for part in name.split(".") if part.isdecimal()]
+        if len(found) != 1:
+            _refuse(f"the layer {name} has no single number: leave --worker-cls out, {OFF}")
+        if found[0] in numbers:
+            both = f"{numbers[found[0]]} and {name}"
+            _refuse(f"the layers {both} have one number: leave --worker-cls out, {OFF}")
+        if found[0] < total:
+            numbers[found[0]] = name
+    return numbers
+
+
+def _attends_to_all(layer: Any, vllm_config: Any) -> bool:
+    """Whether a layer is plain causal attention over everything before, with keys of its own."""
+    from vllm.v1.kv_cache_interface import FullAttentionSpec
+
+    impl = layer.impl
     window = getattr(impl, "sliding_window", None)
     full = window is None or window == -1 or window == (-1, -1)
     plain = getattr(impl, "alibi_slopes", None) is None
     own_cache = getattr(impl, "kv_sharing_target_layer_name", None) is None
-    return full and plain and own_cache and str(getattr(impl, "attn_type", "decoder")).lower().endswith("decoder")
+    # vLLM's AttentionType compares as a string and does not print as one; only a decoder has a spec to ask for
+    if not (full and plain and own_cache and getattr(impl, "attn_type", "decoder") == "decoder"):
+        return False
+    spec = layer.get_kv_cache_spec(vllm_config)
+    # No subclass: those of chunks, sinks and reference windows go by other rules, which the impl does not show.
+    limits = [getattr(spec, name, None) for name in ("sliding_window", "attention_chunk_size", "non_causal")]
+    return type(spec) is FullAttentionSpec and not any(limits)
 
 
 def _refuse(reason: str) -> None:

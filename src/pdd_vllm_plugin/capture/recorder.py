@@ -38,16 +38,33 @@ class _Partial:
 
 
 class Recorder:
-    """One rank's capture. `layers` by vLLM's layer name: those whose attention counts."""
+    """One rank's capture.
+
+    Args:
+        layers: by vLLM's layer name, those whose attention counts.
+        window: how many of a prompt's last tokens count.
+        heads: how a layer's heads are reduced.
+        shelf: where the scores go.
+        strict: log each prompt that passed unseen, as an error. It never raises: that would end the engine.
+    """
 
     def __init__(
-        self, layers: Mapping[str, CaptureLayer], *, heads: Literal["max", "mean"], shelf: Shelf, strict: bool
+        self,
+        layers: Mapping[str, CaptureLayer],
+        *,
+        window: int,
+        heads: Literal["max", "mean"],
+        shelf: Shelf,
+        strict: bool,
     ) -> None:
         self._layers = layers
+        self._window = window
         self._heads = heads
         self._strict = strict
         self.shelf = shelf
         self._partial: dict[str, _Partial] = {}
+        self._shelved: dict[str, str] = {}
+        """Handoff ids of the running requests that have something on the shelf, or had, by vLLM's request id."""
         self._chunks: tuple[WindowChunk, ...] = ()
         self._seen: Counter[str] = Counter()
         self._rows: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
@@ -67,10 +84,13 @@ class Recorder:
         }
 
     def forget(self, request_ids: Any) -> None:
-        """Drop what was begun for requests that are over."""
-        if self._partial:
-            for request_id in request_ids:
-                self._partial.pop(request_id, None)
+        """Drop what was begun for requests that are over; what is complete begins to age."""
+        if not self._partial and not self._shelved:
+            return
+        for request_id in request_ids:
+            self._partial.pop(request_id, None)
+            if (handoff_id := self._shelved.pop(request_id, None)) is not None:
+                self.shelf.ended(handoff_id)
 
     def begin_step(self, chunks: tuple[WindowChunk, ...]) -> None:
         """Expect `chunks` in the coming step."""
@@ -140,40 +160,51 @@ class Recorder:
         return self._rows[key]
 
     def end_step(self) -> None:
-        """Shelve what is complete, and notice what passed unseen.
-
-        Raises:
-            RuntimeError: `strict`, and a layer's attention ran where it could not be seen.
-        """
+        """Shelve what is complete, and notice what passed unseen."""
         chunks, self._chunks = self._chunks, ()
         for chunk in chunks:
-            if self._seen[chunk.request_id] != len(self._layers):
-                self._miss(chunk)
+            seen = self._seen[chunk.request_id]
+            if seen != len(self._layers):
+                self._miss(
+                    chunk,
+                    f"{seen} of {len(self._layers)} layers passed through the capture in a step of {chunk.tokens} "
+                    "prompt tokens: the step ran as a CUDA graph, or without this backend's Python code",
+                )
             elif chunk.completes:
                 self._complete(chunk)
         self._seen.clear()
         self._rows.clear()
 
     def _complete(self, chunk: WindowChunk) -> None:
-        partial = self._partial.pop(chunk.request_id)
+        partial = self._partial[chunk.request_id]
+        seen, window = partial.last - partial.first, min(self._window, chunk.prompt_tokens)
+        if seen != window:
+            self._miss(
+                chunk,
+                f"{seen} of the prompt's last {window} tokens passed through the capture: the rest was computed "
+                "elsewhere, as with a KV connector, or in a step that passed unseen",
+            )
+            return
+        del self._partial[chunk.request_id]
         indices = tuple(sorted(partial.scores))
         values, ready = _to_host(torch.stack([partial.scores[index] for index in indices]))
-        self.shelf.put(chunk.handoff_id, Scores(values, indices, partial.last - partial.first, ready))
+        self._put(chunk, Scores(values, indices, window, ready))
         self.scored += 1
 
-    def _miss(self, chunk: WindowChunk) -> None:
+    def _put(self, chunk: WindowChunk, result: Scores | Missed) -> None:
+        self._shelved[chunk.request_id] = chunk.handoff_id
+        self.shelf.put(chunk.handoff_id, result)
+
+    def _miss(self, chunk: WindowChunk, problem: str) -> None:
         self._partial.pop(chunk.request_id, None)
-        problem = (
-            f"{self._seen[chunk.request_id]} of {len(self._layers)} layers passed through the capture in a step "
-            f"of {chunk.tokens} prompt tokens: the step ran as a CUDA graph, or without this backend's Python code"
-        )
-        if self._strict:
-            raise RuntimeError(f"pdd: {problem}")
-        self.shelf.put(chunk.handoff_id, Missed(problem))
+        self._put(chunk, Missed(problem))
+        if not chunk.completes:
+            return  # what follows is too short then, unless the prompt is computed anew after a preemption
         self.missed += 1
-        if not self._warned:
+        if self._strict or not self._warned:
             self._warned = True
-            logger.warning("pdd: a prompt was not refined: %s", problem)
+            level = logging.ERROR if self._strict else logging.WARNING
+            logger.log(level, "pdd: a prompt was not refined: %s", problem)
 
 
 def _to_host(values: Tensor) -> tuple[Tensor, Any]:

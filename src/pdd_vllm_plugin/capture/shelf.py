@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEEP_S = 60.0
-"""Nobody fetches the scores of a request whose client left before its first token."""
+"""After its request's end. Nobody fetches the scores of one whose client left before its first token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +46,45 @@ class Missed:
 
 
 class Shelf:
-    """Results by handoff id; each is given out once."""
+    """Results by handoff id; each is given out once.
+
+    What belongs to a running request stays: of one that is not streamed, it is fetched at the end. Then it ages.
+    """
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
         self._clock = clock
-        self._results: OrderedDict[str, tuple[float, Scores | Missed]] = OrderedDict()
+        self._running: OrderedDict[str, Scores | Missed] = OrderedDict()
+        self._ended: OrderedDict[str, tuple[float, Scores | Missed]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._results)
+        return len(self._running) + len(self._ended)
 
     def put(self, handoff_id: str, result: Scores | Missed) -> None:
-        """Keep `result` until it is taken, is too old, or too many have come after it."""
-        now = self._clock()
-        self._results.pop(handoff_id, None)
-        self._results[handoff_id] = (now, result)
-        while len(self._results) > self._most or now - next(iter(self._results.values()))[0] > KEEP_S:
-            self._results.popitem(last=False)
+        """Keep `result` of a running request until it is taken, is too old, or too many have come after it."""
+        self._pop(handoff_id)
+        self._running[handoff_id] = result
+        self._make_room()
+
+    def ended(self, handoff_id: str) -> None:
+        """Begin to count the age of a result: its request has ended."""
+        if handoff_id in self._running:
+            self._ended[handoff_id] = self._clock(), self._running.pop(handoff_id)
+            self._make_room()
 
     def take(self, handoff_id: str) -> dict[str, Any] | None:
         """Return a result as a message, and forget it; None if there is none."""
-        kept = self._results.pop(handoff_id, None)
-        return None if kept is None else kept[1].message()
+        kept = self._pop(handoff_id)
+        return None if kept is None else kept.message()
+
+    def _pop(self, handoff_id: str) -> Scores | Missed | None:
+        if handoff_id in self._ended:
+            return self._ended.pop(handoff_id)[1]
+        return self._running.pop(handoff_id, None)
+
+    def _make_room(self) -> None:
+        oldest = self._clock() - KEEP_S
+        while self._ended and (len(self) > self._most or next(iter(self._ended.values()))[0] < oldest):
+            self._ended.popitem(last=False)
+        while len(self) > self._most:
+            self._running.popitem(last=False)

@@ -48,10 +48,16 @@ class _Followed:
 
 
 class WindowTracker:
-    """Remembers the opted-in requests between their first step and their last. `window` in tokens."""
+    """Remembers the opted-in requests between their first step and their last.
 
-    def __init__(self, window: int) -> None:
+    Args:
+        window: how many of a prompt's last tokens count.
+        most: tokens of the longest prompt that is refined; longer ones are not followed.
+    """
+
+    def __init__(self, window: int, *, most: int) -> None:
         self._window = window
+        self._most = most
         self._followed: dict[str, _Followed] = {}
 
     def __len__(self) -> int:
@@ -66,10 +72,23 @@ class WindowTracker:
             chunks.extend(self._continued(scheduler_output))
         return tuple(chunks)
 
+    def _wish_of(self, new: Any) -> _Followed | None:
+        params = new.sampling_params
+        if params is None or not params.extra_args or REFINE_RATIO not in params.extra_args:
+            return None
+        try:
+            opt_in = parse_opt_in(params.extra_args)
+        except InvalidOptIn:
+            return None  # refused in the API server, or no endpoint plugin: nobody could fetch the scores
+        length = len(new.prompt_token_ids or ())
+        if opt_in is None or not 0 < length <= self._most:
+            return None
+        return _Followed(opt_in.handoff_id, length)
+
     def _begun(self, scheduler_output: SchedulerOutput) -> Iterator[WindowChunk]:
         for new in scheduler_output.scheduled_new_reqs:
             # Model runner V2 gets a resumed request as a new one.
-            followed = self._followed.get(new.req_id) or _wish_of(new)
+            followed = self._followed.get(new.req_id) or self._wish_of(new)
             if followed is not None:
                 self._followed[new.req_id] = followed
                 followed.block_ids = [list(ids) for ids in new.block_ids]
@@ -100,16 +119,3 @@ class WindowTracker:
         followed.done = last == length
         blocks = tuple(tuple(ids) for ids in followed.block_ids)
         yield WindowChunk(request_id, followed.handoff_id, length, start, tokens, first, last, blocks)
-
-
-def _wish_of(new: Any) -> _Followed | None:
-    params = new.sampling_params
-    if params is None or not params.extra_args or REFINE_RATIO not in params.extra_args:
-        return None
-    try:
-        opt_in = parse_opt_in(params.extra_args)
-    except InvalidOptIn:
-        return None  # refused in the API server, or no endpoint plugin: nobody could fetch the scores
-    if opt_in is None or not new.prompt_token_ids:
-        return None
-    return _Followed(opt_in.handoff_id, len(new.prompt_token_ids))

@@ -14,7 +14,7 @@ from pdd_cli.evaluate import run
 from pdd_cli.evaluate.examination import Measured
 from pdd_cli.evaluate.settings import INFORMED, NONE, EvalSettings
 from pdd_cli.evaluate.store import Store
-from pdd_core.errors import ConfigurationError
+from pdd_core.errors import ConfigurationError, ContextOverflow
 
 
 class Steps:
@@ -126,6 +126,52 @@ def test_a_model_that_cannot_do_it_is_told_of(model, tmp_path, monkeypatch):
     assert report["tasks"] == {}
     assert "recall: the model got 0 of 10 right with the full prompt, and 2 were asked for" in text
     assert not (tmp_path / "eval-refine.png").exists()
+
+
+def text_file(tmp_path, paragraph):
+    file = tmp_path / "text.txt"
+    file.write_text("\n\n".join(paragraph for _ in range(30)), encoding="utf-8")
+    return (file,)
+
+
+def test_a_text_without_a_case_is_refused_before_anything_is_measured(model, tmp_path):
+    texts = text_file(tmp_path, "words without any end " * 10)
+    settings = EvalSettings(cases=2, shortest=100, longest=120, tasks=("recall", "answers"), texts=texts)
+    with pytest.raises(ConfigurationError, match=r"--task answers makes no case of --text"):
+        evaluated(settings, tmp_path / "out")
+    assert not any(reader.reads for reader in model)
+
+
+def test_a_case_that_does_not_fit_the_context_is_left_out(model, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    read = CopyingReader.read
+
+    def overflows(self, ids, **options):
+        if not self.reads:
+            self.reads.append(tuple(ids))
+            raise ContextOverflow("2048 + 82 tokens do not fit a context of 2048")
+        return read(self, ids, **options)
+
+    monkeypatch.setattr(CopyingReader, "read", overflows)
+    report, _ = evaluated(SMALL, tmp_path)
+    assert report["tasks"]["recall"]["scored"] == 2
+
+
+def test_a_text_of_which_no_case_fits_is_an_error(model, tmp_path, monkeypatch):
+    def overflows(self, ids, **options):
+        raise ContextOverflow("2048 + 82 tokens do not fit a context of 2048")
+
+    monkeypatch.setattr(CopyingReader, "read", overflows)
+    with pytest.raises(ConfigurationError, match=r"recall: none of 10 cases fits"):
+        evaluated(SMALL, tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_a_model_is_loaded(model, tmp_path):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "results"):
+        with pytest.raises(ConfigurationError, match=r"--out .*file.* cannot be written"):
+            evaluated(SMALL, out)
+    assert not model
 
 
 def test_documents_longer_than_the_model_was_trained_for_are_refused(model, tmp_path):

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from pdd_cli.evaluate.cases import Source
-from pdd_cli.evaluate.documents import LONGEST, SHORTEST, Library, paragraphs, read_library
+from pdd_cli.evaluate.documents import LONGEST, OVERSHOOT, SHORTEST, Library, paragraphs, read_library
 from pdd_cli.evaluate.settings import EvalSettings
 from pdd_cli.evaluate.tasks import MAKERS
 from pdd_core.errors import ConfigurationError
@@ -105,6 +105,22 @@ def test_drawn_paragraphs_follow_each_other():
 
 def test_a_long_paragraph_is_not_left_out_where_it_is_the_first():
     assert Library((("long " * 50,),)).draw(random.Random(0), 10, count) == ["long " * 50]
+
+
+@pytest.mark.parametrize("size", [2_000, 400])
+def test_paragraphs_of_many_tokens_do_not_outgrow_the_room_beyond_a_document(size):
+    """A script that the vocabulary does not know takes several tokens a character."""
+    library = Library((tuple("字" * size for _ in range(30)),))
+    for seed in range(20):
+        drawn = library.draw(random.Random(seed), 300, len)
+        assert 0 < sum(map(len, drawn)) <= 300 + OVERSHOOT
+
+
+def test_long_paragraphs_without_blanks_are_cut_after_a_sentence():
+    sentence = "这是一段很长的文字里的一句话。"
+    pieces = list(paragraphs(sentence * 100))
+    assert "".join(pieces) == sentence * 100
+    assert all(SHORTEST <= len(piece) <= LONGEST and piece.endswith("。") for piece in pieces)
 
 
 def test_paragraphs_are_prose_on_one_line():

@@ -181,6 +181,48 @@ def test_the_question_is_found(prompt):
     assert Tokens(prompt).question().strip() == QUESTION
 
 
+def llama(*messages):
+    turns = [f"<|start_header_id|>{role}<|end_header_id|>\n\n{text}<|eot_id|>" for role, text in messages]
+    return f"<|begin_of_text|>{''.join(turns)}<|start_header_id|>assistant<|end_header_id|>\n\n"
+
+
+LLAMA_TOOLS = (
+    "Given the following functions, please respond with a JSON for a function call with its proper arguments that "
+    "best answers the given prompt.\n\nRespond in the format "
+    '{"name": function name, "parameters": dictionary of argument name and its value}.Do not use variables.\n\n'
+    '{\n    "type": "function",\n    "function": {\n        "name": "weather",\n        "description": "\ufffd"\n'
+    '    }\n}\n\n{"type": "function", "function": {"name": "time"}}\n\n'
+)
+"""How Llama 3.1's template puts tools into the first user turn, unless it is told otherwise."""
+
+
+def test_tools_in_a_user_turn_are_protected():
+    first = f'{LLAMA_TOOLS}{{"a": 1}}\n\n{DOCUMENT}'
+    prompt = Tokens(
+        llama(("system", SYSTEM), ("user", first), ("assistant", "Hi."), ("user", f"{DOCUMENT}\n\n{QUESTION}"))
+    )
+    before = f"<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n{SYSTEM}<|eot_id|>"
+    assert prompt.kept().startswith(
+        f"{before}<|start_header_id|>user<|end_header_id|>\n\n{LLAMA_TOOLS.rstrip()} ~ <|eot_id|>"
+    )
+    assert DOCUMENT not in prompt.kept()
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [
+        LLAMA_TOOLS[:-30],  # cut
+        LLAMA_TOOLS.replace("Given the following", "Here are"),
+        LLAMA_TOOLS[: LLAMA_TOOLS.index("\n\n{")] + "\n\n",
+        f"Look: {LLAMA_TOOLS}",
+    ],
+)
+def test_what_only_resembles_tools_in_a_user_turn_is_text(tools):
+    kept = Tokens(llama(("user", f"{tools}{DOCUMENT}\n\n{QUESTION}"))).kept()
+    assert '"time"' not in kept
+    assert "Respond in the format" not in kept or '"weather"' in kept
+
+
 def test_marks_that_are_text_count_if_no_control_token_has_a_role():
     prompt = f"<s>[INST] <<SYS>>\n{SYSTEM}\n<</SYS>>\n\n{DOCUMENT}\n\n{QUESTION} [/INST]"
     text = Tokens(prompt, special=re.compile("<s>"))

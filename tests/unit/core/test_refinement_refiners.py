@@ -166,6 +166,23 @@ def test_a_unit_that_is_cut_keeps_its_best_tokens():
     assert choose(np.array([1.0, 9, 2, 8, 0, 0, 0, 7]), prompt, 0.75) == [0, 1, 2, 3, 4, 7]
 
 
+def test_a_unit_that_is_cut_keeps_its_peak():
+    prompt = RefinePrompt(tuple(range(8)), ("a", "b", "c", "d", " e", "f", "g", "h"))
+    weights, peaks = np.array([1.0, 9, 2, 8, 0, 0, 0, 7]), np.array([5.0, 0, 4, 0, 0, 9, 0, 0])
+    assert choose(weights, prompt, 0.25, peaks=peaks) == [0, 1]
+    assert choose(weights, prompt, 0.75, peaks=peaks) == [0, 1, 2, 3, 5, 7]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+@given(seed=st.integers(0, 500), size=st.integers(1, 8), pool=st.integers(1, 9))
+def test_the_most_attended_token_is_not_cut_out_of_a_line(pooling, seed, size, pool):
+    noise = np.random.default_rng(seed).random(40)
+    noise[seed % 40] = 2
+    kept = AttentionRefiner(pool=pool, pooling=pooling).pdd_refine(scores_of(noise), plain(40), size / 40)
+    assert seed % 40 in kept
+    assert len(kept) == size
+
+
 @pytest.mark.parametrize("weights", [np.zeros(5), np.zeros((1, 6)), np.array([0, 1, 2, math.nan, 0, 0])])
 def test_weights_that_do_not_fit_are_told(weights):
     with pytest.raises(InvalidRefinement, match="weight"):

@@ -84,6 +84,24 @@ def test_an_unchecked_wrong_opt_in_runs_as_on_plain_vllm(caplog):
     assert "runs without a budget" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("change", "window"),
+    [
+        ({}, 16),
+        ({"num_prompt_tokens": 100}, 16),
+        ({"num_prompt_tokens": 101}, 0),  # too long to be refined: its prefix hit stays whole
+        ({"num_output_tokens": 1}, 0),
+    ],
+)
+def test_the_prefix_cache_is_kept_from_no_more_than_what_is_scored(change, window):
+    asked = request()
+    asked.sampling_params.extra_args["pdd_refine_ratio"] = 0.5
+    vars(asked).update(change)
+    scheduler = Scheduler({"pdd": {"refine_max_prompt_tokens": 100}})
+    assert scheduler._pdd_window(asked) == window
+    assert scheduler._pdd_window(request(opted_in=False)) == 0
+
+
 def test_data_parallel_is_refused_by_name(caplog):
     with pytest.raises(UnsupportedDeployment, match="--data-parallel-size"):
         Scheduler(data_parallel_size=2)
@@ -107,6 +125,8 @@ def test_data_parallel_is_refused_by_name(caplog):
         ({"load_hysteresis": 0.8}, "pdd.load_hysteresis must be below the first of load_levels"),
         ({"load_relax_s": 0}, "pdd.load_relax_s must be above 0"),
         ({"load_floor": 0}, "pdd.load_floor"),
+        ({"refine_window": 0}, "pdd.refine_window must be above 0"),
+        ({"refine_window": 257}, "pdd.refine_window must be at most 256 tokens"),
     ],
 )
 def test_a_wrong_setting_is_named_at_start(settings, named):

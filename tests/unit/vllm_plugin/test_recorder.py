@@ -182,3 +182,14 @@ async def test_the_model_of_a_lora_request_is_the_adapter():
     recorder, store = recorder_over(FakeEngine())
     recorder.generate({}, sampling_params(OPT_IN), "cmpl-1-0", lora_request=SimpleNamespace(lora_name="tuned"))
     assert store.get(ID).model == "tuned"
+
+
+@pytest.mark.parametrize(("kind", "said"), [("DELTA", "still being processed"), ("FINAL_ONLY", "not streamed")])
+async def test_a_prompt_that_is_to_be_refined_says_what_it_waits_for(kind, said):
+    store = HandoffStore(PDDConfig())
+    metrics = CloudMetrics(CollectorRegistry())
+    recorder = Recorder(FakeEngine(), store, model="m", tokenizer="digest", metrics=metrics, refining=object())
+    recorder.generate({}, sampling_params({**OPT_IN, "pdd_refine_ratio": 0.5}, kind=kind), "cmpl-1-0")
+    refinement = store.get(ID).state(expires=0).refinement
+    assert refinement.reason == "pending"
+    assert said in refinement.message

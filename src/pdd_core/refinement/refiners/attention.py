@@ -63,9 +63,9 @@ class AttentionRefiner:
             raise InvalidRefinement("a score is not a finite number")
         if not self.lend:
             raw = np.where(protected_mask(prompt), np.float32(0), raw)
-        mean = mean_pool(raw, self.pool)
-        pooled = max_pool(raw, self.pool) if self.pooling == "max" else mean
-        return choose(pooled, prompt, ratio, unit=self.unit, ties=mean)
+        pooled = max_pool(raw, self.pool) if self.pooling == "max" else mean_pool(raw, self.pool)
+        # pooled weights make a token's neighbours its equals, or more: where a unit is cut, it has to stay
+        return choose(pooled, prompt, ratio, unit=self.unit, ties=raw, peaks=raw)
 
 
 def max_pool(values: np.ndarray, width: int) -> np.ndarray:

@@ -55,6 +55,7 @@ def choose(
     *,
     unit: Unit = "word",
     ties: np.ndarray | None = None,
+    peaks: np.ndarray | None = None,
 ) -> list[int]:
     """Return the protected tokens and the best of the others, increasing: `keep_count` of them.
 
@@ -67,14 +68,15 @@ def choose(
         ratio: share of its tokens to keep.
         unit: what is taken whole.
         ties: second weights, which order what `weights` makes equal. Among equals the earlier go first.
+        peaks: weights of which the best token stays in the unit that is cut, whatever its `weights`.
 
     Raises:
         ConfigurationError: `ratio` is not above 0 and at most 1.
-        InvalidRefinement: `weights` or `ties` has another length, or a value is not finite.
+        InvalidRefinement: weights have another length, or a value is not finite.
     """
     length = len(prompt)
     ties = np.zeros(length) if ties is None else ties
-    for values in (weights, ties):
+    for values in (weights, ties) if peaks is None else (weights, ties, peaks):
         if values.shape != (length,):
             raise InvalidRefinement(f"weights of shape {values.shape} for a prompt of {length} tokens")
         if not np.isfinite(values).all():
@@ -100,8 +102,9 @@ def choose(
     rest = left - (int(taken[whole - 1]) if whole else 0)
     if rest:
         start = first[order[whole]]
-        cut = np.arange(start, start + sizes[order[whole]])
-        keep[free[cut[np.lexsort((-second[cut], -best[cut]))[:rest]]]] = True
+        cut = free[start : start + sizes[order[whole]]]
+        beside = np.arange(len(cut)) != (-1 if peaks is None else peaks[cut].argmax())
+        keep[cut[np.lexsort((-ties[cut], -weights[cut], beside))[:rest]]] = True
     return indices(keep)
 
 

@@ -32,17 +32,17 @@ def step(begun=(), going_on=(), *, tokens, finished=(), resumed=()):
 
 
 def test_a_prompt_in_one_step():
-    [chunk] = WindowTracker(W).step(step([new("a", 10)], tokens={"a": 10}))
+    [chunk] = WindowTracker(W, most=60).step(step([new("a", 10)], tokens={"a": 10}))
     assert (chunk.first, chunk.last, chunk.completes, chunk.handoff_id) == (6, 10, True, ID)
 
 
 def test_a_shorter_prompt_is_all_window():
-    [chunk] = WindowTracker(W).step(step([new("a", 2)], tokens={"a": 2}))
+    [chunk] = WindowTracker(W, most=60).step(step([new("a", 2)], tokens={"a": 2}))
     assert (chunk.first, chunk.last, chunk.completes) == (0, 2, True)
 
 
 def test_who_does_not_ask_is_not_followed():
-    tracker = WindowTracker(W)
+    tracker = WindowTracker(W, most=60)
     assert tracker.step(step([new("a", 10, refine=False)], tokens={"a": 10})) == ()
     assert len(tracker) == 0
 
@@ -50,11 +50,19 @@ def test_who_does_not_ask_is_not_followed():
 def test_a_wrong_opt_in_is_not_followed():
     wrong = new("a", 10)
     wrong.sampling_params.extra_args["pdd_refine_ratio"] = 7
-    assert WindowTracker(W).step(step([wrong], tokens={"a": 10})) == ()
+    assert WindowTracker(W, most=60).step(step([wrong], tokens={"a": 10})) == ()
+
+
+def test_a_prompt_that_is_too_long_to_refine_is_not_followed():
+    tracker = WindowTracker(W, most=9)
+    assert tracker.step(step([new("a", 10)], tokens={"a": 10})) == ()
+    assert len(tracker) == 0
+    [chunk] = tracker.step(step([new("b", 9)], tokens={"b": 9}))
+    assert chunk.completes
 
 
 def test_steps_before_the_window_count_for_nothing_and_blocks_add_up():
-    tracker = WindowTracker(W)
+    tracker = WindowTracker(W, most=60)
     assert tracker.step(step([new("a", 10)], tokens={"a": 4})) == ()
     [part] = tracker.step(step(going_on=[("a", 4, ([2],))], tokens={"a": 4}))
     assert (part.first, part.last, part.completes, part.block_ids) == (6, 8, False, ((1, 2),))
@@ -64,21 +72,21 @@ def test_steps_before_the_window_count_for_nothing_and_blocks_add_up():
 
 
 def test_a_preempted_request_begins_again_with_other_blocks():
-    tracker = WindowTracker(W)
+    tracker = WindowTracker(W, most=60)
     tracker.step(step([new("a", 10)], tokens={"a": 8}))
     [chunk] = tracker.step(step(going_on=[("a", 0, ([7, 8],))], tokens={"a": 10}, resumed={"a"}))
     assert (chunk.start, chunk.block_ids, chunk.completes) == (0, ((7, 8),), True)
 
 
 def test_what_is_complete_is_not_scored_again_after_a_preemption():
-    tracker = WindowTracker(W)
+    tracker = WindowTracker(W, most=60)
     tracker.step(step([new("a", 10)], tokens={"a": 10}))
     assert tracker.step(step(going_on=[("a", 0, ([7],))], tokens={"a": 12}, resumed={"a"})) == ()
     assert tracker.step(step([new("a", 10)], tokens={"a": 12})) == ()  # as model runner V2 hears of it
 
 
 def test_a_finished_request_is_forgotten():
-    tracker = WindowTracker(W)
+    tracker = WindowTracker(W, most=60)
     tracker.step(step([new("a", 10)], tokens={"a": 4}))
     tracker.step(step(tokens={}, finished={"a"}))
     assert len(tracker) == 0
@@ -86,7 +94,7 @@ def test_a_finished_request_is_forgotten():
 
 @given(st.integers(1, 60), st.lists(st.integers(1, 20), min_size=1, max_size=60), st.integers(0, 59))
 def test_the_parts_of_a_window_are_its_queries_in_order(length, chunks, hit):
-    tracker, computed, positions = WindowTracker(W), min(hit, length - 1), []
+    tracker, computed, positions = WindowTracker(W, most=60), min(hit, length - 1), []
     begun = computed
     for number, size in enumerate([*chunks, length]):
         tokens = min(size, length - computed)
