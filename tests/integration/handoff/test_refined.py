@@ -2,24 +2,54 @@
 
 import math
 
+import anyio
 import pytest
 from cloud_support import KEY
 
 from pdd_core.patience import Patience
 from pdd_core.refinement.guard import Guard
 from pdd_core.timeline import Source
-from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, CloudClient, DeviceProfile
+from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, CloudClient
 
 pytestmark = pytest.mark.anyio
 
 FACTS = [f"Room {n} of the museum shows things that were found in the year {1700 + 7 * n}." for n in range(36)]
 CHAT = [{"role": "user", "content": " ".join(FACTS) + "\n\nWhen were the things in room 23 found?"}]
-SLOW = DeviceProfile("slow", prefill_tps=20.0, decode_tps=40.0)
-"""Far behind when the refined prompt comes, however long the cloud takes for the prompt."""
-WAIT = Patience(late_s=math.inf, first_token_s=120.0)
+WAIT = Patience(late_s=math.inf, first_token_s=120.0, device_step_s=240.0)
 """However soon the cloud has used its budget: it is not asked for more, which might be all the rest."""
 LENIENT = Guard(threshold=20.0)
 """What is read is tested here; how it is judged, in `device/test_refined_reading.py`."""
+
+
+class Looked(CloudClient):
+    """The real cloud's client, which tells when the refined prompt has come, or none will."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.looked = anyio.Event()
+
+    async def handoff(self, *args, **options):
+        try:
+            return await super().handoff(*args, **options)
+        finally:
+            self.looked.set()
+
+
+class Held:
+    """The real engine, which reads on only then: however long the cloud takes for the prompt, it is far behind."""
+
+    def __init__(self, engine, cloud):
+        self._engine, self._cloud = engine, cloud
+        self._begun = False
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    async def extend(self, *args, **options):
+        if self._begun:
+            await self._cloud.looked.wait()
+        self._begun = True
+        return await self._engine.extend(*args, **options)
 
 
 @pytest.fixture
@@ -30,13 +60,12 @@ def answered(cloud, engine):
             prompt_token_ids=engine.vocab.render_chat(CHAT), max_tokens=24, decode_budget=16, **fields
         )
         async with (
-            CloudClient(cloud.base_url, api_key=KEY) as client,
+            Looked(cloud.base_url, api_key=KEY) as client,
             AnswerSession(
                 request,
-                engine=engine,
+                engine=Held(engine, client),
                 cloud=client,
                 rate=math.inf,
-                profile=SLOW,
                 guard=LENIENT,
                 patience=WAIT,
             ) as session,
