@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from pdd_core.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -29,3 +31,22 @@ def published(target: Path) -> Iterator[Path]:
             # a folder cannot replace a folder: another process was first, with the same content
             if not target.is_dir():
                 raise
+
+
+def check_writable(*targets: Path | None) -> None:
+    """Pass if each target that is wanted can be written, before the work whose results go there.
+
+    Folders that are missing are made.
+
+    Raises:
+        ConfigurationError: one cannot be written.
+    """
+    for target in targets:
+        if target is None:
+            continue
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent):
+                pass
+        except OSError as error:
+            raise ConfigurationError(f"{target} cannot be written: {error}") from error

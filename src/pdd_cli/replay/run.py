@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from pdd_cli.cache import published
+from pdd_cli.cache import check_writable, published
 from pdd_cli.cloud import ended_by_sigterm
 from pdd_cli.extras import require
 from pdd_cli.host import version_of
 from pdd_cli.load.client import LoadClient
 from pdd_cli.load.prompts import VOCAB_SIZE, Prompts
+from pdd_cli.options import check_number
 from pdd_cli.plan.builtin import cloud_profile, device_profile
 from pdd_cli.plan.builtin import trace as named_trace
 from pdd_cli.plots.replay import draw_replay
@@ -45,7 +46,7 @@ class Replay:
     """One replay, against a live server or the simulator.
 
     Raises:
-        ConfigurationError: `speedup` is not positive, or `format` is unknown.
+        ConfigurationError: `speedup` is out of its range, or `format` is unknown.
     """
 
     trace: str
@@ -73,8 +74,7 @@ class Replay:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.speedup > 0:
-            raise ConfigurationError(f"--speedup must be positive, not {self.speedup}")
+        check_number("--speedup", self.speedup, 1e-6, 1e9)
         if self.format is not None and self.format not in FORMATS:
             raise ConfigurationError(f"--format {self.format!r} is none of {', '.join(FORMATS)}")
 
@@ -98,6 +98,7 @@ def run_replay(wanted: Replay, *, json_path: Path | None, plot: Path | None, con
     """
     require("bench", need="pdd-device replay")
     check_picture(plot)
+    check_writable(json_path)
     trace = wanted.read()
     report: dict[str, Any] = {
         "schema": SCHEMA,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pdd_cli.plan.options import fixed_budget
 from pdd_cli.replay.figures import quality, short, spread
 from pdd_core.errors import ConfigurationError
 from pdd_core.planner.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF
@@ -94,11 +95,10 @@ def simulated(
 
 
 def _choices(scenario: Scenario, policy: str) -> Choices:
-    name, _, number = policy.partition("_")
     if policy == "plain":
         return policies.plain(scenario)
-    if name == "fixed" and number.isdecimal() and int(number) > 0:
-        return policies.fixed(scenario, int(number))
+    if (budget := fixed_budget(policy)) is not None:
+        return policies.fixed(scenario, budget)
     if policy == "planner":
         usual = cloud_times(scenario, policies.fixed(scenario, _USUAL_BUDGET))
         return policies.planner(scenario, usual)

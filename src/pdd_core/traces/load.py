@@ -55,7 +55,10 @@ def load(path: Path, *, format: str | None = None) -> Trace:  # noqa: A002 - the
         frame = frame.drop_nulls(["arrival", "prompt", "output"])  # what is left are empty lines
     if not frame.height:
         raise InvalidTrace(path, None, "has no requests")
-    return _trace(path.name, frame)
+    trace = _trace(path.name, frame)
+    if not len(trace):
+        raise InvalidTrace(path, None, f"none of its {frame.height:,} requests has both a prompt and an answer")
+    return trace
 
 
 def detect(first_line: str, path: Path) -> Format:

@@ -148,7 +148,30 @@ def test_a_malformed_trace_is_an_error_with_its_line(tmp_path) -> None:
         )
 
 
-@pytest.mark.parametrize("speedup", [0, -1, math.nan])
+@pytest.mark.parametrize(
+    ("rate", "ttft", "flag"),
+    [(0, 0.5, "--rate"), (-5, 0.5, "--rate"), (math.nan, 0.5, "--rate"), (math.inf, 0.5, "--rate"),
+     (20, -1, "--ttft"), (20, math.nan, "--ttft"), (20, math.inf, "--ttft")],
+)  # fmt: skip
+def test_a_reader_who_is_none_is_refused(rate: float, ttft: float, flag: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{flag} must be"):
+        Reader(rate, ttft)
+
+
+@pytest.mark.parametrize("plot", [True, False])
+def test_a_file_that_cannot_be_written_is_found_out_before_the_work(trace_file, tmp_path, plot: bool) -> None:
+    (tmp_path / "file").write_text("")
+    bad = tmp_path / "file" / "x.png"
+    with serving(FakeServer()) as fake:
+        wanted = Replay(trace=str(trace_file((0, 4, 1))), url=fake.url, reader=READER)
+        with pytest.raises(ConfigurationError, match="cannot be written"):
+            run_replay(
+                wanted, json_path=None if plot else bad, plot=bad if plot else None, console=Console(quiet=True)
+            )
+        assert not fake.requests
+
+
+@pytest.mark.parametrize("speedup", [0, -1, math.nan, math.inf, 1e-308])
 def test_a_speed_that_is_none_is_refused(tmp_path, speedup: float) -> None:
     with pytest.raises(ConfigurationError, match="--speedup"):
         Replay(trace="chat", url="http://host", reader=READER, speedup=speedup)

@@ -77,7 +77,7 @@ def test_a_cloud_that_holds_none_of_the_prompts_is_refused() -> None:
         made("plain", cloud=CLOUD.model_copy(update={"kv_tokens": 640}))
 
 
-@pytest.mark.parametrize("policy", ["best", "fixed_", "fixed_0", "fixed_x", ""])
+@pytest.mark.parametrize("policy", ["best", "fixed_", "fixed_0", "fixed_x", "", "fixed_99999999999999999999"])
 def test_an_unknown_policy_is_refused(policy: str) -> None:
     with pytest.raises(ConfigurationError, match="--policy"):
         made(policy)

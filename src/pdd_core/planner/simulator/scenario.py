@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pdd_core.errors import ConfigurationError
 from pdd_core.planner.types import Goals
 
 if TYPE_CHECKING:
@@ -19,11 +20,17 @@ if TYPE_CHECKING:
 
 _GRID = 16
 """Tokens between two points of the time that a device takes to read a prompt."""
+_MOST_SPREAD = 100
+"""Of round trips, relative: with more, hardly any draw would be near the mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """One question to the simulator."""
+    """One question to the simulator.
+
+    Raises:
+        ConfigurationError: the cloud's round trips vary more than around so short a mean they can.
+    """
 
     trace: Trace
     device: DeviceProfile
@@ -36,6 +43,14 @@ class Scenario:
     max_tokens: int = 4096
     """The longest answer that a client allows."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        cloud = self.cloud
+        if cloud.jitter_s > _MOST_SPREAD * cloud.rtt_s:
+            raise ConfigurationError(
+                f"a jitter of {cloud.jitter_s:g} s around a round trip of {cloud.rtt_s:g} s cannot be: "
+                f"no trip takes less than no time, so at most {_MOST_SPREAD} times the round trip"
+            )
 
     @property
     def fixed_ratio(self) -> float:
