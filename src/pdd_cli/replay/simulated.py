@@ -66,12 +66,8 @@ def simulated(
         seed: of the speeds that are drawn.
 
     Raises:
-        ConfigurationError: an unknown policy, or a cloud that holds none of the prompts.
+        ConfigurationError: an unknown policy, or a cloud that holds none of the requests.
     """
-    if int(trace.prompt_tokens.min()) >= cloud.kv_tokens:
-        raise ConfigurationError(
-            f"{cloud.name} holds {cloud.kv_tokens:,} tokens, fewer than the shortest prompt of {trace.name}"
-        )
     goals = Goals(ttft_s=reader.ttft_s)
     scenario = Scenario(trace=trace, device=device, cloud=cloud, rate=reader.rate, goals=goals, seed=seed)
     truth = true_speeds(scenario)

@@ -73,8 +73,14 @@ def test_a_request_that_the_cloud_can_never_hold_is_too_long() -> None:
 
 
 def test_a_cloud_that_holds_none_of_the_prompts_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="fewer than the shortest prompt"):
-        made("plain", cloud=CLOUD.model_copy(update={"kv_tokens": 640}))
+    for tokens in (640, 1100):  # the prompt does not fit, or no whole answer does
+        with pytest.raises(ConfigurationError, match="fewer than the shortest request"):
+            made("plain", cloud=CLOUD.model_copy(update={"kv_tokens": tokens}))
+
+
+def test_a_cloud_whose_steps_take_no_time_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="no step of it takes any time"):
+        made("plain", cloud=CLOUD.model_copy(update={"base_s": 0.0, "per_prefill_token_s": 0.0}))
 
 
 @pytest.mark.parametrize("policy", ["best", "fixed_", "fixed_0", "fixed_x", "", "fixed_99999999999999999999"])

@@ -9,6 +9,7 @@ import numpy as np
 
 from pdd_core.errors import ConfigurationError
 from pdd_core.planner.types import Goals
+from pdd_core.traces.columns import MOST_TOKENS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +30,8 @@ class Scenario:
     """One question to the simulator.
 
     Raises:
-        ConfigurationError: the cloud's round trips vary more than around so short a mean they can.
+        ConfigurationError: the cloud holds none of the requests, works without taking time, or has round trips
+            that vary more than around so short a mean they can.
     """
 
     trace: Trace
@@ -45,7 +47,16 @@ class Scenario:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        cloud = self.cloud
+        cloud, trace = self.cloud, self.trace
+        shortest = int((trace.prompt_tokens + trace.output_tokens).min(initial=MOST_TOKENS))
+        if shortest > cloud.kv_tokens // cloud.block_size * cloud.block_size:
+            raise ConfigurationError(
+                f"{cloud.name} holds {cloud.kv_tokens:,} tokens, fewer than the shortest request of {trace.name}"
+            )
+        if not (cloud.base_s or cloud.per_prefill_token_s):
+            raise ConfigurationError(
+                f"{cloud.name}: no step of it takes any time (base_s and per_prefill_token_s are 0)"
+            )
         if cloud.jitter_s > _MOST_SPREAD * cloud.rtt_s:
             raise ConfigurationError(
                 f"a jitter of {cloud.jitter_s:g} s around a round trip of {cloud.rtt_s:g} s cannot be: "
