@@ -134,6 +134,7 @@ class _Replayed:
 
 def _simulated(wanted: Replay, trace: Trace) -> _Replayed:
     from pdd_cli.replay.simulated import as_answers, as_figures, simulated
+    from pdd_cli.replay.written_out import median_answer
 
     device, cloud = device_profile(wanted.device), cloud_profile(wanted.cloud)
     made = simulated(trace, device, cloud, wanted.reader, policy=wanted.policy, seed=wanted.seed)
@@ -144,7 +145,7 @@ def _simulated(wanted: Replay, trace: Trace) -> _Replayed:
         "figures": as_figures(made, wanted.reader),
         "answers": as_answers(made),
     }
-    return _Replayed(report)
+    return _Replayed(report, median_answer(made, wanted.reader))
 
 
 def _live(wanted: Replay, trace: Trace, step: Step) -> _Replayed:
@@ -189,7 +190,8 @@ def typical(run: Run, reader: Reader) -> PlottedAnswer | None:
     told = chosen.pdd or {}
     return PlottedAnswer(
         title="Median wait",
-        received_at=[],
+        received_at=chosen.shown(),
+        received_as="arrived here, and shown at once",
         shown_at=chosen.shown(),
         source=sources(chosen),
         rate=reader.rate,

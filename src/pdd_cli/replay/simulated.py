@@ -17,6 +17,7 @@ from pdd_core.planner.simulator.cloud_times import cloud_times
 from pdd_core.planner.simulator.evaluation import evaluate
 from pdd_core.planner.simulator.scenario import Scenario, true_speeds
 from pdd_core.planner.types import Goals
+from pdd_core.qoe import STALL_GAPS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pdd_core.planner.profiles import CloudProfile, DeviceProfile
     from pdd_core.planner.simulator.choices import Choices
     from pdd_core.planner.simulator.evaluation import Evaluation
+    from pdd_core.planner.simulator.scenario import Truth
     from pdd_core.traces import Trace
 
     Floats = NDArray[np.float64]
@@ -40,6 +42,8 @@ class Simulated:
 
     trace: Trace
     evaluation: Evaluation
+    truth: Truth
+    """How fast devices and network turned out to be."""
     gap_cloud_s: Floats
     """Between two tokens of the cloud's part, as shown."""
     gap_device_s: Floats
@@ -79,12 +83,16 @@ def simulated(
         0.0,
         np.where(handed, np.minimum(found.outcomes.cloud_decode_tokens, output), output),
     )
+    gap_cloud = np.maximum(found.times.tpot_s, gap)
+    # late against who reads at the rate: a cloud that is slower than that has its reader behind already
+    late = found.outcomes.lateness_s - (own - 1) * (gap_cloud - gap)
     return Simulated(
         trace=trace,
         evaluation=found,
-        gap_cloud_s=np.maximum(found.times.tpot_s, gap),
+        truth=truth,
+        gap_cloud_s=gap_cloud,
         gap_device_s=np.maximum(1.0 / truth.decode_tps, gap),
-        seam_s=np.where(handed, gap + found.outcomes.lateness_s, 0.0),
+        seam_s=np.where(handed & (own < output), gap + np.maximum(late, 0.0), 0.0),
         cloud_tokens=own,
         served=np.isfinite(found.times.ttft_s) | (verdict == DEVICE_ONLY),
     )
@@ -107,7 +115,7 @@ def as_figures(made: Simulated, reader: Reader) -> dict[str, Any]:
     done, output = int(served.sum()), trace.output_tokens.astype(np.float64)
     ends = (trace.arrival_s + outcomes.ttft_s + _shown_s(made))[served]
     seconds = float(ends.max()) if done else 0.0
-    stalled = int(outcomes.stalled[served].sum())
+    stalled = int((_longest(made)[served] > STALL_GAPS / reader.rate).sum())
     values, counts = _gaps(made)
     return {
         "requests": {
@@ -176,6 +184,7 @@ def _shown_s(made: Simulated) -> Floats:
 
 
 def _longest(made: Simulated) -> Floats:
+    """Return each answer's longest wait between two tokens: no token comes early, so the longest gap."""
     cloud, device = _parts(made)
     within = np.maximum(np.where(cloud > 0, made.gap_cloud_s, 0), np.where(device > 0, made.gap_device_s, 0))
     return np.asarray(np.maximum(within, made.seam_s))
