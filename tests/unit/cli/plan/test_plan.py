@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from pdd_cli.main import app
 from pdd_cli.plan.builtin import CLOUDS, DEVICES, cloud_profile, device_profile, trace
 from pdd_cli.plan.options import PlanOptions
+from pdd_cli.plan.picture import draw
 from pdd_core.env import ServeSettings
 from pdd_core.errors import ConfigurationError, InvalidTrace
 from pdd_core.planner.lengths import OutputLengths
@@ -47,6 +48,12 @@ def test_it_fits_on_one_screen(planned):
     assert all(len(line) <= 80 and "…" not in line for line in table), table
 
 
+def test_not_even_a_huge_budget_cuts_a_figure_off():
+    table = run("--requests=60", "--policy=fixed_9999999").stdout.splitlines()[4:16]
+    assert any(line.startswith("fixed_9999999") for line in table)
+    assert all(len(line) <= 80 and "\u2026" not in line for line in table), table
+
+
 def test_every_line_about_tokens_also_tells_requests_per_second_and_the_ceiling(planned):
     text = " ".join(planned[0].stdout.split())
     assert "fewer decode tokens in the cloud than with plain serving, and" in text
@@ -68,7 +75,16 @@ def test_the_json_has_every_policy_with_its_figures(planned):
 
 def test_the_picture_is_there_in_both_formats(planned):
     assert (planned[1] / "front.png").read_bytes()[:4] == b"\x89PNG"
-    assert "cloud decode tokens per request" in (planned[1] / "front.svg").read_text()
+    assert "cloud decode tokens per request (plain serving: " in (planned[1] / "front.svg").read_text()
+
+
+def test_no_words_lie_among_the_points(monkeypatch, tmp_path, planned):
+    pictures = []
+    monkeypatch.setattr("pdd_cli.plan.picture.save", lambda made, _: pictures.append(made))
+    draw(json.loads((planned[1] / "figures.json").read_text()), tmp_path / "x.png")
+    [axes] = pictures[0].axes
+    assert not axes.texts
+    assert "limit: 1 %" in [text.get_text() for text in pictures[0].legends[0].get_texts()]
 
 
 def test_the_settings_file_is_loaded_by_serve(planned, monkeypatch):
