@@ -39,9 +39,26 @@ def check_folder(folder: Path, *, option: str) -> None:
     Raises:
         ConfigurationError: they cannot; names `option`.
     """
+    _check(folder, f"{option} {folder}")
+
+
+def check_writable(*targets: Path | None) -> None:
+    """Pass if each target that is wanted can be written, before the work whose results go there.
+
+    Folders that are missing are made.
+
+    Raises:
+        ConfigurationError: one cannot be written.
+    """
+    for target in targets:
+        if target is not None:
+            _check(target.parent, str(target))
+
+
+def _check(folder: Path, name: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder):
             pass
     except OSError as error:
-        raise ConfigurationError(f"{option} {folder} cannot be written: {error}") from error
+        raise ConfigurationError(f"{name} cannot be written: {error}") from error

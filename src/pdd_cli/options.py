@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pdd_core.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -26,6 +28,16 @@ Refine = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(help="The device's CPU threads.")]
 ContextSize = Annotated[int | None, typer.Option(help="Tokens that the device's context holds.")]
+
+
+def check_number(flag: str, value: float | None, least: float, most: float) -> None:
+    """Pass if `value`, where there is one, is from `least` to `most`: neither is infinite, and nan is no number.
+
+    Raises:
+        ConfigurationError: it is not; the message has the flag.
+    """
+    if value is not None and not least <= value <= most:
+        raise ConfigurationError(f"{flag} must be from {least:g} to {most:g}, not {value:g}")
 
 
 def gguf_path(name: str) -> Path | None:

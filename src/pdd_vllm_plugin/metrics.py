@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from pdd_core.handoff import NoRefinement, Status
+from pdd_core.policies.budget import LoadBudget
+from pdd_vllm_plugin.config import PDDConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,7 +61,24 @@ class CloudMetrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self._floor = Gauge(
+            "pdd_budget_floor_tokens",
+            "Decode budget, at the pressure of now, of a request that names neither a budget nor a least one",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
         self._count = 0
+        self.configure(PDDConfig())
+
+    def configure(self, config: PDDConfig) -> None:
+        """Take in the settings of the budgets, once they are known."""
+        floor = config.load_floor if config.budget_policy == "load" else None
+        self._load, self._most = LoadBudget(config.default_decode_budget, floor), config.max_decode_budget
+        self._press(0.0)
+
+    def _press(self, pressure: float) -> None:
+        self._pressure.set(pressure)
+        self._floor.set(min(self._load.floor_at(pressure), self._most))
 
     def began(self, record: HandoffRecord) -> None:
         """Count a request that vLLM has begun."""
@@ -70,14 +89,14 @@ class CloudMetrics:
 
     def reported(self, report: Mapping[str, Any]) -> None:
         """Take in what the scheduler says with a request's output: see `Admitted.report`."""
-        self._pressure.set(report.get("pressure", 0.0))
+        self._press(report.get("pressure", 0.0))
 
     def ended(self, record: HandoffRecord) -> None:
         """Count a request whose part in the cloud is over."""
         self._count -= 1
         self._running.set(self._count)
         if not self._count:
-            self._pressure.set(0.0)
+            self._press(0.0)
         made = len(record.output_token_ids)
         self._requests.labels(str(record.status)).inc()
         self._generated.inc(made)

@@ -33,6 +33,7 @@ class HandoffService:
         """Hash the vocabulary (once: 15 ms per 50,000 tokens) and put the recorder around the engine."""
         self.config = config
         self.store = HandoffStore(config)
+        self.metrics.configure(config)
         model_config = engine_client.vllm_config.model_config
         tokenizer = engine_client.get_tokenizer()
         method = refine_method(config, engine_client.vllm_config)

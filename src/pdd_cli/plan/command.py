@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
+from pdd_cli.options import Json, Seed, new_console
+
 _PICTURE = typer.Option(help="Draw the Pareto front: a PNG, and an SVG beside it.", dir_okay=False)
 
 
 def plan(
+    context: typer.Context,
     trace: Annotated[
         str,
         typer.Option(help="Whose requests: a trace file, or a made-up one.", metavar="FILE|chat|editor|documents"),
@@ -58,16 +61,17 @@ def plan(
     ] = False,
     max_tokens: Annotated[
         int | None,
-        typer.Option(help="Longest answer that clients allow; if not given, a power of two that suffices.", min=1),
+        typer.Option(
+            help="Longest answer that clients allow; longer ones end there. If not given, nobody's does.",
+            min=1,
+        ),
     ] = None,
     requests: Annotated[int | None, typer.Option(help="Only the first so many requests.", min=2)] = None,
     format: Annotated[  # noqa: A002 - the flag's name
         str | None, typer.Option(help="The trace's format.", metavar="azure|mooncake|burstgpt|jsonl")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the devices' speeds.")] = 0,
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures to this file.", dir_okay=False)
-    ] = None,
+    seed: Seed = 0,
+    json: Json = None,
     plot: Annotated[Path | None, _PICTURE] = None,
     settings: Annotated[
         Path | None, typer.Option(help="Write a settings file for `serve --plan-file`.", dir_okay=False)
@@ -78,17 +82,20 @@ def plan(
     Nothing is started: a simulator serves the trace with plain vLLM, with fixed decode budgets, with the
     planner, and with an oracle that knows every answer's length beforehand.
     """
-    from rich.console import Console
-
     from pdd_core.errors import ConfigurationError
     from pdd_core.traces import FORMATS
 
     if format is not None and format not in FORMATS:
         raise ConfigurationError(f"--format {format} is none of {', '.join(FORMATS)}")
-    console = Console()
+    console = new_console()
     if fleet is not None:
         from pdd_cli.plan.fleet import run_fleet
 
+        if others := _given(context) - {"fleet", "json"}:
+            flags = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in others))
+            raise ConfigurationError(
+                f"--fleet goes with --json alone, not with {flags}: its file has what it needs"
+            )
         run_fleet(fleet, json_path=json, console=console)
         return
     from pdd_cli.plan.options import PlanOptions
@@ -114,3 +121,9 @@ def plan(
         seed=seed,
     )
     run_plan(options, json_path=json, plot=plot, settings=settings, console=console)
+
+
+def _given(context: typer.Context) -> set[str]:
+    """Return the names of the options that stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}

@@ -8,14 +8,16 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pdd_cli.cache import check_writable, published
 from pdd_cli.extras import require
 from pdd_cli.plan.builtin import cloud_profile, device_profile, trace
 from pdd_core.errors import ConfigurationError
 from pdd_core.planner.fleet import FleetClass, Harm, plan_fleet, settings_of
 from pdd_core.planner.lengths import PROMPT_EDGES
 from pdd_core.planner.profiles import mean_rate, rate_at
+from pdd_core.traces.columns import MOST_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,13 +28,19 @@ if TYPE_CHECKING:
     from pdd_core.planner.fleet import FleetPlan
 
 
+_MOST = 1e9
+Amount = Annotated[float, Field(ge=0, le=_MOST)]
+Positive = Annotated[float, Field(gt=0, le=_MOST)]
+Tokens = Annotated[int, Field(gt=0, le=MOST_TOKENS)]
+
+
 class _Class(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str
-    requests_per_s: PositiveFloat
-    prompt_tokens: PositiveInt
-    output_tokens: PositiveInt
+    requests_per_s: Positive
+    prompt_tokens: Tokens
+    output_tokens: Tokens
     device: str
     """A profile: built in, or a file."""
 
@@ -41,7 +49,7 @@ class _Device(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     profile: str
-    share: PositiveFloat
+    share: Positive
     """Of the requests, in any unit."""
 
 
@@ -50,17 +58,17 @@ class FleetFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    gpus: NonNegativeFloat
+    gpus: Amount
     cloud: str = "h200-8b"
-    rate: PositiveFloat = 20.0
-    ttft_target_s: PositiveFloat = 0.5
+    rate: Positive = 20.0
+    ttft_target_s: Positive = 0.5
     mixed: bool = True
     """Whether a class may be split among several settings."""
-    harm: dict[str, NonNegativeFloat] = {}
+    harm: dict[str, Amount] = {}
     """Fields of `Harm`, where others are wanted."""
     classes: list[_Class] = []
     trace: str | None = None
-    requests_per_s: PositiveFloat | None = None
+    requests_per_s: Positive | None = None
     """Of the trace; by default as it was recorded."""
     devices: Annotated[list[_Device], Field()] = []
 
@@ -77,6 +85,8 @@ class FleetFile(BaseModel):
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
             raise ConfigurationError(f"{file} is no fleet: {problems}") from error
+        except RecursionError as error:
+            raise ConfigurationError(f"{file} cannot be read: nested too deeply") from error
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"{file} cannot be read: {error}") from error
 
@@ -84,7 +94,8 @@ class FleetFile(BaseModel):
         """Return the classes.
 
         Raises:
-            ConfigurationError: there are neither classes nor a trace with devices.
+            ConfigurationError: there are neither classes nor a trace with devices, or nobody says how many
+                requests come per second.
         """
         if self.classes:
             return [_class_of(one.device, one.name, one, refines=refines) for one in self.classes]
@@ -95,6 +106,10 @@ class FleetFile(BaseModel):
     def _from_trace(self, *, refines: bool) -> Iterator[FleetClass]:
         requests = trace(self.trace or "")
         rate = self.requests_per_s or requests.requests_per_s
+        if not rate:
+            raise ConfigurationError(
+                f"the requests of {requests.name} all come at once: requests_per_s has to say how many come per s"
+            )
         buckets = np.searchsorted(PROMPT_EDGES, requests.prompt_tokens)
         whole = sum(device.share for device in self.devices)
         for bucket in np.unique(buckets):
@@ -134,6 +149,7 @@ def run_fleet(file: Path, *, json_path: Path | None, console: Console) -> None:
         ConfigurationError: the file cannot be used, or scipy is not installed.
     """
     require("bench", need="planning for a fleet")
+    check_writable(json_path)
     fleet = FleetFile.load(file)
     cloud = cloud_profile(fleet.cloud)
     if unknown := set(fleet.harm) - set(Harm.__slots__):
@@ -147,7 +163,8 @@ def run_fleet(file: Path, *, json_path: Path | None, console: Console) -> None:
     asked = sum(one.requests_per_s for one in classes)
     _show(plan, fleet.gpus, asked, console)
     if json_path:
-        json_path.write_text(json.dumps(_figures(plan, fleet.gpus, asked), indent=2) + "\n", "utf-8")
+        with published(json_path) as draft:
+            draft.write_text(json.dumps(_figures(plan, fleet.gpus, asked), indent=2) + "\n", "utf-8")
         console.print(f"figures   {json_path}", soft_wrap=True, highlight=False, markup=False)
 
 

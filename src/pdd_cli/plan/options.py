@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pdd_cli.options import check_number
 from pdd_cli.plan.builtin import cloud_profile, device_profile, trace
 from pdd_core.errors import ConfigurationError
 from pdd_core.planner.profiles import RatePoint
@@ -20,11 +21,19 @@ if TYPE_CHECKING:
 NAMED = ("planner", "best_fixed", "oracle", "plain")
 """Policies besides ``fixed_N``."""
 _LONGEST_BY_DEFAULT = 1024
+_FASTEST = 1e6
+"""Tokens per second that anybody wants to see."""
+_LONGEST_MS = 1e6
+"""A quarter of an hour: nobody waits longer for a round trip, or for a first token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
-    """The flags of the command. None leaves a value to the profiles."""
+    """The flags of the command. None leaves a value to the profiles.
+
+    Raises:
+        ConfigurationError: a number out of its range.
+    """
 
     trace: str
     device: str
@@ -44,6 +53,17 @@ class PlanOptions:
     max_tokens: int | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for flag, value, least, most in (
+            ("--rate", self.rate, 0.1, _FASTEST),
+            ("--device-prefill-tps", self.device_prefill_tps, 0.1, 1e9),
+            ("--noise", self.noise, 0.0, 5.0),
+            ("--rtt-ms", self.rtt_ms, 0.0, _LONGEST_MS),
+            ("--jitter-ms", self.jitter_ms, 0.0, _LONGEST_MS),
+            ("--ttft-target", self.ttft_target, 1e-6, _LONGEST_MS / 1000),
+        ):
+            check_number(flag, value, least, most)
+
     def scenario(self) -> Scenario:
         """Return the question to the simulator.
 
@@ -51,6 +71,8 @@ class PlanOptions:
             ConfigurationError: a name that does not exist, or a value out of its range.
         """
         requests = trace(self.trace, format=self.format, requests=self.requests)
+        if self.max_tokens is not None:
+            requests = requests.shorter(self.max_tokens)
         return Scenario(
             trace=requests,
             device=self._device(),
@@ -75,10 +97,10 @@ class PlanOptions:
         """
         if self.policy in NAMED:
             return FIXED
-        named = re.fullmatch(r"fixed_([1-9]\d{0,6})", self.policy)
-        if not named:
+        named = fixed_budget(self.policy)
+        if named is None:
             raise ConfigurationError(f"--policy {self.policy} is none of {', '.join(NAMED)}, fixed_N")
-        return tuple(sorted({*FIXED, int(named[1])}))
+        return tuple(sorted({*FIXED, named}))
 
     def _device(self) -> DeviceProfile:
         profile = device_profile(self.device)
@@ -112,6 +134,12 @@ class PlanOptions:
         if not 0 < ratio <= 1:
             raise ConfigurationError(f"--ratio {text} is neither auto nor a share above 0 and up to 1")
         return ratio
+
+
+def fixed_budget(policy: str) -> int | None:
+    """Return the N of a policy ``fixed_N``; None for any other."""
+    named = re.fullmatch(r"fixed_([1-9][0-9]{0,6})", policy)
+    return int(named[1]) if named else None
 
 
 def _longest(requests: Trace) -> int:

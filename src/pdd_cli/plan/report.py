@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _LEGEND = (
-    "h/c/d: handed off, cloud only, device only. N: decode budget, median and 90th percentile. "
+    "h/c/d: handed off, cloud only, device only. N: decode budget, median and 90th percentile if they differ. "
     "kept: share of the prompt that devices read. tokens: how many times fewer the cloud decodes "
     "than with plain serving. req/s: of one instance, and over plain serving's. "
     "TTFT: median and 99th percentile."
@@ -40,7 +40,10 @@ def show(figures: Mapping[str, Any], policy: str, console: Console) -> None:
     )
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     for column in _COLUMNS:
-        table.add_column(column, justify="left" if column == "policy" else "right", no_wrap=True)
+        if column == "policy":  # where there is no room, a name is broken, never a figure
+            table.add_column(column, overflow="fold")
+        else:
+            table.add_column(column, justify="right", no_wrap=True)
     for name, row in figures["policies"].items():
         table.add_row(*_cells(name, row), style="bold" if name == policy else None)
     console.print()
@@ -78,7 +81,7 @@ def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
     return [
         name,
         "/".join(f"{100 * share:.0f}" for share in verdicts),
-        "" if low is None else f"{low:.0f}/{high:.0f}",
+        "" if low is None else f"{low:.0f}" if low == high else f"{low:.0f}/{high:.0f}",
         "" if row["kept_share"] is None else f"{row['kept_share']:.0%}",
         "none" if row["decode_ratio"] is None else f"{row['decode_ratio']:.1f}x",
         "any" if speed is None else f"{speed:.1f} {row['requests_per_s_ratio']:.2f}x",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from pdd_cli.cache import check_writable, published
 from pdd_cli.plan.figures import figures
 from pdd_cli.plan.picture import draw
 from pdd_cli.plan.recommendation import recommendation
@@ -31,6 +32,7 @@ def run_plan(
         InvalidTrace: the trace is malformed.
     """
     check_picture(plot)
+    check_writable(json_path, settings)
     budgets = options.budgets
     scenario = options.scenario()
     with console.status(f"simulating {len(scenario.trace):,} requests"):
@@ -46,5 +48,6 @@ def run_plan(
         recommendation(scenario, made, options.policy).save(settings)
         console.print(f"settings  {settings}", soft_wrap=True, highlight=False, markup=False)
     if json_path:
-        json_path.write_text(json.dumps({**found, "policy": options.policy}, indent=2) + "\n", "utf-8")
+        with published(json_path) as draft:
+            draft.write_text(json.dumps({**found, "policy": options.policy}, indent=2) + "\n", "utf-8")
         console.print(f"figures   {json_path}", soft_wrap=True, highlight=False, markup=False)

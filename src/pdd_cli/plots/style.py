@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pdd_cli.cache import published
+from pdd_cli.cache import check_writable, published
 from pdd_cli.extras import require
 from pdd_core.errors import ConfigurationError
 
@@ -138,11 +138,12 @@ def check_picture(path: Path | None) -> None:
     """Pass if a picture can be drawn into `path`, or None is wanted: before the work whose figures it shows.
 
     Raises:
-        ConfigurationError: matplotlib is not installed, or the suffix is of another format.
+        ConfigurationError: matplotlib is not installed, the suffix is of another format, or `path` cannot be
+            written.
     """
     if path is not None:
         require("plots", need=f"drawing {path}")
-        picture_paths(path)
+        check_writable(*picture_paths(path))
 
 
 def save(made: Figure, path: Path) -> tuple[Path, Path]:

@@ -31,6 +31,8 @@ class PlottedAnswer:
     title: str
     received_at: Sequence[float]
     """Of each token, in order; empty where only the shown ones are known."""
+    received_as: str = "received, or made on the device"
+    """What that means to whoever measured it."""
     shown_at: Sequence[float]
     source: Sequence[Source]
     """Of each token."""
@@ -112,8 +114,9 @@ def _draw_received(axes: Axes, answer: PlottedAnswer) -> None:
     if len(answer.received_at) != len(answer.shown_at):
         return
     numbers = range(1, len(answer.shown_at) + 1)
-    label = "received, or made on the device"
-    axes.step(answer.received_at, numbers, where="post", color=GREY, linewidth=1, label=label)
+    axes.step(answer.received_at, numbers, where="post", color=GREY, linewidth=1, label=answer.received_as)
+    if answer.received_at == answer.shown_at:
+        return
     axes.fill_betweenx(
         numbers, answer.received_at, answer.shown_at,
         color=GREY, alpha=0.15, linewidth=0, label="at hand, not shown yet",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pdd_cli.options import check_number
 from pdd_core.qoe import STALL_GAPS, longest_wait, qoe
 from pdd_core.timeline import Source
 
@@ -25,12 +26,20 @@ LATE_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Whom the answers are for: what the quality of experience and the stalls are measured against."""
+    """Whom the answers are for: what the quality of experience and the stalls are measured against.
+
+    Raises:
+        ConfigurationError: a number out of its range.
+    """
 
     rate: float
     """Tokens per second."""
     ttft_s: float
     """Seconds after which the first token is expected."""
+
+    def __post_init__(self) -> None:
+        check_number("--rate", self.rate, 1e-3, 1e6)
+        check_number("--ttft", self.ttft_s, 0.0, 1e6)
 
     def quality(self, reply: Reply) -> float:
         """Return the QoE of a complete answer."""

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from pdd_cli.cache import published
+from pdd_cli.cache import check_writable, published
 from pdd_cli.cloud import ended_by_sigterm
 from pdd_cli.extras import require
 from pdd_cli.host import version_of
 from pdd_cli.load.client import LoadClient
 from pdd_cli.load.prompts import VOCAB_SIZE, Prompts
+from pdd_cli.options import check_number
 from pdd_cli.plan.builtin import cloud_profile, device_profile
 from pdd_cli.plan.builtin import trace as named_trace
 from pdd_cli.plots.replay import draw_replay
@@ -45,7 +46,7 @@ class Replay:
     """One replay, against a live server or the simulator.
 
     Raises:
-        ConfigurationError: `speedup` is not positive, or `format` is unknown.
+        ConfigurationError: `speedup` is out of its range, or `format` is unknown.
     """
 
     trace: str
@@ -73,8 +74,7 @@ class Replay:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.speedup > 0:
-            raise ConfigurationError(f"--speedup must be positive, not {self.speedup}")
+        check_number("--speedup", self.speedup, 1e-6, 1e9)
         if self.format is not None and self.format not in FORMATS:
             raise ConfigurationError(f"--format {self.format!r} is none of {', '.join(FORMATS)}")
 
@@ -98,6 +98,7 @@ def run_replay(wanted: Replay, *, json_path: Path | None, plot: Path | None, con
     """
     require("bench", need="pdd-device replay")
     check_picture(plot)
+    check_writable(json_path)
     trace = wanted.read()
     report: dict[str, Any] = {
         "schema": SCHEMA,
@@ -133,6 +134,7 @@ class _Replayed:
 
 def _simulated(wanted: Replay, trace: Trace) -> _Replayed:
     from pdd_cli.replay.simulated import as_answers, as_figures, simulated
+    from pdd_cli.replay.written_out import median_answer
 
     device, cloud = device_profile(wanted.device), cloud_profile(wanted.cloud)
     made = simulated(trace, device, cloud, wanted.reader, policy=wanted.policy, seed=wanted.seed)
@@ -143,7 +145,7 @@ def _simulated(wanted: Replay, trace: Trace) -> _Replayed:
         "figures": as_figures(made, wanted.reader),
         "answers": as_answers(made),
     }
-    return _Replayed(report)
+    return _Replayed(report, median_answer(made, wanted.reader))
 
 
 def _live(wanted: Replay, trace: Trace, step: Step) -> _Replayed:
@@ -188,7 +190,8 @@ def typical(run: Run, reader: Reader) -> PlottedAnswer | None:
     told = chosen.pdd or {}
     return PlottedAnswer(
         title="Median wait",
-        received_at=[],
+        received_at=chosen.shown(),
+        received_as="arrived here, and shown at once",
         shown_at=chosen.shown(),
         source=sources(chosen),
         rate=reader.rate,

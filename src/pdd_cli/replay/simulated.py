@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pdd_cli.plan.options import fixed_budget
 from pdd_cli.replay.figures import quality, short, spread
 from pdd_core.errors import ConfigurationError
 from pdd_core.planner.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF
@@ -16,6 +17,7 @@ from pdd_core.planner.simulator.cloud_times import cloud_times
 from pdd_core.planner.simulator.evaluation import evaluate
 from pdd_core.planner.simulator.scenario import Scenario, true_speeds
 from pdd_core.planner.types import Goals
+from pdd_core.qoe import STALL_GAPS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pdd_core.planner.profiles import CloudProfile, DeviceProfile
     from pdd_core.planner.simulator.choices import Choices
     from pdd_core.planner.simulator.evaluation import Evaluation
+    from pdd_core.planner.simulator.scenario import Truth
     from pdd_core.traces import Trace
 
     Floats = NDArray[np.float64]
@@ -39,6 +42,8 @@ class Simulated:
 
     trace: Trace
     evaluation: Evaluation
+    truth: Truth
+    """How fast devices and network turned out to be."""
     gap_cloud_s: Floats
     """Between two tokens of the cloud's part, as shown."""
     gap_device_s: Floats
@@ -65,12 +70,8 @@ def simulated(
         seed: of the speeds that are drawn.
 
     Raises:
-        ConfigurationError: an unknown policy, or a cloud that holds none of the prompts.
+        ConfigurationError: an unknown policy, or a cloud that holds none of the requests.
     """
-    if int(trace.prompt_tokens.min()) >= cloud.kv_tokens:
-        raise ConfigurationError(
-            f"{cloud.name} holds {cloud.kv_tokens:,} tokens, fewer than the shortest prompt of {trace.name}"
-        )
     goals = Goals(ttft_s=reader.ttft_s)
     scenario = Scenario(trace=trace, device=device, cloud=cloud, rate=reader.rate, goals=goals, seed=seed)
     truth = true_speeds(scenario)
@@ -82,23 +83,26 @@ def simulated(
         0.0,
         np.where(handed, np.minimum(found.outcomes.cloud_decode_tokens, output), output),
     )
+    gap_cloud = np.maximum(found.times.tpot_s, gap)
+    # late against who reads at the rate: a cloud that is slower than that has its reader behind already
+    late = found.outcomes.lateness_s - (own - 1) * (gap_cloud - gap)
     return Simulated(
         trace=trace,
         evaluation=found,
-        gap_cloud_s=np.maximum(found.times.tpot_s, gap),
+        truth=truth,
+        gap_cloud_s=gap_cloud,
         gap_device_s=np.maximum(1.0 / truth.decode_tps, gap),
-        seam_s=np.where(handed, gap + found.outcomes.lateness_s, 0.0),
+        seam_s=np.where(handed & (own < output), gap + np.maximum(late, 0.0), 0.0),
         cloud_tokens=own,
         served=np.isfinite(found.times.ttft_s) | (verdict == DEVICE_ONLY),
     )
 
 
 def _choices(scenario: Scenario, policy: str) -> Choices:
-    name, _, number = policy.partition("_")
     if policy == "plain":
         return policies.plain(scenario)
-    if name == "fixed" and number.isdecimal() and int(number) > 0:
-        return policies.fixed(scenario, int(number))
+    if (budget := fixed_budget(policy)) is not None:
+        return policies.fixed(scenario, budget)
     if policy == "planner":
         usual = cloud_times(scenario, policies.fixed(scenario, _USUAL_BUDGET))
         return policies.planner(scenario, usual)
@@ -111,7 +115,7 @@ def as_figures(made: Simulated, reader: Reader) -> dict[str, Any]:
     done, output = int(served.sum()), trace.output_tokens.astype(np.float64)
     ends = (trace.arrival_s + outcomes.ttft_s + _shown_s(made))[served]
     seconds = float(ends.max()) if done else 0.0
-    stalled = int(outcomes.stalled[served].sum())
+    stalled = int((_longest(made)[served] > STALL_GAPS / reader.rate).sum())
     values, counts = _gaps(made)
     return {
         "requests": {
@@ -180,6 +184,7 @@ def _shown_s(made: Simulated) -> Floats:
 
 
 def _longest(made: Simulated) -> Floats:
+    """Return each answer's longest wait between two tokens: no token comes early, so the longest gap."""
     cloud, device = _parts(made)
     within = np.maximum(np.where(cloud > 0, made.gap_cloud_s, 0), np.where(device > 0, made.gap_device_s, 0))
     return np.asarray(np.maximum(within, made.seam_s))

@@ -35,6 +35,8 @@ class JsonFile(BaseModel):
                 f"{'.'.join(map(str, one['loc'])) or 'the file'}: {one['msg']}" for one in error.errors()
             )
             raise ConfigurationError(f"{file} is no {cls.__name__}: {problems}") from error
+        except RecursionError as error:
+            raise ConfigurationError(f"{file} cannot be read: nested too deeply") from error
         except (OSError, ValueError, SchemaVersionError) as error:
             raise ConfigurationError(f"{file} cannot be read: {error}") from error
 

@@ -94,10 +94,17 @@ class LoadBudget:
         least = request.least_budget
         if least is None and request.decode_budget is None:
             least = self.floor
-        wish = _wish(request, self.default)
-        if load.pressure <= 0 or least is None or least >= wish:
-            return None
-        return wish - math.floor((wish - least) * min(load.pressure, 1.0))
+        return _lowered(_wish(request, self.default), least, load.pressure)
+
+    def floor_at(self, pressure: float) -> int:
+        """Return what a request gets that names neither a budget nor a least one."""
+        return _lowered(self.default, self.floor, pressure) or self.default
+
+
+def _lowered(wish: int, least: int | None, pressure: float) -> int | None:
+    if pressure <= 0 or least is None or least >= wish:
+        return None
+    return wish - math.floor((wish - least) * min(pressure, 1.0))
 
 
 def _wish(request: BudgetRequest, default: int) -> int:

@@ -6,9 +6,10 @@ import csv
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from pdd_core.traces.columns import check_seconds, check_tokens
+from pdd_core.traces.columns import check_time, check_tokens
 
 if TYPE_CHECKING:
+    from io import BytesIO
     from pathlib import Path
 
     import polars as pl
@@ -20,9 +21,9 @@ def _fields(line: str) -> list[str]:
     return next(csv.reader([line], strict=True), [])
 
 
-def _row(line: str, first_line: str) -> dict[str, str]:
+def _row(line: str, header: str) -> dict[str, str]:
     try:
-        names, values = _fields(first_line), _fields(line)
+        names, values = _fields(header), _fields(line)
     except csv.Error as error:
         raise ValueError(str(error)) from error
     if len(names) != len(values):
@@ -30,10 +31,10 @@ def _row(line: str, first_line: str) -> dict[str, str]:
     return dict(zip(names, values, strict=True))
 
 
-def _text_columns(path: Path) -> pl.LazyFrame:
+def _text_columns(source: Path | BytesIO) -> pl.LazyFrame:
     import polars as pl
 
-    return pl.scan_csv(path, infer_schema=False)
+    return pl.scan_csv(source, infer_schema=False)
 
 
 def _tokens(name: str) -> pl.Expr:
@@ -52,25 +53,25 @@ class AzureCSV:
         """Look for the column names."""
         return {"TIMESTAMP", "ContextTokens", "GeneratedTokens"} <= set(first_line.split(","))
 
-    def scan(self, path: Path) -> pl.LazyFrame:
+    def scan(self, source: Path | BytesIO) -> pl.LazyFrame:
         """Timestamps have up to seven decimals, of which microseconds are kept; some files add ``+00:00``."""
         import polars as pl
 
         time = pl.col("TIMESTAMP").str.strip_suffix(_UTC)
         time = time.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
-        return _text_columns(path).select(
+        return _text_columns(source).select(
             arrival=time.dt.epoch("us") / 1e6, prompt=_tokens("ContextTokens"), output=_tokens("GeneratedTokens")
         )
 
-    def check(self, line: str, first_line: str) -> None:
+    def check(self, line: str, header: str) -> None:
         """Raise ValueError with the reason if this line cannot be read."""
-        row = _row(line, first_line)
+        row = _row(line, header)
         whole, _, fraction = row["TIMESTAMP"].removesuffix(_UTC).partition(".")
         try:
             datetime.strptime(whole, "%Y-%m-%d %H:%M:%S")
         except ValueError:
             whole = ""
-        if not whole or (fraction and not fraction.isdecimal()):
+        if not whole or (fraction and not fraction.isdecimal()) or not row["TIMESTAMP"].isascii():
             raise ValueError(f"TIMESTAMP is {row['TIMESTAMP']!r}, not like 2023-11-16 18:15:46.68")
         for name in ("ContextTokens", "GeneratedTokens"):
             check_tokens(name, row[name])
@@ -86,7 +87,7 @@ class BurstGPT:
         """Look for the column names."""
         return {"Timestamp", "Model", "Request tokens", "Response tokens"} <= set(first_line.split(","))
 
-    def scan(self, path: Path) -> pl.LazyFrame:
+    def scan(self, source: Path | BytesIO) -> pl.LazyFrame:
         """Seconds from an origin of the file's own; the model is the group. Older files have no sessions."""
         import polars as pl
 
@@ -96,14 +97,14 @@ class BurstGPT:
             "output": _tokens("Response tokens"),
             "group": pl.col("Model"),
         }
-        frame = _text_columns(path)
+        frame = _text_columns(source)
         if "Session ID" in frame.collect_schema().names():
             columns["session"] = pl.col("Session ID")
         return frame.select(**columns)
 
-    def check(self, line: str, first_line: str) -> None:
+    def check(self, line: str, header: str) -> None:
         """Raise ValueError with the reason if this line cannot be read."""
-        row = _row(line, first_line)
-        check_seconds("Timestamp", row["Timestamp"])
+        row = _row(line, header)
+        check_time("Timestamp", row["Timestamp"])
         for name in ("Request tokens", "Response tokens"):
             check_tokens(name, row[name])

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pdd_core.traces.columns import INTEGER, check_seconds, check_tokens
+from pdd_core.traces.columns import HASH_BLOCK, INTEGER, check_time, check_tokens
 
 if TYPE_CHECKING:
+    from io import BytesIO
     from pathlib import Path
 
     import polars as pl
 
-MOONCAKE_BLOCK = 512
-"""Prompt tokens per entry of `hash_ids`."""
+_MILLISECOND = 1e-3
 
 
 def _object(line: str) -> dict[str, Any]:
@@ -21,15 +21,29 @@ def _object(line: str) -> dict[str, Any]:
         value = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at character {error.colno}") from error
+    except RecursionError as error:
+        raise ValueError("not JSON that anybody could read: nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 - the reason of a malformed line
     return value
 
 
-def _present(row: dict[str, Any], *names: str) -> None:
-    for name in names:
+def _check_numbers(row: dict[str, Any], time: str, tokens: tuple[str, ...], *, unit: float = 1.0) -> None:
+    """Raise ValueError unless all these are there, as JSON's own numbers: text that looks like one is none."""
+    for name in (time, *tokens):
         if row.get(name) is None:
             raise ValueError(f"{name} is missing")
+    if type(row[time]) not in (int, float):
+        raise ValueError(f"{time} is {row[time]!r}, not a number")
+    check_time(time, row[time], unit=unit)
+    for name in tokens:
+        _check_whole(name, row[name])
+
+
+def _check_whole(name: str, value: object, *, least: int = 0) -> None:
+    if type(value) is not int:
+        raise ValueError(f"{name} is {value!r}, not a whole number")
+    check_tokens(name, value, least=least)
 
 
 def _check_hashes(name: str, row: dict[str, Any], tokens: int, block: int) -> None:
@@ -52,8 +66,8 @@ class Mooncake:
         """Look for the field names."""
         return first_line.startswith("{") and '"input_length"' in first_line
 
-    def scan(self, path: Path) -> pl.LazyFrame:
-        """Hash blocks are of 512 tokens."""
+    def scan(self, source: Path | BytesIO) -> pl.LazyFrame:
+        """Entries of `hash_ids` are of 512 tokens."""
         import polars as pl
 
         schema = {
@@ -62,21 +76,18 @@ class Mooncake:
             "output_length": pl.Int64(),
             "hash_ids": pl.List(pl.Int64()),
         }
-        return pl.scan_ndjson(path, schema=schema).select(
+        return pl.scan_ndjson(source, schema=schema).select(
             arrival=pl.col("timestamp") / 1000,
             prompt=pl.col("input_length"),
             output=pl.col("output_length"),
             hashes=pl.col("hash_ids"),
         )
 
-    def check(self, line: str, first_line: str) -> None:  # noqa: ARG002 - part of the protocol
+    def check(self, line: str, header: str) -> None:  # noqa: ARG002 - part of the protocol
         """Raise ValueError with the reason if this line cannot be read."""
         row = _object(line)
-        _present(row, "timestamp", "input_length", "output_length")
-        check_seconds("timestamp", row["timestamp"])
-        for name in ("input_length", "output_length"):
-            check_tokens(name, row[name])
-        _check_hashes("hash_ids", row, row["input_length"], MOONCAKE_BLOCK)
+        _check_numbers(row, "timestamp", ("input_length", "output_length"), unit=_MILLISECOND)
+        _check_hashes("hash_ids", row, row["input_length"], HASH_BLOCK)
 
 
 class OwnJSONL:
@@ -89,7 +100,7 @@ class OwnJSONL:
         """Look for the field names."""
         return first_line.startswith("{") and '"prompt_tokens"' in first_line
 
-    def scan(self, path: Path) -> pl.LazyFrame:
+    def scan(self, source: Path | BytesIO) -> pl.LazyFrame:
         """Optional fields may be missing in some lines, or in all."""
         import polars as pl
 
@@ -102,7 +113,7 @@ class OwnJSONL:
             "group": pl.String(),
             "session": pl.String(),
         }
-        return pl.scan_ndjson(path, schema=schema).rename(
+        return pl.scan_ndjson(source, schema=schema).rename(
             {
                 "arrival_s": "arrival",
                 "prompt_tokens": "prompt",
@@ -111,16 +122,11 @@ class OwnJSONL:
             }
         )
 
-    def check(self, line: str, first_line: str) -> None:
+    def check(self, line: str, header: str) -> None:  # noqa: ARG002 - part of the protocol
         """Raise ValueError with the reason if this line cannot be read."""
-        row, first = _object(line), _object(first_line)
-        _present(row, "arrival_s", "prompt_tokens", "output_tokens")
-        check_seconds("arrival_s", row["arrival_s"])
-        for name in ("prompt_tokens", "output_tokens"):
-            check_tokens(name, row[name])
+        row = _object(line)
+        _check_numbers(row, "arrival_s", ("prompt_tokens", "output_tokens"))
         block = row.get("block_tokens")
         if block is not None:
-            check_tokens("block_tokens", block)
-            if block != first.get("block_tokens") or block < 1:
-                raise ValueError(f"block_tokens is {block}, which must be at least 1 and the same in every line")
-        _check_hashes("prefix_hashes", row, row["prompt_tokens"], block or MOONCAKE_BLOCK)
+            _check_whole("block_tokens", block, least=1)
+        _check_hashes("prefix_hashes", row, row["prompt_tokens"], block or HASH_BLOCK)

@@ -1,7 +1,9 @@
-"""Reads a trace file: polars does it fast, and a slow second look finds the line that polars could not read."""
+"""Reads a trace file: polars does it fast, and a second look finds the line that polars could not read."""
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
+from io import BytesIO
 from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -9,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pdd_core.errors import InvalidTrace
-from pdd_core.traces.columns import MOST_TOKENS, Format
+from pdd_core.traces.columns import HASH_BLOCK, Format, sound_rows
 from pdd_core.traces.csv_formats import AzureCSV, BurstGPT
-from pdd_core.traces.jsonl_formats import MOONCAKE_BLOCK, Mooncake, OwnJSONL
+from pdd_core.traces.jsonl_formats import Mooncake, OwnJSONL
+from pdd_core.traces.malformed import decoded, filled_lines, find_malformed, line_of
 from pdd_core.traces.trace import Trace
 
 if TYPE_CHECKING:
@@ -24,7 +27,6 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
     {one.name: one for one in (AzureCSV(), Mooncake(), BurstGPT(), OwnJSONL())}
 )
 """Formats by name."""
-_LONGEST_FIRST_LINE = 1 << 24
 _SHOWN = 60
 
 
@@ -46,16 +48,21 @@ def load(path: Path, *, format: str | None = None) -> Trace:  # noqa: A002 - the
     import polars as pl
 
     try:
-        frame = kind.scan(path).collect(engine="streaming")
+        frame = kind.scan(_source(path, kind)).collect(engine="streaming")
     except pl.exceptions.PolarsError as error:
-        _find_malformed(path, kind, first_line)
+        find_malformed(path, kind)
         raise InvalidTrace(path, None, f"cannot be read: {error}") from error
-    if _doubtful(frame):
-        _find_malformed(path, kind, first_line)
+    if not sound_rows(frame).all():
+        find_malformed(path, kind)
         frame = frame.drop_nulls(["arrival", "prompt", "output"])  # what is left are empty lines
     if not frame.height:
         raise InvalidTrace(path, None, "has no requests")
-    return _trace(path.name, frame)
+    if "block_tokens" in frame.columns:
+        frame = _with_one_block(path, frame)
+    trace = _trace(path.name, frame)
+    if not len(trace):
+        raise InvalidTrace(path, None, f"none of its {frame.height:,} requests has both a prompt and an answer")
+    return trace
 
 
 def detect(first_line: str, path: Path) -> Format:
@@ -72,46 +79,42 @@ def detect(first_line: str, path: Path) -> Format:
 
 def _first_line(path: Path) -> str:
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            while line := file.readline(_LONGEST_FIRST_LINE):
-                if line.strip():
-                    return line.strip()
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            number, line = next(filled_lines(file), (None, b""))
+    except OSError as error:
         raise InvalidTrace(path, None, f"cannot be read: {error}") from error
-    raise InvalidTrace(path, None, "is empty")
+    if not line:
+        raise InvalidTrace(path, None, "is empty")
+    try:
+        return decoded(line).strip()
+    except ValueError as error:
+        raise InvalidTrace(path, number, str(error)) from error
 
 
-def _doubtful(frame: pl.DataFrame) -> bool:
-    """Whether there is a value that could not be read, or one that no trace has."""
+def _source(path: Path, kind: Format) -> Path | BytesIO:
+    """Return what polars is to read: a byte order mark before JSON is more than it can take."""
+    if not kind.header:
+        with path.open("rb") as file:
+            if file.read(len(BOM_UTF8)) == BOM_UTF8:
+                return BytesIO(file.read())
+    return path
+
+
+def _with_one_block(path: Path, frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows with the size of the hash blocks in all of them, which must be one."""
     import polars as pl
 
-    tokens = [pl.col(name).is_between(0, MOST_TOKENS) for name in ("prompt", "output")]
-    sound = pl.all_horizontal(pl.col("arrival").is_finite(), *tokens).fill_null(value=False)
-    if "hashes" in frame.columns:
-        block = (
-            pl.col("block_tokens").fill_null(MOONCAKE_BLOCK) if "block_tokens" in frame.columns else MOONCAKE_BLOCK
-        )
-        fits = (pl.col("hashes").list.len().cast(pl.Int64) - 1) * block < pl.max_horizontal(pl.col("prompt"), 1)
-        sound &= fits.fill_null(value=True) & ~pl.col("hashes").list.eval(
-            pl.element().is_null()
-        ).list.any().fill_null(value=False)
-    if "block_tokens" in frame.columns and frame["block_tokens"].drop_nulls().n_unique() > 1:
-        return True
-    return not frame.select(sound.all()).item()
-
-
-def _find_malformed(path: Path, kind: Format, first_line: str) -> None:
-    """Raise for the first malformed line, if there is one."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        numbered = ((number, line.strip()) for number, line in enumerate(file, start=1))
-        filled = ((number, line) for number, line in numbered if line)
-        header = next(filled, None) if kind.header else None
-        first = header[1] if header else first_line
-        for number, line in filled:
-            try:
-                kind.check(line, first)
-            except ValueError as error:
-                raise InvalidTrace(path, number, str(error)) from error
+    hashed = pl.col("hashes").list.len() > 0
+    told = frame.select(
+        pl.coalesce(pl.col("block_tokens"), pl.when(hashed).then(pl.lit(HASH_BLOCK, dtype=pl.Int64)))
+    )["block_tokens"]
+    known = told.drop_nulls()
+    block = known[0] if len(known) else HASH_BLOCK
+    others = (told != block).fill_null(value=False).arg_true()
+    if len(others):
+        reason = f"block_tokens is {told[others[0]]} where it was {block}: it must be the same in every line"
+        raise InvalidTrace(path, line_of(path, others[0]), reason)
+    return frame.with_columns(block_tokens=pl.lit(block, dtype=pl.Int64))
 
 
 def _short(line: str) -> str:
@@ -132,7 +135,7 @@ def _trace(name: str, frame: pl.DataFrame) -> Trace:
         more["hash_offsets"] = np.fromiter(chain((0,), np.cumsum(counts)), dtype=np.int64, count=len(counts) + 1)
         more["hash_values"] = served["hashes"].explode(empty_as_null=False, keep_nulls=False).to_numpy()
         if "block_tokens" in served.columns:
-            more["block_tokens"] = served["block_tokens"].drop_nulls().first() or MOONCAKE_BLOCK
+            more["block_tokens"] = served["block_tokens"][0]
     if "group" in served.columns and served["group"].null_count() < served.height:
         more["groups"], more["group_names"] = _codes(served["group"].fill_null(""))
     if "session" in served.columns and served["session"].null_count() < served.height:

@@ -79,6 +79,10 @@ class Trace:
             sessions=self.sessions[:count],
         )
 
+    def shorter(self, max_tokens: int) -> Trace:
+        """Return the same requests, whose answers end after `max_tokens` at the latest."""
+        return replace(self, output_tokens=np.minimum(self.output_tokens, max_tokens))
+
     def faster(self, factor: float) -> Trace:
         """Return the same requests, arriving `factor` times as fast; infinity: all at once."""
         return replace(self, arrival_s=self.arrival_s / factor)

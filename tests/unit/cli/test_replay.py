@@ -62,7 +62,7 @@ def test_every_request_is_sent_as_the_trace_has_it(trace_file, tmp_path) -> None
     assert report["forced"] is True
     assert [one["due_s"] for one in report["answers"]] == [0.0, 0.01, 0.02]
     assert "3 of 3 requests completed" in printed
-    assert (tmp_path / "r.svg").exists()
+    assert "arrived here, and shown at once" in (tmp_path / "r.svg").read_text()
 
 
 def test_arrivals_do_not_wait_for_answers(trace_file, tmp_path) -> None:
@@ -148,7 +148,30 @@ def test_a_malformed_trace_is_an_error_with_its_line(tmp_path) -> None:
         )
 
 
-@pytest.mark.parametrize("speedup", [0, -1, math.nan])
+@pytest.mark.parametrize(
+    ("rate", "ttft", "flag"),
+    [(0, 0.5, "--rate"), (-5, 0.5, "--rate"), (math.nan, 0.5, "--rate"), (math.inf, 0.5, "--rate"),
+     (20, -1, "--ttft"), (20, math.nan, "--ttft"), (20, math.inf, "--ttft")],
+)  # fmt: skip
+def test_a_reader_who_is_none_is_refused(rate: float, ttft: float, flag: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{flag} must be"):
+        Reader(rate, ttft)
+
+
+@pytest.mark.parametrize("plot", [True, False])
+def test_a_file_that_cannot_be_written_is_found_out_before_the_work(trace_file, tmp_path, plot: bool) -> None:
+    (tmp_path / "file").write_text("")
+    bad = tmp_path / "file" / "x.png"
+    with serving(FakeServer()) as fake:
+        wanted = Replay(trace=str(trace_file((0, 4, 1))), url=fake.url, reader=READER)
+        with pytest.raises(ConfigurationError, match="cannot be written"):
+            run_replay(
+                wanted, json_path=None if plot else bad, plot=bad if plot else None, console=Console(quiet=True)
+            )
+        assert not fake.requests
+
+
+@pytest.mark.parametrize("speedup", [0, -1, math.nan, math.inf, 1e-308])
 def test_a_speed_that_is_none_is_refused(tmp_path, speedup: float) -> None:
     with pytest.raises(ConfigurationError, match="--speedup"):
         Replay(trace="chat", url="http://host", reader=READER, speedup=speedup)
@@ -229,7 +252,7 @@ def test_the_answer_that_is_drawn_is_the_one_with_the_median_wait() -> None:
     told = {"mode": "handoff", "tokens": {"cloud": 1, "device": 2}, "took_over_s": 0.4, "caught_up_s": 0.3}
     run.replies = [reply(101.0), reply(102.0, 102.1, 102.2, index=1, pdd=told), reply(109.0, index=2)]
     drawn = typical(run, READER)
-    assert drawn.shown_at == pytest.approx([2.0, 2.1, 2.2])
+    assert drawn.shown_at == drawn.received_at == pytest.approx([2.0, 2.1, 2.2])
     assert drawn.source == [Source.CLOUD, Source.DEVICE, Source.DEVICE]
     assert drawn.took_over_at == 0.4
 

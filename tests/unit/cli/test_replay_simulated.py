@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
+from pdd_cli.load.reply import Reply
 from pdd_cli.main import app
 from pdd_cli.plots.replay import _draw_waits
 from pdd_cli.plots.style import figure
@@ -17,8 +18,10 @@ from pdd_cli.replay.figures import Reader, answers, figures
 from pdd_cli.replay.live import Run
 from pdd_cli.replay.run import Replay, run_replay
 from pdd_cli.replay.simulated import _weighted, as_answers, as_figures, simulated
+from pdd_cli.replay.written_out import median_answer, written_out
 from pdd_core.errors import ConfigurationError
 from pdd_core.planner.profiles import CloudProfile, DeviceProfile, RatePoint
+from pdd_core.timeline import Source
 from pdd_core.traces import Trace
 
 READER = Reader(rate=20.0, ttft_s=0.5)
@@ -56,6 +59,63 @@ def test_a_budget_that_is_too_small_stalls_and_the_stall_is_the_longest_gap() ->
     assert rows[0]["qoe"] < 1
 
 
+def slower(**changes) -> DeviceProfile:
+    return DEVICE.model_copy(update={name: (RatePoint(at=0, value=value),) for name, value in changes.items()})
+
+
+@pytest.mark.parametrize(
+    "policy", ["plain", "planner", "fixed_2", *(f"fixed_{n}" for n in range(14, 26)), "fixed_64"]
+)
+@pytest.mark.parametrize(
+    ("device", "cloud"),
+    [
+        (DEVICE, CLOUD),
+        (slower(decode_tps=14.0), CLOUD),  # shown more slowly than read, yet within what a reader bears
+        (slower(decode_tps=13.0), CLOUD),  # and beyond
+        (slower(prefill_tps=700.0), CLOUD.model_copy(update={"base_s": 0.06})),
+        (DEVICE, CLOUD.model_copy(update={"base_s": 0.08})),
+        (slower(prefill_tps=1e6, decode_tps=100.0), CLOUD),
+    ],
+)
+def test_every_answer_can_be_written_out_and_stalls_as_a_live_one_would(policy, device, cloud) -> None:
+    one = simulated(TRACE.first(5), device, cloud, READER, policy=policy, seed=0)
+    stalled = 0
+    for index, row in enumerate(as_answers(one)):
+        drawn = written_out(one, index, READER)
+        seen = Reply(index=index, due=0.0, prompt_tokens=1, token_times=list(drawn.shown_at))
+        stalled += READER.stalled(seen)
+        assert (drawn.source.count(Source.CLOUD), drawn.source.count(Source.DEVICE)) == (
+            row["cloud_tokens"], row["device_tokens"],
+        )  # fmt: skip
+        assert drawn.shown_at[0] == pytest.approx(row["ttft_s"], abs=1e-5)
+        assert drawn.shown_at[-1] == pytest.approx(row["seconds"], abs=1e-5)
+        assert max(np.diff(drawn.shown_at)) == pytest.approx(row["longest_gap_s"], abs=1e-5)
+        assert len(drawn.received_at) == 200
+        assert (np.array(drawn.received_at) <= np.array(drawn.shown_at) + 1e-9).all()
+        assert (np.diff(drawn.received_at) >= -1e-9).all()
+        assert (drawn.took_over_at is None) == (row["cloud_tokens"] in (0, 200))
+    assert as_figures(one, READER)["stalls"]["answers"] == stalled
+
+
+def test_a_moments_lateness_is_no_stall_and_half_a_gap_more_is() -> None:
+    late, stalled = [], []
+    for speed in range(1000, 1300, 10):
+        one = simulated(TRACE.first(2), slower(prefill_tps=speed), CLOUD, READER, policy="fixed_16", seed=0)
+        late.append(float(one.evaluation.outcomes.lateness_s.max()))
+        stalled.append(as_figures(one, READER)["stalls"]["answers"] > 0)
+    assert stalled == [one > 0.025 for one in late]
+    assert any(0 < one <= 0.025 for one in late)
+    assert any(stalled)
+
+
+def test_the_answer_with_the_median_wait_is_drawn() -> None:
+    drawn = median_answer(made("fixed_16"), READER)
+    rows = as_answers(made("fixed_16"))
+    assert drawn.shown_at[0] == pytest.approx(sorted(row["ttft_s"] for row in rows)[19], abs=1e-5)
+    assert drawn.caught_up_at == pytest.approx(1.0)  # 1000 tokens at 1000 a second
+    assert drawn.took_over_at == drawn.received_at[16]
+
+
 def test_the_planner_hands_off_without_a_stall() -> None:
     found = as_figures(made("planner"), READER)
     assert found["modes"]["handoff"] > 0
@@ -73,11 +133,17 @@ def test_a_request_that_the_cloud_can_never_hold_is_too_long() -> None:
 
 
 def test_a_cloud_that_holds_none_of_the_prompts_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="fewer than the shortest prompt"):
-        made("plain", cloud=CLOUD.model_copy(update={"kv_tokens": 640}))
+    for tokens in (640, 1100):  # the prompt does not fit, or no whole answer does
+        with pytest.raises(ConfigurationError, match="fewer than the shortest request"):
+            made("plain", cloud=CLOUD.model_copy(update={"kv_tokens": tokens}))
 
 
-@pytest.mark.parametrize("policy", ["best", "fixed_", "fixed_0", "fixed_x", ""])
+def test_a_cloud_whose_steps_take_no_time_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="no step of it takes any time"):
+        made("plain", cloud=CLOUD.model_copy(update={"base_s": 0.0, "per_prefill_token_s": 0.0}))
+
+
+@pytest.mark.parametrize("policy", ["best", "fixed_", "fixed_0", "fixed_x", "", "fixed_99999999999999999999"])
 def test_an_unknown_policy_is_refused(policy: str) -> None:
     with pytest.raises(ConfigurationError, match="--policy"):
         made(policy)
@@ -86,8 +152,6 @@ def test_an_unknown_policy_is_refused(policy: str) -> None:
 def test_the_report_has_the_names_of_a_live_one(tmp_path) -> None:
     one = made("fixed_16")
     assert as_figures(one, READER).keys() == figures(Run(), READER).keys()
-    from pdd_cli.load.reply import Reply
-
     live = answers(Run(replies=[Reply(index=0, due=0.0, prompt_tokens=1)]), READER)
     assert as_answers(one)[0].keys() == live[0].keys()
 
@@ -116,6 +180,8 @@ def test_a_file_is_replayed_against_profiles(tmp_path) -> None:
     assert report["figures"]["requests"]["completed"] == 5
     assert "5 of 5 requests completed" in out.getvalue()
     assert (tmp_path / "r.png").exists()
+    for words in ("Median wait: 100 tokens", "received, or made on the device", "shown, made by the device"):
+        assert words in (tmp_path / "r.svg").read_text()
 
 
 @pytest.mark.parametrize(

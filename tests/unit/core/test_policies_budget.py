@@ -52,6 +52,13 @@ def test_load_leaves_alone_what_it_cannot_know_to_be_harmless():
     assert LoadBudget(64, floor=8).pdd_decode_budget(wish(least=30), FULL) == 30
 
 
+@pytest.mark.parametrize(("pressure", "floor"), [(0.0, 64), (1 / 3, 46), (2 / 3, 27), (1.0, 8), (1.5, 8)])
+def test_the_floor_of_now_is_what_a_request_gets_that_names_nothing(pressure, floor):
+    policy, load = LoadBudget(64, floor=8), replace(IDLE, pressure=pressure)
+    assert policy.floor_at(pressure) == floor == (policy.pdd_decode_budget(wish(), load) or 64)
+    assert LoadBudget(64).floor_at(pressure) == LoadBudget(64, floor=99).floor_at(pressure) == 64
+
+
 @given(
     budget=st.none() | st.integers(1, 500),
     least=st.none() | st.integers(1, 500),

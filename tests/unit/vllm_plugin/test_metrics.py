@@ -63,6 +63,24 @@ async def test_a_handoff_is_counted_with_its_budget_and_what_it_left_undone(coun
     assert counted("pdd_extensions_total") == 0
 
 
+@pytest.mark.parametrize(
+    ("settings", "floors"),
+    [
+        ({"load_floor": 8}, [64.0, 36.0, 8.0, 64.0]),
+        ({}, [64.0] * 4),
+        ({"budget_policy": "client", "load_floor": 8}, [64.0] * 4),
+        ({"budget_policy": "fixed", "default_decode_budget": 9}, [9.0] * 4),
+        ({"load_floor": 8, "max_decode_budget": 20}, [20.0, 20.0, 8.0, 20.0]),
+    ],
+)
+async def test_the_floor_of_budgets_follows_the_pressure(counted, settings, floors):
+    counted.metrics.configure(PDDConfig(**settings))
+    outputs = [output([7], kv=report(9, "client", pressure=one)) for one in (0.0, 0.5)]
+    outputs.append(output([7], "", "stop", kv=report(9, "client", pressure=1.0)))
+    seen = [counted("pdd_budget_floor_tokens") async for _ in counted.answer(*outputs)]
+    assert [*seen, counted("pdd_budget_floor_tokens")] == floors
+
+
 async def test_an_answer_that_ends_by_itself_saves_nothing(counted):
     async for _ in counted.answer(output([7, 8], "", "stop", kv=report(9, "client")), max_tokens=50):
         assert counted("pdd_running_requests") == 1
@@ -91,8 +109,10 @@ async def test_a_client_that_leaves_is_counted_too(counted):
 async def test_a_request_without_opt_in_is_not_counted(counted):
     async for _ in counted.recorder.generate({}, sampling_params(), "cmpl-1-0"):
         pass
-    assert all(sample.value == 0 for metric in counted.registry.collect() for sample in metric.samples
-               if not sample.name.endswith("_created"))  # fmt: skip
+    samples = [sample for metric in counted.registry.collect() for sample in metric.samples]
+    assert {sample.name for sample in samples if sample.value and not sample.name.endswith("_created")} == {
+        "pdd_budget_floor_tokens"  # a number of the settings, until there is pressure
+    }
 
 
 @pytest.mark.parametrize(

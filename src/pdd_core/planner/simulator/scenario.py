@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pdd_core.errors import ConfigurationError
 from pdd_core.planner.types import Goals
+from pdd_core.traces.columns import MOST_TOKENS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,11 +21,18 @@ if TYPE_CHECKING:
 
 _GRID = 16
 """Tokens between two points of the time that a device takes to read a prompt."""
+_MOST_SPREAD = 100
+"""Of round trips, relative: with more, hardly any draw would be near the mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """One question to the simulator."""
+    """One question to the simulator.
+
+    Raises:
+        ConfigurationError: the cloud holds none of the requests, works without taking time, or has round trips
+            that vary more than around so short a mean they can.
+    """
 
     trace: Trace
     device: DeviceProfile
@@ -36,6 +45,23 @@ class Scenario:
     max_tokens: int = 4096
     """The longest answer that a client allows."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        cloud, trace = self.cloud, self.trace
+        shortest = int((trace.prompt_tokens + trace.output_tokens).min(initial=MOST_TOKENS))
+        if shortest > cloud.kv_tokens // cloud.block_size * cloud.block_size:
+            raise ConfigurationError(
+                f"{cloud.name} holds {cloud.kv_tokens:,} tokens, fewer than the shortest request of {trace.name}"
+            )
+        if not (cloud.base_s or cloud.per_prefill_token_s):
+            raise ConfigurationError(
+                f"{cloud.name}: no step of it takes any time (base_s and per_prefill_token_s are 0)"
+            )
+        if cloud.jitter_s > _MOST_SPREAD * cloud.rtt_s:
+            raise ConfigurationError(
+                f"a jitter of {cloud.jitter_s:g} s around a round trip of {cloud.rtt_s:g} s cannot be: "
+                f"no trip takes less than no time, so at most {_MOST_SPREAD} times the round trip"
+            )
 
     @property
     def fixed_ratio(self) -> float:

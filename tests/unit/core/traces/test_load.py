@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pdd_core.errors import InvalidTrace
 from pdd_core.traces import FORMATS, load
+from pdd_core.traces.csv_formats import AzureCSV
 
 pytest.importorskip("polars")
 
@@ -123,6 +124,27 @@ def test_empty_lines_do_not_matter(write):
         ),
         ('{"timestamp": 1, "input_length": 512, "output_length": 2, "hash_ids": [1, 2]}\n', 1, "2 blocks of 512"),
         ('{"arrival_s": 1, "prompt_tokens": 1, "output_tokens": true}\n', 1, "output_tokens is True"),
+        ('{"timestamp": 1, "input_length": "600", "output_length": 2}\n', 1, "input_length is '600'"),
+        ('{"timestamp": "1", "input_length": 600, "output_length": 2}\n', 1, "timestamp is '1'"),
+        ('{"timestamp": true, "input_length": 600, "output_length": 2}\n', 1, "timestamp is True"),
+        ('{"timestamp": 1e300, "input_length": 600, "output_length": 2}\n', 1, "timestamp is 1e+300"),
+        ('{"timestamp": 1, "input_length": 1, "output_length": 2, "x": ' + "[" * 9999 + "\n", 1, "not JSON"),
+        ('{"arrival_s": 1, "prompt_tokens": 1, "output_tokens": 1, "block_tokens": 0}\n', 1, "block_tokens is 0"),
+        (
+            '{"arrival_s": 1, "prompt_tokens": 1, "output_tokens": 1, "block_tokens": -16}\n',
+            1,
+            "block_tokens is -16",
+        ),
+        (
+            '{"arrival_s": 1, "prompt_tokens": 1, "output_tokens": 1, "block_tokens": "16"}\n',
+            1,
+            "block_tokens is '16'",
+        ),
+        (AZURE + "2023-11-16 18:17:03.9,1,2\n2023-11-16 18:17:03.9,\u0661,2\n", 3, "ContextTokens is '\u0661'"),
+        (AZURE + "2023-11-16 18:17:03.\u0669,1,2\n", 2, "TIMESTAMP is"),
+        (AZURE + "\u0662023-11-16 18:17:03,1,2\n", 2, "TIMESTAMP is"),
+        (BURST + "\u0661,,,M,4,1,4,API log\n", 2, "Timestamp is '\u0661'"),
+        (BURST + "1e300,,,M,4,1,4,API log\n", 2, "Timestamp is 1e300"),
         ("id,tokens\n1,2\n", 1, "of no known format"),
         ("\n\n", None, "is empty"),
         (AZURE, None, "has no requests"),
@@ -184,3 +206,62 @@ def test_what_is_written_is_read(tmp_path_factory, rows):
     assert trace.arrival_s.tolist() == pytest.approx([(ms - rows[0][0]) / 1000 for ms, *_ in rows])
     assert trace.prompt_tokens.tolist() == [p for _, p, *_ in rows]
     assert [trace.hashes(index).tolist() for index in range(len(rows))] == [row[3] for row in rows]
+
+
+def test_a_byte_order_mark_does_not_matter(write):
+    row = {"timestamp": 1000, "input_length": 1025, "output_length": 3, "hash_ids": [7, 8, 9]}
+    trace = load(write("\ufeff" + json.dumps(row) + "\n" + json.dumps({**row, "timestamp": 2000}) + "\n"))
+    assert trace.arrival_s.tolist() == [0, 1]
+    with pytest.raises(InvalidTrace, match="line 2: output_length is missing"):
+        load(write("\ufeff" + json.dumps(row) + '\n{"timestamp": 1, "input_length": 2}\n'))
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+@pytest.mark.parametrize("at", [0, 1, 150])
+def test_bytes_that_are_no_text_are_named_with_their_line(tmp_path, name, at):
+    from trace_samples import sample
+
+    lines = sample(name).read_bytes().splitlines(keepends=True)
+    path = tmp_path / "t"
+    path.write_bytes(b"".join([*lines[:at], lines[at][:3] + b"\xff" + lines[at][3:], *lines[at + 1 :]]))
+    with pytest.raises(InvalidTrace, match="not UTF-8") as caught:
+        load(path)
+    assert caught.value.line == at + 1
+
+
+def test_the_same_block_holds_for_every_hash(write):
+    row = {"arrival_s": 1, "prompt_tokens": 600, "output_tokens": 1, "prefix_hashes": [1, 2]}
+    none, small = {**row, "prefix_hashes": []}, {**row, "prefix_hashes": [3], "block_tokens": 16}
+
+    def lines(*rows):
+        return write("".join(json.dumps(row) + "\n\n" for row in rows))
+
+    for rows, line in (
+        ((row, small), 3),
+        ((none, small, row), 5),
+        ((none, small, none, {**small, "block_tokens": 32}), 7),
+    ):
+        with pytest.raises(InvalidTrace, match="the same in every line") as caught:
+            load(lines(*rows))
+        assert caught.value.line == line
+    assert load(lines(none, small, none)).block_tokens == 16
+    assert load(lines(row, {**none, "block_tokens": 512})).block_tokens == 512
+
+
+@pytest.mark.parametrize("at", [0, 3, 40_000, 119_999])
+@pytest.mark.parametrize("bad", ["2023-11-16 18:17:03,1", "2023-11-16 18:17:03,1,x", "2023-11-16 18:17:03,1,2,3"])
+def test_one_bad_line_among_many_is_found_without_a_look_at_each(write, monkeypatch, at, bad):
+    lines = ["2023-11-16 18:17:03.9,1,2"] * 120_000
+    lines[at] = bad
+    looked_at = []
+    real = AzureCSV.check
+
+    def check(self, line, header):
+        looked_at.append(line)
+        real(self, line, header)
+
+    monkeypatch.setattr(AzureCSV, "check", check)
+    with pytest.raises(InvalidTrace) as caught:
+        load(write(AZURE + "\n".join(lines)))
+    assert caught.value.line == at + 2
+    assert looked_at == [bad]
