@@ -292,7 +292,9 @@ class Instance:
         decoding, kv = len(running), self.kv
         steps = ends[0][0] - self.step
         if until < math.inf:
-            steps = min(steps, steps_until(until - self.now, *self._step_seconds(decoding)))
+            first, slope = self._step_seconds(decoding)
+            if series(first, slope, steps) > until - self.now:  # else an end comes first, however far `until` is
+                steps = min(steps, steps_until(until - self.now, first, slope))
         size = kv.block_size
         if decoding * (steps // size + 1) > kv.available:
             steps = max(1, min(steps, size * (kv.available // decoding)))

@@ -162,6 +162,12 @@ def test_an_arrival_during_a_step_waits_for_its_end():
     assert served.finish_s.tolist() == pytest.approx([step, 2 * step])
 
 
+def test_however_far_the_next_arrival_is_no_steps_are_counted_up_to_it(monkeypatch):
+    monkeypatch.setattr("pdd_core.planner.simulator.instance.steps_until", lambda *_: pytest.fail("counted"))
+    load = Load(np.array([0.0, 1e25]), np.full(2, 100), np.full(2, 50))
+    assert np.isfinite(simulate(load, cloud()).finish_s).all()
+
+
 def test_nothing_to_do_takes_no_time():
     served = simulate(Load(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64)), cloud())
     assert (served.end_s, served.steps) == (0.0, 0)
