@@ -129,6 +129,15 @@ def test_a_handoff_keeps_the_stall_probability_with_the_least_budget(
     assert 1 <= made.decode_budget <= 1024
 
 
+def test_a_device_that_cannot_hold_the_rate_leaves_answers_to_the_cloud() -> None:
+    # paced evenly, the whole answer would be as slow as the device, however many tokens the cloud makes
+    made = plan(decode=20.0, rate=25.0, prefill=250)
+    assert made.verdict is Verdict.CLOUD_ONLY
+    assert "quality of experience" in made.why.reason
+    assert plan(decode=20.0, rate=25.0, prefill=250, goals=Goals(qoe=0.8)).verdict is Verdict.HANDOFF
+    assert plan(decode=24.5, rate=25.0, prefill=250).verdict is Verdict.HANDOFF
+
+
 def test_answers_that_end_before_the_handoff_pays_stay_in_the_cloud() -> None:
     long_prompt = plan(CODE, num_prompt_tokens=1000, prefill=250)
     assert long_prompt.verdict is Verdict.CLOUD_ONLY
