@@ -21,6 +21,7 @@ from pdd_core.planner.rules import (
     LEAST_GAINED,
     LEAST_REFINED,
     LEAST_SAVED,
+    NEGLIGIBLE,
     QOE_SLACK,
     RATIOS,
 )
@@ -124,7 +125,7 @@ class Case:
             return self._hopeless(refined, "does not fit the device's context")
         judged = refined is not None or self._held_whole < request.num_held_tokens
         least = LEAST_REFINED if judged else 1
-        budget, stall = self._least_budget(race, least)
+        budget, stall = self._without_a_rest(race, *self._least_budget(race, least))
         stops_at = self._stops_at(race)
         decoded, square = self._table.expected(min(budget, stops_at))
         saved = 1.0 - decoded / self.output
@@ -213,6 +214,14 @@ class Case:
             else:
                 below = middle
         return above, best
+
+    def _without_a_rest(self, race: Race, budget: int, stall: float) -> tuple[int, float]:
+        """Return the budget, with a token more where next to no risk is left after it, and the share that stalls."""
+        if stall > NEGLIGIBLE and budget < self.request.max_tokens - 1:
+            more = self._stall(race, budget + 1)
+            if more <= NEGLIGIBLE:
+                return budget + 1, more
+        return budget, stall
 
     def _stops_at(self, race: Race) -> float:
         """Return the tokens at which a device of median speed is expected to close the cloud."""

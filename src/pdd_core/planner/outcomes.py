@@ -2,9 +2,9 @@
 
 The cloud's token k, from 1, arrives at ``ttft + (k - 1) * tpot`` and is due at ``ttft + (k - 1) * rhythm``: the
 longest of ``1 / rate``, ``tpot`` and the device's expected step, as the default pacer shows an answer. The device
-meanwhile reads the prompt and then what has arrived; it goes on from the token after the last that it received, one
-decode step behind it. An answer is stalled if that first token of the device's comes later than it is due. A rhythm
-slower than the rate, and a device slower than expected, show in the quality of experience, not in the stalls.
+meanwhile reads the prompt and then what has arrived; it goes on from the token after the last that it received,
+one decode step behind it. An answer is stalled if that first token of the device's comes later than it is due. A
+rhythm slower than the rate, and a device slower than expected, show in the quality of experience, not in the stalls.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from pdd_core.planner.rules import (
     LEAST_GAINED,
     LEAST_REFINED,
     LEAST_SAVED,
+    NEGLIGIBLE,
     QOE_SLACK,
     RATIOS,
 )
@@ -234,7 +235,10 @@ class _Cases:
             above, stall = np.where(lower, middle, above), np.where(lower, tried, stall)
             below = np.where(wide & ~lower, middle, below)
         budget = np.where(easy, least, np.where(found, above, self.longest))
-        return budget, np.where(easy, first, np.where(found, stall, 0.0))
+        stall = np.where(easy, first, np.where(found, stall, 0.0))
+        more = self._stall(race, budget + 1.0)
+        takes_all = (stall > NEGLIGIBLE) & (more <= NEGLIGIBLE) & (budget < longest)
+        return np.where(takes_all, budget + 1.0, budget), np.where(takes_all, more, stall)
 
     def _expected(self, limit: Floats) -> tuple[Floats, Floats]:
         table = self._table
