@@ -216,7 +216,7 @@ class Case:
         return above, best
 
     def _without_a_rest(self, race: Race, budget: int, stall: float) -> tuple[int, float]:
-        """Return the budget, with a token more where next to no risk is left after it, and the share that stalls."""
+        """Return the budget, with one token more where that leaves next to no risk, and the share that stalls."""
         if stall > NEGLIGIBLE and budget < self.request.max_tokens - 1:
             more = self._stall(race, budget + 1)
             if more <= NEGLIGIBLE:
