@@ -21,6 +21,7 @@ from pdd_core.planner.rules import (
     LEAST_GAINED,
     LEAST_REFINED,
     LEAST_SAVED,
+    NEGLIGIBLE,
     QOE_SLACK,
     RATIOS,
 )
@@ -64,7 +65,7 @@ class Case:
         whole = request.num_prompt_tokens + request.max_tokens
         self._cloud_takes = cloud.available and (cloud.max_model_len is None or whole <= cloud.max_model_len)
         self.plain_cost = self._cost(self.output, self._square)
-        self._plain_qoe = self._qoe(0.0, self._ttft, cloud.tpot_s.mean)
+        self._plain_qoe = self._qoe(self._ttft, cloud.tpot_s.mean)
 
     def cloud_only(self) -> Alternative | None:
         """Return the plan by which the cloud makes the whole answer; None where it cannot."""
@@ -84,7 +85,7 @@ class Case:
         latest = (
             self._wait + IN_TIME * self.device.wait_s.sd + reads * math.exp(IN_TIME * self._sigma) + self._step
         )
-        quality = self._qoe(0.0, ttft, self._step)
+        quality = self._qoe(ttft, self._step)
         rejected = None
         if self._cloud_takes:
             if self.goals.must_begin_in_cloud:
@@ -124,11 +125,11 @@ class Case:
             return self._hopeless(refined, "does not fit the device's context")
         judged = refined is not None or self._held_whole < request.num_held_tokens
         least = LEAST_REFINED if judged else 1
-        budget, stall = self._least_budget(race, least)
+        budget, stall = self._without_a_rest(race, *self._least_budget(race, least))
         stops_at = self._stops_at(race)
         decoded, square = self._table.expected(min(budget, stops_at))
         saved = 1.0 - decoded / self.output
-        quality = self._qoe(float(budget), self._ttft, self._step)
+        quality = self._qoe(self._ttft, self._gap)  # shown evenly: as slowly as the slowest part
         rejected = self._misses_qoe(quality)
         if rejected is None and saved < least_saved:
             late = math.isinf(stops_at)
@@ -214,6 +215,14 @@ class Case:
                 below = middle
         return above, best
 
+    def _without_a_rest(self, race: Race, budget: int, stall: float) -> tuple[int, float]:
+        """Return the budget, with one token more where that leaves next to no risk, and the share that stalls."""
+        if stall > NEGLIGIBLE and budget < self.request.max_tokens - 1:
+            more = self._stall(race, budget + 1)
+            if more <= NEGLIGIBLE:
+                return budget + 1, more
+        return budget, stall
+
     def _stops_at(self, race: Race) -> float:
         """Return the tokens at which a device of median speed is expected to close the cloud."""
         longer = race.per_token * (1.0 + CLOSING_MARGIN)
@@ -224,12 +233,11 @@ class Case:
         tpot = self.cloud.tpot_s.mean
         return self._prefill + float(decode_cost(self.request.num_prompt_tokens, decoded, square, tpot_s=tpot))
 
-    def _qoe(self, on_time: float, ttft: float, gap: float) -> float:
+    def _qoe(self, ttft: float, gap: float) -> float:
         return float(
             expected_qoe(
                 NUMBERS,
                 output=self.output,
-                on_time=on_time,
                 delay_s=max(0.0, ttft - self.goals.ttft_s),
                 slower_s=max(0.0, gap - self._reader),
                 gap=self._reader,

@@ -119,18 +119,17 @@ def break_even(ops: Ops, race: Race) -> Any:
     return ops.where(needed <= gains, 1.0, later)
 
 
-def expected_qoe(ops: Ops, *, output: Any, on_time: Any, delay_s: Any, slower_s: Any, gap: Any) -> Any:
-    """Return Andes' quality of an answer that begins `delay_s` late and is slow from its token `on_time` on.
+def expected_qoe(ops: Ops, *, output: Any, delay_s: Any, slower_s: Any, gap: Any) -> Any:
+    """Return Andes' quality of an answer that begins `delay_s` late and is shown too slowly.
 
     Args:
         ops: how to compute.
         output: tokens of the answer.
-        on_time: tokens that come at the reader's rate.
         delay_s: seconds after the target at which it begins, at least 0.
-        slower_s: seconds by which the gaps after `on_time` are too long, at least 0.
+        slower_s: seconds by which its gaps are too long, at least 0.
         gap: seconds of a gap at the reader's rate.
     """
-    rest = ops.maximum(output - on_time, 0.0)
-    delay = delay_s * output + slower_s * rest * ops.maximum(rest - 1.0, 0.0) / 2.0
-    end = delay_s + slower_s * ops.maximum(rest - 1.0, 0.0)
+    behind = slower_s * ops.maximum(output - 1.0, 0.0)
+    delay = (delay_s + behind / 2.0) * output
+    end = delay_s + behind
     return 1.0 - delay / (output * (output + 1.0) / 2.0 * gap + output * end)

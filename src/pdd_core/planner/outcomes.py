@@ -1,9 +1,10 @@
 """What plans come to: an exact model of one request at a time, for arrays of requests. No queue, no load.
 
-The cloud's token k, from 1, arrives at ``ttft + (k - 1) * tpot`` and is due at ``ttft + (k - 1) / rate``. The
-device meanwhile reads the prompt and then what has arrived; it goes on from the token after the last that it
-received, one decode step behind it. An answer is stalled if that first token of the device's comes later than it
-is due. How fast the device decodes afterwards shows in the quality of experience, not in the stalls.
+The cloud's token k, from 1, arrives at ``ttft + (k - 1) * tpot`` and is due at ``ttft + (k - 1) * rhythm``: the
+longest of ``1 / rate``, ``tpot`` and the device's expected step, as the default pacer shows an answer. The device
+meanwhile reads the prompt and then what has arrived; it goes on from the token after the last that it received,
+one decode step behind it. An answer is stalled if that first token of the device's comes later than it is due. A
+rhythm slower than the rate, and a device slower than expected, show in the quality of experience, not in stalls.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class World:
     tpot_s: ArrayLike
     rtt_s: ArrayLike
     rate: float
-    """Tokens per second shown."""
+    """Tokens per second shown at most."""
+    paced_tps: ArrayLike | None = None
+    """The device's decode rate as a pacer expects it; None: as it turns out."""
     ttft_target_s: float = 0.5
     """When the ideal answer begins, for the quality of experience."""
     prefill_weight: float = PREFILL_WEIGHT
@@ -113,24 +116,23 @@ def outcomes(
     )
     handoff, on_device = verdict == HANDOFF, verdict == DEVICE_ONLY
     step = 1.0 / decode
+    rhythm = rhythm_s(world)
     fresh = np.maximum(prompt - held, 1.0)  # the last token is always processed: its logits begin the answer
     reading = reading_s(fresh, prefill, ratio=ratio, ttft_s=ttft)
 
     sent = np.minimum(budget, output)
     # the device takes over where it has read all that arrived, and what is at hand lasts for its first step
-    last = _least(
-        (reading - ttft, tpot - 1.0 / prefill), (reading + step - ttft, 1.0 / world.rate - 1.0 / prefill)
-    )
+    last = least_tokens((reading - ttft, tpot - 1.0 / prefill), (reading + step - ttft, rhythm - 1.0 / prefill))
     if world.closing_margin is not None:
-        longer = forecast * (1.0 + world.closing_margin)
-        closes = _least((longer * reading + step - ttft, 1.0 / world.rate - longer / prefill))
+        longer = forecast * (1.0 + world.closing_margin)  # and counts what is at hand as if shown at `rate`
+        closes = least_tokens((longer * reading + step - ttft, 1.0 / world.rate - longer / prefill))
         last = np.minimum(last, closes)
     received = np.minimum(sent, last)
     decoded = np.minimum(sent, received + np.ceil(rtt / tpot))
 
     handed_off = handoff & (output > received)
     ready = np.maximum(reading + received / prefill, ttft + (received - 1.0) * tpot) + step
-    late = np.where(handed_off, ready - (ttft + received / world.rate), 0.0)
+    late = np.where(handed_off, ready - (ttft + received * rhythm), 0.0)
     late = np.where(late > _TOLERANCE_S, late, 0.0)
 
     begins = np.where(on_device, reading_s(fresh, prefill, ratio=1.0, ttft_s=0.0) + step, ttft)
@@ -151,7 +153,7 @@ def outcomes(
             first=before,
             ttft_s=begins,
             late_s=late,
-            first_gap_s=np.maximum(tpot, 1.0 / world.rate),
+            first_gap_s=np.where(handoff, rhythm, np.maximum(tpot, 1.0 / world.rate)),
             rest_gap_s=np.maximum(step, 1.0 / world.rate),
             rate=world.rate,
             ttft_target_s=world.ttft_target_s,
@@ -172,8 +174,16 @@ def reading_s(
     return np.asarray(share * whole + (1.0 - share) * np.minimum(ttft_s, whole))
 
 
-def _least(*needs: tuple[NDArray[np.float64], NDArray[np.float64]]) -> NDArray[np.float64]:
+def rhythm_s(world: World) -> NDArray[np.float64]:
+    """Return the gap at which each answer that is handed off is shown."""
+    paced = np.asarray(world.decode_tps if world.paced_tps is None else world.paced_tps, dtype=np.float64)
+    return np.asarray(np.maximum(np.maximum(world.tpot_s, 1.0 / paced), 1.0 / world.rate))
+
+
+def least_tokens(*needs: tuple[NDArray[np.float64], NDArray[np.float64]]) -> NDArray[np.float64]:
     """Return the least number of tokens, at least 1, that meets all `needs`: seconds, and the seconds per token.
+
+    It is more than any answer has where no number does.
 
     A need is met from some number on where each token adds time, and up to some number where each takes time away:
     a device that reads more slowly than tokens arrive may have caught up at the first, and falls behind again.

@@ -15,4 +15,6 @@ LEAST_REFINED = LEAST_TOKENS + 1
 the prompt by."""
 IN_TIME = 1.2815515655446004
 """Standard deviations: the device alone begins in time with a chance of nine in ten."""
+NEGLIGIBLE = 1e-6
+"""Share of answers that stall: one token more is worth it where it takes the risk down to this."""
 QOE_SLACK = 1e-9

@@ -25,6 +25,7 @@ from pdd_core.planner.rules import (
     LEAST_GAINED,
     LEAST_REFINED,
     LEAST_SAVED,
+    NEGLIGIBLE,
     QOE_SLACK,
     RATIOS,
 )
@@ -146,7 +147,7 @@ class _Cases:
         self.output, square = self._expected(self.longest)
         self.takes = self.prompt + self.longest <= given["max_model_len"]
         self.plain_cost = self._cost(self.output, square)
-        self.plain_qoe = self._qoe(0.0, self.ttft, self.tpot)
+        self.plain_qoe = self._qoe(self.ttft, self.tpot)
 
     def plans(self, fixed: float | None, *, refinable: bool) -> Plans:
         """Return the plans of these requests; `fixed` is the share of the prompt to read, if that is given."""
@@ -178,7 +179,7 @@ class _Cases:
         reads = self.fresh * self.per_token
         latest = self.wait + IN_TIME * self.wait_sd + reads * np.exp(IN_TIME * self.sigma) + self.step
         in_time = latest <= np.maximum(self._goals.ttft_s, self.ttft)
-        wins = in_time & self._keeps_qoe(self._qoe(0.0, self.wait + reads + self.step, self.step))
+        wins = in_time & self._keeps_qoe(self._qoe(self.wait + reads + self.step, self.step))
         if self._goals.must_begin_in_cloud:
             wins = np.zeros_like(wins)
         return np.asarray((self.prompt + self.longest <= self.n_ctx) & (wins | ~self.takes))
@@ -193,7 +194,7 @@ class _Cases:
         decoded, square = self._expected(np.minimum(budget, break_even(ARRAYS, closing) + self.rtt / self.tpot))
         saved = 1.0 - decoded / self.output
         keeps = (np.ceil(self.prompt * share) + self.longest <= self.n_ctx) & (saved >= least_saved)
-        keeps &= self._keeps_qoe(self._qoe(budget, self.ttft, self.step))
+        keeps &= self._keeps_qoe(self._qoe(self.ttft, self.gap))
         return _Handoffs(budget, stall, saved, self._cost(decoded, square), keeps)
 
     def _race(self, share: float) -> Race:
@@ -234,7 +235,10 @@ class _Cases:
             above, stall = np.where(lower, middle, above), np.where(lower, tried, stall)
             below = np.where(wide & ~lower, middle, below)
         budget = np.where(easy, least, np.where(found, above, self.longest))
-        return budget, np.where(easy, first, np.where(found, stall, 0.0))
+        stall = np.where(easy, first, np.where(found, stall, 0.0))
+        more = self._stall(race, budget + 1.0)
+        takes_all = (stall > NEGLIGIBLE) & (more <= NEGLIGIBLE) & (budget < longest)
+        return np.where(takes_all, budget + 1.0, budget), np.where(takes_all, more, stall)
 
     def _expected(self, limit: Floats) -> tuple[Floats, Floats]:
         table = self._table
@@ -244,11 +248,10 @@ class _Cases:
         decoding = decode_cost(self.prompt, decoded, square, tpot_s=self.tpot)
         return np.asarray(self._weight * self.prompt + decoding)
 
-    def _qoe(self, on_time: Any, ttft: Floats, gap: Floats) -> Floats:
+    def _qoe(self, ttft: Floats, gap: Floats) -> Floats:
         quality = expected_qoe(
             ARRAYS,
             output=self.output,
-            on_time=on_time,
             delay_s=np.maximum(0.0, ttft - self._goals.ttft_s),
             slower_s=np.maximum(0.0, gap - self.reader),
             gap=self.reader,

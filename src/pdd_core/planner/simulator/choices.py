@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pdd_core.planner.cost import prefill_weight
 from pdd_core.planner.lengths import OutputLengths
-from pdd_core.planner.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF, Requests, outcomes, reading_s
+from pdd_core.planner.outcomes import CLOUD_ONLY, HANDOFF
 from pdd_core.planner.simulator.scenario import expected_speeds
 from pdd_core.planner.vector import Circumstances, plan_many
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pdd_core.planner.simulator.cloud_times import CloudTimes
-    from pdd_core.planner.simulator.scenario import Scenario, Truth
+    from pdd_core.planner.simulator.scenario import Scenario
     from pdd_core.planner.vector import Plans
 
 _BATCH = 256
@@ -54,39 +54,6 @@ def fixed(scenario: Scenario, budget: int) -> Choices:
     count = len(scenario.trace)
     ratio = np.full(count, scenario.fixed_ratio)
     return Choices(np.full(count, HANDOFF, np.int8), np.full(count, budget, np.int64), ratio)
-
-
-def oracle(scenario: Scenario, truth: Truth, times: CloudTimes, ratio: NDArray[np.float64]) -> Choices:
-    """The least that the cloud has to do for each request if its length and all speeds are known beforehand.
-
-    Within the same rules as the planner's: the device alone where it begins within the target, else the smallest
-    budget that does not stall. What nobody knows when a request is sent, it does not either: how long the request
-    will wait in the cloud beyond the usual. `ratio` is the share of the prompt that devices read, as the planner
-    chose it.
-    """
-    trace, goals = scenario.trace, scenario.goals
-    prompts, outputs = trace.prompt_tokens.astype(np.float64), trace.output_tokens
-    step = 1.0 / truth.decode_tps
-    fits = trace.prompt_tokens + scenario.max_tokens <= scenario.device.n_ctx
-    alone = reading_s(prompts, truth.prefill_tps, ratio=1.0, ttft_s=0.0) + step
-    world = times.world(scenario, truth)
-    usual, _ = times.expected_ttft(scenario)
-    ttft = np.minimum(world.ttft_s, truth.rtt_s + usual)
-    on_device = fits & (alone <= np.maximum(goals.ttft_s, ttft)) & (not goals.must_begin_in_cloud)
-    reading = reading_s(prompts, truth.prefill_tps, ratio=ratio, ttft_s=ttft)
-    gain = 1.0 / scenario.rate - 1.0 / truth.prefill_tps
-    needed = np.where(gain > 0, np.ceil((reading + step - ttft) / np.where(gain > 0, gain, 1.0) - 1e-9), np.inf)
-    budget = np.minimum(np.maximum(needed, 1.0), _UNCAPPED).astype(np.int64)
-    verdict = np.where(on_device, DEVICE_ONLY, np.where(fits & (budget < outputs), HANDOFF, CLOUD_ONLY))
-    requests = Requests(prompt_tokens=prompts, output_tokens=outputs)
-    tried = outcomes(requests, world, verdict=verdict, decode_budget=budget, refine_ratio=ratio)
-    # the goal of quality holds for what is expected of a device, as for the planner
-    usually = replace(world, decode_tps=expected_speeds(scenario).decode_tps)
-    quality = outcomes(requests, usually, verdict=verdict, decode_budget=budget, refine_ratio=ratio).qoe
-    served = outcomes(requests, usually, verdict=CLOUD_ONLY, decode_budget=1).qoe
-    bad = tried.stalled | (quality < np.minimum(goals.qoe, served) - 1e-9)
-    verdict = np.where(bad, CLOUD_ONLY, verdict).astype(np.int8)
-    return Choices(verdict, np.where(verdict == HANDOFF, budget, 0), np.where(verdict == HANDOFF, ratio, 1.0))
 
 
 def planner(scenario: Scenario, times: CloudTimes, lengths: OutputLengths | None = None) -> Choices:

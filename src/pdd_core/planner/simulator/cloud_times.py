@@ -11,6 +11,7 @@ from pdd_core.planner.cost import prefill_weight
 from pdd_core.planner.outcomes import DEVICE_ONLY, World
 from pdd_core.planner.simulator.instance import simulate
 from pdd_core.planner.simulator.load import Load
+from pdd_core.planner.simulator.scenario import expected_speeds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,6 +57,7 @@ class CloudTimes:
             tpot_s=self.tpot_s,
             rtt_s=truth.rtt_s,
             rate=scenario.rate,
+            paced_tps=expected_speeds(scenario).decode_tps,
             ttft_target_s=scenario.goals.ttft_s,
             prefill_weight=prefill_weight(scenario.cloud),
             closing_margin=CLOSING_MARGIN,

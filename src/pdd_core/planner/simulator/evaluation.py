@@ -9,10 +9,11 @@ import numpy as np
 
 from pdd_core.planner.lengths import OutputLengths
 from pdd_core.planner.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF, Outcomes, Requests, outcomes
-from pdd_core.planner.simulator.choices import Choices, fixed, oracle, plain, planner
+from pdd_core.planner.simulator.choices import Choices, fixed, plain, planner
 from pdd_core.planner.simulator.cloud_times import CloudTimes, cloud_times, part_of
 from pdd_core.planner.simulator.instance import simulate
 from pdd_core.planner.simulator.load import Load
+from pdd_core.planner.simulator.oracle import oracle
 from pdd_core.planner.simulator.scenario import true_speeds
 
 if TYPE_CHECKING:
@@ -85,11 +86,10 @@ def compare(scenario: Scenario, *, budgets: Sequence[int] = FIXED) -> dict[str, 
     usual = cloud_times(scenario, planner(scenario, cloud_times(scenario, fixed(scenario, FIXED[-1]))))
     lengths = OutputLengths()
     planned = replace(evaluate(scenario, truth, planner(scenario, usual, lengths)), lengths=lengths)
-    ratio = np.where(planned.choices.verdict == HANDOFF, planned.choices.refine_ratio, scenario.fixed_ratio)
     made = {"planner": planned, "best_fixed": best_fixed(scenario, truth, usual)}
     made |= {f"fixed_{budget}": evaluate(scenario, truth, fixed(scenario, budget)) for budget in budgets}
     # it knows the cloud's times as they are under the planner's load, and keeps them
-    made["oracle"] = evaluate(scenario, truth, oracle(scenario, truth, planned.times, ratio), planned.times)
+    made["oracle"] = evaluate(scenario, truth, oracle(scenario, truth, planned.times), planned.times)
     made["plain"] = evaluate(scenario, truth, plain(scenario))
     return made
 

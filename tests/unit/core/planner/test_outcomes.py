@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,19 +19,20 @@ def step_by_step(prompt, output, budget, *, ratio, prefill, decode, ttft, tpot, 
     whole = prompt / prefill
     reading = ratio * whole + (1 - ratio) * min(ttft, whole)
     step = 1 / decode
+    rhythm = max(tpot, 1 / rate, step)
     received = 0
     while received < min(budget, output):
         received += 1
         has_read = reading + received / prefill <= ttft + received * tpot + 1e-12
-        lasts = reading + received / prefill + step <= ttft + received / rate + 1e-12
+        lasts = reading + received / prefill + step <= ttft + received * rhythm + 1e-12
         if has_read and lasts:
             break
-    shown = [ttft + k * max(tpot, 1 / rate) for k in range(received)]
+    shown = [ttft + k * rhythm for k in range(received)]
     stalled = False
     if output > received:
         ready = max(reading + received / prefill, ttft + (received - 1) * tpot) + step
-        stalled = ready > ttft + received / rate + 1e-9
-        begins = received * max(tpot, 1 / rate) + ttft + max(0.0, ready - ttft - received / rate) * stalled
+        stalled = ready > ttft + received * rhythm + 1e-9
+        begins = received * rhythm + ttft + max(0.0, ready - ttft - received * rhythm) * stalled
         shown += [begins + k * max(step, 1 / rate) for k in range(output - received)]
     vain = min(min(budget, output) - received, math.ceil(rtt / tpot))
     return stalled, received, received + vain, shown
@@ -116,6 +118,21 @@ def test_a_device_that_never_catches_up_leaves_a_short_answer_alone() -> None:
     got = outcomes(requests, world(prefill_tps=15), verdict=HANDOFF, decode_budget=[40, 40])
     assert got.handed_off.tolist() == [False, True]
     assert got.stalled.tolist() == [False, True]
+
+
+def test_an_answer_is_due_in_its_own_rhythm_where_that_is_slower_than_the_rate() -> None:
+    requests = Requests(prompt_tokens=[1000], output_tokens=[200])
+    plan = {"verdict": [HANDOFF], "decode_budget": [25]}
+    # 1,025 tokens and a step of 50 ms: ready at 1.075 s. 25 tokens from 0.1 s on last until 0.725 s at 40 a
+    # second, and until 1.35 s at the 20 a second that the device makes, and a pacer therefore shows
+    slow = world(decode_tps=20, tpot_s=0.01, rtt_s=0, rate=40)
+    assert not outcomes(requests, slow, **plan).stalled[0]
+    hopeful = outcomes(requests, replace(slow, paced_tps=40), **plan)
+    assert hopeful.lateness_s[0] == pytest.approx(0.35)
+    assert not outcomes(requests, replace(slow, paced_tps=20), **plan).stalled[0]
+    # a cloud that is slower than the rate makes plain serving as slow: the handoff is not late for it
+    by_cloud = world(tpot_s=0.05, decode_tps=40, prefill_tps=1e6, rate=40)
+    assert not outcomes(requests, by_cloud, **plan).stalled[0]
 
 
 def test_qoe_of_one_answer() -> None:

@@ -15,7 +15,7 @@ from pdd_core.planner.formulas import ARRAYS, NUMBERS, Race, break_even, margin
 from pdd_core.planner.lengths import OutputLengths
 from pdd_core.planner.outcomes import CLOUD_ONLY, HANDOFF, Requests, World, outcomes
 from pdd_core.planner.planner import Planner
-from pdd_core.planner.rules import LEAST_REFINED
+from pdd_core.planner.rules import LEAST_REFINED, NEGLIGIBLE
 from pdd_core.planner.types import CloudState, DeviceState, Estimate, Goals, PlanRequest, Verdict
 from pdd_core.planner.vector import Circumstances, plan_many
 from pdd_core.plugins import Policies
@@ -68,6 +68,16 @@ def test_uncertainty_becomes_head_room() -> None:
     assert careless < budgets[2] < careful
     jittery = plan(cloud={"rtt_s": Estimate(0.05, 0.05), "ttft_s": Estimate(0.1, 0.1)}).decode_budget
     assert jittery > budgets[0]
+
+
+def test_one_token_more_is_taken_where_it_takes_all_of_the_risk_away() -> None:
+    # an exact device, and a first token that comes at 0.10 s give or take 2 ms: (1025 + N) / 1000 = 0.15 + N / 20
+    credit = {"ttft_s": Estimate(0.1, 0.002), "rtt_s": Estimate(0.05)}
+    for prompt in range(1000, 1049):  # one of them is at a break-even
+        made = plan(num_prompt_tokens=prompt, cloud=credit)
+        chosen = next(one for one in made.why.alternatives if one.verdict is Verdict.HANDOFF)
+        assert chosen.stall_probability <= NEGLIGIBLE
+        assert made.decode_budget <= 1 + math.ceil((prompt / 1000 - 0.125) / (1 / 20 - 1 / 1000))
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.2, 0.4])
@@ -127,6 +137,15 @@ def test_a_handoff_keeps_the_stall_probability_with_the_least_budget(
     assert chosen.stall_probability <= epsilon
     assert chosen.cost <= made.why.alternatives[0].cost
     assert 1 <= made.decode_budget <= 1024
+
+
+def test_a_device_that_cannot_hold_the_rate_leaves_answers_to_the_cloud() -> None:
+    # paced evenly, the whole answer would be as slow as the device, however many tokens the cloud makes
+    made = plan(decode=20.0, rate=25.0, prefill=250)
+    assert made.verdict is Verdict.CLOUD_ONLY
+    assert "quality of experience" in made.why.reason
+    assert plan(decode=20.0, rate=25.0, prefill=250, goals=Goals(qoe=0.8)).verdict is Verdict.HANDOFF
+    assert plan(decode=24.5, rate=25.0, prefill=250).verdict is Verdict.HANDOFF
 
 
 def test_answers_that_end_before_the_handoff_pays_stay_in_the_cloud() -> None:
