@@ -42,6 +42,8 @@ class Learning:
         self.device = DeviceCalibration(n_ctx, plan.device)
         self.answers_unseen = 0
         """Answers since one told how fast the device reads."""
+        self.answers_without_cloud = 0
+        """Answers since the cloud was asked for one."""
         self.lengths = OutputLengths()
         if plan.lengths is not None:
             self.lengths.restore(plan.lengths)
@@ -66,12 +68,14 @@ class Learning:
         outcome, work, arrivals = session.outcome, session.work, session.arrivals
         prompt, shown = outcome.prompt_tokens, len(outcome.timeline.tokens)
         self.answers_unseen += 1
+        self.answers_without_cloud += 1
         if work is not None and work.read_tokens >= _LEAST_READ:
             self.answers_unseen = 0
             self.device.read(outcome.reused_tokens, outcome.reused_tokens + work.read_tokens, work.read_s)
         if work is not None and work.decoded_tokens >= _LEAST_DECODED:
             self.device.decoded(prompt + shown, work.decoded_tokens, work.decoded_s)
         if arrivals is not None:
+            self.answers_without_cloud = 0
             cloud = self.cloud(model)
             if arrivals.first_token_s is not None:
                 cloud.first_token(prompt, arrivals.first_token_s)

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
     from pdd_core.env import ServeSettings
     from pdd_core.handoff import CloudInfo
+    from pdd_core.planner.types import CloudState, DeviceState
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.speed import WorkLeft
 
 _BUSY_SD = 0.5
 """Relative deviation of the time for which the device will be busy: answers end when they end."""
 _LOOK_AFTER = 16
-"""Answers without a word of the device's speed, after which the next one looks."""
+"""Answers without a word of the device's speed, or of the cloud's, after which the next one looks."""
+_AT_ONCE = Estimate(0.0)
 _FIXED = {"handoff": Verdict.HANDOFF, "cloud": Verdict.CLOUD_ONLY, "device": Verdict.DEVICE_ONLY}
 
 
@@ -92,36 +94,50 @@ class Planning:
         prompt = len(request.prompt_token_ids)
         device = self.learning.device.state(prompt, held)
         device = replace(device, wait_s=self._wait(busy, device.prefill_tps.mean, device.decode_tps.mean))
-        plan, by = self.policies.first_result(
-            "pdd_plan",
-            _is_plan,
-            request=PlanRequest(
-                num_prompt_tokens=prompt,
-                num_held_tokens=held,
-                num_held_whole_tokens=held_whole,
-                max_tokens=request.max_tokens,
-                rate=rate,
-                group=group,
-                refine_ratio=request.refine_ratio,
-                refinable=refinable,
-                # who fixes the share wants a refined prompt, and that only a handoff has
-                verdict=_FIXED.get(self._settings.plan) if request.refine_ratio is None else Verdict.HANDOFF,
-            ),
-            device=device,
-            cloud=self.learning.cloud("" if info is None else info.model).state(
-                prompt,
-                refines=info is not None and info.refinement != "off",
-                max_model_len=None if info is None else info.max_model_len,
-            ),
+        asked = PlanRequest(
+            num_prompt_tokens=prompt,
+            num_held_tokens=held,
+            num_held_whole_tokens=held_whole,
+            max_tokens=request.max_tokens,
+            rate=rate,
+            group=group,
+            refine_ratio=request.refine_ratio,
+            refinable=refinable,
+            # who fixes the share wants a refined prompt, and that only a handoff has
+            verdict=_FIXED.get(self._settings.plan) if request.refine_ratio is None else Verdict.HANDOFF,
         )
-        if (
-            plan.verdict is Verdict.CLOUD_ONLY
-            and self._settings.plan == "auto"
-            and self._device_unseen(prompt, request)
-        ):
+        cloud = self.learning.cloud("" if info is None else info.model).state(
+            prompt,
+            refines=info is not None and info.refinement != "off",
+            max_model_len=None if info is None else info.max_model_len,
+        )
+        decided = self._asked(asked, device, cloud)
+        plan = decided.plan
+        if self._settings.plan != "auto":
+            return decided
+        if plan.verdict is Verdict.CLOUD_ONLY and self._device_unseen(prompt, request):
             why = replace(plan.why, reason=f"to see how fast the device is now; else {plan.verdict.value}")
-            plan = Plan(Verdict.HANDOFF, request.max_tokens, why=why)
+            return replace(decided, plan=Plan(Verdict.HANDOFF, request.max_tokens, why=why))
+        if plan.verdict is Verdict.DEVICE_ONLY and self.learning.answers_without_cloud >= _LOOK_AFTER:
+            return self._unless_the_cloud_is_fast(decided, asked, device, cloud)
+        return decided
+
+    def _asked(self, request: PlanRequest, device: DeviceState, cloud: CloudState) -> Decided:
+        plan, by = self.policies.first_result("pdd_plan", _is_plan, request=request, device=device, cloud=cloud)
         return Decided(plan, by)
+
+    def _unless_the_cloud_is_fast(
+        self, decided: Decided, request: PlanRequest, device: DeviceState, cloud: CloudState
+    ) -> Decided:
+        """Return `decided`, the device alone, unless a cloud with a first token at once would be asked: then that.
+
+        A cloud that was found too slow would else never be found fast again.
+        """
+        fast = self._asked(request, device, replace(cloud, ttft_s=_AT_ONCE, rtt_s=_AT_ONCE))
+        if fast.plan.verdict is Verdict.DEVICE_ONLY:
+            return decided
+        reason = f"to see how fast the cloud is now; else {decided.plan.verdict.value}"
+        return replace(fast, plan=replace(fast.plan, why=replace(fast.plan.why, reason=reason)))
 
     def _device_unseen(self, prompt: int, request: AnswerRequest) -> bool:
         """Whether the device should read along once, behind a cloud that is not capped: nobody waits for it.

@@ -13,6 +13,7 @@ from pdd_core.planner.formulas import (
     expected_qoe,
     log_sigma,
     margin,
+    median,
     seconds_per_token,
 )
 from pdd_core.planner.rules import (
@@ -53,12 +54,13 @@ class Case:
             self._held_whole = request.num_held_whole_tokens
         self._fresh = max(1, request.num_prompt_tokens - request.num_held_tokens)
         self._per_token = seconds_per_token(NUMBERS, prefill.mean, prefill.sd)
-        self._sigma = log_sigma(NUMBERS, prefill.mean, prefill.sd)
+        self._sigma = math.hypot(log_sigma(NUMBERS, prefill.mean, prefill.sd), prefill.doubt)
         self._step = 1.0 / decode.mean
         self._wait = device.wait_s.mean
         self._ttft = cloud.ttft_s.mean + cloud.rtt_s.mean
         self._ttft_sd = math.hypot(cloud.ttft_s.sd, cloud.rtt_s.sd)
-        self._credit_sd = math.hypot(self._ttft_sd, device.wait_s.sd)
+        sooner = math.hypot(*(one.mean * min(1.0, one.doubt) for one in (cloud.ttft_s, cloud.rtt_s)))
+        self._credit_sd = math.hypot(self._ttft_sd, sooner, device.wait_s.sd)
         self._gap = max(1.0 / request.rate, self._step, cloud.tpot_s.mean)
         self._reader = 1.0 / request.rate if math.isfinite(request.rate) else self._gap
         self.output, self._square = table.expected(request.max_tokens)
@@ -90,7 +92,7 @@ class Case:
         if self._cloud_takes:
             if self.goals.must_begin_in_cloud:
                 rejected = "the answer must begin in the cloud"
-            elif latest > max(self.goals.ttft_s, self._ttft):
+            elif latest > max(self.goals.ttft_s, median(NUMBERS, self._ttft, self._ttft_sd)):
                 rejected = f"begins only after {latest:.2g} s"
             else:
                 rejected = self._misses_qoe(quality)
@@ -157,6 +159,7 @@ class Case:
             "rate": request.rate,
             "prefill_tps": device.prefill_tps.mean,
             "prefill_tps_sd": device.prefill_tps.sd,
+            "prefill_doubt": device.prefill_tps.doubt,
             "decode_tps": device.decode_tps.mean,
             "device_wait_s": device.wait_s.mean,
             "cloud_available": cloud.available,

@@ -48,7 +48,7 @@ class Curve:
         """Return what is to be expected at `length`."""
         factor = shape * math.exp(self._offset(_octave(length)))
         ratio = self._tracker.estimate()
-        return Estimate(ratio.mean * factor, ratio.sd * factor)
+        return Estimate(ratio.mean * factor, ratio.sd * factor, ratio.doubt)
 
     def _offset(self, octave: int) -> float:
         """Return what an octave differs by; of one never seen, what the nearest one does."""

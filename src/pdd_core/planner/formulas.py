@@ -97,6 +97,11 @@ def log_sigma(ops: Ops, mean: Any, sd: Any) -> Any:
     return ops.sqrt(ops.log1p((sd / mean) * (sd / mean)))
 
 
+def median(ops: Ops, mean: Any, sd: Any) -> Any:
+    """Return the median of a log-normal quantity; 0 of one that is 0."""
+    return mean * mean / ops.sqrt(ops.maximum(mean * mean + sd * sd, _LEAST_VARIANCE))
+
+
 def seconds_per_token(ops: Ops, mean: Any, sd: Any) -> Any:
     """Return 1 / median of a log-normal speed."""
     return ops.sqrt(1.0 + (sd / mean) * (sd / mean)) / mean

@@ -3,7 +3,8 @@
 Its logarithm is a level that drifts slowly, seen through noise: a Kalman filter, whose noise is learnt as well.
 Two things are added, since devices throttle and networks change. An observation far off counts for less, it may be
 a hiccup. If several in a row are off to the same side (CUSUM, Page 1954), the level has jumped: the filter forgets
-what it knew, and follows the next ones at once. In between, the estimate says that it is in doubt.
+what it knew, and follows the next ones at once. In between, the estimate says that it is in doubt where the value
+may have fallen: a device that is slower, or a first token that comes sooner and leaves less time, needs head-room.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _ALLOWED = 0.75
 """Standard deviations by which an observation may be off before it speaks for a change."""
 _CHANGED_AT = 3.0
 """Sum of what is beyond `_ALLOWED`, to one side, that means a change."""
+_AGREES = 0.5
+"""Share of an observation far off that the one before it is off as well, where both mean a change."""
 _LEAST_NOISE, _MOST_NOISE = 0.03, 1.0
 """Bounds of the noise's standard deviation, of the logarithm."""
 _FARTHEST = math.log(1000.0)
@@ -66,15 +69,19 @@ class Tracker:
         if not 0 < value < math.inf:
             return
         self._variance += _DRIFT_SD * _DRIFT_SD
-        off = self._off = max(-_FARTHEST, min(_FARTHEST, math.log(value) - self._level))
+        before, off = self._off, max(-_FARTHEST, min(_FARTHEST, math.log(value) - self._level))
+        self._off = off
         spread = math.sqrt(self._variance + self._noise)
         beyond = max(-_CLIPPED_AT, min(_CLIPPED_AT, off / spread))
         self._up = max(0.0, self._up + beyond - _ALLOWED)
         self._down = max(0.0, self._down - beyond - _ALLOWED)
-        if max(self._up, self._down) >= _CHANGED_AT:
+        # one alone is a hiccup, even where others were a little off before
+        agreed = abs(beyond) < _CLIPPED_AT or before / off >= _AGREES
+        if agreed and max(self._up, self._down) >= _CHANGED_AT:
             self._variance = max(self._variance, off * off)
             self._up = self._down = 0.0
         else:
+            self._up, self._down = min(self._up, _CHANGED_AT), min(self._down, _CHANGED_AT)
             self._learn_noise(beyond)
             off = beyond * spread
         gain = self._variance / (self._variance + self._noise)
@@ -92,14 +99,18 @@ class Tracker:
 
     @property
     def doubt(self) -> float:
-        """Standard deviation of the logarithm for a change that may have happened; 0 without a sign of one."""
-        return math.sqrt(max(self._up, self._down) / _CHANGED_AT) * abs(self._off)
+        """Standard deviation of the logarithm for a fall that may have happened; 0 without a sign of one."""
+        fallen = math.sqrt(self._down / _CHANGED_AT) * max(0.0, -self._off)
+        return min(fallen, 2 * UNKNOWN_SD)
 
     def estimate(self) -> Estimate:
-        """Return what is to be expected of the next request: log-normal, all uncertainty in its deviation."""
-        variance = min(self._variance + self._noise + self.doubt**2, _MOST_VARIANCE)
+        """Return what is to be expected of the next request: log-normal, and what is in doubt apart from that.
+
+        In the deviation, a doubt would raise the mean of what may have fallen.
+        """
+        variance = min(self._variance + self._noise, _MOST_VARIANCE)
         mean = math.exp(self._level + variance / 2.0)
-        return Estimate(mean, mean * math.sqrt(math.expm1(variance)))
+        return Estimate(mean, mean * math.sqrt(math.expm1(variance)), self.doubt)
 
     @property
     def median(self) -> float:

@@ -31,10 +31,15 @@ class Estimate:
     mean: float
     sd: float = 0.0
     """Standard deviation of the next request's value: what requests differ by, and what is not known yet."""
+    doubt: float = 0.0
+    """Standard deviation of the logarithm by which the next value may be lower besides: the latest one was, which
+    may have been a hiccup or a change."""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.mean) and 0 <= self.sd < math.inf):
-            raise ConfigurationError(f"an estimate has a finite mean and deviation, not {self.mean} and {self.sd}")
+        if not (math.isfinite(self.mean) and 0 <= self.sd < math.inf and 0 <= self.doubt < math.inf):
+            raise ConfigurationError(
+                f"an estimate has a finite mean and deviations, not {self.mean}, {self.sd} and {self.doubt}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

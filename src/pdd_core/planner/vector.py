@@ -15,6 +15,7 @@ from pdd_core.planner.formulas import (
     expected_qoe,
     log_sigma,
     margin,
+    median,
     seconds_per_token,
 )
 from pdd_core.planner.length_table import EDGES
@@ -141,7 +142,8 @@ class _Cases:
         self.step = 1.0 / given["decode_tps"]
         self.ttft = given["ttft_s"] + self.rtt
         self.wait, self.wait_sd = given["wait_s"], given["wait_s_sd"]
-        self.credit_sd = np.hypot(np.hypot(given["ttft_s_sd"], given["rtt_s_sd"]), self.wait_sd)
+        self.ttft_sd = np.hypot(given["ttft_s_sd"], given["rtt_s_sd"])
+        self.credit_sd = np.hypot(self.ttft_sd, self.wait_sd)
         self.gap = np.maximum(np.maximum(1.0 / given["rate"], self.step), self.tpot)
         self.reader = np.where(np.isfinite(given["rate"]), 1.0 / given["rate"], self.gap)
         self.output, square = self._expected(self.longest)
@@ -178,7 +180,7 @@ class _Cases:
         """Return where the device alone is possible, keeps the goals and, costing nothing, wins."""
         reads = self.fresh * self.per_token
         latest = self.wait + IN_TIME * self.wait_sd + reads * np.exp(IN_TIME * self.sigma) + self.step
-        in_time = latest <= np.maximum(self._goals.ttft_s, self.ttft)
+        in_time = latest <= np.maximum(self._goals.ttft_s, median(ARRAYS, self.ttft, self.ttft_sd))
         wins = in_time & self._keeps_qoe(self._qoe(self.wait + reads + self.step, self.step))
         if self._goals.must_begin_in_cloud:
             wins = np.zeros_like(wins)

@@ -195,6 +195,36 @@ def test_a_device_that_was_not_seen_for_long_is_looked_at(runtime):
     assert told(made.session(request(prompt=900)))[0] == "cloud_only"
 
 
+def test_a_cloud_that_was_not_seen_for_long_is_looked_at(runtime):
+    made = runtime()
+    learning = made._planning.learning
+    for _ in range(4):
+        learning.cloud("m").first_token(400, 8.0)
+    assert told(made.session(request()))[0] == "device_only", "sooner than the cloud, though not within the target"
+    alone = fake_session(read=(400, 2.0), decoded=(100, 2.0), shown=100)
+    alone.arrivals = None
+    for _ in range(16):
+        learning.ended(alone, request(), group="", model="m")
+    session = made.session(request())
+    mode, budget, _ = told(session)
+    assert mode == "handoff"
+    assert budget > 43, "as if the first token came at once"
+    assert session._plan.plan.why.reason == "to see how fast the cloud is now; else device only"
+    assert told(made.session(request(prompt=20)))[0] == "device_only", "no cloud could be faster"
+    learning.ended(fake_session(first=0.1), request(), group="", model="m")
+    learning.ended(fake_session(first=0.1), request(), group="", model="m")
+    assert told(made.session(request()))[0] == "handoff"
+    for _ in range(4):
+        learning.cloud("m").first_token(400, 8.0)
+    assert told(made.session(request()))[0] == "device_only", "it was seen a moment ago"
+
+
+def test_one_slow_first_token_does_not_lose_the_cloud(runtime):
+    made = runtime()
+    made._planning.learning.cloud("m").first_token(400, 8.0)
+    assert told(made.session(request()))[0] == "handoff"
+
+
 class CloudForMail:
     @hookimpl
     def pdd_plan(self, request):

@@ -108,6 +108,72 @@ def test_one_hiccup_hardly_moves_the_estimate() -> None:
     assert tracker.doubt < 0.1
 
 
+def test_a_hiccup_upwards_is_no_doubt() -> None:
+    # a speed that was higher once, or a first token that came late, needs no head-room
+    tracker = Tracker(100)
+    for value in (99, 101, 100, 102, 98, 100, 101, 99, 1000):
+        tracker.observe(value)
+    assert tracker.doubt == 0
+    assert tracker.estimate().mean == pytest.approx(100, rel=0.2)
+
+
+def well_known(seed=0):
+    """A device and a cloud that have been seen 40 times with prompts of 2,000 tokens, and a planner."""
+    generator = np.random.default_rng(seed)
+    device, cloud, lengths = DeviceCalibration(8192), CloudCalibration(), OutputLengths()
+    for speed, jitter in generator.lognormal(0, (0.05, 0.1), (40, 2)):
+        device.read(0, 2000, 2.0 * speed)
+        device.decoded(2000, 50, 50 / 40 * speed)
+        cloud.round_trip(0.05 * jitter)
+        cloud.first_token(2000, 0.25 * jitter)
+        cloud.step(0.02)
+        lengths.observe("", 2000, 150 + int(100 * speed))
+    planner = Planner(lengths)
+
+    def plan(prompt=2000):
+        request = PlanRequest(num_prompt_tokens=prompt, max_tokens=1000, rate=20)
+        return planner.pdd_plan(request, device.state(prompt), cloud.state(prompt))
+
+    return device, cloud, plan
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seconds", [1, 2, 5, 20, 100])
+def test_after_one_slow_first_token_the_next_plan_is_as_before(seconds, seed) -> None:
+    _, cloud, plan = well_known(seed)
+    before = plan()
+    cloud.first_token(2000, seconds)
+    assert cloud.state(2000).ttft_s.mean == pytest.approx(0.25, rel=0.4)
+    after = plan()
+    assert before.verdict is after.verdict is Verdict.HANDOFF
+    assert after.decode_budget == pytest.approx(before.decode_budget, rel=0.1)
+
+
+@pytest.mark.parametrize("slower", [2, 4, 10, 50])
+def test_a_device_that_was_slow_once_is_not_taken_to_be_faster(slower) -> None:
+    device, _, plan = well_known()
+    before, known = plan(), device.state(2000)
+    device.read(0, 2000, 2.0 * slower)
+    device.decoded(2000, 50, 50 / 40 * slower)
+    state, after = device.state(2000), plan()
+    for now, then in ((state.prefill_tps, known.prefill_tps), (state.decode_tps, known.decode_tps)):
+        assert 0.75 * then.mean < now.mean < then.mean
+        assert now.doubt > 0.5
+    # it may be slow from now on: head-room, until the next answer tells
+    assert after.verdict is Verdict.HANDOFF
+    assert after.decode_budget > 1.5 * before.decode_budget
+    assert after.why.inputs["prefill_doubt"] == state.prefill_tps.doubt
+    device.read(0, 2000, 2.0)
+    assert plan().decode_budget < 1.3 * before.decode_budget
+
+
+def test_a_device_that_was_fast_once_needs_no_more_head_room() -> None:
+    device, _, plan = well_known()
+    before = plan()
+    device.read(0, 2000, 0.2)
+    assert plan().decode_budget == pytest.approx(before.decode_budget, rel=0.15)
+
+
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=60), st.floats(1e-3, 1e4))
 def test_an_estimate_is_always_a_number(values, guess) -> None:
     tracker = Tracker(guess)

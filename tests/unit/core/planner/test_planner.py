@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -167,6 +168,8 @@ def test_the_device_alone_where_it_begins_in_time() -> None:
     assert plan(num_prompt_tokens=400, prefill_sd=300).verdict is Verdict.HANDOFF
     # where the cloud itself takes longer, the device begins sooner than plain serving would
     assert plan(num_prompt_tokens=700, cloud={"ttft_s": Estimate(3.0)}).verdict is Verdict.DEVICE_ONLY
+    # than it usually would: a few very late answers make a high mean
+    assert plan(num_prompt_tokens=700, cloud={"ttft_s": Estimate(1.0, 4.0)}).verdict is Verdict.HANDOFF
 
 
 def test_a_device_alone_cannot_go_on_from_a_refined_history() -> None:
@@ -250,6 +253,21 @@ def test_what_does_not_fit() -> None:
     assert plan(n_ctx=1500, refine_ratio=0.3).verdict is Verdict.HANDOFF
     assert plan(cloud={"max_model_len": 1500}).verdict is Verdict.DEVICE_ONLY
     assert plan(n_ctx=1500, cloud={"max_model_len": 1500}).why.reason == "prompt and answer fit neither side"
+
+
+def test_what_may_just_have_fallen_needs_head_room() -> None:
+    device = DeviceState(
+        prefill_tps=Estimate(1000, 100, doubt=0.5), decode_tps=Estimate(40, doubt=3.0), n_ctx=16_384
+    )
+    cloud = CloudState(ttft_s=Estimate(0.3, doubt=9.0), tpot_s=Estimate(0.03), rtt_s=Estimate(0.05))
+    asked = PlanRequest(num_prompt_tokens=1000, max_tokens=1024, rate=20)
+    sure = plan(prefill_sd=100, cloud={"ttft_s": Estimate(0.3)})
+    slower = Planner(CHAT).pdd_plan(asked, device, replace(cloud, ttft_s=Estimate(0.3)))
+    assert sure.verdict is slower.verdict is Verdict.HANDOFF
+    assert slower.decode_budget > 1.5 * sure.decode_budget
+    # a first token can come no sooner than at once
+    sooner = Planner(CHAT).pdd_plan(asked, device, cloud)
+    assert slower.decode_budget < sooner.decode_budget < slower.decode_budget + 20 * 0.3 + 2
 
 
 def test_a_device_that_is_busy_begins_later() -> None:
