@@ -53,22 +53,25 @@ def figures(
 def policy(one: Evaluation, plain: Evaluation, ceiling: float) -> dict[str, Any]:
     """Return one policy's figures. Ratios are plain serving's over the policy's: more is better."""
     handoffs = one.choices.verdict == HANDOFF
+    both, theirs = one.only(plain.served), plain.only(one.served)
     budgets = one.choices.decode_budget[handoffs]
     p50, p99 = one.ttft_s
     values: dict[str, Any] = {
-        "decode_ratio": _over(plain.decode_tokens, one.decode_tokens),
-        "prefill_ratio": _over(plain.prefill_tokens, one.prefill_tokens),
+        "decode_ratio": _over(theirs.decode_tokens, both.decode_tokens),
+        "prefill_ratio": _over(theirs.prefill_tokens, both.prefill_tokens),
         "stalled_share": one.stalled_share,
+        "keeps_stall_limit": one.keeps_stall_limit,
+        "refused": one.refused,
         "handed_off_share": one.share(HANDOFF),
         "cloud_only_share": one.share(CLOUD_ONLY),
         "device_only_share": one.share(DEVICE_ONLY),
         "ttft_p50_ms": 1000 * p50,
         "ttft_p99_ms": 1000 * p99,
-        "qoe_mean": float(one.outcomes.qoe.mean()),
+        "qoe_mean": one.qoe,
         "requests_per_s": one.requests_per_s,
         "requests_per_s_ratio": _over(one.requests_per_s, plain.requests_per_s),
         "of_ceiling": _over(one.requests_per_s, ceiling),
-        "cost_ratio": _over(plain.cost, one.cost),
+        "cost_ratio": _over(theirs.cost, both.cost),
         "cloud_decode_tokens": one.decode_tokens,
         "cloud_prefill_tokens": one.prefill_tokens,
         "took_over_share": float(one.outcomes.handed_off.mean()),

@@ -58,6 +58,16 @@ def sentences(figures: Mapping[str, Any], policy: str) -> Iterator[str]:
     """Yield what the figures mean. Tokens and requests per second always stand together."""
     chosen, plain = figures["policies"][policy], figures["policies"]["plain"]
     ceiling = figures["ceiling_requests_per_s"]
+    most, requests = figures["goals"]["stall_probability"], figures["trace"]["requests"]
+    for name in dict.fromkeys((policy, "best_fixed")):
+        row = figures["policies"][name]
+        if not row["keeps_stall_limit"]:
+            yield f"{name}: {row['stalled_share']:.2%} of its answers stall, of {most:.2%} that may."
+    if refused := {name: row["refused"] for name, row in figures["policies"].items() if row["refused"]}:
+        yield (
+            f"Of {requests:,} requests the cloud's KV cache cannot hold some, and they are left out: "
+            f"{', '.join(f'{name} {count:,}' for name, count in refused.items())}."
+        )
     if chosen["requests_per_s"] is None:
         yield f"{policy}: the devices make every answer; the cloud has nothing to do."
         return

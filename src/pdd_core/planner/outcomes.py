@@ -3,8 +3,9 @@
 The cloud's token k, from 1, arrives at ``ttft + (k - 1) * tpot`` and is due at ``ttft + (k - 1) * rhythm``: the
 longest of ``1 / rate``, ``tpot`` and the device's expected step, as the default pacer shows an answer. The device
 meanwhile reads the prompt and then what has arrived; it goes on from the token after the last that it received,
-one decode step behind it. An answer is stalled if that first token of the device's comes later than it is due. A
-rhythm slower than the rate, and a device slower than expected, show in the quality of experience, not in stalls.
+one decode step behind it. An answer is stalled if that first token of the device's comes later than it is due, or
+than one step of its own after the last. A rhythm slower than the rate, and a device slower than expected, show in
+the quality of experience, not in stalls.
 """
 
 from __future__ import annotations
@@ -122,7 +123,8 @@ def outcomes(
 
     sent = np.minimum(budget, output)
     # the device takes over where it has read all that arrived, and what is at hand lasts for its first step
-    last = least_tokens((reading - ttft, tpot - 1.0 / prefill), (reading + step - ttft, rhythm - 1.0 / prefill))
+    own = np.minimum(step, rhythm)  # who waits for no more than the device's rhythm does not wait for the handoff
+    last = least_tokens((reading - ttft, tpot - 1.0 / prefill), (reading + own - ttft, rhythm - 1.0 / prefill))
     if world.closing_margin is not None:
         longer = forecast * (1.0 + world.closing_margin)  # and counts what is at hand as if shown at `rate`
         closes = least_tokens((longer * reading + step - ttft, 1.0 / world.rate - longer / prefill))
@@ -131,7 +133,7 @@ def outcomes(
     decoded = np.minimum(sent, received + np.ceil(rtt / tpot))
 
     handed_off = handoff & (output > received)
-    ready = np.maximum(reading + received / prefill, ttft + (received - 1.0) * tpot) + step
+    ready = np.maximum(reading + received / prefill, ttft + (received - 1.0) * tpot) + own
     late = np.where(handed_off, ready - (ttft + received * rhythm), 0.0)
     late = np.where(late > _TOLERANCE_S, late, 0.0)
 

@@ -64,11 +64,14 @@ class CloudTimes:
         )
 
 
-def cloud_times(scenario: Scenario, choices: Choices) -> CloudTimes:
-    """Serve what `choices` leave to the cloud, on one instance, as the trace's requests arrive."""
+def cloud_times(scenario: Scenario, choices: Choices, decoded: NDArray[np.int64] | None = None) -> CloudTimes:
+    """Serve what `choices` leave to the cloud, on one instance, as the trace's requests arrive.
+
+    It decodes whole budgets, or `decoded` tokens of each request.
+    """
     trace = scenario.trace
     part = np.flatnonzero(choices.verdict != DEVICE_ONLY)
-    tokens = choices.cloud_tokens(trace.output_tokens)
+    tokens = choices.cloud_tokens(trace.output_tokens) if decoded is None else decoded
     served = simulate(part_of(Load.of(trace, tokens), part), scenario.cloud)
     ttft, tpot = np.full(len(trace), np.nan), np.full(len(trace), np.nan)
     ttft[part] = served.first_token_s - trace.arrival_s[part]

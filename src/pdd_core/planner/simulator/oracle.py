@@ -45,10 +45,7 @@ def oracle(scenario: Scenario, truth: Truth, times: CloudTimes) -> Choices:
     rhythm, per_token = rhythm_s(world), 1.0 / truth.prefill_tps
     for ratio in _shares(scenario):
         reading = reading_s(prompts, truth.prefill_tps, ratio=ratio, ttft_s=ttft)
-        # what arrived lasts until it is read, and the last of it until the step behind it is done
-        needed = least_tokens(
-            (reading + step - ttft, rhythm - per_token), (step - world.tpot_s, rhythm - world.tpot_s)
-        )
+        needed = least_tokens((reading + np.minimum(step, rhythm) - ttft, rhythm - per_token))
         tried = outcomes(requests, world, verdict=HANDOFF, decode_budget=needed, refine_ratio=ratio)
         better = fits & ~tried.stalled & (tried.cloud_decode_tokens < least)
         verdict, kept = np.where(better, HANDOFF, verdict), np.where(better, ratio, kept)

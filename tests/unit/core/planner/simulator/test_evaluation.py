@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -5,7 +7,7 @@ from pdd_core.planner.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF
 from pdd_core.planner.profiles import CloudProfile, DeviceProfile, RatePoint
 from pdd_core.planner.simulator.choices import fixed, plain, planner
 from pdd_core.planner.simulator.cloud_times import cloud_times, part_of
-from pdd_core.planner.simulator.evaluation import ceiling, compare, evaluate, throughput
+from pdd_core.planner.simulator.evaluation import ceiling, compare, evaluate
 from pdd_core.planner.simulator.front import RATIOS, front
 from pdd_core.planner.simulator.load import Load
 from pdd_core.planner.simulator.scenario import Scenario, expected_speeds, reading_seconds, true_speeds
@@ -100,9 +102,52 @@ def test_a_prompt_that_does_not_fit_the_device_stays_in_the_cloud():
         assert not one.outcomes.handed_off.any()
 
 
+def test_requests_that_the_cloud_cannot_hold_count_as_refused_and_nowhere_else():
+    small = scenario(cloud=CLOUD.model_copy(update={"kv_tokens": 1008}), goals=Goals(must_begin_in_cloud=True))
+    made = compare(small, budgets=(8,))
+    trace = small.trace
+    too_long = trace.prompt_tokens + trace.output_tokens > 1008
+    assert made["plain"].refused == too_long.sum() > 100
+    # a budget needs less room: fewer are refused, those that cannot even be begun
+    begun = trace.prompt_tokens + np.minimum(trace.output_tokens, 8) <= 1008
+    assert made["fixed_8"].refused == (~begun).sum()
+    assert made["plain"].decode_tokens == trace.output_tokens[~too_long].sum()
+    served = replace(trace, **{name: getattr(trace, name)[~too_long]
+                               for name in ("arrival_s", "prompt_tokens", "output_tokens")})  # fmt: skip
+    alone = evaluate(replace(small, trace=served), true_speeds(replace(small, trace=served)),
+                     plain(replace(small, trace=served)))  # fmt: skip
+    assert made["plain"].requests_per_s == pytest.approx(alone.requests_per_s)
+    assert made["plain"].ttft_s == pytest.approx(alone.ttft_s)
+
+
+def test_requests_per_second_are_those_of_the_tokens_that_are_decoded():
+    # devices close the cloud long before a large budget is used up
+    one = scenario()
+    truth = true_speeds(one)
+    large, small = (evaluate(one, truth, fixed(one, budget)) for budget in (512, 96))
+    assert large.decode_tokens < 1.1 * small.decode_tokens
+    assert large.requests_per_s == pytest.approx(small.requests_per_s, rel=0.03)
+    assert large.requests_per_s > 1.2 * evaluate(one, truth, plain(one)).requests_per_s
+    assert large.times.served.decode_tokens == pytest.approx(large.decode_tokens, rel=0.02)
+
+
+@pytest.mark.parametrize("prefill", [50.0, 2e4])
+def test_some_fixed_budget_keeps_the_limit_of_stalls_however_much_devices_differ(prefill):
+    # they are as fast as answers are shown, so that half of them are slower
+    one = scenario(prefill=prefill, spread=0.5, rate=40.0, goals=Goals(stall_probability=0.001))
+    made = compare(one, budgets=(1,))
+    assert made["best_fixed"].keeps_stall_limit
+    assert made["best_fixed"].stalled_share <= 0.001
+    assert not made["fixed_1"].keeps_stall_limit
+
+
 def test_throughput_lies_between_plain_serving_and_the_ceiling():
     one = scenario()
-    rates = [throughput(one, plain(one)), throughput(one, fixed(one, 16)), ceiling(one)]
+    truth = true_speeds(one)
+    rates = [
+        *(evaluate(one, truth, policy).requests_per_s for policy in (plain(one), fixed(one, 16))),
+        ceiling(one),
+    ]
     assert rates == sorted(rates)
 
 
