@@ -70,15 +70,26 @@ class DeviceCalibration:
 
     def as_json(self) -> dict[str, Any]:
         """Return what was learnt."""
-        return {"prefill": self._prefill.as_json(), "decode": self._decode.as_json()}
+        return {
+            "prefill": self._prefill.as_json(self._prefill_at),
+            "decode": self._decode.as_json(self._decode_at),
+        }
 
     def restore(self, data: Mapping[str, Any]) -> None:
-        """Go on from what `as_json` wrote.
+        """Go on from what `as_json` wrote, with this profile or another, unless that knew less than this one.
 
         Raises:
             ValueError, TypeError, KeyError, AttributeError: it is something else; nothing has changed then.
         """
-        self._prefill, self._decode = Curve.from_json(data["prefill"]), Curve.from_json(data["decode"])
+        prefill = Curve.from_json(data["prefill"], self._prefill_at)
+        decode = Curve.from_json(data["decode"], self._decode_at)
+        self._prefill, self._decode = prefill.surer(self._prefill), decode.surer(self._decode)
+
+    def _prefill_at(self, middle: float) -> float:
+        return _mean(self._prefill_shape, 0.0, 2 * middle)
+
+    def _decode_at(self, length: float) -> float:
+        return _at(self._decode_shape, length)
 
 
 class CloudCalibration:
@@ -134,22 +145,22 @@ class CloudCalibration:
             available=available,
         )
 
-    def _shape(self, prompt_tokens: int) -> float:
+    def _shape(self, prompt_tokens: float) -> float:
         return self._first_s + self._per_token_s * prompt_tokens
 
     def as_json(self) -> dict[str, Any]:
         """Return what was learnt."""
-        return {"ttft": self._ttft.as_json(), "tpot": self._tpot.as_json(), "rtt": self._rtt.as_json()}
+        return {"ttft": self._ttft.as_json(self._shape), "tpot": self._tpot.as_json(), "rtt": self._rtt.as_json()}
 
     def restore(self, data: Mapping[str, Any]) -> None:
-        """Go on from what `as_json` wrote.
+        """Go on from what `as_json` wrote, with this profile or another, unless that knew less than this one.
 
         Raises:
             ValueError, TypeError, KeyError, AttributeError: it is something else; nothing has changed then.
         """
-        ttft = Curve.from_json(data["ttft"])
+        ttft = Curve.from_json(data["ttft"], self._shape)
         tpot, rtt = Tracker.from_json(data["tpot"]), Tracker.from_json(data["rtt"])
-        self._ttft, self._tpot, self._rtt = ttft, tpot, rtt
+        self._ttft, self._tpot, self._rtt = ttft.surer(self._ttft), tpot.surer(self._tpot), rtt.surer(self._rtt)
 
 
 def _mean(points: Sequence[RatePoint], begin: float, end: float) -> float:

@@ -9,7 +9,7 @@ from pdd_core.planner.tracker import UNKNOWN_SD, Tracker
 from pdd_core.planner.types import Estimate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _OCTAVES = 9
 """Lengths up to 128, 256, ... tokens are told apart; the last one has all from 16,384 on."""
@@ -57,26 +57,50 @@ class Curve:
         nearest = min(self._offsets, key=lambda seen: abs(seen - octave))
         return self._offsets[nearest]
 
-    def as_json(self) -> dict[str, Any]:
-        """Return what was learnt."""
-        offsets = {str(octave): round(offset, 4) for octave, offset in sorted(self._offsets.items())}
-        return {"level": self._tracker.as_json(), "offsets": offsets}
+    def surer(self, other: Curve) -> Curve:
+        """Return that one of both which knows its level better."""
+        return self if self._tracker.surer(other._tracker) is self._tracker else other
+
+    def as_json(self, shape: Callable[[float], float]) -> dict[str, Any]:
+        """Return what was learnt: the quantity itself, at the lengths seen, so that another shape may go on."""
+        octaves = sorted(self._offsets)
+        level = self._tracker.as_json()
+        at = _length(octaves[0] if octaves else 0)
+        values = {
+            str(octave): level["value"] * shape(_length(octave)) * math.exp(self._offsets[octave])
+            for octave in octaves
+        }
+        return {
+            "level": {**level, "value": _short(level["value"] * shape(at))},
+            "at": at,
+            "values": {octave: _short(value) for octave, value in values.items()},
+        }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Curve:
-        """Return what `as_json` wrote.
+    def from_json(cls, data: Mapping[str, Any], shape: Callable[[float], float]) -> Curve:
+        """Return what `as_json` wrote, over a `shape` that may be another.
 
         Raises:
             ValueError, TypeError, KeyError, AttributeError: it is something else.
         """
         curve = cls()
-        curve._tracker = Tracker.from_json(data["level"])
-        for name, value in data["offsets"].items():
-            octave, offset = int(name), float(value)
-            if not (0 <= octave < _OCTAVES and abs(offset) < 10 * UNKNOWN_SD):
-                raise ValueError(f"no offset: {name}: {value}")
-            curve._offsets[octave] = offset
+        level = float(data["level"]["value"]) / shape(float(data["at"]))
+        curve._tracker = Tracker.from_json({**data["level"], "value": level})
+        for name, value in data["values"].items():
+            octave, ratio = int(name), float(value) / level
+            if not (0 <= octave < _OCTAVES and 0 < ratio < math.inf):
+                raise ValueError(f"no value at a length: {name}: {value}")
+            curve._offsets[octave] = math.log(ratio / shape(_length(octave)))
         return curve
+
+
+def _length(octave: int) -> int:
+    """Return the tokens in the middle of an octave."""
+    return 96 << octave
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def _octave(length: float) -> int:

@@ -117,6 +117,10 @@ class Tracker:
         """The level itself."""
         return math.exp(self._level)
 
+    def surer(self, other: Tracker) -> Tracker:
+        """Return that one of both which knows its level better."""
+        return self if self._variance < other._variance else other
+
     def as_json(self) -> dict[str, float]:
         """Return what was learnt."""
         return {

@@ -217,22 +217,23 @@ def test_a_profile_s_shape_is_kept() -> None:
     assert device.state(4000, 3900).prefill_tps.mean == pytest.approx(0.5 * 210, rel=0.2)
 
 
+A_GPU = CloudProfile(
+    name="a GPU",
+    model="m",
+    base_s=0.01,
+    per_prefill_token_s=2e-5,
+    per_sequence_s=1e-4,
+    per_context_token_s=0,
+    kv_tokens=400_000,
+    max_num_seqs=200,
+    max_num_batched_tokens=8192,
+    rtt_s=0.04,
+    jitter_s=0.02,
+)
+
+
 def test_a_cloud_s_profile_is_where_it_begins() -> None:
-    cloud = CloudCalibration(
-        CloudProfile(
-            name="a GPU",
-            model="m",
-            base_s=0.01,
-            per_prefill_token_s=2e-5,
-            per_sequence_s=1e-4,
-            per_context_token_s=0,
-            kv_tokens=400_000,
-            max_num_seqs=200,
-            max_num_batched_tokens=8192,
-            rtt_s=0.04,
-            jitter_s=0.02,
-        )
-    )
+    cloud = CloudCalibration(A_GPU)
     state = cloud.state(5000, refines=True, max_model_len=9000, available=False)
     assert 0.11 < state.ttft_s.mean < 0.15
     assert 0.02 < state.tpot_s.mean < 0.03
@@ -263,6 +264,55 @@ def test_what_was_learnt_outlives_the_program(tmp_path) -> None:
     assert later.state(500).decode_tps.mean == pytest.approx(25, rel=0.1)
     assert again.state(500).tpot_s.mean == pytest.approx(0.05, rel=0.1)
     assert not list(file.parent.glob("*.tmp"))
+
+
+FALLING = (RatePoint(at=0, value=1000), RatePoint(at=4000, value=200))
+PROFILES = [None, profile(900.0), profile(20.0, decode=700.0), profile(prefill_tps=FALLING)]
+
+
+@pytest.mark.parametrize("later", PROFILES)
+@pytest.mark.parametrize("earlier", PROFILES)
+def test_what_was_learnt_with_another_profile_is_as_true(earlier, later) -> None:
+    def true(tokens):
+        return 900 / (1 + tokens / 2000)
+
+    first, second = DeviceCalibration(8192, earlier), DeviceCalibration(8192, later)
+    for _ in range(40):
+        for tokens in (200, 900, 3500):
+            first.read(0, tokens, tokens / true(tokens))
+            first.decoded(tokens, 50, 50 / 40)
+    second.restore(json.loads(json.dumps(first.as_json())))
+    for tokens in (200, 900, 3500):
+        for calibration in (first, second):
+            state = calibration.state(tokens)
+            assert state.prefill_tps.mean == pytest.approx(true(tokens), rel=0.15)
+            assert state.decode_tps.mean == pytest.approx(40, rel=0.15)
+
+
+@pytest.mark.parametrize(("earlier", "later"), [(None, A_GPU), (A_GPU, None)])
+def test_and_of_a_cloud(earlier, later) -> None:
+    first, second = CloudCalibration(earlier), CloudCalibration(later)
+    for _ in range(20):
+        first.round_trip(0.04)
+        first.first_token(1000, 0.04 + 0.8)
+        first.step(0.02)
+    second.restore(json.loads(json.dumps(first.as_json())))
+    assert second.state(1000).ttft_s.mean == pytest.approx(0.8, rel=0.15)
+
+
+def test_who_learnt_nothing_says_nothing_against_a_profile() -> None:
+    device, cloud = DeviceCalibration(8192, profile(900.0, decode=40.0)), CloudCalibration(A_GPU)
+    before = device.state(1000), cloud.state(1000)
+    device.restore(DeviceCalibration(8192).as_json())
+    cloud.restore(CloudCalibration().as_json())
+    assert (device.state(1000), cloud.state(1000)) == before
+
+
+def test_a_file_of_levels_over_a_shape_that_it_does_not_name_is_refused() -> None:
+    level = {"level": {"value": 3.0, "sd": 0.1, "noise": 0.1}, "offsets": {}}
+    device = DeviceCalibration(4096)
+    with pytest.raises(KeyError):
+        device.restore({"prefill": level, "decode": level})
 
 
 @pytest.mark.parametrize(
