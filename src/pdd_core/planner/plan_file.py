@@ -24,6 +24,7 @@ class PlannedSettings(BaseModel):
     rate: Literal["auto", "unlimited"] | PositiveFloat | None = None
     decode_budget: Literal["auto"] | PositiveInt | None = None
     refine: str | StrictFloat | None = None
+    n_ctx: Annotated[int, Field(ge=64)] | None = None
 
 
 class PlanFile(JsonFile):
