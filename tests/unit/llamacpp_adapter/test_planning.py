@@ -305,6 +305,14 @@ def test_a_context_smaller_than_the_planned_one_is_a_warning(fake_engine, tmp_pa
         ('{"settings": {"stall_probability": 2}}', "settings.stall_probability"),
         ('{"settings": {"refine": true}}', "settings.refine"),
         ('{"device": {"name": "d"}}', "device.model"),
+        ('{"settings": {"stal_probability": 0.1}}', "settings.stal_probability"),
+        ('{"trace": {}, "policies": {}}', "trace: .*policies: "),
+        ('{"lengths": {}}', "lengths: .*everyone"),
+        ('{"lengths": {"everyone": {"0": "x"}, "groups": {}}}', "lengths: .*'x'"),
+        ('{"lengths": {"everyone": {"500": 1}, "groups": {}}}', "lengths: .*500"),
+        ('{"lengths": {"everyone": {}, "groups": {"a": {"99": {}}}}}', "lengths: .*99"),
+        ('{"lengths": {"everyone": [], "groups": {}}}', "lengths: "),
+        ('{"lengths": {"everyone": {"3": 1' + "0" * 400 + '}, "groups": {}}}', "lengths: "),
     ],
 )
 def test_a_plan_file_that_cannot_be_used_is_an_error_that_names_it(tmp_path, content, problem):
