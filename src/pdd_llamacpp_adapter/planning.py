@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ _BUSY_SD = 0.5
 _LOOK_AFTER = 16
 """Answers without a word of the device's speed, or of the cloud's, after which the next one looks."""
 _AT_ONCE = Estimate(0.0)
+logger = logging.getLogger(__name__)
 _FIXED = {"handoff": Verdict.HANDOFF, "cloud": Verdict.CLOUD_ONLY, "device": Verdict.DEVICE_ONLY}
 
 
@@ -42,6 +44,11 @@ class Planning:
     def __init__(self, settings: ServeSettings, *, n_ctx: int) -> None:
         self._settings = settings
         plan = PlanFile() if settings.plan_file is None else PlanFile.load(settings.plan_file)
+        if plan.device is not None and n_ctx < plan.device.n_ctx:
+            logger.warning(
+                "the plan is for a device with a context of %d tokens, this one has %d (n_ctx)",
+                plan.device.n_ctx, n_ctx,
+            )  # fmt: skip
         self.learning = Learning(settings, plan, n_ctx=n_ctx)
         goals = Goals(
             stall_probability=settings.stall_probability,
@@ -74,18 +81,20 @@ class Planning:
         group: str,
         info: CloudInfo | None,
         refinable: bool,
+        hand_over: bool = False,
         busy: Iterable[WorkLeft] = (),
     ) -> Decided:
         """Return the plan of an answer for which there is a cloud.
 
         Args:
-            request: where it names the share of its prompt to read, this is kept, and with it the handoff.
+            request: where it names the share of its prompt to read, this is kept.
             rate: tokens per second to show at most.
             held: tokens of the prompt that the device has processed already.
             held_whole: those of them in whose place it has no refined prompt.
             group: whose answers are alike.
             info: what the cloud told about itself; None before it did.
             refinable: whether the share of the prompt to read may be chosen.
+            hand_over: whether to plan a handoff, whatever the settings.
             busy: what the device has to do for other answers first.
 
         Raises:
@@ -103,8 +112,7 @@ class Planning:
             group=group,
             refine_ratio=request.refine_ratio,
             refinable=refinable,
-            # who fixes the share wants a refined prompt, and that only a handoff has
-            verdict=_FIXED.get(self._settings.plan) if request.refine_ratio is None else Verdict.HANDOFF,
+            verdict=Verdict.HANDOFF if hand_over else _FIXED.get(self._settings.plan),
         )
         cloud = self.learning.cloud("" if info is None else info.model).state(
             prompt,

@@ -214,6 +214,8 @@ class Runtime:
         """Return `request` with the plan's share of the prompt and decode budget, and the plan."""
         fits_whole = fits(request, self.n_ctx, refinable=False)
         chooses = self._planning.asks and self._settings.refine_target.kind == "auto" and fits_whole
+        # who asks for a refined prompt wants what only a handoff has; the settings only say how much one reads
+        hand_over = request.refine_ratio is not None
         if not chooses:
             request = self._with_ratio(request, held=held)
         info = self.cloud.info
@@ -231,6 +233,7 @@ class Runtime:
                 group=group,
                 info=info,
                 refinable=chooses and request.refine_ratio is None,
+                hand_over=hand_over,
                 busy=[left for session in self._sessions if (left := session.work_left()) is not None],
             )
         judged = held_whole < held

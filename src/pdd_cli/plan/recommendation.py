@@ -32,6 +32,7 @@ def recommendation(scenario: Scenario, made: Mapping[str, Evaluation], policy: s
             must_begin_in_cloud=goals.must_begin_in_cloud,
             rate=scenario.rate,
             refine="auto" if ratio is None else "off" if ratio >= 1 else ratio,
+            n_ctx=scenario.device.n_ctx,
         ),
         device=scenario.device,
         cloud=scenario.cloud,

@@ -46,7 +46,7 @@ def _prior() -> NDArray[np.float64]:
 
 
 class OutputLengths:
-    """Distributions of answers' lengths. Bounded: the groups that were used last, a fixed table for each.
+    """Distributions of answers' lengths. Bounded: the groups whose answers came last, fixed tables for each.
 
     A distribution for one group and bucket of prompts leans on that of the whole group, this on everybody's, and
     that on the prior, each as long as few answers have been seen. Old answers fade.
@@ -58,6 +58,7 @@ class OutputLengths:
         self._everyone = np.zeros(BINS)
         self._groups: OrderedDict[str, NDArray[np.float64]] = OrderedDict()
         self._tables: dict[tuple[str, int], tuple[int, LengthTable]] = {}
+        self._of_everyone: tuple[int, LengthTable] | None = None
         self._seen = 0
 
     def observe(self, group: str, prompt_tokens: int, output_tokens: int, *, cut_short: bool = False) -> None:
@@ -93,11 +94,19 @@ class OutputLengths:
         return np.searchsorted(PROMPT_EDGES, prompt_tokens)
 
     def _table(self, key: str, bucket: int) -> LengthTable:
+        if key not in self._groups:
+            return self._table_of_everyone()
         made, table = self._tables.get((key, bucket), (-_STALE_AFTER, None))
         if table is None or self._seen - made >= _STALE_AFTER:
             table = LengthTable.of(self._weights(key, bucket))
             self._tables[key, bucket] = (self._seen, table)
         return table
+
+    def _table_of_everyone(self) -> LengthTable:
+        """Return what a group of which nothing was seen leans on."""
+        if self._of_everyone is None or self._of_everyone[0] != self._seen:
+            self._of_everyone = (self._seen, LengthTable.of(_lean(self._everyone, self._prior)))
+        return self._of_everyone[1]
 
     def _rows(self, key: str) -> NDArray[np.float64]:
         rows = self._groups.get(key)
@@ -138,7 +147,7 @@ class OutputLengths:
             made = groups[str(key)] = np.zeros((BUCKETS, BINS))
             for bucket, row in rows.items():
                 made[int(bucket)] = _dense(row)
-        self._everyone, self._groups, self._tables = everyone, groups, {}
+        self._everyone, self._groups, self._tables, self._of_everyone = everyone, groups, {}, None
 
 
 def _lean(weights: NDArray[np.float64], behind: NDArray[np.float64]) -> NDArray[np.float64]:

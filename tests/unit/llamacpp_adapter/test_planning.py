@@ -142,10 +142,24 @@ def test_settings_win(runtime, settings, mode):
 
 
 def test_a_share_that_is_asked_for_is_handed_over(runtime):
-    mode, _, ratio = told(runtime(refine=0.5).session(request(prompt=300)))
-    assert (mode, ratio) == ("handoff", 0.5)
     mode, _, ratio = told(runtime().session(request(prompt=50, refine_ratio=0.7)))
     assert (mode, ratio) == ("handoff", 0.7)
+
+
+def test_a_share_in_the_settings_says_nothing_of_who_makes_an_answer(runtime):
+    made = runtime(refine=0.5)
+    mode, _, ratio = told(made.session(request(prompt=300)))
+    assert (mode, ratio) == ("handoff", 0.5)
+    # its tokens are enough to leave some out, and yet the device alone begins in time
+    assert told(made.session(request(prompt=70))) == (
+        "device_only",
+        *told(runtime().session(request(prompt=70)))[1:],
+    )
+    assert told(runtime(refine=0.5, lengths=8).session(request(prompt=900)))[0] == "cloud_only"
+    # what fits the device only once it is refined is handed over so, or the cloud's
+    tight = runtime(refine=0.5, n_ctx=900)
+    assert told(tight.session(request(prompt=600)))[::2] == ("handoff", 0.5)
+    assert told(runtime(refine=0.5, plan="handoff").session(request(prompt=70)))[::2] == ("handoff", 0.5)
 
 
 def test_refine_auto_leaves_it_to_the_planner(runtime):
@@ -273,6 +287,15 @@ def test_a_plan_file_is_where_it_begins(fake_engine, tmp_path):
     assert made._planning.learning.cloud("m").state(100).rtt_s.mean == pytest.approx(0.2, rel=0.2)
 
 
+@pytest.mark.parametrize(("n_ctx", "warnings"), [(4096, 0), (9000, 0), (2048, 1)])
+def test_a_context_smaller_than_the_planned_one_is_a_warning(fake_engine, tmp_path, caplog, n_ctx, warnings):
+    PlanFile(device=profiled(800.0)).save(tmp_path / "plan.json")
+    Runtime(fake_engine(n_ctx=n_ctx), None, ServeSettings(plan_file=tmp_path / "plan.json"), model_name="m")
+    assert [one.message for one in caplog.records] == [
+        "the plan is for a device with a context of 4096 tokens, this one has 2048 (n_ctx)"
+    ][:warnings]
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
@@ -282,6 +305,14 @@ def test_a_plan_file_is_where_it_begins(fake_engine, tmp_path):
         ('{"settings": {"stall_probability": 2}}', "settings.stall_probability"),
         ('{"settings": {"refine": true}}', "settings.refine"),
         ('{"device": {"name": "d"}}', "device.model"),
+        ('{"settings": {"stal_probability": 0.1}}', "settings.stal_probability"),
+        ('{"trace": {}, "policies": {}}', "trace: .*policies: "),
+        ('{"lengths": {}}', "lengths: .*everyone"),
+        ('{"lengths": {"everyone": {"0": "x"}, "groups": {}}}', "lengths: .*'x'"),
+        ('{"lengths": {"everyone": {"500": 1}, "groups": {}}}', "lengths: .*500"),
+        ('{"lengths": {"everyone": {}, "groups": {"a": {"99": {}}}}}', "lengths: .*99"),
+        ('{"lengths": {"everyone": [], "groups": {}}}', "lengths: "),
+        ('{"lengths": {"everyone": {"3": 1' + "0" * 400 + '}, "groups": {}}}', "lengths: "),
     ],
 )
 def test_a_plan_file_that_cannot_be_used_is_an_error_that_names_it(tmp_path, content, problem):

@@ -16,6 +16,7 @@ from pdd_core.planner.vector import Circumstances, plan_many
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pdd_core.planner.length_table import LengthTable
     from pdd_core.planner.simulator.cloud_times import CloudTimes
     from pdd_core.planner.simulator.scenario import Scenario
     from pdd_core.planner.vector import Plans
@@ -93,18 +94,23 @@ class _Beliefs:
 
     def choices(self, at: NDArray[np.intp], lengths: OutputLengths) -> Choices:
         """Return the decisions for the requests with these numbers."""
-        trace = self._scenario.trace
-        made = Choices(np.empty(len(at), np.int8), np.empty(len(at), np.int64), np.empty(len(at)))
-        codes = trace.groups[at] if len(trace.groups) else np.zeros(len(at), np.int64)
-        for code in np.unique(codes):
-            chosen = np.flatnonzero(codes == code)
-            plans = self._plans(at[chosen], lengths, trace.group_names[code] if len(trace.groups) else "")
-            made.verdict[chosen] = plans.verdict
-            made.decode_budget[chosen] = plans.decode_budget
-            made.refine_ratio[chosen] = plans.refine_ratio
-        return made
+        plans = self._plans(at, *self._tables(at, lengths))
+        return Choices(plans.verdict, plans.decode_budget, plans.refine_ratio)
 
-    def _plans(self, at: NDArray[np.intp], lengths: OutputLengths, group: str) -> Plans:
+    def _tables(self, at: NDArray[np.intp], lengths: OutputLengths) -> tuple[list[LengthTable], NDArray[np.int64]]:
+        """Return the distributions of the answers' lengths, and which of them is whose: groups may share one."""
+        trace = self._scenario.trace
+        buckets = lengths.buckets(trace.prompt_tokens[at])
+        if not len(trace.groups):
+            return list(lengths.tables()), buckets
+        codes, group = np.unique(trace.groups[at], return_inverse=True)
+        by_group = [lengths.tables(trace.group_names[code]) for code in codes]
+        tables = list({id(table): table for row in by_group for table in row}.values())
+        numbers = {id(table): number for number, table in enumerate(tables)}
+        which = np.array([[numbers[id(table)] for table in row] for row in by_group])
+        return tables, which[group, buckets]
+
+    def _plans(self, at: NDArray[np.intp], tables: list[LengthTable], which: NDArray[np.int64]) -> Plans:
         scenario, expected = self._scenario, self._expected
         prompts = scenario.trace.prompt_tokens[at]
         given = Circumstances(
@@ -123,8 +129,8 @@ class _Beliefs:
         )
         return plan_many(
             given,
-            lengths.tables(group),
-            lengths.buckets(prompts),
+            tables,
+            which,
             goals=scenario.goals,
             refine_ratio=scenario.refine_ratio,
             refinable=scenario.refine_ratio is None,

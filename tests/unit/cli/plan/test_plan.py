@@ -91,6 +91,8 @@ def test_the_settings_file_is_loaded_by_serve(planned, monkeypatch):
     monkeypatch.setenv("PDD_PLAN_FILE", str(planned[1] / "plan.json"))
     settings = ServeSettings.load(None, {})
     assert (settings.plan, settings.rate, settings.stall_probability) == ("auto", 20.0, 0.01)
+    assert settings.n_ctx == 32768, "what fits the device in the plan fits it in fact"
+    assert ServeSettings.load(None, {"n_ctx": 2048}).n_ctx == 2048
     file = PlanFile.load(planned[1] / "plan.json")
     assert file.device.spread == 0.1
     lengths = OutputLengths()

@@ -103,6 +103,19 @@ def test_memory_is_bounded_and_the_groups_used_last_stay() -> None:
     assert lengths.table("mine", 100).longer_than(500) > 0.8
 
 
+def test_groups_that_are_only_asked_about_share_one_table_that_is_up_to_date() -> None:
+    lengths = OutputLengths()
+    first = lengths.table("g0", 100)
+    for number in range(500):
+        assert lengths.table(f"g{number}", 10 * number) is first
+    assert all(one is first for one in lengths.tables("another"))
+    lengths.observe("known", 100, 3)
+    second = lengths.table("g0", 100)
+    assert second.longer_than(3) < first.longer_than(3)
+    assert lengths.table("known", 100).longer_than(3) < second.longer_than(3)
+    assert len(lengths._tables) <= MAX_GROUPS * BUCKETS
+
+
 def test_it_can_be_written_and_read_and_names_nobody() -> None:
     lengths = OutputLengths()
     for number in range(50):
