@@ -77,14 +77,11 @@ def test_uncertain_speeds_cost_tokens_and_keep_the_limit(exact):
     assert noisy.decode_tokens > exact["planner"].decode_tokens
 
 
-@pytest.mark.parametrize("rate", [25.0, 50.0, 1000.0])
-@pytest.mark.parametrize("quality", [0.0, 0.95])
-def test_a_rate_above_the_devices_own_keeps_the_limit_of_stalls(rate, quality):
-    slow = scenario(prefill=80.0, decode=20.0, spread=0.1, rate=rate, goals=Goals(qoe=quality))
-    made = compare(slow, budgets=())
+@pytest.mark.parametrize("rate", [25.0, 1000.0])
+def test_a_rate_above_the_devices_own_keeps_the_limit_of_stalls_and_the_quality(rate):
+    made = compare(scenario(prefill=80.0, decode=20.0, spread=0.1, rate=rate), budgets=())
     assert made["planner"].stalled_share <= 0.01
-    served = min(quality, float(made["plain"].outcomes.qoe.mean()))
-    assert made["planner"].outcomes.qoe.mean() >= served - 0.01
+    assert made["planner"].qoe >= min(0.95, made["plain"].qoe) - 0.01
 
 
 def test_a_slow_device_is_given_part_of_the_prompt_where_it_may():
