@@ -11,7 +11,7 @@ import numpy as np
 from pdd_cli.plan.options import fixed_budget
 from pdd_cli.replay.figures import quality, short, spread
 from pdd_core.errors import ConfigurationError
-from pdd_core.planner.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF
+from pdd_core.planner.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF, rhythm_s
 from pdd_core.planner.simulator import choices as policies
 from pdd_core.planner.simulator.cloud_times import cloud_times
 from pdd_core.planner.simulator.evaluation import evaluate
@@ -83,16 +83,16 @@ def simulated(
         0.0,
         np.where(handed, np.minimum(found.outcomes.cloud_decode_tokens, output), output),
     )
-    gap_cloud = np.maximum(found.times.tpot_s, gap)
-    # late against who reads at the rate: a cloud that is slower than that has its reader behind already
-    late = found.outcomes.lateness_s - (own - 1) * (gap_cloud - gap)
+    # handed off, an answer is shown in one rhythm, against which the device's first token may be late
+    rhythm = rhythm_s(found.times.world(scenario, truth))
+    gap_cloud = np.where(verdict == HANDOFF, rhythm, np.maximum(found.times.tpot_s, gap))
     return Simulated(
         trace=trace,
         evaluation=found,
         truth=truth,
         gap_cloud_s=gap_cloud,
         gap_device_s=np.maximum(1.0 / truth.decode_tps, gap),
-        seam_s=np.where(handed & (own < output), gap + np.maximum(late, 0.0), 0.0),
+        seam_s=np.where(handed & (own < output), rhythm + found.outcomes.lateness_s, 0.0),
         cloud_tokens=own,
         served=np.isfinite(found.times.ttft_s) | (verdict == DEVICE_ONLY),
     )
