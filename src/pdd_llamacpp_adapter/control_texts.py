@@ -59,6 +59,8 @@ class ControlTexts:
         yield text[begin:]
 
     def _found(self, text: str) -> Iterator[re.Match[str]]:
-        return (
-            (found for found in _BRACKETED.finditer(text) if found[0] in self._apart) if self._apart else iter(())
-        )
+        if not self._apart:
+            return
+        for found in _BRACKETED.finditer(text):
+            if found[0] in self._apart:
+                yield found

@@ -5,13 +5,31 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from pdd_core.patience import Patience
 
 STREAM_FAULTS = ("cut", "truncated", "garbage", "silent", "error event", "early DONE", "aborted", "slow")
 """What can happen instead of an event, or before it."""
 ANSWER_FAULTS = ("refused", "401", "404", "429", "500", "503", "no sse", "garbage")
 """What can happen instead of a stream."""
 CANCEL_FAULTS = ("cut", "500", "silent", "garbage")
+PATIENCE = Patience(
+    first_token_s=20.0,
+    cloud_silence_s=20.0,
+    cloud_prefill_s=20.0,
+    device_step_s=30.0,
+    retry_delay_s=0.01,
+    late_s=0.03,
+)
+"""Long where a slow machine could be mistaken for a fault."""
+_SILENT = {"first_token_s": 0.8, "cloud_silence_s": 0.8, "cloud_prefill_s": 1.5}
+
+
+def patience(fault, ready, *, hung):
+    """Short for what a case is about, which has to be waited for; a device that is never ready hangs so long."""
+    short = (_SILENT if fault.kind == "silent" else {}) | ({"device_step_s": hung} if ready == "never" else {})
+    return replace(PATIENCE, **short)
 
 
 @dataclass

@@ -11,18 +11,16 @@ import json
 import math
 import time
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import anyio
 import httpx2
 import numpy as np
 import pytest
 from cloud_support import KEY, PROMPTS, new_id
-from fault_cloud import ANSWER_FAULTS, CANCEL_FAULTS, STREAM_FAULTS, Fault, FaultCloud, Recording
+from fault_cloud import ANSWER_FAULTS, CANCEL_FAULTS, STREAM_FAULTS, Fault, FaultCloud, Recording, patience
 from step_by_step import StepByStep
 
 from pdd_core.errors import DeviceEngineFailed, PDDError
-from pdd_core.patience import Patience
 from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, CloudClient
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1200)]
@@ -31,23 +29,8 @@ LENGTH = 24
 BUDGET = 10
 SOON = 6
 SIDE_BY_SIDE = 16
-PATIENCE = Patience(
-    first_token_s=20.0,
-    cloud_silence_s=20.0,
-    cloud_prefill_s=20.0,
-    device_step_s=30.0,
-    retry_delay_s=0.01,
-    late_s=0.03,
-)
-"""Long where a slow machine could be mistaken for a fault."""
-SILENT = {"first_token_s": 0.8, "cloud_silence_s": 0.8, "cloud_prefill_s": 1.5}
-HUNG = {"device_step_s": 0.5}
-
-
-def patience(fault, ready):
-    """Short for what the case is about, which has to be waited for."""
-    short = (SILENT if fault.kind == "silent" else {}) | (HUNG if ready == "never" else {})
-    return replace(PATIENCE, **short)
+HUNG = 0.5
+"""Seconds."""
 
 
 class RememberedEngine(StepByStep):
@@ -161,7 +144,9 @@ async def test_no_fault_loses_repeats_or_changes_a_token(info, recordings, engin
                 device = RememberedEngine(engine, known, ready=ready, fails_at=fails_at)
                 name = (fault, ready, fails_at)
                 try:
-                    ids, text, error, answer = await run(client, key, recording, device, patience(fault, ready))
+                    ids, text, error, answer = await run(
+                        client, key, recording, device, patience(fault, ready, hung=HUNG)
+                    )
                 except TimeoutError:
                     pytest.fail(f"hangs: {name}")
                 assert ids == recording.ids[: len(ids)], f"another answer: {name}"

@@ -15,12 +15,11 @@ from dataclasses import dataclass, replace
 import anyio
 import numpy as np
 import pytest
-from fault_cloud import ANSWER_FAULTS, STREAM_FAULTS, Fault, FaultCloud, Recording
+from fault_cloud import ANSWER_FAULTS, PATIENCE, STREAM_FAULTS, Fault, FaultCloud, Recording, patience
 from step_by_step import StepByStep
 
 from pdd_core.errors import DeviceEngineFailed, PDDError
 from pdd_core.fingerprint import fingerprint
-from pdd_core.patience import Patience
 from pdd_llamacpp_adapter.cloud import CloudClient
 from pdd_llamacpp_adapter.request import AnswerRequest
 from pdd_llamacpp_adapter.session import AnswerSession
@@ -38,16 +37,8 @@ REPEATED = (0, BUDGET - 1)
 NEW = (BUDGET, 2 * BUDGET - 1)
 """Places in a second leg."""
 SIDE_BY_SIDE = 16
-PATIENCE = Patience(
-    first_token_s=20.0,
-    cloud_silence_s=20.0,
-    cloud_prefill_s=20.0,
-    device_step_s=30.0,
-    retry_delay_s=0.01,
-    late_s=0.03,
-)
-SILENT = {"first_token_s": 0.8, "cloud_silence_s": 0.8, "cloud_prefill_s": 1.5}
-HUNG = {"device_step_s": 0.3}
+HUNG = 0.3
+"""Seconds."""
 
 
 class LetterVocabulary:
@@ -205,11 +196,10 @@ async def test_no_fault_of_a_further_leg_loses_repeats_or_changes_anything(penal
 
             wait = {"behind it": behind_it, "never": anyio.sleep_forever, "at once": anyio.lowlevel.checkpoint}
             device = LetterEngine(ready=wait[ready], fails_at=fails_at)
-            short = (SILENT if fault.kind == "silent" else {}) | (HUNG if ready == "never" else {})
             server.faults[key] = fault
             async with limiter:
                 answer = await shown(
-                    replace(request, cache_salt=key), device, replace(PATIENCE, **short), cloud=client
+                    replace(request, cache_salt=key), device, patience(fault, ready, hung=HUNG), cloud=client
                 )
             if answer.error is None:
                 assert (answer.ids, answer.text, answer.finish) == (whole.ids, whole.text, whole.finish), name

@@ -131,17 +131,17 @@ def evaluate(scenario: Scenario, truth: Truth, choices: Choices, times: CloudTim
     A device may close the cloud before its budget is used up. How soon depends on the cloud's times, and these on
     what it decodes: they are found for whole budgets first, and again for the tokens that this comes to.
     """
-    if times is None:
-        asked = choices.cloud_tokens(scenario.trace.output_tokens)
-        times = cloud_times(scenario, choices)
-        decoded = _decoded(outcomes_of(scenario, truth, times, choices), choices)
-        if (decoded < asked)[choices.verdict != DEVICE_ONLY].any():
-            times = cloud_times(scenario, choices, decoded)
-    made = outcomes_of(scenario, truth, times, choices)
+    found = times or cloud_times(scenario, choices)
+    made = outcomes_of(scenario, truth, found, choices)
     decoded = _decoded(made, choices)
+    asked = choices.cloud_tokens(scenario.trace.output_tokens)
+    if times is None and (decoded < asked)[choices.verdict != DEVICE_ONLY].any():
+        found = cloud_times(scenario, choices, decoded)
+        made = outcomes_of(scenario, truth, found, choices)
+        decoded = _decoded(made, choices)
     return Evaluation(
         choices,
-        times,
+        found,
         made,
         throughput(scenario, choices, decoded),
         _served(scenario, choices),
