@@ -104,7 +104,14 @@ class Conductor:
         """Further attempts after the cloud was lost."""
         self.handoff_id: str | None = None
         """Of the latest leg; None when none was opted in."""
-        self.cancel_confirmed: bool | None = None
+        self._cancel_confirmed: bool | None = None
+
+    @property
+    def cancel_confirmed(self) -> bool | None:
+        """Whether the cloud confirmed the last cancel; None where none was needed, or answered."""
+        # the leg outlives a conductor that is cancelled: its consumer left
+        latest = None if self._leg is None else self._leg.cancel_confirmed
+        return self._cancel_confirmed if latest is None else latest
 
     async def run(self) -> None:
         """Return when the answer is finished and nothing is at work for it any more."""
@@ -265,7 +272,7 @@ class Conductor:
             return
         self._idle_since = self._live.now()
         if leg.cancel_confirmed is not None:
-            self.cancel_confirmed = leg.cancel_confirmed
+            self._cancel_confirmed = leg.cancel_confirmed
         if (error := self._live.answer.cloud_error) is not None:
             self._live.decided(f"the cloud was lost: {type(error).__name__}")
             self._repeatable = self._repeatable and not _is_unlike(error)

@@ -21,9 +21,10 @@ from pdd_llamacpp_adapter.held_signals import held_signals
 from pdd_llamacpp_adapter.shared_model import SharedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from pdd_llamacpp_adapter.abort_flag import AbortFlag
     from pdd_llamacpp_adapter.history import RefinedHistory
 
 logger = logging.getLogger(__name__)
@@ -59,11 +60,9 @@ class LlamaContext:
         n_threads: int,
         flash_attn: bool,
         n_batch: int,
-        should_abort: Callable[[], bool] | None = None,
+        abort: AbortFlag | None = None,
     ) -> None:
-        """Load `path`. Without `should_abort`, a call of `decode` runs to its end, and no Python runs in it.
-
-        Python drops what a signal's handler raises in a callback: on the main thread do without one.
+        """Load `path`. Without `abort`, a call of `decode` runs to its end.
 
         Raises:
             ModelError: no such file, not GGUF, or llama.cpp cannot read it.
@@ -79,7 +78,7 @@ class LlamaContext:
         if not loaded:
             raise ModelError(f"llama.cpp cannot load {path}: {_errors[-1]}")
         self.model = SharedModel(loaded, L.llama_model_free)
-        self._should_abort = should_abort and L.ggml_abort_callback(lambda _: should_abort())
+        self._abort = abort
         params = L.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, n_batch
         params.n_threads = params.n_threads_batch = n_threads
@@ -130,7 +129,7 @@ class LlamaContext:
             raise ContextOverflow(f"{past} + {count} tokens do not fit a context of {self.n_ctx}")
         if not (min(ids) >= 0 and max(ids) < self._n_vocab):
             raise DeviceEngineFailed(f"a token id lies outside the model's {self._n_vocab} tokens")
-        self._watch_for_abort(watched=count > 1 and self._should_abort is not None)
+        self._watch_for_abort(watched=count > 1 and self._abort is not None)
         self._batch.n_tokens = count
         self._token[:count] = ids
         self._pos[:count] = np.arange(past, past + count)
@@ -157,13 +156,16 @@ class LlamaContext:
     def _watch_for_abort(self, *, watched: bool) -> None:
         """Have llama.cpp ask whether to go on, but for single tokens.
 
-        It asks for every node of its graph, about a thousand times, and each question takes the GIL. Beside a
-        chunk of prefill that is nothing, but it shows in a small model's step, which is over at once anyway.
+        A step is over soon. And what an aborted batch had begun is dropped, which a recurrent model cannot do
+        without dropping all it holds: an answer's last step is not worth that.
         """
         if watched is self._watched:
             return
-        callback = self._should_abort if watched else L.ggml_abort_callback(0)
-        L.llama_set_abort_callback(self._ctx, callback, ctypes.c_void_p(0))
+        if self._abort is not None and watched:
+            callback = ctypes.cast(self._abort.question, L.ggml_abort_callback)
+            L.llama_set_abort_callback(self._ctx, callback, self._abort.data)
+        else:
+            L.llama_set_abort_callback(self._ctx, L.ggml_abort_callback(0), ctypes.c_void_p(0))
         self._watched = watched
 
     def logits_at(self, index: int) -> np.ndarray:

@@ -91,7 +91,7 @@ class DeviceEngine(EngineMemory):
                 n_threads=n_threads,
                 flash_attn=flash_attn,
                 n_batch=min(N_BATCH, n_ctx),
-                should_abort=engine._thread.should_abort,
+                abort=engine._thread.abort,
             )
 
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from pdd_core.errors import DeviceEngineFailed
+from pdd_llamacpp_adapter.abort_flag import AbortFlag
 from pdd_llamacpp_adapter.aborted import DecodeAborted
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Job:
-    """What the thread is doing. `cancelled` is read by llama.cpp's abort callback."""
+    """What the thread is doing."""
 
     cancelled: bool = False
 
@@ -31,10 +33,9 @@ class EngineThread:
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llama")
         self._job = Job()
-
-    def should_abort(self) -> bool:
-        """Whether the job in progress was cancelled."""
-        return self._job.cancelled
+        self._changing = threading.Lock()
+        self.abort = AbortFlag()
+        """Raised while the job in progress is cancelled: for llama.cpp."""
 
     def run(self, work: Callable[[], T]) -> T:
         """Do `work` and return its result. Blocks."""
@@ -42,7 +43,7 @@ class EngineThread:
 
     def stop(self, last: Callable[[], object]) -> None:
         """Cancel the job in progress, do `last`, and end the thread. Blocks."""
-        self._job.cancelled = True
+        self._cancel(self._job)
         self.run(last)
         self._executor.shutdown()
 
@@ -63,7 +64,7 @@ class EngineThread:
         job = Job()
 
         def run() -> T:
-            self._job = job
+            self._begin(job)
             if job.cancelled:
                 raise DecodeAborted
             return work(job)
@@ -72,10 +73,21 @@ class EngineThread:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            job.cancelled = True
+            self._cancel(job)
             with anyio.CancelScope(shield=True):
                 await asyncio.wait([future])
             future.exception()  # looked at, so that asyncio does not report it as forgotten
             raise
         except DecodeAborted as error:
             raise DeviceEngineFailed("the engine was closed while it was answering") from error
+
+    def _begin(self, job: Job) -> None:
+        with self._changing:
+            self._job = job
+            self.abort.raised = job.cancelled
+
+    def _cancel(self, job: Job) -> None:
+        with self._changing:
+            job.cancelled = True
+            if self._job is job:  # and not the next one, which nobody cancelled
+                self.abort.raised = True

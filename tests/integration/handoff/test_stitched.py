@@ -123,16 +123,18 @@ async def test_a_session_takes_over_from_a_cloud_that_could_go_on_and_cancels_it
     engine.reset()
     before = tokens_made(cloud)
     async with CloudClient(cloud.base_url, api_key=KEY) as client:
-        request = AnswerRequest(prompt_token_ids=prompt, max_tokens=100, decode_budget=1000, ignore_eos=True)
+        # minutes of the cloud's work: it is not done before a device that gets hardly any of the processor's time
+        request = AnswerRequest(prompt_token_ids=prompt, max_tokens=1900, decode_budget=1900, ignore_eos=True)
         profile = DeviceProfile("slow", prefill_tps=200.0, decode_tps=30.0)
         async with AnswerSession(request, engine=engine, cloud=client, rate=8.0, profile=profile) as answer:
-            shown = [token async for token in answer]
-            outcome = answer.outcome
+            shown = [await anext(answer)]
+            while shown[-1].source is Source.CLOUD:
+                shown.append(await anext(answer))
+        outcome = answer.outcome
         assert shown[0].source is Source.CLOUD
-        assert shown[-1].source is Source.DEVICE
         assert outcome.took_over_at is not None
         assert outcome.cancel_confirmed is True
     made = tokens_made(cloud)
-    assert 0 < made - before < 100
+    assert 0 < made - before < 1900
     await asyncio.sleep(1.0)
     assert tokens_made(cloud) == made, "the cloud went on after the handoff"

@@ -202,9 +202,9 @@ def test_the_engine_is_driven_as_planned_and_freed(monkeypatch, tmp_path) -> Non
     class Loaded(FakeContext):
         model = "a model"
 
-        def __init__(self, path, *, n_ctx, n_threads, flash_attn, n_batch, should_abort=None):
+        def __init__(self, path, *, n_ctx, n_threads, flash_attn, n_batch, abort=None):
             super().__init__()
-            self.n_ctx, self.used, self.open, self.abort = n_ctx, [n_threads], True, should_abort
+            self.n_ctx, self.used, self.open, self.abort = n_ctx, [n_threads], True, abort
             made.append(self)
 
         def use_threads(self, count):
@@ -228,7 +228,7 @@ def test_the_engine_is_driven_as_planned_and_freed(monkeypatch, tmp_path) -> Non
     assert context.used == [1, 1, 2, 2, 1]
     assert [threads for threads, _ in measured.passes] == [1, 2, 2, 1]
     assert not context.open
-    assert context.abort is None, "a callback would swallow Ctrl-C"
+    assert context.abort is None, "Ctrl-C is looked at between two batches"
     assert said[0] == "pass 1 of 4, 1 threads"
     assert "about" in said[1]
 

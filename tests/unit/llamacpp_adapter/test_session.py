@@ -499,6 +499,7 @@ async def test_a_consumer_that_leaves_stops_both_engines(session, fake_engine, f
     assert engine.aborted
     assert cloud.closed
     assert cloud.cancelled == [answer.outcome.handoff_id]
+    assert answer.outcome.cancel_confirmed is True
 
 
 async def test_a_cancelled_consumer_stops_both_engines(session, fake_engine, fake_cloud):
