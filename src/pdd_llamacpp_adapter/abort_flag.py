@@ -1,7 +1,7 @@
 """How another thread stops llama.cpp in the middle of a batch, without Python's lock.
 
-llama.cpp asks a C function whether to go on, for every node of its graph: about a thousand times per batch. A Python
-function would take the interpreter's lock each time; beside a busy event loop, each question then waits until that
+llama.cpp asks a C function whether to go on, for every node of its graph: about a thousand times per batch. One of
+Python's would take the interpreter's lock each time; beside a busy event loop, each question then waits until that
 rests, or for the interpreter's switch interval (5 ms), and a batch of 150 ms takes half a second and more.
 """
 
