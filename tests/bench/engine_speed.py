@@ -3,7 +3,8 @@
 One model, two contexts, the same threads; they take turns, A B A B ..., each round a cold context. Each pair gives
 a ratio; the median is the result. The noise is direct llama.cpp against itself, each round against the one before.
 
-    python tests/bench/engine_speed.py [--gguf FILE] [--rounds 9] [--threads 1] [--prompt 512] [--steps 48] [--busy 0.5]
+    python tests/bench/engine_speed.py [--gguf FILE] [--rounds 9] [--threads 1] [--prompt 512] [--steps 48]
+        [--busy 0.5]
 
 With `--busy`, the event loop is at work for this share of the time beside both, as beside many clients.
 """
