@@ -138,8 +138,20 @@ class Burst:
             "never_begun": sum(row.first is None for row in rows),
             "cloud_tokens": sum(row.tokens for row in rows),
             "below_the_least": sum(row.tokens < min(load.least, row.arrival.output) for row in served),
-            "slower_than_shown": sum(row.tpot is not None and row.tpot > 1 / SHOWN_TPS for row in served),
+            "slower_than_shown": len(slower := [row for row in served if (row.tpot or 0.0) > 1 / SHOWN_TPS]),
+            "slower": [_slow(row) for row in slower],
         }
+
+
+def _slow(row: Served) -> dict[str, float]:
+    """Return an answer whose tokens came slower than they are shown: when, how many, and how slowly."""
+    mean = row.tpot or 0.0
+    return {
+        "at_s": round(row.arrival.at, 2),
+        "tokens": row.tokens,
+        "mean_gap_ms": round(1000 * mean, 1),
+        "last_late_ms": round(1000 * (row.tokens - 1) * (mean - 1 / SHOWN_TPS), 1),
+    }
 
 
 def poisson(phases: list[tuple[float, float]], prompt: int, output: int) -> list[Arrival]:

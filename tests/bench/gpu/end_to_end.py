@@ -1,7 +1,7 @@
 """Real weights on both sides: vLLM with the plugin on this machine, and llama.cpp devices on one core each.
 
-Every device has its prompts answered in three modes in turn: by itself, handed off, and by the cloud alone. All
-devices ask at about the same time.
+Every device has its prompts answered in turn: by itself, handed off, handed off with a prompt that the cloud has
+refined, and by the cloud alone. All devices ask at about the same time.
 
     python tests/bench/gpu/end_to_end.py --json end_to_end.json [--devices 12] [--gguf MODEL.gguf]
 
@@ -16,6 +16,7 @@ import secrets
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,7 +31,7 @@ from pdd_cli.convert import convert
 from pdd_cli.demo_model import demo_source
 from pdd_cli.launcher import CloudServer
 
-MODES = ("device_only", "handoff", "cloud_only")
+MODES = ("device_only", "handoff", "refined", "cloud_only")
 CORES_OF_THE_CLOUD = 4
 
 
@@ -81,6 +82,8 @@ class Bench:
             "answers_with_a_stall": sum(one["stalls"] > 0 for one in answers),
             "cloud_tokens_mean": statistics.fmean(one["cloud_tokens"] for one in answers),
             "cloud_tokens_in_vain_mean": statistics.fmean(one["cloud_tokens_in_vain"] for one in answers),
+            "took_over": sum(one["took_over_at"] is not None for one in answers),
+            "guard": _counts((one["refinement"] or {}).get("guard") for one in answers),
             "extensions": sum(one["extensions"] for one in answers),
             "answers_per_s": sum(one["answers"] for one in rounds) / sum(one["seconds"] for one in rounds),
             "errors": sorted({one["cloud_error"] for one in answers if one["cloud_error"]}),
@@ -91,6 +94,10 @@ class Bench:
         draft = self._path.with_suffix(".part")
         draft.write_text(json.dumps(self.document, indent=1))
         draft.replace(self._path)
+
+
+def _counts(values: Iterable[str | None]) -> dict[str, int]:
+    return dict(Counter(value for value in values if value is not None))
 
 
 def _spread(values: Iterable[float]) -> dict[str, float]:
@@ -132,6 +139,8 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=2000)
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--rate", type=float, default=10.0, help="tokens per second shown")
+    parser.add_argument("--refine-ratio", type=float, default=0.25, help="of the prompt, in the refined mode")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--rounds", type=int, default=2, help="at most; the time decides")
     parser.add_argument(
         "--stagger", type=float, default=0.1, help="seconds between one device's request and the next's"
@@ -178,7 +187,15 @@ def run(options: argparse.Namespace, folder: Path, begun: float, stack: ExitStac
     )
     stack.enter_context(server)
     print(f"vLLM serves after {time.monotonic() - begun:.0f} s", flush=True)
-    settings = DeviceSettings(gguf, server.base_url, key, options.prompt_tokens, options.max_tokens, options.rate)
+    settings = DeviceSettings(
+        gguf,
+        server.base_url,
+        key,
+        options.prompt_tokens,
+        options.max_tokens,
+        options.rate,
+        options.refine_ratio,
+    )
     devices = [PinnedDevice(number, core, settings) for number, core in enumerate(of_devices)]
     for device in devices:
         stack.callback(device.stop)
@@ -196,7 +213,7 @@ def run(options: argparse.Namespace, folder: Path, begun: float, stack: ExitStac
     bench = Bench(devices, options.json, head, stagger_s=options.stagger)
     took = 0.0
     for number in range(options.rounds):
-        for mode in MODES:
+        for mode in options.modes:
             if time.monotonic() - begun + 1.2 * took > options.seconds_budget:
                 print(f"no time for {mode}, round {number}", flush=True)
                 continue

@@ -1,14 +1,14 @@
 """One device: llama.cpp in a process of its own, on one core, that answers when it is told to."""
 
 import asyncio
+import math
 import multiprocessing
 import os
 import secrets
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
-from math import inf
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ class DeviceSettings:
     max_tokens: int
     rate: float
     """Tokens per second shown."""
+    refine_ratio: float
+    """The share of the prompt that a device reads in the refined mode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Order:
     """One answer to make."""
 
     mode: str
-    """``device_only``, ``handoff`` or ``cloud_only``."""
+    """``device_only``, ``handoff``, ``refined`` (a handoff as well) or ``cloud_only``."""
     number: int
     """Which prompt."""
     wait_s: float = 0.0
@@ -118,7 +120,7 @@ class _Device:
     async def warm_up(self) -> None:
         """Page the weights in, and find out how fast this core is; once with the cloud as well."""
         for engines in ({"engine": self._engine}, {"cloud": self._cloud, "vocab": self._engine.vocab}):
-            await self._session(self._prompt(-1)[:512], engines, max_tokens=8, budget=None, rate=inf)
+            await self._session(self._prompt(-1)[:512], engines, max_tokens=8, budget=None, rate=math.inf)
 
     async def answer(self, order: Order) -> dict[str, Any]:
         """Make one answer and return its figures."""
@@ -127,13 +129,22 @@ class _Device:
         engines = {
             "device_only": {"engine": self._engine},
             "handoff": {"engine": self._engine, "cloud": self._cloud},
+            "refined": {"engine": self._engine, "cloud": self._cloud},
             "cloud_only": {"cloud": self._cloud, "vocab": self._engine.vocab},
         }[order.mode]
-        budget = self._budget(len(prompt)) if order.mode == "handoff" else None
+        ratio = self._settings.refine_ratio if order.mode == "refined" else None
+        budget = None
+        if order.mode in ("handoff", "refined"):
+            budget = self._budget(math.ceil(len(prompt) * (ratio or 1.0)))
         prefill_tps = self.speed.prefill_tps
         begun = time.time()
         outcome = await self._session(
-            prompt, engines, max_tokens=self._settings.max_tokens, budget=budget, rate=self._settings.rate
+            prompt,
+            engines,
+            max_tokens=self._settings.max_tokens,
+            budget=budget,
+            rate=self._settings.rate,
+            refine_ratio=ratio,
         )
         return {
             "mode": order.mode,
@@ -156,7 +167,14 @@ class _Device:
         return min(budget or self._settings.max_tokens, self._settings.max_tokens)
 
     async def _session(
-        self, prompt: list[int], engines: dict[str, Any], *, max_tokens: int, budget: int | None, rate: float
+        self,
+        prompt: list[int],
+        engines: dict[str, Any],
+        *,
+        max_tokens: int,
+        budget: int | None,
+        rate: float,
+        refine_ratio: float | None = None,
     ) -> Any:
         from pdd_llamacpp_adapter import AnswerRequest, AnswerSession
 
@@ -166,9 +184,10 @@ class _Device:
             max_tokens=max_tokens,
             ignore_eos=True,
             decode_budget=budget,
+            refine_ratio=refine_ratio,
             cache_salt=secrets.token_hex(8),  # the cloud's prefix cache would remember the mode before
         )
-        async with AnswerSession(request, rate=rate, flush_within=inf, speed=self.speed, **engines) as answer:
+        async with AnswerSession(request, rate=rate, flush_within=math.inf, speed=self.speed, **engines) as answer:
             async for _ in answer:
                 pass
         return answer.outcome
@@ -219,5 +238,6 @@ def figures(outcome: Any, rate: float) -> dict[str, Any]:
         "extensions": outcome.extensions,
         "cloud_error": outcome.cloud_error,
         "finish_reason": outcome.finish_reason,
+        "refinement": None if outcome.refinement is None else asdict(outcome.refinement),
         "shown_at": [round(token.shown_at, 3) for token in timeline.tokens],
     }
