@@ -76,6 +76,10 @@ class HandoffRecord:
     """The refined prompt is being made."""
     refined: anyio.Event = field(default_factory=anyio.Event)
     """Set when it is known what becomes of the refinement."""
+    _characters: int = 0
+    """Of `text`."""
+    _logprobs: int = 0
+    """Entries of `output_logprobs`."""
 
     @property
     def num_tokens(self) -> int:
@@ -85,9 +89,8 @@ class HandoffRecord:
     @property
     def size(self) -> int:
         """What is held, in token ids of 4 bytes: the ids, the text, the refined prompt, the logprobs asked for."""
-        logprobs = sum(map(len, self.output_logprobs)) if self.output_logprobs else 0
         kept = _IDS_PER_KEPT * len(self.refinement.kept_indices) if isinstance(self.refinement, Refinement) else 0
-        return self.num_tokens + sum(map(len, self.text)) // 4 + _IDS_PER_LOGPROB * logprobs + kept
+        return self.num_tokens + self._characters // 4 + _IDS_PER_LOGPROB * self._logprobs + kept
 
     def add_output(self, completion: Any, *, delta: bool) -> None:
         """Take in one ``CompletionOutput``: new tokens only if `delta`, else the whole answer."""
@@ -95,12 +98,17 @@ class HandoffRecord:
             del self.output_token_ids[:]
             self.text.clear()
             self.output_logprobs = None
+            self._characters = self._logprobs = 0
         self.output_token_ids.extend(completion.token_ids)
         if completion.text:
             self.text.append(completion.text)
+            self._characters += len(completion.text)
         if completion.logprobs:
             rows = [{token: entry.logprob for token, entry in row.items()} for row in completion.logprobs]
-            self.output_logprobs = [*(self.output_logprobs or ()), *rows]
+            self._logprobs += sum(map(len, rows))
+            if self.output_logprobs is None:
+                self.output_logprobs = []
+            self.output_logprobs += rows
         if completion.finish_reason is not None:
             self.end(completion.finish_reason, completion.stop_reason)
 

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import InvalidOptIn
-from pdd_core.handoff import DecodeBudget
+from pdd_core.handoff import DecodeBudget, Status
 from pdd_core.optin import check_one_answer, parse_opt_in
 from pdd_vllm_plugin.compat import completion_id, request_error
 from pdd_vllm_plugin.config import KEY
@@ -122,8 +122,7 @@ class Recorder:
             # Whatever ended the loop: the client left, the engine died, or the answer is complete.
             record.end(None)
             self._metrics.ended(record)
-            self._store.touch(record)
-            self._store.make_room()
+            self._store.note(record)
             # Nobody may ever ask again, and a prompt is not to stay in memory for that.
             asyncio.get_running_loop().call_later(self._store.ttl_s + 1.0, self._store.purge)
             # Closing it here aborts the engine's request now, not when the garbage collector comes by.
@@ -131,7 +130,11 @@ class Recorder:
 
     def _begin_refining(self, record: HandoffRecord) -> None:
         if self._refining is not None:
-            self._refining.begin(record, then=self._metrics.refined)
+            self._refining.begin(record, then=self._refined)
+
+    def _refined(self, record: HandoffRecord) -> None:
+        self._metrics.refined(record)
+        self._store.note(record)  # a request may have ended before its prompt is refined
 
     def _take_in(self, output: Any, record: HandoffRecord, *, delta: bool) -> None:
         if not record.prompt_token_ids and output.prompt_token_ids:
@@ -146,6 +149,8 @@ class Recorder:
             output.kv_transfer_params = rest or None
         for completion in output.outputs:
             record.add_output(completion, delta=delta)
+        if record.status is not Status.RUNNING:
+            self._store.note(record)  # now: it may take long until a slow client has read it
 
 
 def _as_given(sampling_params: Any) -> Mapping[str, Any]:

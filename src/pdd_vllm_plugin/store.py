@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pdd_core.errors import HandoffInUse, HandoffNotFound
 from pdd_core.handoff import Status
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pdd_vllm_plugin.config import PDDConfig
     from pdd_vllm_plugin.record import HandoffRecord
 
+T = TypeVar("T")
+
 NOT_STARTED_TTL_S = 30.0
 """A request that vLLM registered but never began: another prompt of the same POST was refused."""
 TOMBSTONE_TTL_S = 60.0
@@ -25,12 +27,23 @@ MAX_TOMBSTONES = 4096
 
 
 class HandoffStore:
-    """Records by handoff id, oldest first. Used from one event loop only."""
+    """Records by handoff id. Used from one event loop only.
+
+    Each call costs the same however many there are: they come and go by the hundred per second.
+    """
 
     def __init__(self, config: PDDConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
         self._clock = clock
-        self._records: OrderedDict[str, HandoffRecord] = OrderedDict()
+        self._records: dict[str, HandoffRecord] = {}
+        self._sizes: dict[str, int] = {}
+        """What each held when it was last looked at."""
+        self._held = 0
+        """The sum of these."""
+        self._ended: OrderedDict[str, HandoffRecord] = OrderedDict()
+        """Those whose time to live runs, as they ended."""
+        self._not_begun: OrderedDict[str, HandoffRecord] = OrderedDict()
+        """Those that may never begin, as they came; some have begun since."""
         self._by_completion: dict[str, list[str]] = {}
         self._tombstones: OrderedDict[str, float] = OrderedDict()
 
@@ -58,9 +71,7 @@ class HandoffStore:
 
     def full_of_running(self) -> bool:
         """Is there no room for one more, because every state belongs to a running request?"""
-        return len(self._records) >= self._config.max_handoffs and all(
-            record.status is Status.RUNNING for record in self._records.values()
-        )
+        return len(self._records) >= self._config.max_handoffs and not self._ended
 
     def add(self, record: HandoffRecord) -> None:
         """Keep `record`; an ended one of the same id makes way.
@@ -73,8 +84,26 @@ class HandoffStore:
         if handoff_id in self._records:
             self._drop(handoff_id)
         self._records[handoff_id] = record
+        self._sizes[handoff_id] = 0
         self._by_completion.setdefault(record.completion_id, []).append(handoff_id)
-        self.make_room()
+        if not record.started:
+            self._not_begun[handoff_id] = record
+        self.note(record)
+
+    def note(self, record: HandoffRecord) -> None:
+        """Look at what has become of `record`: how much it holds, and whether it has ended. Then make room.
+
+        To be called when it ends, and when it grows after that. One that is not kept any more is passed over.
+        """
+        handoff_id = record.opt_in.handoff_id
+        if self._records.get(handoff_id) is not record:
+            return
+        self._held += record.size - self._sizes[handoff_id]
+        self._sizes[handoff_id] = record.size
+        if record.status is not Status.RUNNING and handoff_id not in self._ended:
+            record.touched = self._clock()
+            self._ended[handoff_id] = record
+        self._make_room()
 
     def get(self, handoff_id: str) -> HandoffRecord:
         """Return a record.
@@ -123,38 +152,38 @@ class HandoffStore:
         ends_at = self._clock() if record.status is Status.RUNNING else record.touched
         return ends_at + self._config.ttl_s - self._clock()
 
-    def touch(self, record: HandoffRecord) -> None:
-        """Start the time to live anew."""
-        record.touched = self._clock()
-
     def purge(self) -> None:
         """Drop what has expired."""
         now = self._clock()
-        # Records end out of order, so all are looked at; there are at most `max_handoffs`.
-        expired = [key for key, record in self._records.items() if now - record.touched > self._ttl(record)]
-        for handoff_id in expired:
-            self._drop(handoff_id)
-        while self._tombstones and now - next(iter(self._tombstones.values())) > TOMBSTONE_TTL_S:
+        while self._ended and now - _first(self._ended).touched > self._config.ttl_s:
+            self._drop(next(iter(self._ended)))
+        while self._not_begun:
+            record = _first(self._not_begun)
+            if record.started:
+                self._not_begun.popitem(last=False)
+            elif now - record.touched > NOT_STARTED_TTL_S:
+                self._drop(record.opt_in.handoff_id)
+            else:
+                break
+        while self._tombstones and now - _first(self._tombstones) > TOMBSTONE_TTL_S:
             self._tombstones.popitem(last=False)
 
-    def make_room(self) -> None:
-        """Drop the oldest ended records until both bounds hold. Running ones stay: their DELETE must work."""
-        tokens = sum(record.size for record in self._records.values())
-        for handoff_id, record in list(self._records.items()):
-            if len(self._records) <= self._config.max_handoffs and tokens <= self._config.max_state_tokens:
-                return
-            if record.status is not Status.RUNNING:
-                tokens -= record.size
-                self._drop(handoff_id)
-
-    def _ttl(self, record: HandoffRecord) -> float:
-        if record.status is not Status.RUNNING:
-            return self._config.ttl_s
-        return float("inf") if record.started else NOT_STARTED_TTL_S
+    def _make_room(self) -> None:
+        """Drop what ended first until both bounds hold. Running ones stay: their DELETE must work."""
+        most, most_held = self._config.max_handoffs, self._config.max_state_tokens
+        while self._ended and (len(self._records) > most or self._held > most_held):
+            self._drop(next(iter(self._ended)))
 
     def _drop(self, handoff_id: str) -> None:
         record = self._records.pop(handoff_id)
+        self._held -= self._sizes.pop(handoff_id)
+        self._ended.pop(handoff_id, None)
+        self._not_begun.pop(handoff_id, None)
         same = self._by_completion[record.completion_id]
         same.remove(handoff_id)
         if not same:
             del self._by_completion[record.completion_id]
+
+
+def _first(ordered: OrderedDict[str, T]) -> T:
+    return next(iter(ordered.values()))

@@ -1,3 +1,6 @@
+import contextlib
+import sys
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -29,6 +32,11 @@ def record(handoff_id, completion_id=f"cmpl-{LONG}", *, clock, started=True, tok
     return made
 
 
+def end(store, ended):
+    ended.end("stop")
+    store.note(ended)
+
+
 @pytest.fixture
 def clock():
     return Clock()
@@ -55,8 +63,11 @@ def test_an_ended_state_expires_and_a_running_one_does_not(store, clock):
     ended, running = record("a", clock=clock), record("b", clock=clock)
     store.add(ended)
     store.add(running)
-    ended.end("stop")
-    clock.now += 61
+    clock.now += 50  # counted from the end
+    end(store, ended)
+    clock.now += 60
+    assert store.get("a") is ended
+    clock.now += 1
     assert store.get("b") is running
     with pytest.raises(HandoffNotFound):
         store.get("a")
@@ -74,18 +85,75 @@ def test_room_is_made_by_dropping_the_oldest_ended_state(store, clock):
     records = {name: record(name, f"cmpl-{LONG}{name}", clock=clock) for name in "abcd"}
     for name in "abc":
         store.add(records[name])
-    records["b"].end("stop")
+    end(store, records["b"])
     store.add(records["d"])
     assert [name for name in "abcd" if store.find(f"cmpl-{LONG}{name}")] == ["a", "c", "d"]
+
+
+def test_what_ended_first_goes_first(store, clock):
+    records = {name: record(name, clock=clock) for name in "abc"}
+    for one in records.values():
+        store.add(one)
+    for name in "cab":
+        end(store, records[name])
+    store.add(record("d", clock=clock))
+    with pytest.raises(HandoffNotFound):
+        store.get("c")
+    assert store.get("a") is records["a"]
 
 
 def test_tokens_are_bounded_too(store, clock):
     big = record("a", clock=clock, tokens=90)
     store.add(big)
-    big.end("stop")
+    end(store, big)
     store.add(record("b", clock=clock, tokens=20))
     with pytest.raises(HandoffNotFound):
         store.get("a")
+
+
+def test_what_an_ended_state_grows_by_counts(store, clock):
+    first, second = record("a", clock=clock, tokens=40), record("b", clock=clock, tokens=40)
+    for one in (first, second):
+        store.add(one)
+        end(store, one)
+    second.output_token_ids.extend(range(30))  # as a refined prompt that comes late
+    store.note(second)
+    assert store.get("b") is second
+    with pytest.raises(HandoffNotFound):
+        store.get("a")
+
+
+def test_a_state_that_is_gone_counts_no_more(store, clock):
+    gone = record("a", clock=clock, tokens=90)
+    store.add(gone)
+    store.delete("a")
+    end(store, gone)
+    store.add(record("b", clock=clock, tokens=20))
+    assert len(store) == 1
+    assert not store.full_of_running()
+
+
+class Counted(HandoffRecord):
+    """Counts how often anybody looks at it."""
+
+    looks = 0
+
+    @property
+    def size(self):
+        Counted.looks += 1
+        return super().size
+
+
+def test_a_request_that_comes_or_ends_costs_no_look_at_the_others(clock, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "HandoffRecord", Counted)
+    store = HandoffStore(PDDConfig(max_handoffs=500), clock)
+    records = [record(f"id{number}", clock=clock, tokens=number) for number in range(1000)]
+    for number, one in enumerate(records):
+        store.add(one)
+        if number % 2:
+            end(store, one)
+    assert Counted.looks <= 4 * len(records)
+    assert len(store) == 500
 
 
 def test_it_says_when_only_running_requests_fill_it(store, clock):
@@ -93,7 +161,7 @@ def test_it_says_when_only_running_requests_fill_it(store, clock):
     for each in records:
         store.add(each)
     assert store.full_of_running()
-    records[0].end("stop")
+    end(store, records[0])
     assert not store.full_of_running()
 
 
@@ -155,8 +223,14 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(handoff_id=ids)
     def end(self, handoff_id):
         if handoff_id in self.running:
-            self.running.pop(handoff_id).end("stop")
-            self.store.make_room()
+            end(self.store, self.running.pop(handoff_id))
+
+    @rule(handoff_id=ids, tokens=st.integers(1, 30))
+    def grow(self, handoff_id, tokens):
+        with contextlib.suppress(HandoffNotFound):
+            grown = self.store.get(handoff_id)
+            grown.output_token_ids.extend(range(tokens))
+            self.store.note(grown)
 
     @rule(handoff_id=ids)
     def delete(self, handoff_id):
@@ -176,7 +250,9 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def bounds_hold(self):
         ended = len(self.store) - len(self.running)
-        assert len(self.store) <= 4 or ended == 0
+        held = sum(one.size for one in self.store._records.values())
+        assert (len(self.store) <= 4 and held <= 50) or ended == 0
+        assert self.store._held == held
 
 
 StoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
