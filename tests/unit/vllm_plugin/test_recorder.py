@@ -92,6 +92,18 @@ async def test_a_client_that_leaves_ends_the_engines_request_at_once():
     assert store.get(ID).status is Status.ABORTED
 
 
+async def test_the_time_to_live_runs_from_the_last_token_not_from_its_being_read():
+    engine = FakeEngine([output([7], finish_reason="stop")])
+    store = HandoffStore(PDDConfig(ttl_s=60.0), clock=lambda: 1e9)  # long after the request came
+    metrics = CloudMetrics(CollectorRegistry())
+    generator = Recorder(engine, store, model="m", tokenizer="d", metrics=metrics).generate(
+        {}, sampling_params(OPT_IN), "cmpl-1-0"
+    )
+    await anext(generator)  # the client has not asked for more
+    assert store.expires_in(store.get(ID)) == 60
+    await generator.aclose()
+
+
 async def test_an_engine_that_dies_leaves_an_aborted_state():
     engine = FakeEngine()
 
