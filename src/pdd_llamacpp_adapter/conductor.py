@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 _WATCH_S = 0.1
 """How often to look at a late device whose buffer runs down."""
-STRETCH = 2.0
-"""How far the gaps may be stretched to wait for the device, before the cloud is asked for more."""
+STRETCH = 1.25
+"""How far the gaps may be stretched to wait for the device, before the cloud is asked for more: less than a reader
+takes for a stall (`pdd_core.qoe.STALL_GAPS`)."""
 _LEAST_EXTENSION = 4
 _FIRST_EXTENSION = 16
 """Tokens to ask for where neither the request nor the device gives a figure."""

@@ -30,6 +30,7 @@ from pdd_cli import host
 from pdd_cli.convert import convert
 from pdd_cli.demo_model import demo_source
 from pdd_cli.launcher import CloudServer
+from pdd_core.refinement.guard import THRESHOLD
 
 MODES = ("device_only", "handoff", "refined", "cloud_only")
 CORES_OF_THE_CLOUD = 4
@@ -140,6 +141,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--rate", type=float, default=10.0, help="tokens per second shown")
     parser.add_argument("--refine-ratio", type=float, default=0.25, help="of the prompt, in the refined mode")
+    parser.add_argument("--guard-nats", type=float, default=THRESHOLD, help="of the refined mode; inf: no guard")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--rounds", type=int, default=2, help="at most; the time decides")
     parser.add_argument(
@@ -195,6 +197,7 @@ def run(options: argparse.Namespace, folder: Path, begun: float, stack: ExitStac
         options.max_tokens,
         options.rate,
         options.refine_ratio,
+        options.guard_nats,
     )
     devices = [PinnedDevice(number, core, settings) for number, core in enumerate(of_devices)]
     for device in devices:

@@ -30,6 +30,8 @@ class DeviceSettings:
     """Tokens per second shown."""
     refine_ratio: float
     """The share of the prompt that a device reads in the refined mode."""
+    guard_nats: float
+    """Above this, the guard sends a device back to the whole prompt; ``inf`` never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +120,12 @@ class _Device:
         self._settings = settings
 
     async def warm_up(self) -> None:
-        """Page the weights in, and find out how fast this core is; once with the cloud as well."""
-        for engines in ({"engine": self._engine}, {"cloud": self._cloud, "vocab": self._engine.vocab}):
-            await self._session(self._prompt(-1)[:512], engines, max_tokens=8, budget=None, rate=math.inf)
+        """Page the weights in, and find out how fast this core is; have the cloud compile what refining needs."""
+        alone, cloud = {"engine": self._engine}, {"cloud": self._cloud, "vocab": self._engine.vocab}
+        for engines, ratio in ((alone, None), (cloud, None), (alone | cloud, self._settings.refine_ratio)):
+            await self._session(
+                self._prompt(-1)[:512], engines, max_tokens=8, budget=8, rate=math.inf, refine_ratio=ratio
+            )
 
     async def answer(self, order: Order) -> dict[str, Any]:
         """Make one answer and return its figures."""
@@ -176,9 +181,11 @@ class _Device:
         rate: float,
         refine_ratio: float | None = None,
     ) -> Any:
+        from pdd_core.refinement.guard import Guard
         from pdd_llamacpp_adapter import AnswerRequest, AnswerSession
 
         self._engine.reset()
+        guard = Guard(threshold=self._settings.guard_nats)
         request = AnswerRequest(
             prompt_token_ids=prompt,
             max_tokens=max_tokens,
@@ -187,7 +194,9 @@ class _Device:
             refine_ratio=refine_ratio,
             cache_salt=secrets.token_hex(8),  # the cloud's prefix cache would remember the mode before
         )
-        async with AnswerSession(request, rate=rate, flush_within=math.inf, speed=self.speed, **engines) as answer:
+        async with AnswerSession(
+            request, rate=rate, flush_within=math.inf, speed=self.speed, guard=guard, **engines
+        ) as answer:
             async for _ in answer:
                 pass
         return answer.outcome
