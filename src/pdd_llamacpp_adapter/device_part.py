@@ -146,7 +146,7 @@ class DevicePart:
             return 0.0
         if not answer.device_able or not self._at_work:
             return None
-        return self._speed.seconds(answer.behind)
+        return self._speed.seconds(self.course.expected)
 
     async def _catch_up(self) -> np.ndarray:
         """Process prompt and received tokens until the answer is the device's; return the logits to go on from."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from pdd_core.errors import ContextOverflow
@@ -88,6 +89,17 @@ class RefinedCourse:
         if self._reading.processed + refining.protected_from(covered) + self._live.answer.max_tokens > self._n_ctx:
             return 0  # what was read will have to go
         return refining.certain(covered) - covered
+
+    @property
+    def expected(self) -> int:
+        """Tokens left to process, if the refined prompt that may yet come is as long as it was asked to be."""
+        behind, refining = self._live.answer.behind, self._refining
+        if refining is None or self._reading.prompt_done or not (refining.may_come or self.is_news):
+            return behind
+        covered = self._reading.covered
+        rest = len(self._reading.prompt) - covered
+        kept = max(math.ceil(refining.ratio * rest), refining.protected_from(covered))
+        return behind - max(0, rest - kept)
 
     async def settle(self) -> bool:
         """Act on what is new; return whether the engine had to drop something that it had processed.

@@ -16,6 +16,7 @@ from pdd_llamacpp_adapter.answer import CloudEnd
 from pdd_llamacpp_adapter.history import RefinedHistory
 from pdd_llamacpp_adapter.request import AnswerRequest
 from pdd_llamacpp_adapter.session import AnswerSession
+from pdd_llamacpp_adapter.speed import DeviceSpeed
 
 pytestmark = pytest.mark.anyio
 
@@ -95,6 +96,19 @@ async def test_the_device_reads_the_kept_tokens_behind_what_it_has_read(session,
     summary = outcome.summary()["refinement"]
     assert summary["prompt_tokens"] == 300
     assert summary["saved_tokens"] == report.saved_tokens
+
+
+async def test_a_device_that_waits_for_a_refined_prompt_is_not_late(session, fake_engine, fake_cloud):
+    engine, speed = fake_engine(), DeviceSpeed()
+    speed.prefill_tps = 20.0
+    # the cloud has made its budget before its refined prompt is there; that lasts for ten seconds, in which a
+    # device reads half of the prompt, and not all of it
+    cloud = fake_cloud([list(range(301, 311)), CloudEnd.BUDGET], refinement=refined(), late=0.3)
+    wait_for_look(engine, cloud)
+    tokens, outcome = await collect(session(engine=engine, cloud=cloud, rate=1.0, speed=speed, flush_within=0.0))
+    assert [token.token_id for token in tokens] == list(range(301, 321))
+    assert outcome.extensions == 0
+    assert outcome.refinement.saved_tokens > 0
 
 
 async def test_the_cloud_is_asked_for_what_the_guard_needs_and_the_client_sees_none_of_it(
