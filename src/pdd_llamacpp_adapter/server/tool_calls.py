@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.server.tool_formats import Call
 
 _ALPHANUMERIC = string.ascii_letters + string.digits
+_TELLS = 256
+"""Characters of a call's beginning that show whether it may be one: a long one is not looked at again and again."""
 
 
 def new_call_id(form: CallFormat | None = None) -> str:
@@ -90,7 +92,8 @@ class ToolCallParser(TextMachine):
         return True
 
     def _in_call(self, final: bool) -> bool:
-        if not may_be_call(self._text[self._value_at :].lstrip(), self._syntax.opens):
+        begins = self._text[self._value_at : self._value_at + _TELLS]
+        if not may_be_call(begins.lstrip(), self._syntax.opens):
             return self._no_call()
         try:
             end = self._extent.feed(self._text[self._scanned :])

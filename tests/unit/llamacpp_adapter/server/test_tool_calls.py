@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdd_llamacpp_adapter.server import tool_calls
 from pdd_llamacpp_adapter.server.deltas import ContentDelta, ToolCallDelta
 from pdd_llamacpp_adapter.server.forced_calls import ForcedCallParser
 from pdd_llamacpp_adapter.server.json_extent import JsonExtent, NotJson
@@ -358,3 +359,18 @@ def test_a_forced_call_cut_short_keeps_what_it_has():
 def test_forced_calls_with_their_keys_in_another_order_are_read_at_the_end():
     text = '[{"arguments": {"city": "Rome"}, "name": "weather"}]'
     assert read(ForcedCallParser(NAMES), list(text)) == ("", [("weather", '{"city": "Rome"}')])
+
+
+def test_a_long_call_is_not_looked_at_again_with_each_token(monkeypatch):
+    looked = []
+
+    def may_be(begins, opens):
+        looked.append(len(begins))
+        return may_be_call(begins, opens)
+
+    monkeypatch.setattr(tool_calls, "may_be_call", may_be)
+    letter = "and so on " * 1000
+    whole = json.dumps({"name": "weather", "arguments": {"city": letter}})
+    (call,) = fed(parser(), ["<tool_call>", *re.findall(".{1,5}", whole), "</tool_call>"])
+    assert json.loads(call.arguments) == {"city": letter}
+    assert max(looked) <= 256
