@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _ALPHANUMERIC = string.ascii_letters + string.digits
 _TELLS = 256
-"""Characters of a call's beginning that show whether it may be one: a long one is not looked at again and again."""
+"""Characters of a call's beginning that show whether it may be one: a long one is not read again and again."""
 
 
 def new_call_id(form: CallFormat | None = None) -> str:
