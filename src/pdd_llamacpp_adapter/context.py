@@ -97,7 +97,7 @@ class LlamaContext:
         """What the memory holds; agrees with llama.cpp's own count after every call, failed ones included."""
         self.history: RefinedHistory | None = None
         """What the first of `ids` stand for, where they are a refined prompt; None where for themselves."""
-        self._watched = False
+        self._watched: AbortFlag | None = None
         self._memory = L.llama_get_memory(self._ctx)
         self._window = int(L.llama_model_n_swa(loaded))
         self._n_vocab = int(L.llama_vocab_n_tokens(L.llama_model_get_vocab(loaded)))
@@ -129,7 +129,7 @@ class LlamaContext:
             raise ContextOverflow(f"{past} + {count} tokens do not fit a context of {self.n_ctx}")
         if not (min(ids) >= 0 and max(ids) < self._n_vocab):
             raise DeviceEngineFailed(f"a token id lies outside the model's {self._n_vocab} tokens")
-        self._watch_for_abort(watched=count > 1 and self._abort is not None)
+        self._watch(self._abort if count > 1 else None)
         self._batch.n_tokens = count
         self._token[:count] = ids
         self._pos[:count] = np.arange(past, past + count)
@@ -153,20 +153,20 @@ class LlamaContext:
         # llama.cpp overwrites its own with the next decode
         return self.logits_at(count - 1).copy() if want_logits else None
 
-    def _watch_for_abort(self, *, watched: bool) -> None:
-        """Have llama.cpp ask whether to go on, but for single tokens.
+    def _watch(self, flag: AbortFlag | None) -> None:
+        """Have llama.cpp stop when `flag` is raised; None for single tokens.
 
         A step is over soon. And what an aborted batch had begun is dropped, which a recurrent model cannot do
         without dropping all it holds: an answer's last step is not worth that.
         """
-        if watched is self._watched:
+        if flag is self._watched:
             return
-        if self._abort is not None and watched:
-            callback = ctypes.cast(self._abort.question, L.ggml_abort_callback)
-            L.llama_set_abort_callback(self._ctx, callback, self._abort.data)
-        else:
+        if flag is None:
             L.llama_set_abort_callback(self._ctx, L.ggml_abort_callback(0), ctypes.c_void_p(0))
-        self._watched = watched
+        else:
+            question = ctypes.cast(flag.question, L.ggml_abort_callback)
+            L.llama_set_abort_callback(self._ctx, question, flag.data)
+        self._watched = flag
 
     def logits_at(self, index: int) -> np.ndarray:
         """Return llama.cpp's own logits of token `index` of the last batch, float32 of shape (n_vocab,).

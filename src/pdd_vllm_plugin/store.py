@@ -98,8 +98,9 @@ class HandoffStore:
         handoff_id = record.opt_in.handoff_id
         if self._records.get(handoff_id) is not record:
             return
-        self._held += record.size - self._sizes[handoff_id]
-        self._sizes[handoff_id] = record.size
+        size = record.size
+        self._held += size - self._sizes[handoff_id]
+        self._sizes[handoff_id] = size
         if record.status is not Status.RUNNING and handoff_id not in self._ended:
             record.touched = self._clock()
             self._ended[handoff_id] = record

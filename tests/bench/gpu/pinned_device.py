@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-STALL_GAPS = 1.5
-"""A gap of so many target gaps is one that a reader notices."""
 _PATIENCE_S = 300
 
 
@@ -228,6 +226,7 @@ def _text() -> str:
 
 def figures(outcome: Any, rate: float) -> dict[str, Any]:
     """Return what the user saw and what it cost, JSON-ready."""
+    from pdd_core.qoe import STALL_GAPS
     from pdd_core.timeline import Source
 
     timeline = outcome.timeline
