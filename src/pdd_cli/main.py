@@ -8,13 +8,10 @@ from typing import Annotated
 
 import typer
 
-from pdd_cli.bench.command import benchmark
 from pdd_cli.demo.command import demo
-from pdd_cli.evaluate.command import evaluation
+from pdd_cli.extensions import add_installed
 from pdd_cli.generate.command import generate
 from pdd_cli.options import ApiKey, Gguf, gguf_path, new_console
-from pdd_cli.plan.command import plan
-from pdd_cli.replay.command import replay
 from pdd_cli.serve.command import serve
 from pdd_core.errors import ConfigurationError, PDDError
 
@@ -33,10 +30,6 @@ INTERRUPTED = 130
 app.command()(demo)
 app.command()(serve)
 app.command()(generate)
-app.command()(plan)
-app.command()(replay)
-app.add_typer(benchmark, name="bench")
-app.add_typer(evaluation, name="eval")
 
 
 @app.command()
@@ -94,6 +87,9 @@ def doctor(
     from pdd_cli.doctor import report
 
     raise typer.Exit(report(url=url, api_key=api_key, gguf=gguf, as_json=json, console=new_console()))
+
+
+add_installed(app)
 
 
 def main() -> None:

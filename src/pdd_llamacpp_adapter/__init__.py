@@ -9,17 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pdd_llamacpp_adapter.cloud import CloudClient
-    from pdd_llamacpp_adapter.engine import DeviceEngine
-    from pdd_llamacpp_adapter.grammar import GrammarEngine
-    from pdd_llamacpp_adapter.local import AsyncPDDevice, PDDevice
-    from pdd_llamacpp_adapter.outcome import Outcome
-    from pdd_llamacpp_adapter.profile import PROFILES, DeviceProfile
+    from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
+    from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
+    from pdd_llamacpp_adapter.engine.emulated_device import PROFILES, DeviceProfile
+    from pdd_llamacpp_adapter.engine.grammar import GrammarEngine
+    from pdd_llamacpp_adapter.engine.speed import DeviceSpeed
     from pdd_llamacpp_adapter.request import AnswerRequest, Grammar, GrammarKind
-    from pdd_llamacpp_adapter.runtime import Runtime
-    from pdd_llamacpp_adapter.session import AnswerSession
-    from pdd_llamacpp_adapter.speed import DeviceSpeed
-    from pdd_llamacpp_adapter.sync import generate
+    from pdd_llamacpp_adapter.runtime.local_device import AsyncPDDevice, PDDevice
+    from pdd_llamacpp_adapter.runtime.runtime import Runtime
+    from pdd_llamacpp_adapter.session.answer_session import AnswerSession
+    from pdd_llamacpp_adapter.session.outcome import Outcome
+    from pdd_llamacpp_adapter.session.sync import generate
 
 __all__ = [
     "PROFILES",
@@ -40,21 +40,21 @@ __all__ = [
 ]
 
 _HOMES = {
-    "PROFILES": "profile",
+    "PROFILES": "engine.emulated_device",
     "AnswerRequest": "request",
-    "AnswerSession": "session",
-    "AsyncPDDevice": "local",
-    "CloudClient": "cloud",
-    "DeviceEngine": "engine",
-    "DeviceProfile": "profile",
-    "DeviceSpeed": "speed",
+    "AnswerSession": "session.answer_session",
+    "AsyncPDDevice": "runtime.local_device",
+    "CloudClient": "cloud.cloud_client",
+    "DeviceEngine": "engine.device_engine",
+    "DeviceProfile": "engine.emulated_device",
+    "DeviceSpeed": "engine.speed",
     "Grammar": "request",
-    "GrammarEngine": "grammar",
+    "GrammarEngine": "engine.grammar",
     "GrammarKind": "request",
-    "Outcome": "outcome",
-    "PDDevice": "local",
-    "Runtime": "runtime",
-    "generate": "sync",
+    "Outcome": "session.outcome",
+    "PDDevice": "runtime.local_device",
+    "Runtime": "runtime.runtime",
+    "generate": "session.sync",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from pdd_vllm_plugin.admission import BudgetMixin
+from pdd_vllm_plugin.scheduler_mixin import BudgetMixin
 
 
 class PDDAsyncScheduler(BudgetMixin, AsyncScheduler):

@@ -12,9 +12,9 @@ from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, Limits
 from pdd_vllm_plugin.compat import engine_version, eos_ids
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.deployment import refine_method
+from pdd_vllm_plugin.generate_recorder import Recorder
 from pdd_vllm_plugin.metrics import CloudMetrics
-from pdd_vllm_plugin.recorder import Recorder
-from pdd_vllm_plugin.refining import Refining
+from pdd_vllm_plugin.prompt_refiner import Refining
 from pdd_vllm_plugin.store import HandoffStore
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_vllm_plugin.capture import backends
 from pdd_vllm_plugin.capture.layers import capture_layers, layers_of, of_target, refuse_unsupported
-from pdd_vllm_plugin.capture.recorder import Recorder
 from pdd_vllm_plugin.capture.shelf import Shelf
+from pdd_vllm_plugin.capture.window_scorer import Recorder
 from pdd_vllm_plugin.capture.windows import WindowTracker
 from pdd_vllm_plugin.compat import platform_worker
 from pdd_vllm_plugin.config import PDDConfig

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pdd_core.planner.simulator.kv_cache import KVCache
+from pdd_lab.simulator.kv_cache import KVCache
 
 
 @dataclass(eq=False)

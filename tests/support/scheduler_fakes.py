@@ -4,7 +4,7 @@ import time
 from collections import deque
 from types import SimpleNamespace
 
-from pdd_vllm_plugin.admission import BudgetMixin
+from pdd_vllm_plugin.scheduler_mixin import BudgetMixin
 
 ID = "a" * 32
 

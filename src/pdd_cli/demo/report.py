@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from pdd_cli.demo.live import STYLES
+from pdd_cli.demo.live_display import STYLES
 from pdd_cli.demo.verdict import verdict
 from pdd_core.timeline import Source
 

@@ -12,7 +12,7 @@ import anyio
 
 from pdd_cli.cloud import ended_by_sigterm, started
 from pdd_cli.demo.facts import Facts
-from pdd_cli.demo.live import SHORT_TITLES, LiveView
+from pdd_cli.demo.live_display import SHORT_TITLES, LiveView
 from pdd_cli.demo.record import write_record
 from pdd_cli.demo.report import print_header, print_report
 from pdd_cli.demo.scenario import FREQUENCY_PENALTY, HEADROOM, READING_RATE, sustained_rate

@@ -54,7 +54,7 @@ def _open(gguf: str) -> DeviceEngine:
 
 
 async def _cloud(base_url: str, api_key: str | None, engine: DeviceEngine | None) -> AsyncIterator[Finding]:
-    from pdd_llamacpp_adapter.cloud import CloudClient
+    from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
 
     async with CloudClient(base_url, api_key=api_key) as client:
         try:

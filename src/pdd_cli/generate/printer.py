@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from pdd_cli.demo.live import STYLES
+from pdd_cli.demo.live_display import STYLES
 from pdd_core.timeline import Source
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pdd_core.timeline import ShownToken
-    from pdd_llamacpp_adapter.outcome import Outcome
+    from pdd_llamacpp_adapter.session.outcome import Outcome
 
 
 class Printer:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from pdd_cli.generate.question import Question
     from pdd_core.env import ServeSettings
-    from pdd_llamacpp_adapter.outcome import Outcome
-    from pdd_llamacpp_adapter.runtime import Runtime
-    from pdd_llamacpp_adapter.session import AnswerSession
+    from pdd_llamacpp_adapter.runtime.runtime import Runtime
+    from pdd_llamacpp_adapter.session.answer_session import AnswerSession
+    from pdd_llamacpp_adapter.session.outcome import Outcome
 
 SCHEMA = 1
 """Of the JSON file."""
@@ -80,7 +80,7 @@ class _Asking:
 
     async def run(self, gguf: Path, model: str) -> None:
         """Load the model, and answer."""
-        from pdd_llamacpp_adapter.runtime import Runtime
+        from pdd_llamacpp_adapter.runtime.runtime import Runtime
         from pdd_llamacpp_adapter.server.prepare import prepare
 
         async with Runtime.running(gguf, self._settings, model_name=model) as runtime:
@@ -94,7 +94,7 @@ class _Asking:
 
     async def _connected(self, runtime: Runtime) -> None:
         """Wait for the cloud's first word, and say so if it has none for us."""
-        from pdd_llamacpp_adapter.monitor import CloudState
+        from pdd_llamacpp_adapter.cloud.cloud_monitor import CloudState
 
         while runtime.cloud.state is CloudState.CONNECTING:  # noqa: ASYNC110 - the monitor has no bell for this
             await anyio.sleep(_CONNECTING_POLL_S)

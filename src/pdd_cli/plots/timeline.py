@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from pdd_llamacpp_adapter.outcome import Outcome
+    from pdd_llamacpp_adapter.session.outcome import Outcome
 
 _COLOURS = {Source.CLOUD: CLOUD, Source.DEVICE: DEVICE}
 _NOTE_WIDTH = 0.2

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pdd_core.env import ServeSettings
-    from pdd_llamacpp_adapter.runtime import Runtime
+    from pdd_llamacpp_adapter.runtime.runtime import Runtime
 
 
 def run_serve(settings: ServeSettings, console: Console) -> None:
@@ -29,7 +29,7 @@ def run_serve(settings: ServeSettings, console: Console) -> None:
         ModelError: the model file is missing, unreadable or not a GGUF model.
     """
     require("device", need="the local server")
-    from pdd_llamacpp_adapter.serving import serve_device
+    from pdd_llamacpp_adapter.runtime.serving import serve_device
 
     own = None if settings.gguf == "demo" else Path(settings.gguf)
     gguf = device_gguf(None, progress=ConsoleProgress(console)) if own is None else own

@@ -20,9 +20,9 @@ from pdd_llamacpp_adapter.server.turn import ErrorObject, Finished, Step, Turn
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from pdd_llamacpp_adapter.outcome import Outcome
     from pdd_llamacpp_adapter.server.service import Runtime, Service, Session
     from pdd_llamacpp_adapter.server.turn import Json
+    from pdd_llamacpp_adapter.session.outcome import Outcome
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from pdd_core.errors import PDDError
-from pdd_llamacpp_adapter.server import chat, completions, info, responses
+from pdd_llamacpp_adapter.server import chat_routes, completion_routes, info, responses
 from pdd_llamacpp_adapter.server.delivery import PDD_HEADER
 from pdd_llamacpp_adapter.server.failures import CLIENT_GONE, INTERNAL, INVALID, error_object, error_response
 from pdd_llamacpp_adapter.server.middleware import REQUEST_ID, Gate, RequestBooks
@@ -36,8 +36,8 @@ def create_app(service: Service) -> Starlette:
     """
     routes = [
         *info.routes(service),
-        *chat.routes(service),
-        *completions.routes(service),
+        *chat_routes.routes(service),
+        *completion_routes.routes(service),
         *responses.routes(service),
     ]
     paths: dict[object, str] = {route.endpoint: route.path for route in routes}

@@ -7,9 +7,9 @@ import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pdd_llamacpp_adapter.outcome import Outcome
     from pdd_llamacpp_adapter.server.answering import Call
     from pdd_llamacpp_adapter.server.turn import ErrorObject
+    from pdd_llamacpp_adapter.session.outcome import Outcome
 
 logger = logging.getLogger("pdd_llamacpp_adapter.decisions")
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from pdd_llamacpp_adapter.outcome import Outcome
     from pdd_llamacpp_adapter.server.answering import Call
     from pdd_llamacpp_adapter.server.transcript import Transcript
     from pdd_llamacpp_adapter.server.turn import Event, EventWriter, Json, Step, Turn
+    from pdd_llamacpp_adapter.session.outcome import Outcome
 
 KEEP_ALIVE = b": keep-alive\n\n"
 PDD_HEADER = "x-pdd"

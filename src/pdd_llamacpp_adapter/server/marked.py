@@ -12,13 +12,13 @@ from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import InvalidRequest
-from pdd_llamacpp_adapter.reading import common_prefix
+from pdd_llamacpp_adapter.engine.history import common_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pdd_core.refinement.prompt import Span
-    from pdd_llamacpp_adapter.vocab import Vocabulary
+    from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
 
 MARK = "pdd_protect"
 JOINT = "\n"

@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from pdd_core.timeline import Source
 
 if TYPE_CHECKING:
-    from pdd_llamacpp_adapter.outcome import Outcome
-    from pdd_llamacpp_adapter.server.admission import AdmissionQueue
+    from pdd_llamacpp_adapter.server.admission_queue import AdmissionQueue
+    from pdd_llamacpp_adapter.session.outcome import Outcome
 
 _TTFT_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
 _GAP_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)

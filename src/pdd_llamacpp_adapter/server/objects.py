@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pdd_core.timeline import ShownToken
-    from pdd_llamacpp_adapter.outcome import Outcome
     from pdd_llamacpp_adapter.server.answering import Call
     from pdd_llamacpp_adapter.server.turn import ErrorObject, Finished, Json
+    from pdd_llamacpp_adapter.session.outcome import Outcome
 
 DONE = Event("[DONE]")
 

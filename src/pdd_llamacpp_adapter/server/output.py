@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pdd_llamacpp_adapter.server.deltas import ContentDelta
-from pdd_llamacpp_adapter.server.forced_calls import ForcedCallParser
 from pdd_llamacpp_adapter.server.reasoning import ReasoningSplitter, ReasoningStart
-from pdd_llamacpp_adapter.server.tool_calls import ToolCallParser
+from pdd_llamacpp_adapter.server.tools.forced_calls import ForcedCallParser
+from pdd_llamacpp_adapter.server.tools.tool_calls import ToolCallParser
 
 if TYPE_CHECKING:
     from pdd_llamacpp_adapter.server.deltas import Delta
-    from pdd_llamacpp_adapter.server.tools import ToolPlan
+    from pdd_llamacpp_adapter.server.tools.tool_use import ToolPlan
 
 
 class AnswerParser:

@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import anyio
 
 from pdd_core.errors import ContextOverflow, InvalidRequest, ModelError
-from pdd_llamacpp_adapter.chat import RESERVED_VARIABLES
+from pdd_llamacpp_adapter.engine.chat_template import RESERVED_VARIABLES
 from pdd_llamacpp_adapter.request import AnswerRequest, check_token_ids
 from pdd_llamacpp_adapter.server.answer_format import grammar_of
 from pdd_llamacpp_adapter.server.marked import span_of_tools, spans_of_parts
 from pdd_llamacpp_adapter.server.output import output_parser
 from pdd_llamacpp_adapter.server.reasoning import ReasoningStart, reasoning_start
-from pdd_llamacpp_adapter.server.tools import plan_tools
+from pdd_llamacpp_adapter.server.tools.tool_use import plan_tools
 from pdd_llamacpp_adapter.server.turn import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pdd_core.refinement.prompt import Span
+    from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
     from pdd_llamacpp_adapter.request import Grammar
     from pdd_llamacpp_adapter.server.answering import Call
     from pdd_llamacpp_adapter.server.service import Runtime, Service
-    from pdd_llamacpp_adapter.server.tools import ToolPlan
+    from pdd_llamacpp_adapter.server.tools.tool_use import ToolPlan
     from pdd_llamacpp_adapter.server.turn import ChatInput, Sampling
-    from pdd_llamacpp_adapter.vocab import Vocabulary
 
 Made = TypeVar("Made")
 

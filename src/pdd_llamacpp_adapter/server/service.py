@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from pdd_llamacpp_adapter.server.admission import AdmissionQueue
+from pdd_llamacpp_adapter.server.admission_queue import AdmissionQueue
 from pdd_llamacpp_adapter.server.failures import SHUTTING_DOWN
 from pdd_llamacpp_adapter.server.incoming import IncomingRequests
 from pdd_llamacpp_adapter.server.metrics import ServerMetrics
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from pdd_core.timeline import ShownToken
-    from pdd_llamacpp_adapter.outcome import Outcome
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.server.answering import RunningAnswer
-    from pdd_llamacpp_adapter.server.settings import ServerSettings
+    from pdd_llamacpp_adapter.server.http_limits import ServerSettings
+    from pdd_llamacpp_adapter.session.outcome import Outcome
 
 _PREPARING = 4
 """Requests whose prompts are made at a time. Of all worker threads, long prompts would leave none to others."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pdd_llamacpp_adapter.detokenizer import Detokenizer
+from pdd_llamacpp_adapter.engine.detokenizer import Detokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pdd_core.timeline import ShownToken
-    from pdd_llamacpp_adapter.outcome import Outcome
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.server.deltas import Delta
     from pdd_llamacpp_adapter.server.marked import MarkedPart
+    from pdd_llamacpp_adapter.session.outcome import Outcome
 
 Json = dict[str, Any]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pdd_vllm_plugin.capture.recorder import Recorder
+    from pdd_vllm_plugin.capture.window_scorer import Recorder
 
 BACKENDS = {
     "CPU_ATTN": "pdd_vllm_plugin.capture.cpu_attn.CapturingBackend",

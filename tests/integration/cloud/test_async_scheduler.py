@@ -123,7 +123,7 @@ def test_a_running_budget_is_lowered_to_what_is_made_and_in_flight(make_schedule
 def test_budgets_are_raised_again_and_exact(make_scheduler, monkeypatch, in_flight):
     scheduler = make_scheduler()
     clock = iter(range(1000))
-    monkeypatch.setattr("pdd_vllm_plugin.admission.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("pdd_vllm_plugin.scheduler_mixin.time.monotonic", lambda: next(clock))
     usage = Usage(monkeypatch, scheduler)
     scheduler.add_request(request("a", budget=20, least=12, max_tokens=40, prompt_length=10))
 
@@ -139,7 +139,7 @@ def test_budgets_are_raised_again_and_exact(make_scheduler, monkeypatch, in_flig
 def test_any_load_leaves_budgets_within_their_bounds(make_scheduler, monkeypatch, in_flight):
     draw = random.Random(in_flight)
     clock = iter(count())
-    monkeypatch.setattr("pdd_vllm_plugin.admission.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("pdd_vllm_plugin.scheduler_mixin.time.monotonic", lambda: next(clock))
     for _ in range(8):
         scheduler = make_scheduler()
         usage = Usage(monkeypatch, scheduler)
@@ -167,8 +167,8 @@ def test_the_classes_keep_vllms_schedulers_behind_the_policy():
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
     from vllm.v1.core.sched.scheduler import Scheduler
 
-    from pdd_vllm_plugin.admission import BudgetMixin
     from pdd_vllm_plugin.scheduler import PDDAsyncScheduler, PDDScheduler
+    from pdd_vllm_plugin.scheduler_mixin import BudgetMixin
 
     assert PDDAsyncScheduler.__mro__[1:4] == (BudgetMixin, AsyncScheduler, Scheduler)
     assert PDDScheduler.__mro__[1:3] == (BudgetMixin, Scheduler)

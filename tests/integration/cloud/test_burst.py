@@ -1,5 +1,5 @@
 """A burst of five times the sustainable rate on vLLM's own scheduler, in computed time: a step lasts as long as a
-GPU's would by a linear model. So what is asserted depends on no machine; tests/bench/burst.py measures a real one.
+GPU's would by a linear model. So what is asserted depends on no machine; benchmarks/burst.py measures a real one.
 """
 
 import random
@@ -9,7 +9,7 @@ import pytest
 from vllm_by_hand import request_by_hand, scheduler_by_hand
 
 from pdd_core.break_even import break_even_budget
-from pdd_vllm_plugin import admission
+from pdd_vllm_plugin import scheduler_mixin
 
 RATE = 20.0  # tokens per second shown
 BEFORE, BURST, AFTER = 10.0, 5.0, 20.0  # seconds
@@ -137,7 +137,7 @@ def both(request, prepared, monkeypatch):
     results = {}
     for kind in ("fixed", "load"):
         clock = Clock()
-        monkeypatch.setattr(admission, "time", clock)
+        monkeypatch.setattr(scheduler_mixin, "time", clock)
         scheduler = scheduler_by_hand(
             prepared.vllm_dir, max_num_seqs=case.max_num_seqs, max_num_batched_tokens=2048, max_model_len=8192,
             num_blocks=40_000,

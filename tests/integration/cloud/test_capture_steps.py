@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pdd_vllm_plugin.capture import attention
+from pdd_vllm_plugin.capture import window_attention as attention
 from pdd_vllm_plugin.capture.layers import CaptureLayer, capture_layers
 from pdd_vllm_plugin.capture.layout import KeyLayout, probe_layout
-from pdd_vllm_plugin.capture.recorder import Recorder
 from pdd_vllm_plugin.capture.shelf import KEEP_S, Shelf
+from pdd_vllm_plugin.capture.window_scorer import Recorder
 from pdd_vllm_plugin.capture.windows import WindowChunk
 
 BLOCK, HEADS, SIZE = 32, 2, 4

@@ -9,8 +9,8 @@ import pytest
 
 from pdd_core.errors import ContextOverflow, DeviceEngineFailed, ModelError
 from pdd_core.refinement.scores import prompt_scores
-from pdd_llamacpp_adapter import attention as module
-from pdd_llamacpp_adapter.attention import AttentionContext, n_ctx_train
+from pdd_llamacpp_adapter.engine import prompt_attention as module
+from pdd_llamacpp_adapter.engine.prompt_attention import AttentionContext, n_ctx_train
 
 WINDOW = 32
 LARGEST_DIFFERENCE = 2e-2

@@ -4,7 +4,7 @@ import pytest
 from chat_templates import CHATML, TOOLS, WEATHER
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from pdd_llamacpp_adapter.chat import ChatTemplate
+from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate
 
 SHAPES = [
     CHATML,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pdd_cli.evaluate.reader import Reader
+from pdd_lab.evaluate.reader import Reader
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from pdd_core.errors import DeviceEngineFailed, InvalidGrammar
-from pdd_llamacpp_adapter.grammar import GrammarEngine
+from pdd_llamacpp_adapter.engine.grammar import GrammarEngine
+from pdd_llamacpp_adapter.engine.sampler import Sampler
 from pdd_llamacpp_adapter.request import AnswerRequest, Grammar, GrammarKind
-from pdd_llamacpp_adapter.sampler import Sampler
 
 pytestmark = pytest.mark.anyio
 jsonschema = pytest.importorskip("jsonschema")

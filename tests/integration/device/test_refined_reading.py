@@ -12,12 +12,12 @@ from pdd_core.handoff import Refinement
 from pdd_core.refinement.guard import Guard
 from pdd_core.timeline import Source, TokenLogprob, TokenLogprobs
 from pdd_llamacpp_adapter import AnswerRequest, AnswerSession
-from pdd_llamacpp_adapter.history import RefinedHistory
-from pdd_llamacpp_adapter.logprobs import NextToken, log_likelihood
-from pdd_llamacpp_adapter.reading import Reading
-from pdd_llamacpp_adapter.refining import protected_by_device
-from pdd_llamacpp_adapter.stream import CloudChunk
-from pdd_llamacpp_adapter.upgrade import upgrade
+from pdd_llamacpp_adapter.cloud.stream import CloudChunk
+from pdd_llamacpp_adapter.engine.history import RefinedHistory
+from pdd_llamacpp_adapter.engine.logprobs import NextToken, log_likelihood
+from pdd_llamacpp_adapter.engine.upgrade import upgrade
+from pdd_llamacpp_adapter.session.device_reading import Reading
+from pdd_llamacpp_adapter.session.refined_prompt_wish import protected_by_device
 
 pytestmark = pytest.mark.anyio
 

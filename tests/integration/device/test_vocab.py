@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from pdd_core.errors import ContextOverflow, InvalidRequest
 from pdd_core.fingerprint import fingerprint
-from pdd_llamacpp_adapter.control_texts import TOGETHER, ControlTexts
-from pdd_llamacpp_adapter.tokenizer_check import check_tokenizer
+from pdd_llamacpp_adapter.cloud.tokenizer_check import check_tokenizer
+from pdd_llamacpp_adapter.engine.control_texts import TOGETHER, ControlTexts
 
 TEXTS = [
     "Plain words, and some more.",

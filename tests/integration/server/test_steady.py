@@ -12,7 +12,7 @@ import pytest
 from cloud_support import wait_until
 
 from pdd_core.env import ServeSettings
-from pdd_llamacpp_adapter.serving import serve_device
+from pdd_llamacpp_adapter.runtime.serving import serve_device
 
 WARM_UP = 70
 """Answers until the 64 that can be retrieved have their places."""

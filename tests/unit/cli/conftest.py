@@ -4,7 +4,7 @@ import pytest
 
 from pdd_cli.demo.facts import Facts, ProfileFacts
 from pdd_core.timeline import ShownToken, Source, Timeline
-from pdd_llamacpp_adapter.outcome import Mode, Outcome
+from pdd_llamacpp_adapter.session.outcome import Mode, Outcome
 
 RATE = 8.0
 

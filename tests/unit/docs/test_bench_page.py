@@ -5,21 +5,21 @@ from pathlib import Path
 
 from readme import blocks, run
 
-from pdd_cli.bench import cloud, device
-from pdd_cli.bench.cloud_fit import StepCost
-from pdd_cli.bench.cloud_measure import CloudMeasured, Decode, Prefill
-from pdd_cli.bench.cloud_plan import CloudPlan
-from pdd_cli.bench.device_figures import Measured
-from pdd_cli.bench.device_pass import DevicePlan, Sample
 from pdd_cli.demo.record import answer_record
 from pdd_cli.generate.run import record
-from pdd_cli.load.client import Served
-from pdd_cli.load.reply import Reply
-from pdd_cli.replay.figures import Reader, answers, figures
-from pdd_cli.replay.live import Run
 from pdd_core.planner.profiles import CloudProfile
 from pdd_core.timeline import Timeline
-from pdd_llamacpp_adapter.outcome import Mode, Outcome
+from pdd_lab.bench import cloud_bench, device_bench
+from pdd_lab.bench.cloud_fit import StepCost
+from pdd_lab.bench.cloud_measure import CloudMeasured, Decode, Prefill
+from pdd_lab.bench.cloud_plan import CloudPlan
+from pdd_lab.bench.device_figures import Measured
+from pdd_lab.bench.device_pass import DevicePlan, Sample
+from pdd_lab.load.measuring_client import Served
+from pdd_lab.load.reply import Reply
+from pdd_lab.replay.live_replay import Run
+from pdd_lab.replay.replay_figures import Reader, answers, figures
+from pdd_llamacpp_adapter.session.outcome import Mode, Outcome
 
 PAGE = Path(__file__).parents[3] / "docs" / "bench.md"
 TEXT = PAGE.read_text()
@@ -62,7 +62,7 @@ def test_a_devices_file_is_described(tmp_path):
     gguf.write_bytes(b"GGUF")
     measured = Measured([(1, [Sample("prefill", 1, 1, 1.0), Sample("decode", 2, 1, 1.0)])])
     plan = DevicePlan.up_to(128, threads=(1,), reps=1)
-    found = device.record(device.DeviceBench(), plan, measured, gguf, {})
+    found = device_bench.record(device_bench.DeviceBench(), plan, measured, gguf, {})
     names = {*found, *found["rates"][0], *found["model"]} - {"schema"}
     assert names <= table("bench device")
 
@@ -74,8 +74,8 @@ def test_a_clouds_file_is_described():
         max_num_seqs=1, max_num_batched_tokens=1, rtt_s=1, jitter_s=1,
     )  # fmt: skip
     cost = StepCost(1, 1, 1, 1, 1, 1, 0.1, 0.2)
-    facts = cloud._Found(served=Served("m", 1, None, device=False))
-    found = cloud.record(cloud.CloudBench(url="http://host"), facts, measured, cost, profile)
+    facts = cloud_bench._Found(served=Served("m", 1, None, device=False))
+    found = cloud_bench.record(cloud_bench.CloudBench(url="http://host"), facts, measured, cost, profile)
     names = {*found, *found["client"], *found["load"], *found["prefill"][0], *found["decode"][0]} - {"schema"}
     assert names | {"mean_error", "max_error"} <= table("bench cloud")
 

@@ -19,17 +19,17 @@ from pdd_core.handoff import CloudInfo, DecodeBudget, HandoffState, Limits, NoRe
 from pdd_core.optin import FIELDS, HANDOFF_ID_CHARS, MAX_DECODE_BUDGET, STOP_REASON
 from pdd_core.patience import Patience
 from pdd_core.timeline import Timeline
-from pdd_llamacpp_adapter.outcome import Mode, Outcome
 from pdd_llamacpp_adapter.request import AnswerRequest
 from pdd_llamacpp_adapter.server.app import create_app
+from pdd_llamacpp_adapter.server.http_limits import ServerSettings
 from pdd_llamacpp_adapter.server.service import Service
-from pdd_llamacpp_adapter.server.settings import ServerSettings
-from pdd_llamacpp_adapter.session import AnswerSession
+from pdd_llamacpp_adapter.session.answer_session import AnswerSession
+from pdd_llamacpp_adapter.session.outcome import Mode, Outcome
 from pdd_vllm_plugin.config import PDDConfig
+from pdd_vllm_plugin.generate_recorder import SAMPLING_FIELDS
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.middleware import MAX_PARSED_BYTES, PATHS
 from pdd_vllm_plugin.record import HandoffRecord
-from pdd_vllm_plugin.recorder import SAMPLING_FIELDS
 from pdd_vllm_plugin.routes import MAX_WAIT_S, make_router
 from pdd_vllm_plugin.service import HandoffService
 from pdd_vllm_plugin.store import MAX_TOMBSTONES, NOT_STARTED_TTL_S, TOMBSTONE_TTL_S

@@ -11,10 +11,10 @@ from readme import blocks, run
 from typer.testing import CliRunner
 
 from pdd_cli.main import app
-from pdd_cli.plan.builtin import CLOUDS, DEVICES
-from pdd_cli.plan.command import plan
-from pdd_cli.plan.fleet import FleetFile
-from pdd_core.traces import FORMATS, SYNTHETIC, load
+from pdd_lab.plan.builtin import CLOUDS, DEVICES
+from pdd_lab.plan.command import plan
+from pdd_lab.plan.fleet import FleetFile
+from pdd_lab.traces import FORMATS, SYNTHETIC, load
 
 pytest.importorskip("polars")
 pytest.importorskip("scipy")

@@ -17,9 +17,8 @@ from pdd_core.errors import CloudUnreachable, ContextOverflow, DeviceEngineFaile
 from pdd_core.plugins import Policies
 from pdd_core.policies.pacing import FixedRatePacing
 from pdd_core.timeline import TokenLogprob, TokenLogprobs
-from pdd_llamacpp_adapter.answer import CloudEnd
-from pdd_llamacpp_adapter.history import held_of
-from pdd_llamacpp_adapter.stream import CloudChunk
+from pdd_llamacpp_adapter.cloud.stream import CloudChunk, CloudEnd
+from pdd_llamacpp_adapter.engine.history import held_of
 
 N_VOCAB = 1000
 EOS = 999

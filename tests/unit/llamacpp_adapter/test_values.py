@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import pdd_llamacpp_adapter
 from pdd_core.errors import InvalidRequest
-from pdd_llamacpp_adapter.detokenizer import Detokenizer
-from pdd_llamacpp_adapter.reading import common_prefix
+from pdd_llamacpp_adapter.engine.detokenizer import Detokenizer
+from pdd_llamacpp_adapter.engine.history import common_prefix
 from pdd_llamacpp_adapter.request import AnswerRequest
 
 

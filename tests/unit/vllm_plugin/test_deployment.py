@@ -3,9 +3,9 @@ from types import SimpleNamespace
 import pytest
 
 from pdd_core.errors import UnsupportedDeployment
-from pdd_vllm_plugin.admission import BudgetMixin
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.deployment import WORKER_CLS, check_api_server, refine_method
+from pdd_vllm_plugin.scheduler_mixin import BudgetMixin
 
 
 class OurScheduler(BudgetMixin):

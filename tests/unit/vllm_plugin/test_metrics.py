@@ -6,8 +6,8 @@ from vllm_fakes import FakeEngine, output, sampling_params
 
 from pdd_core.handoff import NoRefinement, Refinement
 from pdd_vllm_plugin.config import PDDConfig
+from pdd_vllm_plugin.generate_recorder import Recorder
 from pdd_vllm_plugin.metrics import CloudMetrics
-from pdd_vllm_plugin.recorder import Recorder
 from pdd_vllm_plugin.store import HandoffStore
 
 pytestmark = pytest.mark.anyio

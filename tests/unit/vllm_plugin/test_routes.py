@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry
 from vllm_fakes import FakeEngine, output, sampling_params
 
 from pdd_vllm_plugin.config import PDDConfig
+from pdd_vllm_plugin.generate_recorder import Recorder
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.middleware import OptInCheck
-from pdd_vllm_plugin.recorder import Recorder
 from pdd_vllm_plugin.routes import make_router
 from pdd_vllm_plugin.service import HandoffService
 from pdd_vllm_plugin.store import HandoffStore

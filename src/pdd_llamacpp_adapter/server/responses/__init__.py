@@ -3,6 +3,6 @@
 `routes` returns its routes. https://platform.openai.com/docs/api-reference/responses
 """
 
-from pdd_llamacpp_adapter.server.responses.routes import routes
+from pdd_llamacpp_adapter.server.responses.response_routes import routes
 
 __all__ = ["routes"]

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pdd_core.timeline import Timeline
-    from pdd_llamacpp_adapter.outcome import Outcome
     from pdd_llamacpp_adapter.server.answering import Call
     from pdd_llamacpp_adapter.server.turn import ErrorObject, Finished, Json
+    from pdd_llamacpp_adapter.session.outcome import Outcome
 
 
 class ResponseShape:

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from pdd_core.planner.calibration import CloudCalibration, DeviceCalibration
 from pdd_core.planner.lengths import OutputLengths
-from pdd_core.planner.outcomes import VERDICTS, Requests, World, outcomes
 from pdd_core.planner.planner import Planner
 from pdd_core.planner.profiles import CloudProfile, DeviceProfile, RatePoint
 from pdd_core.planner.store import MAX_FILES, Store
 from pdd_core.planner.tracker import Tracker
 from pdd_core.planner.types import Goals, PlanRequest, Verdict
+from pdd_lab.simulator.outcomes import VERDICTS, Requests, World, outcomes
 
 SEEDS = range(20)
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from pdd_core.errors import ConfigurationError
 from pdd_core.planner.formulas import ARRAYS, NUMBERS, Race, break_even, margin
 from pdd_core.planner.lengths import OutputLengths
-from pdd_core.planner.outcomes import CLOUD_ONLY, HANDOFF, Requests, World, outcomes
 from pdd_core.planner.planner import Planner
 from pdd_core.planner.rules import LEAST_REFINED, NEGLIGIBLE
 from pdd_core.planner.types import CloudState, DeviceState, Estimate, Goals, PlanRequest, Verdict
-from pdd_core.planner.vector import Circumstances, plan_many
 from pdd_core.plugins import Policies
+from pdd_lab.simulator.outcomes import CLOUD_ONLY, HANDOFF, Requests, World, outcomes
+from pdd_lab.simulator.vector_planner import Circumstances, plan_many
 
 
 def lengths_of(outputs, prompt=1000, group=""):

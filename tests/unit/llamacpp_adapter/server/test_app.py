@@ -5,9 +5,9 @@ import logging
 import pytest
 
 from pdd_core.errors import ConfigurationError
-from pdd_llamacpp_adapter.server import chat_request, completions, wire
-from pdd_llamacpp_adapter.server.responses import request
-from pdd_llamacpp_adapter.server.settings import ServerSettings
+from pdd_llamacpp_adapter.server import chat_request, completion_routes, wire
+from pdd_llamacpp_adapter.server.http_limits import ServerSettings
+from pdd_llamacpp_adapter.server.responses import response_request
 
 ASK = {"messages": [{"role": "user", "content": "A question"}]}
 LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
@@ -262,8 +262,8 @@ def test_a_long_body_is_not_worked_through_on_the_event_loop(client, service, pa
     monkeypatch.setattr(wire, "parse", noted(wire.parse))
     for module, name in (
         (chat_request, "plain_messages"),
-        (request, "chat_messages"),
-        (completions, "one_prompt"),
+        (response_request, "chat_messages"),
+        (completion_routes, "one_prompt"),
     ):
         monkeypatch.setattr(module, name, noted(getattr(module, name)))
     response = client(service()).post(path, json={**ASKED[path], "metadata": {"a": "x" * 100_000}})

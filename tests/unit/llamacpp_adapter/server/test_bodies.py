@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from pdd_llamacpp_adapter.server.app import create_app
+from pdd_llamacpp_adapter.server.http_limits import ServerSettings
 from pdd_llamacpp_adapter.server.service import Service
-from pdd_llamacpp_adapter.server.settings import ServerSettings
 
 HUGE = st.integers(300, 4300).map(lambda digits: 10**digits - 1)
 """The longest that Python reads: with one digit more it cannot be written."""

@@ -376,7 +376,7 @@ def test_a_parser_that_fails_does_not_break_the_stream(client, service, monkeypa
 
 
 def test_a_model_without_chat_template_refuses_chats(client, service):
-    from pdd_llamacpp_adapter.chat import ChatTemplate
+    from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate
 
     made = service()
 

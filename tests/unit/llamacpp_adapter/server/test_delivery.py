@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pdd_core.errors import CloudLost
 from pdd_llamacpp_adapter.server.answering import Call
 from pdd_llamacpp_adapter.server.chat_objects import ChatChunks
-from pdd_llamacpp_adapter.server.completions import PlainText
+from pdd_llamacpp_adapter.server.completion_routes import PlainText
 from pdd_llamacpp_adapter.server.delivery import stream_answer
 from pdd_llamacpp_adapter.server.prepare import answer_request
 from pdd_llamacpp_adapter.server.turn import ErrorObject, Sampling, Turn

@@ -10,7 +10,7 @@ from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.server.chat_request import ChatRequest
 from pdd_llamacpp_adapter.server.marked import marked_parts, span_of_tools, spans_of_parts
 from pdd_llamacpp_adapter.server.prepare import prepare
-from pdd_llamacpp_adapter.server.responses.request import ResponsesRequest
+from pdd_llamacpp_adapter.server.responses.response_request import ResponsesRequest
 
 pytestmark = pytest.mark.anyio
 

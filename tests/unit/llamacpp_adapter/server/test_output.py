@@ -3,11 +3,11 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdd_llamacpp_adapter.chat import ChatTemplate
+from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate
 from pdd_llamacpp_adapter.server.deltas import ContentDelta, ReasoningDelta, ToolCallDelta
 from pdd_llamacpp_adapter.server.output import output_parser
 from pdd_llamacpp_adapter.server.reasoning import ReasoningStart
-from pdd_llamacpp_adapter.server.tools import plan_tools
+from pdd_llamacpp_adapter.server.tools.tool_use import plan_tools
 
 TEMPLATE = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", bos="", eos="")
 CLOCK = {"type": "function", "function": {"name": "clock"}}

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from pdd_llamacpp_adapter.server.app import create_app
+from pdd_llamacpp_adapter.server.http_limits import ServerSettings
 from pdd_llamacpp_adapter.server.service import Service
-from pdd_llamacpp_adapter.server.settings import ServerSettings
 
 ROLES = ["user", "assistant", "system", "auto", "required", "json_schema", "json_object", "object", "f"]
 TYPES = ["message", "input_text", "output_text", "reasoning", "function_call", "function_call_output", "function"]

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.server.responses.input_items import chat_messages
-from pdd_llamacpp_adapter.server.responses.request import ResponsesRequest
+from pdd_llamacpp_adapter.server.responses.response_request import ResponsesRequest
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
 WEATHER = {"type": "function", "name": "weather", "description": "The weather", "parameters": CITY, "strict": True}

@@ -11,7 +11,7 @@ import pytest
 
 from pdd_core.errors import ServerStopping
 from pdd_llamacpp_adapter.server.answering import Call, RunningAnswer
-from pdd_llamacpp_adapter.server.completions import PlainText
+from pdd_llamacpp_adapter.server.completion_routes import PlainText
 from pdd_llamacpp_adapter.server.failures import SHUTTING_DOWN
 from pdd_llamacpp_adapter.server.prepare import answer_request
 from pdd_llamacpp_adapter.server.run import serve

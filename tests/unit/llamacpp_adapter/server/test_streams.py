@@ -9,8 +9,8 @@ from starlette.testclient import TestClient
 
 from pdd_core.errors import CloudLost, DeviceEngineFailed
 from pdd_llamacpp_adapter.server.app import create_app
+from pdd_llamacpp_adapter.server.http_limits import ServerSettings
 from pdd_llamacpp_adapter.server.service import Service
-from pdd_llamacpp_adapter.server.settings import ServerSettings
 
 ASK = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
 KEEP_ALIVE = 0.003

@@ -1,0 +1,1 @@
+"""The laboratory: measures, simulates, plans, replays and evaluates. Nothing of it runs in production."""

@@ -1,0 +1,129 @@
+"""The options of `pdd-device plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import Annotated
+
+import typer
+
+from pdd_cli.options import Json, Seed, new_console
+
+_PICTURE = typer.Option(help="Draw the Pareto front: a PNG, and an SVG beside it.", dir_okay=False)
+
+
+def plan(
+    context: typer.Context,
+    trace: Annotated[
+        str,
+        typer.Option(help="Whose requests: a trace file, or a made-up one.", metavar="FILE|chat|editor|documents"),
+    ] = "chat",
+    device: Annotated[
+        str, typer.Option(help="A profile from `bench device`, or a built-in one.", metavar="FILE|phone|laptop")
+    ] = "laptop",
+    cloud: Annotated[
+        str, typer.Option(help="A profile from `bench cloud`, or a built-in one.", metavar="FILE|h200-8b")
+    ] = "h200-8b",
+    fleet: Annotated[
+        Path | None, typer.Option(help="Plan for classes of requests and a number of GPUs.", dir_okay=False)
+    ] = None,
+    policy: Annotated[
+        str,
+        typer.Option(help="Whose settings to write.", metavar="planner|best_fixed|fixed_N|oracle|plain"),
+    ] = "planner",
+    rate: Annotated[float, typer.Option(help="Tokens per second at which answers are shown.", min=0.1)] = 20.0,
+    ratio: Annotated[
+        str | None,
+        typer.Option(
+            help="Share of a prompt that devices read; 1 if not given, auto where the cloud refines.",
+            metavar="auto|RHO",
+        ),
+    ] = None,
+    device_prefill_tps: Annotated[
+        float | None, typer.Option(help="The device's prefill, tokens per second, at every length.", min=0.1)
+    ] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(help="Relative spread of devices' speeds from request to request.", min=0, max=5),
+    ] = None,
+    rtt_ms: Annotated[
+        float | None, typer.Option(help="Round trip to the cloud, ms, and its standard deviation.", min=0)
+    ] = None,
+    jitter_ms: Annotated[
+        float | None, typer.Option(help="Standard deviation of the round trip, if it is another, ms.", min=0)
+    ] = None,
+    stall_probability: Annotated[float, typer.Option(help="Share of answers that may stall.")] = 0.01,
+    ttft_target: Annotated[
+        float, typer.Option(help="Seconds within which a device has to begin to make an answer alone.")
+    ] = 0.5,
+    must_begin_in_cloud: Annotated[
+        bool, typer.Option("--must-begin-in-cloud", help="Begin every answer in the cloud.")
+    ] = False,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Longest answer that clients allow; longer ones end there. If not given, nobody's does.",
+            min=1,
+        ),
+    ] = None,
+    requests: Annotated[int | None, typer.Option(help="Only the first so many requests.", min=2)] = None,
+    format: Annotated[  # noqa: A002 - the flag's name
+        str | None, typer.Option(help="The trace's format.", metavar="azure|mooncake|burstgpt|jsonl")
+    ] = None,
+    seed: Seed = 0,
+    json: Json = None,
+    plot: Annotated[Path | None, _PICTURE] = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="Write a settings file for `serve --plan-file`.", dir_okay=False)
+    ] = None,
+) -> None:
+    """Find out what handing off would be worth on a trace, with the devices and the cloud of two profiles.
+
+    Nothing is started: a simulator serves the trace with plain vLLM, with fixed decode budgets, with the
+    planner, and with an oracle that knows every answer's length beforehand.
+    """
+    from pdd_core.errors import ConfigurationError
+    from pdd_lab.traces import FORMATS
+
+    if format is not None and format not in FORMATS:
+        raise ConfigurationError(f"--format {format} is none of {', '.join(FORMATS)}")
+    console = new_console()
+    if fleet is not None:
+        from pdd_lab.plan.fleet import run_fleet
+
+        if others := _given(context) - {"fleet", "json"}:
+            flags = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in others))
+            raise ConfigurationError(
+                f"--fleet goes with --json alone, not with {flags}: its file has what it needs"
+            )
+        run_fleet(fleet, json_path=json, console=console)
+        return
+    from pdd_lab.plan.plan_options import PlanOptions
+    from pdd_lab.plan.run import run_plan
+
+    options = PlanOptions(
+        trace=trace,
+        device=device,
+        cloud=cloud,
+        format=format,
+        requests=requests,
+        policy=policy,
+        rate=rate,
+        ratio=ratio,
+        device_prefill_tps=device_prefill_tps,
+        noise=noise,
+        rtt_ms=rtt_ms,
+        jitter_ms=jitter_ms,
+        stall_probability=stall_probability,
+        ttft_target=ttft_target,
+        must_begin_in_cloud=must_begin_in_cloud,
+        max_tokens=max_tokens,
+        seed=seed,
+    )
+    run_plan(options, json_path=json, plot=plot, settings=settings, console=console)
+
+
+def _given(context: typer.Context) -> set[str]:
+    """Return the names of the options that stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}

@@ -1,0 +1,83 @@
+"""Finds the first malformed line of a trace file: polars says where it is, and only that line is looked at."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from codecs import BOM_UTF8
+from io import BytesIO
+from itertools import islice
+from typing import TYPE_CHECKING, BinaryIO
+
+from pdd_core.errors import InvalidTrace
+from pdd_lab.traces.columns import sound_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from pdd_lab.traces.columns import Format
+
+_AT_ONCE = 20_000
+"""Lines of which polars says whether all of them are sound."""
+
+
+def filled_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield each line that is not blank, and its number from 1, without its end and without a byte order mark."""
+    for number, line in enumerate(file, start=1):
+        text = (line.removeprefix(BOM_UTF8) if number == 1 else line).rstrip(b"\r\n")
+        if text.strip():
+            yield number, text
+
+
+def decoded(line: bytes) -> str:
+    """Return a line's text.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = line[error.start]
+        raise ValueError(f"not UTF-8: byte 0x{byte:02x} at position {error.start + 1}") from error
+
+
+def find_malformed(path: Path, kind: Format) -> None:
+    """Pass if every line that is not blank can be read.
+
+    Raises:
+        InvalidTrace: for the first one that cannot.
+    """
+    with path.open("rb") as file:
+        lines = filled_lines(file)
+        header = next(lines)[1] if kind.header else b""
+        while some := list(islice(lines, _AT_ONCE)):
+            if not _sound(some, kind, header):
+                # as many lines as there can be from the first on, and the next one is malformed
+                sound = bisect_left(range(1, len(some)), True, key=lambda n: not _sound(some[:n], kind, header))
+                _raise(path, *some[sound], kind, header)
+
+
+def line_of(path: Path, row: int) -> int:
+    """Return the number of the line that holds this row, from 0; blank lines and a header are none."""
+    with path.open("rb") as file:
+        return next(islice(filled_lines(file), row, None))[0]
+
+
+def _sound(lines: Sequence[tuple[int, bytes]], kind: Format, header: bytes) -> bool:
+    import polars as pl
+
+    text = b"\n".join([*([header] if kind.header else []), *(line for _, line in lines)])
+    try:
+        frame = kind.scan(BytesIO(text)).collect()
+    except pl.exceptions.PolarsError:
+        return False
+    return frame.height == len(lines) and bool(sound_rows(frame).all())
+
+
+def _raise(path: Path, number: int, line: bytes, kind: Format, header: bytes) -> None:
+    try:
+        kind.check(decoded(line), decoded(header))
+    except ValueError as error:
+        raise InvalidTrace(path, number, str(error)) from error
+    raise InvalidTrace(path, number, "cannot be read")

@@ -1,0 +1,253 @@
+"""The client of the cloud: an OpenAI client that knows vLLM's extras and the plugin's routes."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self, TypeVar
+from urllib.parse import quote
+
+import anyio
+import openai
+from pydantic import BaseModel, ValidationError
+
+from pdd_core.env import Env
+from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable
+from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, HandoffDeleted, HandoffState, VocabularyPiece
+from pdd_llamacpp_adapter.cloud.cloud_request import openai_fields, vllm_fields
+from pdd_llamacpp_adapter.cloud.stream import CloudChunk, read_stream
+from pdd_llamacpp_adapter.cloud.tokenizer_check import check_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable
+
+    from pdd_core.optin import OptIn
+    from pdd_llamacpp_adapter.cloud.tokenizer_check import DeviceVocabulary
+    from pdd_llamacpp_adapter.request import AnswerRequest
+
+__all__ = ["CloudChunk", "CloudClient"]
+
+_NO_KEY = "EMPTY"
+"""vLLM's own convention for a server without keys."""
+_CONNECT_TIMEOUT = 5.0
+_CANCEL_TIMEOUT = 5.0
+"""Seconds for a cancel, until the cloud has told its own bound."""
+_CANCEL_MARGIN = 2.0
+"""Seconds for the way there and back, on top of the cloud's own bound."""
+
+Wire = TypeVar("Wire", bound=BaseModel)
+
+
+class CloudClient:
+    """One cloud. An async context manager; belongs to the event loop it is first used in.
+
+    Args:
+        base_url: as for any OpenAI client, ``http://host:port/v1``.
+        api_key: the cloud's key; default PDD_CLOUD_API_KEY.
+        model: the name to ask for; default what the cloud serves.
+        tenant: for whom the cloud works, where it has ceilings per tenant.
+        timeout: seconds without a byte after which the cloud counts as lost.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        model: str | None = None,
+        tenant: str | None = None,
+        timeout: float = 600.0,
+    ) -> None:
+        if api_key is None and (key := Env().cloud_api_key) is not None:
+            api_key = key.get_secret_value()
+        self._client = openai.AsyncOpenAI(
+            base_url=base_url,
+            api_key=api_key or _NO_KEY,
+            timeout=openai.Timeout(timeout, connect=_CONNECT_TIMEOUT),
+            max_retries=2,
+        )
+        self._model = model
+        self._tenant = tenant
+        self._checked: DeviceVocabulary | None = None
+        self.info: CloudInfo | None = None
+        """What the cloud told about itself; None before `connect`."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    @property
+    def cancel_timeout(self) -> float:
+        """Seconds to wait for the answer to a cancel."""
+        return _CANCEL_TIMEOUT if self.info is None else self.info.limits.cancel_timeout_s + _CANCEL_MARGIN
+
+    @property
+    def _knows_budget_policies(self) -> bool:
+        return self.info is not None and BUDGET_POLICIES in self.info.features
+
+    async def connect(self, vocab: DeviceVocabulary | None = None, *, retries: int = 2) -> CloudInfo:
+        """Read what the cloud is and, with `vocab`, check that token ids can cross.
+
+        Raises:
+            CloudUnreachable: no connection.
+            CloudRefused: an error answer, or a server without the plugin.
+            SchemaVersionError: the cloud speaks a newer major version of the wire schema.
+            TokenizerMismatch: the vocabularies differ; the message names the first difference.
+        """
+        return await self._connect(self._client.with_options(max_retries=retries), vocab)
+
+    async def _connect(self, client: openai.AsyncOpenAI, vocab: DeviceVocabulary | None) -> CloudInfo:
+        try:
+            info = await _get(client, "/pdd/info", CloudInfo)
+        except CloudRefused as error:
+            if error.status == 404:
+                raise CloudRefused(
+                    f"the server at {self._client.base_url} answers, but without the pdd plugin: "
+                    "start vLLM with VLLM_PLUGINS=pdd in its environment",
+                    status=404,
+                    code=error.code,
+                ) from error
+            raise
+        known = self.info is not None and self._checked is vocab and self.info.tokenizer == info.tokenizer
+        if vocab is not None and not known:
+            await check_tokenizer(info.tokenizer, vocab, self._vocabulary_piece)
+        self.info, self._checked = info, vocab
+        return info
+
+    async def connected(self, vocab: DeviceVocabulary) -> CloudInfo:
+        """Return what `connect` returned for this vocabulary; connect if that was not done. Raises as `connect`.
+
+        Fails at the first attempt: whoever calls this in the middle of an answer has a device that can go on.
+        """
+        if self.info is not None and self._checked is vocab:
+            return self.info
+        return await self._connect(self._client.with_options(max_retries=0), vocab)
+
+    async def _vocabulary_piece(self, start: int) -> VocabularyPiece:
+        return await _get(self._client, f"/pdd/vocabulary?start={start}", VocabularyPiece)
+
+    async def stream(self, request: AnswerRequest, opt_in: OptIn | None) -> AsyncGenerator[CloudChunk]:
+        """Send `request` and yield what comes, chunk by chunk, until the cloud's part has ended.
+
+        With `opt_in` the cloud keeps to its budget and can be cancelled; without, it is a plain vLLM request.
+
+        Raises:
+            CloudUnreachable: no connection.
+            CloudRefused: the cloud answered with an error before the first token.
+            CloudLost: the stream broke off, or ended without a finish reason.
+        """
+        # A second POST of one handoff id would be refused, and the device goes on anyway.
+        client = self._client if opt_in is None else self._client.with_options(max_retries=0)
+        if opt_in is not None and self._knows_budget_policies:
+            opt_in = replace(opt_in, tenant=self._tenant)
+        try:
+            stream = await client.completions.create(
+                model=await self._model_name(),
+                prompt=list(request.prompt_token_ids),
+                stream=True,
+                extra_body=vllm_fields(request, opt_in),
+                **openai_fields(request),
+            )
+        except openai.OpenAIError as error:
+            raise translated(error) from error
+        async with aclosing(read_stream(stream, top_logprobs=request.logprobs or 0)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _model_name(self) -> str:
+        if self._model is None:
+            if self.info is not None:
+                self._model = self.info.model
+            else:
+                models = await _get(self._client, "/models", _Models)
+                if not models.data:
+                    raise CloudRefused("the cloud serves no model")
+                self._model = models.data[0].id
+        return self._model
+
+    async def handoff(self, handoff_id: str, *, wait: float = 0.0) -> HandoffState:
+        """Read the state of a handoff; `wait` seconds at most for what is not decided yet.
+
+        Raises:
+            CloudUnreachable: no connection.
+            CloudRefused: an error answer, or one that is not a state; status 404 where the id is gone.
+            SchemaVersionError: the cloud speaks a newer major version of the wire schema.
+        """
+        client = self._client.with_options(max_retries=0)
+        return await _get(client, f"{_path(handoff_id)}?wait={wait:g}", HandoffState)
+
+    async def cancel(self, handoff_id: str, *, used: int | None = None) -> bool:
+        """Stop the cloud's decoding for `handoff_id`, and drop its state.
+
+        `used` is how many of its tokens are part of the answer: the cloud counts the others as made in vain.
+
+        Returns whether the cloud confirmed that it makes no further token. An id that is gone counts as confirmed.
+
+        Raises:
+            CloudUnreachable: no connection.
+            CloudRefused: an error answer other than "not found".
+        """
+        query = f"?used={used}" if used is not None and self._knows_budget_policies else ""
+        try:
+            body = await _answered(self._client.delete(f"{_path(handoff_id)}{query}", cast_to=object))
+        except CloudRefused as error:
+            if error.status == 404:
+                return True
+            raise
+        return _parsed(body, HandoffDeleted).confirmed
+
+
+class _Model(BaseModel):
+    id: str
+
+
+class _Models(BaseModel):
+    """OpenAI's list of models, as far as it is needed."""
+
+    data: list[_Model]
+
+
+def _path(handoff_id: str) -> str:
+    return f"/pdd/handoffs/{quote(handoff_id, safe='')}"
+
+
+async def _get(client: openai.AsyncOpenAI, path: str, wire: type[Wire]) -> Wire:
+    return _parsed(await _answered(client.get(path, cast_to=object)), wire)
+
+
+async def _answered(call: Awaitable[object]) -> object:
+    try:
+        return await call
+    except openai.OpenAIError as error:
+        raise translated(error) from error
+    except ValueError as error:  # the package lets those of its JSON reader pass
+        raise CloudRefused(f"the cloud's answer is not JSON: {type(error).__name__}") from error
+
+
+def _parsed(body: object, wire: type[Wire]) -> Wire:
+    try:
+        return wire.model_validate(body)
+    except ValidationError as error:
+        raise CloudRefused(
+            f"the cloud's answer is not a {wire.__name__}: {error.error_count()} fields are wrong"
+        ) from error
+
+
+def translated(error: openai.OpenAIError) -> CloudUnreachable | CloudRefused | CloudLost:
+    """Return `error` in this project's words."""
+    if isinstance(error, openai.APIConnectionError):
+        url = error.request.url
+        return CloudUnreachable(f"no connection to {url.host}:{url.port}: {error.message}")
+    if isinstance(error, openai.APIStatusError):
+        # vLLM's answer to a wrong key is a bare {"error": "Unauthorized"}
+        message = error.body.get("message") if isinstance(error.body, dict) else error.body
+        text = f"{message or error.message} (HTTP {error.status_code})"
+        return CloudRefused(text, status=error.status_code, code=error.code)
+    return CloudRefused(str(error))

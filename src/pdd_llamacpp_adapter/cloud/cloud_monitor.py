@@ -1,0 +1,121 @@
+"""Whether the cloud is there: connects, notices when it is gone, and reconnects."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import anyio
+
+from pdd_core.errors import CloudError, CloudLost, CloudUnreachable, SchemaVersionError, TokenizerMismatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pdd_core.errors import PDDError
+    from pdd_core.handoff import CloudInfo
+    from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
+    from pdd_llamacpp_adapter.cloud.tokenizer_check import DeviceVocabulary
+
+logger = logging.getLogger(__name__)
+
+_FIRST_DELAY_S = 1.0
+_LONGEST_DELAY_S = 30.0
+_LOOK_WITHIN_S = 10.0
+"""A cloud that takes longer to say what it is counts as unreachable."""
+_LOOK_AGAIN_S = 60.0
+"""A connected cloud may have been restarted with another model."""
+
+
+class CloudState(StrEnum):
+    """What is known of the cloud."""
+
+    NONE = "none"
+    """The device answers alone, by configuration."""
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    DOWN = "down"
+    """It cannot be reached, refuses, or has another vocabulary; it is tried again."""
+
+
+class CloudMonitor:
+    """Keeps the connection to one cloud. `client` None: there is none.
+
+    `on_round_trip` is called with the seconds that one took.
+    """
+
+    def __init__(
+        self,
+        client: CloudClient | None,
+        vocab: DeviceVocabulary,
+        *,
+        on_round_trip: Callable[[float], object] | None = None,
+    ) -> None:
+        self._client = client
+        self._on_round_trip = on_round_trip
+        self._vocab = vocab
+        self._look_now = anyio.Event()
+        self.state = CloudState.NONE if client is None else CloudState.CONNECTING
+        self.error: PDDError | None = None
+        """Why the cloud is down."""
+
+    @property
+    def client(self) -> CloudClient | None:
+        """The cloud to ask; None while there is none that would answer."""
+        return None if self.state is CloudState.DOWN else self._client
+
+    @property
+    def info(self) -> CloudInfo | None:
+        """What the connected cloud told about itself."""
+        if self._client is None or self.state is not CloudState.CONNECTED:
+            return None
+        return self._client.info
+
+    async def run(self) -> None:
+        """Watch the cloud until cancelled; returns at once where there is none."""
+        delay = _FIRST_DELAY_S
+        while self._client is not None:
+            await self._look(self._client)
+            down = self.state is CloudState.DOWN
+            self._look_now = anyio.Event()
+            with anyio.move_on_after(delay if down else _LOOK_AGAIN_S):
+                await self._look_now.wait()
+            delay = min(_LONGEST_DELAY_S, delay * 2) if down else _FIRST_DELAY_S
+
+    async def _look(self, client: CloudClient) -> None:
+        before = self.state
+        try:
+            with anyio.move_on_after(_LOOK_WITHIN_S) as patience:
+                info = await client.connect(self._vocab, retries=0)
+            if patience.cancelled_caught:
+                raise CloudUnreachable(f"no answer within {_LOOK_WITHIN_S:g} s")
+        except (CloudError, SchemaVersionError, TokenizerMismatch) as error:
+            self.state, self.error = CloudState.DOWN, error
+            if before is not CloudState.DOWN:
+                logger.warning("the cloud is not available: %s: %s", type(error).__name__, error)
+        else:
+            self.state, self.error = CloudState.CONNECTED, None
+            if before is not CloudState.CONNECTED:
+                logger.info("connected to %s, model %s", info.engine, info.model)
+            await self._measure(client)
+
+    async def _measure(self, client: CloudClient) -> None:
+        """Time one round trip over the connection that there is now."""
+        if self._on_round_trip is None:
+            return
+        begun = time.monotonic()
+        unavailable = contextlib.suppress(CloudError, SchemaVersionError, TokenizerMismatch)
+        with anyio.move_on_after(_LOOK_WITHIN_S), unavailable:
+            await client.connect(self._vocab, retries=0)
+            self._on_round_trip(time.monotonic() - begun)
+
+    def suspect(self, error: PDDError) -> None:
+        """Look at once: an answer has lost the cloud. One that could not be reached is done without meanwhile."""
+        if self.state is not CloudState.CONNECTED or not isinstance(error, CloudUnreachable | CloudLost):
+            return
+        if isinstance(error, CloudUnreachable):
+            self.state, self.error = CloudState.DOWN, error
+        self._look_now.set()

@@ -1,0 +1,259 @@
+"""One llama.cpp model and context, on llama.cpp's raw functions. Not thread-safe: see `DeviceEngine`.
+
+Raw, because each of these must be ours to decide: what one llama_decode holds, which return code means what, where
+logits are wanted, and when to abort. Several mistakes at this level end the process without an exception (a batch
+above n_batch, reading logits that were not asked for, a freed context); this module is where they are ruled out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
+import numpy as np
+
+from pdd_core.errors import ContextOverflow, DeviceEngineFailed, ModelError
+from pdd_llamacpp_adapter.engine.aborted import DecodeAborted
+from pdd_llamacpp_adapter.engine.held_signals import held_signals
+from pdd_llamacpp_adapter.engine.shared_model import SharedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from pdd_llamacpp_adapter.engine.abort_flag import AbortFlag
+    from pdd_llamacpp_adapter.engine.history import RefinedHistory
+
+logger = logging.getLogger(__name__)
+
+_SEQUENCE = 0
+_ABORTED = 2
+_GGML_LOG_ERROR = 4  # ggml_log_level: none, debug, info, warn, error, cont
+
+
+_errors: deque[str] = deque(["no reason given"], maxlen=1)
+"""llama.cpp's last complaint. For our exceptions, not for the user's terminal: an abort is a complaint as well."""
+
+
+def _log(level: int, text: bytes, _: object) -> None:
+    line = text.decode("utf-8", "replace").strip()
+    if level == _GGML_LOG_ERROR and line:
+        _errors.append(line)
+    logger.debug("%s", line)
+
+
+_LOG_CALLBACK = L.llama_log_callback(_log)
+"""llama.cpp keeps the pointer: this reference has to live as long as the process."""
+
+
+class LlamaContext:
+    """A model, a context of one sequence, and the ids its memory holds."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_ctx: int,
+        n_threads: int,
+        flash_attn: bool,
+        n_batch: int,
+        abort: AbortFlag | None = None,
+    ) -> None:
+        """Load `path`. Without `abort`, a call of `decode` runs to its end.
+
+        Raises:
+            ModelError: no such file, not GGUF, or llama.cpp cannot read it.
+            DeviceEngineFailed: llama.cpp cannot make a context of this size.
+        """
+        _check_gguf(path)
+        L.llama_log_set(_LOG_CALLBACK, ctypes.c_void_p(0))
+        L.llama_backend_init()
+        self._ctx: Any = None
+        self._batch: Any = None
+        with held_signals():  # it logs, hence calls back
+            loaded = L.llama_model_load_from_file(str(path).encode(), L.llama_model_default_params())
+        if not loaded:
+            raise ModelError(f"llama.cpp cannot load {path}: {_errors[-1]}")
+        self.model = SharedModel(loaded, L.llama_model_free)
+        self._abort = abort
+        params = L.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, n_batch
+        params.n_threads = params.n_threads_batch = n_threads
+        # AUTO would switch it on, and with it greedy answers differ from those of a float32 vLLM at near-ties
+        params.flash_attn_type = (
+            L.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attn else L.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        )
+        with held_signals():
+            self._ctx = L.llama_init_from_model(loaded, params)
+        if not self._ctx:
+            self.close()
+            raise DeviceEngineFailed(f"llama.cpp cannot make a context of {n_ctx} tokens: {_errors[-1]}")
+        self.n_ctx = min(n_ctx, int(L.llama_n_ctx_seq(self._ctx)))
+        self.n_batch = n_batch
+        self.ids: list[int] = []
+        """What the memory holds; agrees with llama.cpp's own count after every call, failed ones included."""
+        self.history: RefinedHistory | None = None
+        """What the first of `ids` stand for, where they are a refined prompt; None where for themselves."""
+        self._watched: AbortFlag | None = None
+        self._memory = L.llama_get_memory(self._ctx)
+        self._window = int(L.llama_model_n_swa(loaded))
+        self._n_vocab = int(L.llama_vocab_n_tokens(L.llama_model_get_vocab(loaded)))
+        self._allocate_batch(n_batch)
+
+    def _allocate_batch(self, capacity: int) -> None:
+        self._batch = L.llama_batch_init(capacity, 0, 1)
+        fields = (self._batch.token, self._batch.pos, self._batch.logits, self._batch.n_seq_id)
+        self._token, self._pos, self._wanted, n_seq_id = (np.ctypeslib.as_array(f, (capacity,)) for f in fields)
+        n_seq_id[:] = 1
+        for i in range(capacity):
+            self._batch.seq_id[i][0] = _SEQUENCE
+
+    def decode(self, ids: Sequence[int], *, want_logits: bool, outputs: Iterable[int] = ()) -> np.ndarray | None:
+        """Process `ids` behind what the memory holds, in one llama_decode.
+
+        Returns the last token's logits, float32 of shape (n_vocab,), a copy; None unless wanted. Those of the
+        indices in `outputs` can be read with `logits_at` until the next call.
+
+        Raises:
+            ContextOverflow: no room for them; nothing was done.
+            DecodeAborted: told to stop; the memory holds what it held before.
+            DeviceEngineFailed: any other return code; the memory holds what it held before.
+        """
+        count, past = len(ids), len(self.ids)
+        if not 1 <= count <= self.n_batch:
+            raise DeviceEngineFailed(f"a batch has 1 to {self.n_batch} tokens, not {count}")
+        if past + count > self.n_ctx:
+            raise ContextOverflow(f"{past} + {count} tokens do not fit a context of {self.n_ctx}")
+        if not (min(ids) >= 0 and max(ids) < self._n_vocab):
+            raise DeviceEngineFailed(f"a token id lies outside the model's {self._n_vocab} tokens")
+        self._watch(self._abort if count > 1 else None)
+        self._batch.n_tokens = count
+        self._token[:count] = ids
+        self._pos[:count] = np.arange(past, past + count)
+        self._wanted[:count] = 0
+        self._wanted[count - 1] = want_logits
+        for index in outputs:
+            self._wanted[index] = 1
+        code = L.llama_decode(self._ctx, self._batch)
+        if code != 0:
+            # a large batch may be partly processed when it is aborted
+            self.rewind(past)
+            if code == _ABORTED:
+                raise DecodeAborted
+            raise DeviceEngineFailed(
+                f"llama_decode returned {code} for {count} tokens at position {past}: {_errors[-1]}"
+            )
+        self.ids.extend(ids)
+        if (held := self._held()) != len(self.ids):
+            self.rewind(0)
+            raise DeviceEngineFailed(f"llama.cpp holds {held} tokens where {past + count} were processed")
+        # llama.cpp overwrites its own with the next decode
+        return self.logits_at(count - 1).copy() if want_logits else None
+
+    def _watch(self, flag: AbortFlag | None) -> None:
+        """Have llama.cpp stop when `flag` is raised; None for single tokens.
+
+        A step is over soon. And what an aborted batch had begun is dropped, which a recurrent model cannot do
+        without dropping all it holds: an answer's last step is not worth that.
+        """
+        if flag is self._watched:
+            return
+        if flag is None:
+            L.llama_set_abort_callback(self._ctx, L.ggml_abort_callback(0), ctypes.c_void_p(0))
+        else:
+            question = ctypes.cast(flag.question, L.ggml_abort_callback)
+            L.llama_set_abort_callback(self._ctx, question, flag.data)
+        self._watched = flag
+
+    def logits_at(self, index: int) -> np.ndarray:
+        """Return llama.cpp's own logits of token `index` of the last batch, float32 of shape (n_vocab,).
+
+        Raises:
+            DeviceEngineFailed: that call of `decode` was not asked for them.
+        """
+        asked = 0 <= index < self._batch.n_tokens and self._wanted[index]
+        pointer = L.llama_get_logits_ith(self._ctx, index) if asked else None
+        if not pointer:
+            raise DeviceEngineFailed(f"llama.cpp has no logits for token {index} of its last batch")
+        logits: np.ndarray = np.ctypeslib.as_array(pointer, (self._n_vocab,))
+        return logits
+
+    def use_threads(self, count: int) -> None:
+        """Compute with `count` CPU threads from now on."""
+        L.llama_set_n_threads(self._ctx, count, count)
+
+    def rewind(self, length: int) -> int:
+        """Keep the first `length` tokens, or none where that cannot be had exactly. Returns how many are kept.
+
+        With a sliding window, llama.cpp drops old cells yet reports success for a rewind that needs them.
+        """
+        if length and self._holds_window(length) and L.llama_memory_seq_rm(self._memory, _SEQUENCE, length, -1):
+            del self.ids[length:]
+            if self._held() == length == len(self.ids):
+                if self.history is not None and length < len(self.history.ids):
+                    self.history = None
+                return length
+        L.llama_memory_clear(self._memory, True)
+        self.ids.clear()
+        self.history = None
+        return 0
+
+    def _holds_window(self, length: int) -> bool:
+        first = int(L.llama_memory_seq_pos_min(self._memory, _SEQUENCE))
+        return first == 0 or (self._window > 0 and 0 <= first <= length - self._window)
+
+    def _held(self) -> int:
+        return int(L.llama_memory_seq_pos_max(self._memory, _SEQUENCE)) + 1
+
+    def state_size(self) -> int:
+        """Return the bytes that `state` would have."""
+        return int(L.llama_state_seq_get_size(self._ctx, _SEQUENCE))
+
+    def state(self) -> np.ndarray:
+        """Return a copy of the memory in llama.cpp's own form, uint8.
+
+        Raises:
+            DeviceEngineFailed: llama.cpp cannot make one.
+        """
+        state: np.ndarray = np.empty(self.state_size(), dtype=np.uint8)
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        if L.llama_state_seq_get_data(self._ctx, pointer, state.size, _SEQUENCE) != state.size:
+            raise DeviceEngineFailed(f"llama.cpp cannot copy its memory: {_errors[-1]}")
+        return state
+
+    def load(self, state: np.ndarray, ids: Sequence[int]) -> None:
+        """Make `state` the memory, which holds `ids`.
+
+        Raises:
+            DeviceEngineFailed: llama.cpp does not take it; the memory is then empty.
+        """
+        self.rewind(0)
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        taken = L.llama_state_seq_set_data(self._ctx, pointer, state.size, _SEQUENCE)
+        self.ids.extend(ids)
+        if taken != state.size or self._held() != len(ids):
+            self.rewind(0)
+            raise DeviceEngineFailed(f"llama.cpp does not take its memory back: {_errors[-1]}")
+
+    def close(self) -> None:
+        """Free everything; the model where the last call with it ends. Harmless when repeated."""
+        if self._batch is not None:
+            L.llama_batch_free(self._batch)
+            self._batch = None
+        if self._ctx:
+            L.llama_free(self._ctx)
+            self._ctx = None
+        self.model.close()
+
+
+def _check_gguf(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise ModelError(f"cannot read the model file {path}: {error.strerror}") from error
+    if magic != b"GGUF":
+        raise ModelError(f"{path} is not a GGUF file: it begins with {magic!r}")

@@ -1,0 +1,222 @@
+"""The device's engine: llama.cpp on a thread of its own, awaited from the event loop.
+
+llama.cpp computes with the GIL released, but a context belongs to one thread at a time. So one thread makes every
+call that computes, and the event loop only ever waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import anyio
+
+from pdd_core.errors import DeviceEngineFailed
+from pdd_llamacpp_adapter.engine.engine_memory import EngineMemory
+from pdd_llamacpp_adapter.engine.engine_queue import Turns
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+
+    import numpy as np
+
+    from pdd_core.timeline import TokenLogprobs
+    from pdd_llamacpp_adapter.engine.context import LlamaContext
+    from pdd_llamacpp_adapter.engine.engine_thread import Job
+    from pdd_llamacpp_adapter.engine.logprobs import Following
+    from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
+
+N_BATCH = 512
+"""Most tokens of one llama_decode; also n_ubatch, so that an aborted call leaves nothing half done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One step's token."""
+
+    token: int
+    last: bool
+    """No token follows it."""
+    logprobs: TokenLogprobs | None = None
+
+
+class DeviceEngine(EngineMemory):
+    """A GGUF model, ready to answer. One answer at a time; a second one waits in `exclusive`.
+
+    A context manager; `close` frees the model.
+    """
+
+    def __init__(self) -> None:
+        """Use `DeviceEngine.open`."""
+        super().__init__()
+        self._vocab: Vocabulary | None = None
+        self.turns = Turns()
+        """Who may use it."""
+
+    @classmethod
+    def open(
+        cls,
+        gguf_path: str | os.PathLike[str],
+        *,
+        n_ctx: int = 4096,
+        n_threads: int = 1,
+        flash_attn: bool = False,
+    ) -> Self:
+        """Load a model.
+
+        Args:
+            gguf_path: the model file.
+            n_ctx: tokens of prompt and answer together that fit.
+            n_threads: CPU threads.
+            flash_attn: faster for long prompts; greedy answers may then differ from vLLM's at near-ties.
+
+        Raises:
+            ModelError: the file is missing, unreadable or not a GGUF model.
+            DeviceEngineFailed: llama.cpp cannot make a context of this size.
+        """
+        # here, so that this module can be imported where llama.cpp is not installed
+        from pdd_llamacpp_adapter.engine.context import LlamaContext
+        from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
+
+        engine = cls()
+
+        def load() -> LlamaContext:
+            return LlamaContext(
+                Path(gguf_path),
+                n_ctx=n_ctx,
+                n_threads=n_threads,
+                flash_attn=flash_attn,
+                n_batch=min(N_BATCH, n_ctx),
+                abort=engine._thread.abort,
+            )
+
+        try:
+            engine._context = engine._thread.run(load)
+        except BaseException:
+            engine._thread.shut_down()
+            raise
+        engine._vocab = Vocabulary(engine._context.model)
+        return engine
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop what is running and free the model; behind a text that is being read, if there is one.
+
+        Harmless when repeated.
+        """
+        if self._context is None:
+            return
+        context, self._context = self._context, None
+        self._thread.stop(context.close)
+
+    @property
+    def vocab(self) -> Vocabulary:
+        """The model's tokens."""
+        if self._vocab is None:
+            raise DeviceEngineFailed("the engine is not open")
+        return self._vocab
+
+    @asynccontextmanager
+    async def exclusive(self) -> AsyncIterator[None]:
+        """Hold the context for one answer; others wait in line."""
+        async with self.turns.answer():
+            yield
+
+    async def extend(self, ids: Sequence[int], *, want_logits: bool = False) -> np.ndarray | None:
+        """Process `ids` behind what the context holds.
+
+        Returns the last token's logits, float32 of shape (n_vocab,); None unless wanted. Cancelling the call stops
+        llama.cpp within milliseconds, with the context at the end of the last complete batch.
+
+        Raises:
+            ContextOverflow: no room for them; nothing was done.
+            DeviceEngineFailed: llama.cpp returned an error; the context holds what it held before.
+        """
+        context = self._open_context()
+        while len(ids) > context.n_batch:
+            head, ids = ids[: context.n_batch], ids[context.n_batch :]
+            await self._process(context, head, want_logits=False)
+        return await self._process(context, ids, want_logits=want_logits)
+
+    async def _process(self, context: LlamaContext, ids: Sequence[int], *, want_logits: bool) -> np.ndarray | None:
+        return await self._thread.call(lambda: context.decode(ids, want_logits=want_logits))
+
+    async def judge(
+        self, ids: Sequence[int], following: Following, *, want_logits: bool = False
+    ) -> tuple[list[float], np.ndarray | None]:
+        """Process `ids` as `extend` does, and tell how likely each id in `following` is behind its token of `ids`.
+
+        Returns the log-likelihoods in the order of `following`, and the last token's logits if they are wanted.
+
+        Args:
+            ids: what to process.
+            following: index in `ids` -> what may follow it, increasing.
+            want_logits: as for `extend`.
+
+        Raises:
+            ContextOverflow, DeviceEngineFailed: as `extend`; `ids` that make several batches may be half done.
+        """
+        context = self._open_context()
+        size, likelihoods = context.n_batch, list[float]()
+        logits: np.ndarray | None = None
+        for begin in range(0, len(ids), size):
+            batch, last = ids[begin : begin + size], begin + size >= len(ids)
+            asked = {index - begin: token for index, token in following.items() if begin <= index < begin + size}
+            found, logits = await self._judge_batch(context, batch, asked, want_logits=want_logits and last)
+            likelihoods += found
+        return likelihoods, logits
+
+    async def _judge_batch(
+        self, context: LlamaContext, ids: Sequence[int], following: Following, *, want_logits: bool
+    ) -> tuple[list[float], np.ndarray | None]:
+        from pdd_llamacpp_adapter.engine.logprobs import log_likelihood
+
+        def judge() -> tuple[list[float], np.ndarray | None]:
+            logits = context.decode(ids, want_logits=want_logits, outputs=following)
+            return [log_likelihood(context.logits_at(index), seen) for index, seen in following.items()], logits
+
+        return await self._thread.call(judge)
+
+    async def generate(self, logits: np.ndarray, choose: Callable[[np.ndarray], Choice]) -> AsyncGenerator[Choice]:
+        """Make tokens, one step after the other, and yield each until one is the last.
+
+        The thread does not wait for the event loop between two steps. Closing the generator stops it after the
+        step in progress; the context may then hold a token more than were yielded.
+
+        Args:
+            logits: those behind what the context holds; changed in place.
+            choose: called on the engine's thread with each step's logits; the last token is not processed.
+
+        Raises:
+            ContextOverflow: no room for another token.
+            DeviceEngineFailed: llama.cpp returned an error; the context holds what it held before.
+        """
+        context, loop = self._open_context(), asyncio.get_running_loop()
+        made: asyncio.Queue[Choice | None] = asyncio.Queue()
+
+        def steps(job: Job) -> None:
+            following: np.ndarray | None = logits
+            while following is not None and not job.cancelled:
+                choice = choose(following)
+                loop.call_soon_threadsafe(made.put_nowait, choice)
+                following = None if choice.last else context.decode((choice.token,), want_logits=True)
+
+        working = asyncio.ensure_future(self._thread.call_with_job(steps))
+        working.add_done_callback(lambda _: made.put_nowait(None))
+        try:
+            while (choice := await made.get()) is not None:
+                yield choice
+            await working
+        finally:
+            working.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([working])

@@ -1,0 +1,147 @@
+"""What the device's engine remembers: the ids in its context, and what they stand for."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pdd_core.errors import DeviceEngineFailed
+from pdd_llamacpp_adapter.engine.engine_thread import EngineThread
+from pdd_llamacpp_adapter.engine.history import RefinedHistory, held_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+
+    from pdd_llamacpp_adapter.engine.context import LlamaContext
+
+MAX_SAVED_BYTES = 512 * 2**20
+"""Of a memory that is put aside: a bound on what idle work may cost."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedMemory:
+    """A context's memory, put aside."""
+
+    state: np.ndarray
+    """llama.cpp's own form of it, uint8."""
+    ids: tuple[int, ...]
+    history: RefinedHistory | None
+
+
+class EngineMemory:
+    """One context, and the thread that it belongs to."""
+
+    def __init__(self) -> None:
+        self._thread = EngineThread()
+        self._context: LlamaContext | None = None
+        self._aside: SavedMemory | None = None
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that fit, prompt and answer together."""
+        return self._open_context().n_ctx
+
+    @property
+    def n_past(self) -> int:
+        """Tokens that the context holds."""
+        return len(self._open_context().ids)
+
+    @property
+    def history(self) -> RefinedHistory | None:
+        """What the context's first ids stand for, where they are a refined prompt; None where for themselves."""
+        return self._found_by_next().history
+
+    def remember(self, history: RefinedHistory) -> None:
+        """Take note that what the context holds begins with a refined prompt. `start` and `rewind` keep to it.
+
+        Raises:
+            DeviceEngineFailed: the context holds something else.
+        """
+        context = self._open_context()
+        if tuple(context.ids[: len(history.ids)]) != history.ids:
+            raise DeviceEngineFailed("the context does not hold the refined prompt that it is said to hold")
+        context.history = history
+
+    def holds(self, prompt: Sequence[int], *, refined: bool = True) -> int:
+        """Return how many tokens of `prompt` the context has now: what `start` would keep, called at once."""
+        found = self._found_by_next()
+        return held_of(prompt, found.ids, found.history if refined else None).covered
+
+    async def start(self, prompt: Sequence[int], *, refined: bool = True) -> int:
+        """Keep what the context has of `prompt` already, drop the rest, and return how many of its tokens that is.
+
+        Always fewer than all: the last token has to be processed to give logits. With a `history`, what is kept is
+        shorter than the part of the prompt that it stands for; with `refined` False, only tokens that stand for
+        themselves are kept.
+        """
+        context = self._open_context()
+
+        def keep() -> int:
+            held = held_of(prompt, context.ids, context.history if refined else None)
+            if context.rewind(held.length) != held.length:
+                return 0
+            context.history = held.history
+            return held.covered
+
+        return await self._thread.call(keep)
+
+    async def rewind(self, length: int) -> int:
+        """Keep the first `length` tokens, or none where that cannot be had exactly. Returns how many are kept."""
+        context = self._open_context()
+        return await self._thread.call(lambda: context.rewind(min(length, len(context.ids))))
+
+    def reset(self) -> None:
+        """Forget everything, so that the next answer starts cold. Blocks; not while an answer is being made."""
+        context = self._open_context()
+        self._thread.run(lambda: context.rewind(0))
+
+    def whole(self) -> list[int]:
+        """Return all that the context stands for: what it holds, or what it would hold without refinement."""
+        context = self._open_context()
+        return list(context.ids) if context.history is None else context.history.whole(context.ids)
+
+    async def save(self) -> SavedMemory | None:
+        """Return a copy of the memory, for `load`; None where that would take more than `MAX_SAVED_BYTES`."""
+        context = self._open_context()
+
+        def copy() -> SavedMemory | None:
+            if context.state_size() > MAX_SAVED_BYTES:
+                return None
+            return SavedMemory(context.state(), tuple(context.ids), context.history)
+
+        return await self._thread.call(copy)
+
+    @contextmanager
+    def standing_for(self, saved: SavedMemory) -> Iterator[None]:
+        """Work on a memory in whose place the next answer finds `saved`: `history` and `holds` tell of that."""
+        self._aside = saved
+        try:
+            yield
+        finally:
+            self._aside = None
+
+    async def load(self, saved: SavedMemory) -> None:
+        """Put a saved memory in the place of what the context holds.
+
+        Raises:
+            DeviceEngineFailed: llama.cpp does not take it back; the context then holds nothing.
+        """
+        context = self._open_context()
+
+        def restore() -> None:
+            context.load(saved.state, saved.ids)
+            context.history = saved.history
+
+        await self._thread.call(restore)
+
+    def _found_by_next(self) -> SavedMemory | LlamaContext:
+        """Return what has the ids and the history that an answer would find now."""
+        return self._open_context() if self._aside is None else self._aside
+
+    def _open_context(self) -> LlamaContext:
+        if self._context is None:
+            raise DeviceEngineFailed("the engine is closed")
+        return self._context

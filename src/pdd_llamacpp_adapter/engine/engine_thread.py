@@ -1,0 +1,93 @@
+"""The thread that computes: jobs one by one, each awaited from the event loop and stopped when it is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+
+from pdd_core.errors import DeviceEngineFailed
+from pdd_llamacpp_adapter.engine.abort_flag import AbortFlag
+from pdd_llamacpp_adapter.engine.aborted import DecodeAborted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Job:
+    """What the thread is doing."""
+
+    cancelled: bool = False
+
+
+class EngineThread:
+    """One thread, made with the object and ended by `shut_down`."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llama")
+        self._job = Job()
+        self._changing = threading.Lock()
+        self.abort = AbortFlag()
+        """Raised while the job in progress is cancelled: for llama.cpp."""
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Do `work` and return its result. Blocks."""
+        return self._executor.submit(work).result()
+
+    def stop(self, last: Callable[[], object]) -> None:
+        """Cancel the job in progress, do `last`, and end the thread. Blocks."""
+        self._cancel(self._job)
+        self.run(last)
+        self._executor.shutdown()
+
+    def shut_down(self) -> None:
+        """End the thread, which has nothing to do. Blocks."""
+        self._executor.shutdown()
+
+    async def call(self, work: Callable[[], T]) -> T:
+        """Do `work`; see `call_with_job`."""
+        return await self.call_with_job(lambda _: work())
+
+    async def call_with_job(self, work: Callable[[Job], T]) -> T:
+        """Do `work`. On cancellation, abort it and wait until the thread is free again.
+
+        Raises:
+            DeviceEngineFailed: the engine was closed meanwhile.
+        """
+        job = Job()
+
+        def run() -> T:
+            self._begin(job)
+            if job.cancelled:
+                raise DecodeAborted
+            return work(job)
+
+        future = asyncio.wrap_future(self._executor.submit(run))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self._cancel(job)
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([future])
+            future.exception()  # looked at, so that asyncio does not report it as forgotten
+            raise
+        except DecodeAborted as error:
+            raise DeviceEngineFailed("the engine was closed while it was answering") from error
+
+    def _begin(self, job: Job) -> None:
+        with self._changing:
+            self._job = job
+            self.abort.raised = job.cancelled
+
+    def _cancel(self, job: Job) -> None:
+        with self._changing:
+            job.cancelled = True
+            if self._job is job:  # and not the next one, which nobody cancelled
+                self.abort.raised = True

@@ -1,0 +1,83 @@
+"""How fast the device is, from what it did: the estimate of when it will be ready, and the size of its chunks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pdd_llamacpp_adapter.engine.emulated_device import DEFAULT_CHUNK
+
+_WEIGHT = 0.3
+"""Of the newest measurement: a few batches follow a change, one hiccup does not."""
+_LARGE = 16
+"""From this size on, a batch's time is prefill's; below, every weight is read for a few tokens, as in decoding."""
+_SECONDS_PER_CHUNK = 0.25
+"""A chunk ends within this: the device then sees what has arrived meanwhile, and can take over."""
+MAX_CHUNK = 256
+"""Larger chunks are no faster on a CPU."""
+
+
+class Work:
+    """What an engine has done for one answer."""
+
+    def __init__(self) -> None:
+        self.read_tokens = 0
+        """Tokens processed in large batches."""
+        self.read_s = 0.0
+        self.decoded_tokens = 0
+        """Tokens processed one by one."""
+        self.decoded_s = 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """Take note that a batch of `tokens` took `seconds`."""
+        if tokens >= _LARGE:
+            self.read_tokens += tokens
+            self.read_s += seconds
+        elif tokens == 1:
+            self.decoded_tokens += 1
+            self.decoded_s += seconds
+
+
+class WorkLeft(NamedTuple):
+    """How far the device is with one answer."""
+
+    prompt_tokens: int
+    to_read: int
+    """Tokens that it has to process before it can go on with the answer."""
+    made: int
+    """Tokens that the answer has, whoever made them."""
+
+
+class DeviceSpeed:
+    """Rates of one engine, learnt from its batches; lives longer than an answer."""
+
+    def __init__(self) -> None:
+        self.prefill_tps: float | None = None
+        """Prompt tokens per second; None before the first large batch."""
+        self.step_s: float | None = None
+        """Seconds of one decode step; None before the first."""
+
+    def measured(self, tokens: int, seconds: float) -> None:
+        """Take note that a batch of `tokens` took `seconds`."""
+        if seconds <= 0:
+            return
+        if tokens >= _LARGE:
+            self.prefill_tps = _blend(self.prefill_tps, tokens / seconds)
+        elif tokens == 1:
+            self.step_s = _blend(self.step_s, seconds)
+
+    def seconds(self, tokens: int) -> float | None:
+        """Return the estimated time to process `tokens`; None before the first large batch."""
+        if self.prefill_tps is None:
+            return None
+        return max(tokens / self.prefill_tps, self.step_s or 0.0) if tokens else 0.0
+
+    @property
+    def chunk(self) -> int:
+        """Tokens of the next prefill chunk."""
+        if self.prefill_tps is None:
+            return DEFAULT_CHUNK
+        return int(min(MAX_CHUNK, max(_LARGE, self.prefill_tps * _SECONDS_PER_CHUNK)))
+
+
+def _blend(old: float | None, new: float) -> float:
+    return new if old is None else old + _WEIGHT * (new - old)

@@ -1,0 +1,73 @@
+"""Idle time, used: reads the whole of what a context holds in a refined form, for the next turn."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import anyio
+
+from pdd_core.errors import DeviceError, named
+from pdd_llamacpp_adapter.engine.history import common_prefix
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
+
+logger = logging.getLogger(__name__)
+
+
+async def upgrade_when_idle(engine: DeviceEngine, chunk: Callable[[], int]) -> None:
+    """After each answer, if nobody waits for the engine, have it read what the answer's prompt left out.
+
+    Runs until it is cancelled.
+
+    Args:
+        engine: the engine.
+        chunk: tells how many tokens to process at a time.
+    """
+
+    async def work() -> None:
+        if await upgrade(engine, chunk):
+            logger.info("the device has read in full what was refined before")
+
+    while True:
+        await engine.turns.answered()
+        try:
+            await engine.turns.when_idle(work)
+        except DeviceError as error:
+            logger.warning("the device could not read in full what was refined before: %s", named(error))
+        except Exception:
+            # whatever it is, out of memory or a mistake of ours: answers do not need this work
+            logger.exception("idle work failed as it should not")
+
+
+async def upgrade(engine: DeviceEngine, chunk: Callable[[], int]) -> bool:
+    """Replace a refined prompt in the engine's memory by the whole one; return whether there was one, and room.
+
+    To be called by whoever holds the engine. If it is cancelled, or fails, the memory is what it was before.
+
+    Raises:
+        DeviceError: llama.cpp returned an error.
+    """
+    whole = engine.whole()
+    if engine.history is None or len(whole) > engine.n_ctx:
+        return False
+    saved = await engine.save()
+    if saved is None:
+        return False
+    done = False
+    with engine.standing_for(saved):
+        try:
+            read = await engine.rewind(common_prefix(saved.ids, whole))
+            while read < len(whole):
+                batch = whole[read : read + chunk()]
+                await engine.extend(batch)
+                read += len(batch)
+            done = True
+        finally:
+            if not done:
+                with anyio.CancelScope(shield=True):
+                    await engine.load(saved)
+    return True

@@ -1,0 +1,171 @@
+"""Who makes each answer of one device: asks hook ``pdd_plan``, unless the settings leave no choice."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pdd_core.planner.cost import PREFILL_WEIGHT, prefill_weight
+from pdd_core.planner.plan_file import PlanFile
+from pdd_core.planner.planner import Planner
+from pdd_core.planner.types import Estimate, Goals, Plan, PlanRequest, Verdict, Why
+from pdd_llamacpp_adapter.runtime.learning import Learning
+from pdd_llamacpp_adapter.session.outcome import Decided
+from pdd_llamacpp_adapter.session.pacing import load_policies
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pdd_core.env import ServeSettings
+    from pdd_core.handoff import CloudInfo
+    from pdd_core.planner.types import CloudState, DeviceState
+    from pdd_llamacpp_adapter.engine.speed import WorkLeft
+    from pdd_llamacpp_adapter.request import AnswerRequest
+
+_BUSY_SD = 0.5
+"""Relative deviation of the time for which the device will be busy: answers end when they end."""
+_LOOK_AFTER = 16
+"""Answers without a word of the device's speed, or of the cloud's, after which the next one looks."""
+_AT_ONCE = Estimate(0.0)
+logger = logging.getLogger(__name__)
+_FIXED = {"handoff": Verdict.HANDOFF, "cloud": Verdict.CLOUD_ONLY, "device": Verdict.DEVICE_ONLY}
+
+
+class Planning:
+    """Plans the answers of one device and its cloud. Belongs to one event loop.
+
+    Raises:
+        ConfigurationError: the settings name a plan file that cannot be used, or an unknown pacing.
+        PolicyError: the policies are strict, and an installed one cannot be loaded.
+    """
+
+    def __init__(self, settings: ServeSettings, *, n_ctx: int) -> None:
+        self._settings = settings
+        plan = PlanFile() if settings.plan_file is None else PlanFile.load(settings.plan_file)
+        if plan.device is not None and n_ctx < plan.device.n_ctx:
+            logger.warning(
+                "the plan is for a device with a context of %d tokens, this one has %d (n_ctx)",
+                plan.device.n_ctx, n_ctx,
+            )  # fmt: skip
+        self.learning = Learning(settings, plan, n_ctx=n_ctx)
+        goals = Goals(
+            stall_probability=settings.stall_probability,
+            ttft_s=settings.ttft_target_s,
+            must_begin_in_cloud=settings.must_begin_in_cloud,
+        )
+        weight = PREFILL_WEIGHT if plan.cloud is None else prefill_weight(plan.cloud)
+        planner = Planner(self.learning.lengths, goals, prefill_weight=weight)
+        self.policies = load_policies(settings.pacing, planner=planner)
+
+    @property
+    def asks(self) -> bool:
+        """Whether the hook is asked; else the settings leave no choice."""
+        return self._settings.decode_budget == "auto" and self._settings.plan in ("auto", "handoff")
+
+    def settled(self, ratio: float | None) -> Decided:
+        """Return the plan that the settings leave no choice about; `ratio` is the share of the prompt to read."""
+        settings = self._settings
+        name = "plan" if settings.decode_budget == "auto" else "decode_budget"
+        verdict = _FIXED.get(settings.plan, Verdict.HANDOFF) if name == "plan" else Verdict.HANDOFF
+        return Decided(Plan(verdict, None, ratio, Why(f"{name} is {getattr(settings, name)}")), "settings")
+
+    def ask(
+        self,
+        request: AnswerRequest,
+        *,
+        rate: float,
+        held: int,
+        held_whole: int,
+        group: str,
+        info: CloudInfo | None,
+        refinable: bool,
+        hand_over: bool = False,
+        busy: Iterable[WorkLeft] = (),
+    ) -> Decided:
+        """Return the plan of an answer for which there is a cloud.
+
+        Args:
+            request: where it names the share of its prompt to read, this is kept.
+            rate: tokens per second to show at most.
+            held: tokens of the prompt that the device has processed already.
+            held_whole: those of them in whose place it has no refined prompt.
+            group: whose answers are alike.
+            info: what the cloud told about itself; None before it did.
+            refinable: whether the share of the prompt to read may be chosen.
+            hand_over: whether to plan a handoff, whatever the settings.
+            busy: what the device has to do for other answers first.
+
+        Raises:
+            PolicyError: the policies are strict, and one failed.
+        """
+        prompt = len(request.prompt_token_ids)
+        device = self.learning.device.state(prompt, held)
+        device = replace(device, wait_s=self._wait(busy, device.prefill_tps.mean, device.decode_tps.mean))
+        asked = PlanRequest(
+            num_prompt_tokens=prompt,
+            num_held_tokens=held,
+            num_held_whole_tokens=held_whole,
+            max_tokens=request.max_tokens,
+            rate=rate,
+            group=group,
+            refine_ratio=request.refine_ratio,
+            refinable=refinable,
+            verdict=Verdict.HANDOFF if hand_over else _FIXED.get(self._settings.plan),
+        )
+        cloud = self.learning.cloud("" if info is None else info.model).state(
+            prompt,
+            refines=info is not None and info.refinement != "off",
+            max_model_len=None if info is None else info.max_model_len,
+        )
+        decided = self._asked(asked, device, cloud)
+        plan = decided.plan
+        if self._settings.plan != "auto":
+            return decided
+        if plan.verdict is Verdict.CLOUD_ONLY and self._device_unseen(prompt, request):
+            why = replace(plan.why, reason=f"to see how fast the device is now; else {plan.verdict.value}")
+            return replace(decided, plan=Plan(Verdict.HANDOFF, request.max_tokens, why=why))
+        if plan.verdict is Verdict.DEVICE_ONLY and self.learning.answers_without_cloud >= _LOOK_AFTER:
+            return self._unless_the_cloud_is_fast(decided, asked, device, cloud)
+        return decided
+
+    def _asked(self, request: PlanRequest, device: DeviceState, cloud: CloudState) -> Decided:
+        plan, by = self.policies.first_result("pdd_plan", _is_plan, request=request, device=device, cloud=cloud)
+        return Decided(plan, by)
+
+    def _unless_the_cloud_is_fast(
+        self, decided: Decided, request: PlanRequest, device: DeviceState, cloud: CloudState
+    ) -> Decided:
+        """Return `decided`, the device alone, unless a cloud with a first token at once would be asked: then that.
+
+        A cloud that was found too slow would else never be found fast again.
+        """
+        fast = self._asked(request, device, replace(cloud, ttft_s=_AT_ONCE, rtt_s=_AT_ONCE))
+        if fast.plan.verdict is Verdict.DEVICE_ONLY:
+            return decided
+        reason = f"to see how fast the cloud is now; else {decided.plan.verdict.value}"
+        return replace(fast, plan=replace(fast.plan, why=replace(fast.plan.why, reason=reason)))
+
+    def _device_unseen(self, prompt: int, request: AnswerRequest) -> bool:
+        """Whether the device should read along once, behind a cloud that is not capped: nobody waits for it.
+
+        A device that was found too slow would else never be found fast again.
+        """
+        unseen = self.learning.answers_unseen >= _LOOK_AFTER
+        return unseen and prompt + request.max_tokens <= self.learning.n_ctx
+
+    def _wait(self, busy: Iterable[WorkLeft], prefill_tps: float, decode_tps: float) -> Estimate:
+        """Return how long the device will be at work for other answers."""
+        seconds = 0.0
+        for left in busy:
+            expected, _ = self.learning.lengths.table("", left.prompt_tokens).expected(math.inf)
+            seconds += left.to_read / prefill_tps + max(0.0, expected - left.made) / decode_tps
+        return Estimate(seconds, _BUSY_SD * seconds)
+
+
+def _is_plan(result: object) -> bool:
+    if not isinstance(result, Plan) or result.verdict not in set(Verdict):
+        return False
+    budget, ratio = result.decode_budget, result.refine_ratio
+    return (budget is None or (type(budget) is int and budget >= 1)) and (ratio is None or 0 < ratio <= 1)

@@ -1,0 +1,96 @@
+"""From settings to a running local server: the model, the cloud and HTTP, in one call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+from pdd_core.errors import PDDError
+from pdd_llamacpp_adapter.runtime.runtime import Runtime
+from pdd_llamacpp_adapter.server.http_limits import ServerSettings
+from pdd_llamacpp_adapter.server.run import serve
+from pdd_llamacpp_adapter.server.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pdd_core.env import ServeSettings
+
+
+async def serve_device(
+    gguf: Path,
+    settings: ServeSettings,
+    *,
+    on_started: Callable[[str], object] | None = None,
+    on_ready: Callable[[Runtime], object] | None = None,
+    signals: bool = True,
+) -> None:
+    """Serve `gguf` until SIGINT or SIGTERM, or until cancelled, and return when everything has come to rest.
+
+    The port answers at once: 503 while the model loads. A cloud that is not there is no error.
+
+    Args:
+        gguf: the device's model file.
+        settings: everything else.
+        on_started: called with the server's URL once the port answers.
+        on_ready: called once answers can be made.
+        signals: obey SIGINT and SIGTERM; only in the main thread.
+
+    Raises:
+        ConfigurationError: a setting that cannot work, such as a port that is in use.
+        DeviceEngineFailed: llama.cpp cannot make a context of this size.
+        ModelError: the model file is missing, unreadable or not a GGUF model.
+    """
+    service = Service(_server_settings(settings))
+
+    async def load() -> None:
+        name = settings.model_name or gguf.stem.lower()
+        async with Runtime.running(gguf, settings, model_name=name) as runtime:
+            service.runtime = runtime
+            if on_ready is not None:
+                on_ready(runtime)
+            await anyio.sleep_forever()
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(load)
+            await serve(
+                service,
+                host=settings.host,
+                port=settings.port,
+                grace=settings.grace_s,
+                on_started=on_started,
+                signals=signals,
+            )
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise _first(group) from group
+
+
+def _server_settings(settings: ServeSettings) -> ServerSettings:
+    key = settings.api_key
+    # With a cloud, answers that wait for the device begin there at once.
+    places = 1 + settings.max_queue
+    running = 1 if settings.cloud_url is None else places
+    # a name of one's own needs a key; on loopback alone, the names of loopback are all there are
+    local = ("127.0.0.1", "localhost", "[::1]")
+    return ServerSettings(
+        api_key=None if key is None else key.get_secret_value(),
+        allow_hosts=local if key is None and settings.host in ("127.0.0.1", "localhost", "::1") else (),
+        allow_origins=settings.allow_origins,
+        max_running=running,
+        max_queue=places - running,
+    )
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error of ours in `group`, if there is one."""
+    ours, _ = group.split(PDDError)
+    found: BaseException = group if ours is None else ours
+    while isinstance(found, BaseExceptionGroup):
+        if ours is None:
+            return found
+        found = found.exceptions[0]
+    return found

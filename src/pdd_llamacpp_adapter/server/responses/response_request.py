@@ -1,0 +1,149 @@
+"""The body of ``POST /v1/responses``.
+
+https://platform.openai.com/docs/api-reference/responses/create
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from pdd_core.errors import InvalidRequest
+from pdd_llamacpp_adapter.request import MAX_TOP_LOGPROBS
+from pdd_llamacpp_adapter.server.answer_format import grammar_of
+from pdd_llamacpp_adapter.server.marked import marked_parts
+from pdd_llamacpp_adapter.server.responses.input_items import chat_messages
+from pdd_llamacpp_adapter.server.tools.tool_use import MAX_TOOLS, function
+from pdd_llamacpp_adapter.server.turn import ChatInput, Json, Sampling
+from pdd_llamacpp_adapter.server.wire import SamplingFields, Tokens, WireModel, check_items
+
+_LOGPROBS = "message.output_text.logprobs"
+_STATEFUL = ("previous_response_id", "conversation", "prompt")
+
+
+class TextFields(WireModel):
+    """``text``; its `verbosity` is ignored."""
+
+    format: dict[str, Any] = Field(default_factory=lambda: {"type": "text"})
+
+
+class ResponsesRequest(SamplingFields):
+    """What a client asks for. `store`, `user`, `reasoning` and other fields without a meaning here are ignored."""
+
+    input: str | list[Any]
+    instructions: str | None = None
+    tools: Annotated[list[Any], Field(max_length=MAX_TOOLS)] = Field(default_factory=list)
+    tool_choice: str | dict[str, Any] = "auto"
+    parallel_tool_calls: bool = True
+    text: TextFields = Field(default_factory=TextFields)
+    max_output_tokens: Tokens | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] = 0
+    include: list[Any] = Field(default_factory=list)
+    truncation: str = "disabled"
+    background: bool = False
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    previous_response_id: Any = None
+    conversation: Any = None
+    prompt: Any = None
+
+    @property
+    def with_logprobs(self) -> bool:
+        """Whether the answer's text comes with logprobs."""
+        return _LOGPROBS in self.include
+
+    def check_length(self, most: int) -> None:
+        """Refuse more than `most` items, or parts in them."""
+        if not isinstance(self.input, str):
+            check_items(self.input, most, "input", inner=("content", "output"))
+
+    def chat_input(self) -> ChatInput:
+        """Return what is asked for in the server's own words.
+
+        Raises:
+            InvalidRequest: a field that cannot be obeyed.
+        """
+        self.check_n()
+        self._check_stateless()
+        return ChatInput(
+            messages=chat_messages(self.input, self.instructions),
+            marked=()
+            if isinstance(self.input, str)
+            else marked_parts(self.input, "input", instructions=self.instructions),
+            tools=[{"type": "function", "function": tool} for tool in self._functions()],
+            tool_choice=self._choice(),
+            parallel_tool_calls=self.parallel_tool_calls,
+            response_format=self._format(),
+            template_kwargs=self.chat_template_kwargs,
+            sampling=Sampling(
+                **self.sampling_fields(),
+                max_tokens=self.max_output_tokens,
+                logprobs=self.top_logprobs if self.with_logprobs else None,
+            ),
+        )
+
+    def echoed(self) -> Json:
+        """Return the fields of the request that the response repeats."""
+        return {
+            "instructions": self.instructions,
+            "max_output_tokens": self.max_output_tokens,
+            "metadata": self.metadata,
+            "parallel_tool_calls": self.parallel_tool_calls,
+            "temperature": self.temperature,
+            "text": {"format": self.text.format},
+            "tool_choice": self.tool_choice,
+            "tools": [
+                {"type": "function", "strict": tool.get("strict") is True, **made}
+                for tool, made in zip(self.tools, self._functions(), strict=True)
+            ],
+            "top_logprobs": self.top_logprobs,
+            "top_p": self.top_p,
+            "truncation": self.truncation,
+        }
+
+    def _check_stateless(self) -> None:
+        for name in _STATEFUL:
+            if getattr(self, name) is not None:
+                raise InvalidRequest(
+                    f"{name} is not supported: nothing is stored here, send the whole conversation as input",
+                    param=name,
+                    code="unsupported_parameter",
+                )
+        if self.background:
+            problem = "background must be false: a response is not kept for later"
+            raise InvalidRequest(problem, param="background", code="unsupported_value")
+        if self.truncation != "disabled":
+            problem = "truncation must be disabled: no part of the input is dropped here"
+            raise InvalidRequest(problem, param="truncation", code="unsupported_value")
+
+    def _functions(self) -> list[Json]:
+        return [_function(tool, f"tools[{index}]") for index, tool in enumerate(self.tools)]
+
+    def _choice(self) -> str | Json:
+        choice = self.tool_choice
+        if isinstance(choice, str):
+            return choice
+        if choice.get("type") != "function":
+            raise InvalidRequest('tool_choice.type must be "function"', param="tool_choice.type")
+        return {"type": "function", "function": {"name": choice.get("name")}}
+
+    def _format(self) -> Json:
+        wanted = self.text.format
+        if wanted.get("type") == "json_schema":
+            wanted = {"type": "json_schema", "json_schema": wanted}
+        try:
+            grammar_of(wanted)
+        except InvalidRequest as error:
+            problem = 'text.format must be {"type": "text"}, "json_object", or "json_schema" with a schema'
+            raise InvalidRequest(problem, param="text.format") from error
+        return wanted
+
+
+def _function(tool: Any, where: str) -> Json:
+    if not isinstance(tool, dict) or tool.get("type") != "function":
+        raise InvalidRequest(f'{where}.type must be "function", no other is run', param=f"{where}.type")
+    strict = tool.get("strict")
+    if strict is not None and not isinstance(strict, bool):
+        raise InvalidRequest(f"{where}.strict must be true or false", param=f"{where}.strict")
+    return function(tool, where)

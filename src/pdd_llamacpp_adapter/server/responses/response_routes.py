@@ -1,0 +1,50 @@
+"""``POST /v1/responses``, and what is there instead of stored responses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.routing import Route
+
+from pdd_core.errors import InvalidRequest
+from pdd_llamacpp_adapter.server.answering import new_id
+from pdd_llamacpp_adapter.server.delivery import stream_answer, whole_answer
+from pdd_llamacpp_adapter.server.failures import NOT_FOUND
+from pdd_llamacpp_adapter.server.prepare import prepare_body
+from pdd_llamacpp_adapter.server.responses.events import ResponseEvents, whole_response
+from pdd_llamacpp_adapter.server.responses.response_request import ResponsesRequest
+from pdd_llamacpp_adapter.server.wire import read_request
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from pdd_llamacpp_adapter.server.service import Service
+    from pdd_llamacpp_adapter.server.transcript import Transcript
+    from pdd_llamacpp_adapter.server.turn import Finished, Json
+
+PATH = "/v1/responses"
+
+
+def routes(service: Service) -> list[Route]:
+    """Return the routes of responses."""
+
+    async def create(request: Request) -> Response:
+        body, call = await read_request(request, ResponsesRequest, service, answer_id=new_id("resp_"))
+        turn = await prepare_body(body, call)
+        writer = ResponseEvents(call, body.echoed(), with_logprobs=body.with_logprobs)
+        if body.stream:
+            return stream_answer(call, turn, writer)
+
+        def build(transcript: Transcript, finished: Finished) -> Json:
+            return whole_response(writer, transcript, finished)
+
+        return await whole_answer(call, turn, build, receive=request.receive)
+
+    async def stored(_: Request) -> Response:
+        raise InvalidRequest("no response has this id: responses are not stored here", code=NOT_FOUND)
+
+    return [
+        Route(PATH, create, methods=["POST"]),
+        Route(PATH + "/{response_id:path}", stored, methods=["GET", "POST", "DELETE"]),
+    ]

@@ -1,0 +1,311 @@
+"""One answer over two engines, as an async iterator of shown tokens.
+
+The cloud's stream, the device's prefill and the consumer's pacing run side by side. Whoever iterates gets each
+token when it is due; the end of the answer stops whichever engine still works. So does leaving ``async with``.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
+
+import anyio
+
+from pdd_core.errors import ConfigurationError, named
+from pdd_core.hookspecs import FLUSH_WITHIN_S, PaceRequest, PaceTarget
+from pdd_core.patience import Patience
+from pdd_core.planner.types import Verdict
+from pdd_core.refinement.guard import Guard
+from pdd_llamacpp_adapter.engine.emulated_device import Throttle
+from pdd_llamacpp_adapter.engine.speed import DeviceSpeed, WorkLeft
+from pdd_llamacpp_adapter.session.conductor import Conductor
+from pdd_llamacpp_adapter.session.device_part import DevicePart
+from pdd_llamacpp_adapter.session.display import Display
+from pdd_llamacpp_adapter.session.judging import Judging
+from pdd_llamacpp_adapter.session.leg_plan import depends_on_output
+from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
+from pdd_llamacpp_adapter.session.outcome import Mode, Outcome
+from pdd_llamacpp_adapter.session.pacing import GuardedPacer, default_policies
+from pdd_llamacpp_adapter.session.refinement_report import refinement_report
+from pdd_llamacpp_adapter.session.session_start import (
+    check_ids,
+    check_room,
+    grammar_matcher,
+    new_answer,
+    new_refining,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from anyio.abc import TaskGroup
+
+    from pdd_core.errors import PDDError
+    from pdd_core.plugins import Policies
+    from pdd_core.timeline import ShownToken
+    from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
+    from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
+    from pdd_llamacpp_adapter.engine.emulated_device import DeviceProfile
+    from pdd_llamacpp_adapter.engine.grammar import GrammarEngine
+    from pdd_llamacpp_adapter.engine.speed import Work
+    from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
+    from pdd_llamacpp_adapter.request import AnswerRequest
+    from pdd_llamacpp_adapter.session.cloud_leg import Arrivals
+    from pdd_llamacpp_adapter.session.device_part import Progress
+    from pdd_llamacpp_adapter.session.outcome import Decided
+    from pdd_llamacpp_adapter.session.refined_prompt_wish import Refining
+
+
+class AnswerSession:
+    """Makes one answer. An async context manager, and an async iterator of `ShownToken` inside it::
+
+        async with AnswerSession(request, engine=engine, cloud=cloud) as answer:
+            async for token in answer:
+                print(token.text, end="", flush=True)
+        print(answer.tail, answer.outcome.finish_reason)
+
+    With both engines the answer is handed over, unless `verdict` gives it to one of them; with one, that one makes
+    it alone. Whichever engine is lost, the other finishes; why is in `Outcome.decisions`.
+
+    Args:
+        request: what to answer.
+        engine: the device, or None.
+        cloud: the cloud, or None.
+        verdict: who makes the answer, where there are both; the other one only steps in.
+        plan: how that was decided, for the outcome.
+        vocab: turns ids into text where the device has no part but its model is at hand; default the engine's.
+        policies: where the pacer comes from; default the built-in one and what is installed.
+        rate: target of the pacing, tokens per second; ``inf`` shows each token as it comes.
+        flush_within: seconds after its end by which all of an answer is shown; ``inf`` keeps to `rate`.
+        profile: hold the device to the speed of a slower one.
+        patience: time limits and retry budgets.
+        speed: what is known of the engine's speed; learns from this answer.
+        grammars: compiles grammars; needed only for a request that has one.
+        guard: what tells from the cloud's tokens whether a refined prompt will do.
+        on_progress: called after every chunk the device has processed, before it takes over.
+        on_cloud_error: called when the cloud is lost, with why.
+        on_ended: called once, when everything has come to rest.
+
+    Raises:
+        ConfigurationError: neither engine is given, or `rate` is not positive.
+
+    Iterating raises, after the last token there is, the error for which nobody could go on: a `CloudError` or a
+    `DeviceError`.
+    """
+
+    def __init__(
+        self,
+        request: AnswerRequest,
+        *,
+        engine: DeviceEngine | None = None,
+        cloud: CloudClient | None = None,
+        verdict: Verdict = Verdict.HANDOFF,
+        plan: Decided | None = None,
+        vocab: Vocabulary | None = None,
+        policies: Policies | None = None,
+        rate: float = 12.0,
+        flush_within: float = FLUSH_WITHIN_S,
+        profile: DeviceProfile | None = None,
+        patience: Patience | None = None,
+        speed: DeviceSpeed | None = None,
+        grammars: GrammarEngine | None = None,
+        guard: Guard | None = None,
+        on_progress: Progress | None = None,
+        on_cloud_error: Callable[[PDDError], object] | None = None,
+        on_ended: Callable[[AnswerSession], object] | None = None,
+    ) -> None:
+        if engine is None and cloud is None:
+            raise ConfigurationError("a session needs an engine, a cloud, or both")
+        if not rate > 0:
+            raise ConfigurationError(f"rate must be a positive number of tokens per second, not {rate}")
+        self._engine = engine
+        self._cloud = cloud
+        self._vocab = vocab if engine is None else engine.vocab
+        self._policies = policies
+        self._rate = rate
+        self._flush_within = flush_within
+        self._profile = profile
+        self._patience = patience or Patience()
+        self._speed = speed or DeviceSpeed()
+        self._grammars = grammars
+        self._guard = guard or Guard()
+        self._on_progress = on_progress
+        self._on_cloud_error = on_cloud_error
+        self._on_ended = on_ended
+        self._mode = _mode(engine, cloud, verdict)
+        self._plan = plan
+        # a cloud that loses its place begins again, and must then say the same
+        sampled_anew = cloud is not None and depends_on_output(request) and request.seed is None
+        self._request = replace(request, seed=secrets.randbits(31)) if sampled_anew else request
+        self._tasks: TaskGroup | None = None
+        self._device: DevicePart | None = None
+        self._refining: Refining | None = None
+
+    async def __aenter__(self) -> Self:
+        """Start both parts.
+
+        Raises:
+            ConfigurationError: the session was used before; it makes one answer.
+            ContextOverflow: prompt and answer do not fit the device's context; nothing was sent or computed.
+            InvalidGrammar: the request's grammar cannot be compiled; nothing was sent or computed.
+            InvalidRequest: a token id that the model does not have.
+            PolicyError: no usable pacer.
+        """
+        if self._tasks is not None:
+            raise ConfigurationError("a session makes one answer: make a new one")
+        request, engine, handed_over = self._request, self._engine, self._mode is Mode.HANDOFF
+        if engine is not None:
+            check_room(request, engine.n_ctx, refinable=handed_over)
+        check_ids(request, self._vocab)
+        matcher = await grammar_matcher(request, engine, self._grammars)
+        pacer = GuardedPacer.resolve(
+            self._policies or default_policies(),
+            PaceRequest(num_prompt_tokens=len(request.prompt_token_ids), max_tokens=request.max_tokens),
+            PaceTarget(self._rate, flush_within=self._flush_within),
+        )
+        live = self._live = LiveAnswer(
+            new_answer(request, self._vocab, cloud=self._mode is not Mode.DEVICE_ONLY, device=engine is not None)
+        )
+        self._judging = Judging(self._guard, live.answer)
+        behind_refined = False
+        if engine is not None:
+            history = engine.history
+            behind_refined = handed_over and history is not None and history.begins(request.prompt_token_ids)
+            self._refining = await new_refining(request, live, engine.vocab) if handed_over else None
+            self._device = DevicePart(
+                engine,
+                request,
+                live,
+                throttle=Throttle(self._profile, self._live.now),
+                speed=self._speed,
+                patience=self._patience,
+                rate=self._rate,
+                judging=self._judging,
+                refining=self._refining,
+                behind_refined=behind_refined,
+                matcher=matcher,
+                stands_by=self._mode is Mode.CLOUD_ONLY,
+                on_progress=self._on_progress,
+            )
+        self._tasks = await anyio.create_task_group().__aenter__()
+        self._conductor = Conductor(
+            self._live,
+            request,
+            tasks=self._tasks,
+            cloud=self._cloud,
+            device=self._device,
+            vocab=self._vocab,
+            rate=self._rate,
+            patience=self._patience,
+            begins=self._mode is not Mode.DEVICE_ONLY,
+            alone=self._mode is Mode.CLOUD_ONLY,
+            judged=behind_refined,
+            refining=self._refining,
+            on_cloud_error=self._on_cloud_error,
+        )
+        self._display = Display(
+            self._live, pacer, conductor=self._conductor, device=self._device, speed=self._speed
+        )
+        self._tasks.start_soon(self._conductor.run)
+        if self._device is not None:
+            self._tasks.start_soon(self._device.run)
+            self._tasks.start_soon(self._device.watch)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        if self._tasks is None:
+            return None
+        self._conductor.leave()
+        self._tasks.cancel_scope.cancel()
+        try:
+            if isinstance(exc, anyio.get_cancelled_exc_class()):
+                return await self._tasks.__aexit__(exc_type, exc, traceback)
+            # the task group would wrap an error of the consumer's own in an ExceptionGroup
+            await self._tasks.__aexit__(None, None, None)
+            return None
+        finally:
+            if self._on_ended is not None:
+                self._on_ended(self)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ShownToken:
+        if (token := await self._display.next()) is not None:
+            return token
+        if (error := self._live.answer.error) is not None:
+            raise error
+        raise StopAsyncIteration
+
+    @property
+    def rate(self) -> float:
+        """Target of the pacing, tokens per second; ``inf`` shows each token as it comes."""
+        return self._rate
+
+    @property
+    def tail(self) -> str:
+        """Text that was withheld until the answer ended, and belongs behind its last token; usually empty."""
+        return self._live.answer.tail if self._live.shown == len(self._live.answer) else ""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of the answer, or has until now."""
+        live, answer, conductor = self._live, self._live.answer, self._conductor
+        return Outcome(
+            mode=self._mode,
+            finish_reason=self._finish_reason(),
+            stop_reason=answer.stop_reason,
+            timeline=self._display.timeline,
+            prompt_tokens=len(answer.prompt),
+            decode_budget=self._request.decode_budget if self._mode is Mode.HANDOFF else None,
+            handoff_id=conductor.handoff_id,
+            caught_up_at=live.caught_up_at,
+            took_over_at=None if self._mode is Mode.DEVICE_ONLY else live.took_over_at,
+            cloud_tokens_in_vain=answer.in_vain,
+            cloud_error=None if answer.cloud_error is None else named(answer.cloud_error),
+            cancel_confirmed=conductor.cancel_confirmed,
+            reused_tokens=0 if self._device is None else self._device.reused,
+            extensions=conductor.extensions,
+            cloud_retries=conductor.retries,
+            decisions=tuple(live.decisions),
+            plan=self._plan,
+            refinement=refinement_report(
+                self._refining, None if self._device is None else self._device.course, self._judging
+            ),
+        )
+
+    @property
+    def work(self) -> Work | None:
+        """What the device's engine has done; None where the device has no part."""
+        return None if self._device is None else self._device.work
+
+    @property
+    def arrivals(self) -> Arrivals | None:
+        """When the tokens of the cloud's first leg came; None where there was none."""
+        return self._conductor.first_arrivals
+
+    def work_left(self) -> WorkLeft | None:
+        """Return what the device has yet to do for this answer; None where it has, or had, no part."""
+        if self._tasks is None or self._device is None or not self._device.needed:
+            return None
+        answer = self._live.answer
+        return WorkLeft(prompt_tokens=len(answer.prompt), to_read=answer.behind, made=len(answer))
+
+    def _finish_reason(self) -> str:
+        answer = self._live.answer
+        if answer.finish_reason is None or self._live.shown < len(answer):
+            return "cancelled"
+        return answer.finish_reason
+
+
+def _mode(engine: DeviceEngine | None, cloud: CloudClient | None, verdict: Verdict) -> Mode:
+    if engine is None or (cloud is not None and verdict is Verdict.CLOUD_ONLY):
+        return Mode.CLOUD_ONLY
+    return Mode.DEVICE_ONLY if cloud is None or verdict is Verdict.DEVICE_ONLY else Mode.HANDOFF

@@ -1,0 +1,82 @@
+"""The engine's work for one answer, batch by batch: timed, held to a profile, and watched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+from pdd_llamacpp_adapter.engine.speed import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+    from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
+    from pdd_llamacpp_adapter.engine.emulated_device import Throttle
+    from pdd_llamacpp_adapter.engine.logprobs import Following
+    from pdd_llamacpp_adapter.engine.speed import DeviceSpeed
+    from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
+
+
+class Batches:
+    """Runs batches on one engine and learns its speed from them."""
+
+    def __init__(self, engine: DeviceEngine, live: LiveAnswer, *, throttle: Throttle, speed: DeviceSpeed) -> None:
+        self.engine = engine
+        self.throttle = throttle
+        self.speed = speed
+        self.work = Work()
+        """What was done for this answer."""
+        self._live = live
+        self.waits_since: float | None = None
+        """Since when llama.cpp is computing; None while it is not."""
+
+    @property
+    def chunk(self) -> int:
+        """Tokens of the next prefill chunk."""
+        return self.throttle.chunk or self.speed.chunk
+
+    async def start(self, prompt: Sequence[int], *, refined: bool) -> int:
+        """Keep what the engine has of `prompt`; see `DeviceEngine.start`."""
+        self.waits_since = self._live.now()
+        covered = await self.engine.start(prompt, refined=refined)
+        self.waits_since = None
+        return covered
+
+    async def rewind(self, length: int) -> int:
+        """Keep the first `length` tokens; see `DeviceEngine.rewind`."""
+        self.waits_since = self._live.now()
+        kept = await self.engine.rewind(length)
+        self.waits_since = None
+        return kept
+
+    async def process(
+        self, ids: Sequence[int], *, want_logits: bool, following: Following | None = None
+    ) -> tuple[list[float], np.ndarray | None]:
+        """Process `ids`; return the log-likelihoods of `following`, and the last token's logits if wanted."""
+        begun = self.waits_since = self._live.now()
+        likelihoods: list[float] = []
+        if following:
+            likelihoods, logits = await self.engine.judge(ids, following, want_logits=want_logits)
+        else:
+            logits = await self.engine.extend(ids, want_logits=want_logits)
+        self.waits_since = None
+        await self.throttle.wait(len(ids), begun)
+        self.measured(len(ids), self._live.now() - begun)
+        return likelihoods, logits
+
+    def measured(self, tokens: int, seconds: float) -> None:
+        """Take note that a batch of `tokens` took `seconds`."""
+        self.speed.measured(tokens, seconds)
+        self.work.add(tokens, seconds)
+
+    async def hung(self, limit: float) -> None:
+        """Return when llama.cpp has not come back for `limit` seconds."""
+        while True:
+            since = self._live.now() if self.waits_since is None else self.waits_since
+            left = since + limit - self._live.now()
+            if left <= 0:
+                return
+            await anyio.sleep(left)

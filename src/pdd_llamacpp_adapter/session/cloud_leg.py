@@ -1,0 +1,250 @@
+"""One request to the cloud, for one answer: receive, and stop the cloud when the answer no longer needs it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import anyio
+
+from pdd_core.errors import CloudError, CloudLost, CloudRefused, SchemaVersionError, TokenizerMismatch
+from pdd_core.handoff import BUDGET_POLICIES
+from pdd_llamacpp_adapter.cloud.stream import CloudEnd
+from pdd_llamacpp_adapter.session.leg_plan import NOT_REPEATED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pdd_core.handoff import CloudInfo
+    from pdd_core.optin import OptIn
+    from pdd_core.patience import Patience
+    from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
+    from pdd_llamacpp_adapter.cloud.stream import CloudChunk
+    from pdd_llamacpp_adapter.cloud.tokenizer_check import DeviceVocabulary
+    from pdd_llamacpp_adapter.session.leg_plan import LegPlan
+    from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
+    from pdd_llamacpp_adapter.session.refined_prompt_wish import Refining
+
+logger = logging.getLogger(__name__)
+
+_LEAVING_S = 3.0
+"""For the cloud's answer to a cancel, once nobody waits for the answer any more."""
+_LEAST_LATER = 4
+"""Tokens behind the first that tell how fast they come."""
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """When the tokens of one leg came; seconds since the request began."""
+
+    posted_at: float | None = None
+    first_at: float | None = None
+    last_at: float = 0.0
+    later: int = 0
+    """Tokens that came behind the first event."""
+
+    def came(self, tokens: int, now: float) -> None:
+        """Take note of one event."""
+        if not tokens:
+            return
+        if self.first_at is None:
+            self.first_at = now
+        else:
+            self.later += tokens
+        self.last_at = now
+
+    @property
+    def first_token_s(self) -> float | None:
+        """From the request to the first token; None before it."""
+        if self.posted_at is None or self.first_at is None:
+            return None
+        return self.first_at - self.posted_at
+
+    @property
+    def step_s(self) -> float | None:
+        """Mean time between two tokens; None while they are too few to tell."""
+        if self.first_at is None or self.later < _LEAST_LATER:
+            return None
+        return (self.last_at - self.first_at) / self.later
+
+
+class CloudLeg:
+    """Feeds the cloud's tokens into the answer.
+
+    Args:
+        cloud: whom to ask.
+        plan: what to ask for.
+        live: the answer.
+        opt_in: None for a plain request that the cloud finishes.
+        vocab: the device's, to be compared with the cloud's; None where no ids of the device's come in.
+        patience: time limits.
+        judged: ask for each token's likelihood, also where the client did not.
+        refining: the refined prompt that `opt_in` asks for, judged as well; told if the cloud refines none.
+        on_begun: called once, after the first chunk.
+    """
+
+    def __init__(
+        self,
+        cloud: CloudClient,
+        plan: LegPlan,
+        live: LiveAnswer,
+        *,
+        opt_in: OptIn | None,
+        vocab: DeviceVocabulary | None,
+        patience: Patience,
+        judged: bool = False,
+        refining: Refining | None = None,
+        on_begun: Callable[[], object] | None = None,
+    ) -> None:
+        self._cloud = cloud
+        self._plan = plan
+        self._live = live
+        self._opt_in = opt_in
+        self._vocab = vocab
+        self._patience = patience
+        self._judged = judged
+        self._refining = refining
+        self._on_begun = on_begun
+        self._scope = anyio.CancelScope()
+        self._posted = False
+        self._left = False
+        self._stopping: anyio.CancelScope | None = None
+        self._stopped = anyio.Event()
+        self.closing = False
+        """Its regular end, its loss, or a call of `close` has been seen."""
+        self._repeated = 0
+        self._brought = 0
+        self._used = 0
+        """Tokens of this leg that are part of the answer."""
+        budget = plan.request.decode_budget if opt_in is not None else plan.request.max_tokens
+        # a plan that repeats the answer has the repeated tokens in its budget
+        begins = 0 if plan.repeats else len(live.answer)
+        self.limit = None if budget is None else begins + budget
+        """The answer's length at which this leg ends at the latest; None if the cloud's policy decides."""
+        self.arrivals = Arrivals()
+        """When its tokens came."""
+        self.over = False
+        """Nothing more will come of it, and the cloud is no longer at work for it."""
+        self.cancel_confirmed: bool | None = None
+
+    async def run(self) -> None:
+        """Receive until the leg ends, is lost, or is closed. Never raises a cloud's error."""
+        try:
+            with self._scope:
+                await self._receive()
+        except (CloudError, SchemaVersionError, TokenizerMismatch) as error:
+            if not self.closing:
+                self.closing = True
+                self._live.answer.cloud_lost(error)
+        finally:
+            try:
+                await self.close()  # the consumer left: nobody else will
+            finally:
+                self.over = True
+                self._live.changed()
+
+    async def _receive(self) -> None:
+        request, opt_in = self._plan.request, self._opt_in
+        if self._vocab is not None:
+            info = await self._connected(self._vocab)
+            opt_in = self._possible(info)
+            # one stop set for both sides: llama.cpp's own idea of an end is not the cloud's
+            own = () if request.ignore_eos else info.tokenizer.eos_ids
+            self._live.answer.stop_ids = frozenset((*own, *request.stop_token_ids))
+        self._posted = True
+        self.arrivals.posted_at = self._live.now()
+        waits = self._patience.cloud_prefill_s
+        if (self._judged or self._refining is not None) and request.logprobs is None:
+            request = replace(request, logprobs=0)
+        async with aclosing(self._cloud.stream(request, opt_in)) as chunks:
+            while True:
+                with anyio.move_on_after(waits) as scope:
+                    chunk = await anext(chunks, None)
+                if scope.cancelled_caught:
+                    raise CloudLost(f"no token within {waits:g} s")
+                if chunk is None:
+                    return
+                self._take(chunk)
+                if self._on_begun is not None:
+                    self._on_begun()
+                    self._on_begun = None
+                self._live.changed()
+                waits = self._patience.cloud_silence_s
+
+    async def _connected(self, vocab: DeviceVocabulary) -> CloudInfo:
+        limit = self._patience.cloud_prefill_s
+        with anyio.move_on_after(limit):
+            return await self._cloud.connected(vocab)
+        raise CloudLost(f"no word from the cloud within {limit:g} s")
+
+    def _possible(self, info: CloudInfo) -> OptIn | None:
+        """Return the opt-in without what the cloud has switched off, or does not know."""
+        opt_in = self._opt_in
+        if opt_in is not None and BUDGET_POLICIES not in info.features:
+            opt_in = replace(opt_in, least_budget=None, extends=None)
+        if opt_in is None or self._refining is None or info.refinement != "off":
+            return opt_in
+        self._refining.none("not_enabled", "the cloud refines no prompts")
+        self._on_begun = self._refining = None
+        return replace(opt_in, refine_ratio=None, protect=())
+
+    def _take(self, chunk: CloudChunk) -> None:
+        answer = self._live.answer
+        self.arrivals.came(len(chunk.token_ids), self._live.now())
+        again = min(len(chunk.token_ids), self._plan.repeats - self._repeated)
+        if self.closing:
+            answer.in_vain += len(chunk.token_ids)
+            return
+        for token in chunk.token_ids[:again]:
+            if token != answer[self._repeated]:
+                problem = f"the cloud did not repeat the answer: token {self._repeated} is another one"
+                raise CloudRefused(problem, code=NOT_REPEATED)
+            self._repeated += 1
+        answer.in_vain += again
+        fresh = chunk.logprobs[again:]
+        before = len(answer)
+        answer.cloud_sent(
+            chunk.token_ids[again:],
+            logprobs=() if self._plan.request.logprobs is None else fresh,
+            likelihoods=[one.chosen.logprob for one in fresh],
+            text=chunk.text,
+        )
+        self._used += len(answer) - before
+        self._brought += len(chunk.token_ids) - again
+        if chunk.end is CloudEnd.BUDGET and not self._brought:
+            raise CloudLost("the cloud ended its part without a token")  # asking again would go on forever
+        if chunk.end is not None:
+            self.closing = True
+            answer.cloud_ended(chunk.end)
+
+    async def close(self) -> None:
+        """Stop the cloud if it is still at work. At most once, bounded in time, and not to be interrupted.
+
+        The stream stays open until the cloud has answered, so that every token it made in vain is counted. If it
+        ends before that, this waits for the answer of the call that asks for it.
+        """
+        if self.closing:
+            if self._stopping is not None:
+                await self._stopped.wait()
+            return
+        self.closing = True
+        if self._posted and self._opt_in is not None:
+            limit = min(self._cloud.cancel_timeout, _LEAVING_S if self._left else math.inf)
+            try:
+                with anyio.move_on_after(limit, shield=True) as self._stopping:
+                    self.cancel_confirmed = await self._cloud.cancel(self._opt_in.handoff_id, used=self._used)
+            except CloudError as error:
+                # closing the stream below ends the request as well, only without a confirmation
+                logger.debug("the cloud gave no answer to a cancel: %s", error)
+            finally:
+                self._stopped.set()
+        self._scope.cancel()
+
+    def leave(self) -> None:
+        """Do not wait long any more: the answer's consumer leaves, and others may be waiting for its place."""
+        self._left = True
+        if self._stopping is not None:
+            self._stopping.deadline = min(self._stopping.deadline, anyio.current_time() + _LEAVING_S)

@@ -1,0 +1,303 @@
+"""Who works on the answer next: begins the cloud's legs, stops what is not needed, knows when to give up."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+from uuid import uuid4
+
+from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable, named
+from pdd_core.optin import OptIn
+from pdd_core.timeline import Source
+from pdd_llamacpp_adapter.session.cloud_leg import CloudLeg
+from pdd_llamacpp_adapter.session.leg_plan import NOT_REPEATED, plan_leg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anyio.abc import TaskGroup
+
+    from pdd_core.errors import PDDError
+    from pdd_core.patience import Patience
+    from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
+    from pdd_llamacpp_adapter.cloud.tokenizer_check import DeviceVocabulary
+    from pdd_llamacpp_adapter.request import AnswerRequest
+    from pdd_llamacpp_adapter.session.cloud_leg import Arrivals
+    from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
+    from pdd_llamacpp_adapter.session.refined_prompt_wish import Refining
+
+_WATCH_S = 0.1
+"""How often to look at a late device whose buffer runs down."""
+STRETCH = 1.25
+"""How far the gaps may be stretched to wait for the device, before the cloud is asked for more: less than a reader
+takes for a stall (`pdd_core.qoe.STALL_GAPS`)."""
+_LEAST_EXTENSION = 4
+_FIRST_EXTENSION = 16
+"""Tokens to ask for where neither the request nor the device gives a figure."""
+_GUESSED_RATE = 16.0
+_HEADROOM = 1.5
+"""Of an extension over the device's own estimate, which has just proved too low."""
+_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+"""HTTP statuses after which asking again may help."""
+
+
+class Device(Protocol):
+    """What the conductor needs of the device's part."""
+
+    def ready_in(self) -> float | None:
+        """Seconds until it has caught up; None while it cannot say."""
+
+    def stop(self) -> None:
+        """Abort what it is doing."""
+
+    def wake(self) -> None:
+        """Begin, if it only stands by."""
+
+
+class Conductor:
+    """Runs one answer's legs. `device` None is an answer that the cloud makes alone, without the plugin.
+
+    `begins` False leaves the cloud alone until the device fails. `alone` asks it first for a plain request, which
+    it finishes; the device is woken if it is lost. `judged` asks the cloud for likelihoods in any case, `refining`
+    while there is, or may be, a refined prompt; it asks for that until the cloud has brought a first token.
+    """
+
+    def __init__(
+        self,
+        live: LiveAnswer,
+        request: AnswerRequest,
+        *,
+        tasks: TaskGroup,
+        cloud: CloudClient | None,
+        device: Device | None,
+        vocab: DeviceVocabulary | None,
+        rate: float,
+        patience: Patience,
+        begins: bool = True,
+        alone: bool = False,
+        judged: bool = False,
+        refining: Refining | None = None,
+        on_cloud_error: Callable[[PDDError], object] | None = None,
+    ) -> None:
+        self._live = live
+        self._request = request
+        self._tasks = tasks
+        self._cloud = cloud
+        self._device = device
+        self._vocab = vocab
+        self._rate = rate
+        self._patience = patience
+        self._begins = begins
+        self._alone = alone
+        self._judged = judged
+        self._refining = refining
+        self._on_cloud_error = on_cloud_error
+        self._leg: CloudLeg | None = None
+        self._repeatable = True
+        self.first_arrivals: Arrivals | None = None
+        """When the tokens of the first leg came; None where there was none."""
+        self._not_before = 0.0
+        self._idle_since = 0.0
+        self.extensions = 0
+        """Further budgets that a late device was helped out with."""
+        self.retries = 0
+        """Further attempts after the cloud was lost."""
+        self.handoff_id: str | None = None
+        """Of the latest leg; None when none was opted in."""
+        self._cancel_confirmed: bool | None = None
+
+    @property
+    def cancel_confirmed(self) -> bool | None:
+        """Whether the cloud confirmed the last cancel; None where none was needed, or answered."""
+        # the leg outlives a conductor that is cancelled: its consumer left
+        latest = None if self._leg is None else self._leg.cancel_confirmed
+        return self._cancel_confirmed if latest is None else latest
+
+    async def run(self) -> None:
+        """Return when the answer is finished and nothing is at work for it any more."""
+        answer = self._live.answer
+        if self._cloud is not None and self._begins:
+            self._begin(self._request.max_tokens if self._alone else self._request.decode_budget)
+        elif self._device is None:
+            answer.give_up()
+        while not answer.finished:
+            self._close_idle_leg()
+            if self._leg is None or self._leg.over:
+                self._go_on()
+            if not answer.finished:
+                await self._live.next_change(within=_WATCH_S if self._watching() else math.inf)
+        if self._device is not None:
+            self._device.stop()
+        self._close_idle_leg()
+        await self._live.until(lambda: self._leg is None or self._leg.over)
+        self._look_back()
+
+    def leave(self) -> None:
+        """Take note that the answer's consumer leaves; everything will be cancelled."""
+        if self._leg is not None:
+            self._leg.leave()
+
+    def cloud_left(self) -> int | None:
+        """Return how many tokens the running leg may still add; 0 if none runs, None if that is not known."""
+        leg, answer = self._leg, self._live.answer
+        if leg is None or leg.closing or not answer.cloud_running:
+            return 0
+        limit = leg.limit
+        return None if limit is None else max(0, limit - len(answer))
+
+    def _watching(self) -> bool:
+        """Whether time alone may call for a decision."""
+        answer = self._live.answer
+        idle = self._cloud is not None and not answer.cloud_running
+        return idle and (answer.owner is Source.CLOUD or answer.stranded)
+
+    def _close_idle_leg(self) -> None:
+        answer, leg = self._live.answer, self._leg
+        if leg is not None and not leg.closing and (answer.finished or not answer.cloud_running):
+            self._tasks.start_soon(leg.close)
+
+    def _go_on(self) -> None:
+        """Nothing runs in the cloud: begin another leg if the answer needs one, or give up."""
+        answer = self._live.answer
+        self._look_back()
+        stranded = answer.stranded
+        if not stranded and not (self._begins and answer.owner is Source.CLOUD and self._device_late()):
+            return
+        if not self._may_ask_again():
+            if stranded:
+                self._live.decided("nobody can go on")
+                answer.give_up()
+                self._live.changed()
+            return
+        if self._live.now() < self._not_before:
+            return
+        budget = self._next_budget(stranded=stranded)
+        if not self._begin(budget) and stranded:
+            self._live.decided("the cloud cannot be asked to go on: the answer so far is random, without a seed")
+            answer.give_up()
+            self._live.changed()
+
+    def _device_late(self) -> bool:
+        """Whether the user would wait for the device longer than it takes to ask the cloud again."""
+        answer, device = self._live.answer, self._device
+        if device is None or not answer.device_able or answer.caught_up or answer.cloud_running:
+            return False
+        lasts = STRETCH * (self._live.buffered + 1) / self._rate
+        ready_in = device.ready_in()
+        if ready_in is None:  # it cannot say: then it is late once it has been waited for
+            ready_in = math.inf if self._live.now() - self._idle_since > self._patience.late_s else 0.0
+        return ready_in > lasts + self._patience.late_s
+
+    def _may_ask_again(self) -> bool:
+        answer = self._live.answer
+        if self._cloud is None:
+            return False
+        if answer.cloud_error is None:
+            return True
+        # an able device is worth waiting for: its answer is the one that was asked for
+        may_pass = _is_passing(answer.cloud_error) or (answer.stranded and _is_unlike(answer.cloud_error))
+        return may_pass and self.retries < self._patience.cloud_retries
+
+    def _next_budget(self, *, stranded: bool) -> int | None:
+        """Return how many tokens to ask for, and write down why."""
+        answer, live = self._live.answer, self._live
+        if answer.cloud_error is not None:
+            self.retries += 1
+            answer.cloud_error, lost = None, answer.cloud_error
+            live.decided(f"asked the cloud again after {type(lost).__name__}")
+        remaining = answer.max_tokens - len(answer)
+        if stranded:
+            lost_device = answer.device_error
+            why = "nobody else is left" if lost_device is None else named(lost_device)
+            live.decided(f"the cloud finishes: {why}")
+            return remaining
+        if self.extensions >= self._patience.max_extensions:
+            live.decided("the cloud may finish: the device is too slow")
+            return remaining
+        self.extensions += 1
+        tokens = min(remaining, self._extension())
+        live.decided(f"extended the cloud's budget by {tokens}: the device is late")
+        return tokens
+
+    def _extension(self) -> int:
+        """Tokens that last until the device is ready, with room for its being wrong again."""
+        ready_in = None if self._device is None else self._device.ready_in()
+        if ready_in is None:
+            return self._request.decode_budget or _FIRST_EXTENSION
+        rate = min(self._rate, _arrival_rate(self._live.received_at))
+        return max(_LEAST_EXTENSION, math.ceil(_HEADROOM * (rate * ready_in - self._live.buffered)))
+
+    def _begin(self, budget: int | None) -> bool:
+        """Start a leg; return whether the cloud can be asked for one."""
+        answer = self._live.answer
+        plan = plan_leg(self._request, answer.ids, budget=budget, repeatable=self._repeatable)
+        if plan is None or self._cloud is None:
+            return False
+        opt_in, refining, wanted = None, None, self._refining
+        if self._device is not None and not self._alone:
+            refining = None if len(answer) or wanted is None or wanted.settled else wanted
+            asked = plan.request
+            opt_in = OptIn(uuid4().hex, asked.decode_budget, least_budget=asked.least_budget)
+            if len(answer):
+                opt_in = replace(opt_in, extends=self.handoff_id)
+            if refining is not None:
+                opt_in = replace(opt_in, refine_ratio=refining.ratio, protect=refining.protected)
+            self.handoff_id = opt_in.handoff_id
+        answer.cloud_resumes()
+        self._leg = CloudLeg(
+            self._cloud,
+            plan,
+            self._live,
+            opt_in=opt_in,
+            vocab=self._vocab,
+            patience=self._patience,
+            judged=self._judged or (refining is None and wanted is not None and wanted.reason is None),
+            refining=refining,
+            on_begun=None if refining is None else self._fetch_refined,
+        )
+        if self.first_arrivals is None:
+            self.first_arrivals = self._leg.arrivals
+        self._tasks.start_soon(self._leg.run)
+        return True
+
+    def _fetch_refined(self) -> None:
+        if self._refining is not None and self._cloud is not None and self.handoff_id is not None:
+            self._refining.begun()
+            self._tasks.start_soon(self._refining.fetch, self._cloud, self.handoff_id)
+
+    def _look_back(self) -> None:
+        """Take note of how the leg ended that is over; once."""
+        leg, self._leg = self._leg, None
+        if leg is None:
+            return
+        self._idle_since = self._live.now()
+        if leg.cancel_confirmed is not None:
+            self._cancel_confirmed = leg.cancel_confirmed
+        if (error := self._live.answer.cloud_error) is not None:
+            self._live.decided(f"the cloud was lost: {type(error).__name__}")
+            self._repeatable = self._repeatable and not _is_unlike(error)
+            self._alone = False
+            if self._device is not None:
+                self._device.wake()
+            if self._on_cloud_error is not None:
+                self._on_cloud_error(error)
+            self._not_before = self._live.now() + self._patience.retry_delay_s * 2**self.retries
+
+
+def _is_passing(error: Exception) -> bool:
+    if isinstance(error, CloudRefused):
+        return error.status in _PASSING
+    return isinstance(error, CloudUnreachable | CloudLost)
+
+
+def _is_unlike(error: Exception) -> bool:
+    """The cloud has made the answer again, and differently: as its batches go, the next time it may not."""
+    return isinstance(error, CloudRefused) and error.code == NOT_REPEATED
+
+
+def _arrival_rate(received_at: list[float]) -> float:
+    """Return the tokens per second at which the answer came so far; a guess while that is unknown."""
+    if len(received_at) < 2 or received_at[-1] <= received_at[0]:
+        return _GUESSED_RATE
+    return (len(received_at) - 1) / (received_at[-1] - received_at[0])

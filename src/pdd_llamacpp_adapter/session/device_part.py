@@ -1,0 +1,249 @@
+"""The device's part of one answer: prefill, catch up with the cloud, take over, and finish."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import anyio
+
+from pdd_core.errors import CloudLost, DeviceEngineFailed, DeviceError, named
+from pdd_core.planner.types import CLOSING_MARGIN
+from pdd_core.timeline import Source
+from pdd_llamacpp_adapter.session.batches import Batches
+from pdd_llamacpp_adapter.session.decoding import decode
+from pdd_llamacpp_adapter.session.grammar_following import GrammarFollower
+from pdd_llamacpp_adapter.session.refined_course import RefinedCourse
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pdd_core.patience import Patience
+    from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
+    from pdd_llamacpp_adapter.engine.emulated_device import Throttle
+    from pdd_llamacpp_adapter.engine.grammar import GrammarMatcher
+    from pdd_llamacpp_adapter.engine.speed import DeviceSpeed, Work
+    from pdd_llamacpp_adapter.request import AnswerRequest
+    from pdd_llamacpp_adapter.session.judging import Judging
+    from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
+    from pdd_llamacpp_adapter.session.refined_prompt_wish import Refining
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, str], None]
+"""Called with (tokens processed, tokens there are, phase ``prefill`` or ``catch_up``)."""
+
+LAST_LAP = 16
+"""Tokens that one small batch absorbs."""
+
+
+class DevicePart:
+    """Brings llama.cpp level with the answer, then makes the rest of it."""
+
+    def __init__(
+        self,
+        engine: DeviceEngine,
+        request: AnswerRequest,
+        live: LiveAnswer,
+        *,
+        throttle: Throttle,
+        speed: DeviceSpeed,
+        patience: Patience,
+        rate: float,
+        judging: Judging,
+        refining: Refining | None = None,
+        behind_refined: bool = False,
+        matcher: GrammarMatcher | None = None,
+        stands_by: bool = False,
+        on_progress: Progress | None = None,
+    ) -> None:
+        self._engine = engine
+        self._request = request
+        self._live = live
+        self._speed = speed
+        self._patience = patience
+        self._rate = rate
+        self._judging = judging
+        self._batches = Batches(engine, live, throttle=throttle, speed=speed)
+        self._grammar = GrammarFollower(matcher, live.answer, size=engine.vocab.size)
+        self.course = RefinedCourse(self._batches, live, judging, refining, behind_refined=behind_refined)
+        self._on_progress = on_progress
+        self._scope = anyio.CancelScope()
+        self._at_work = False
+        self._begun_at = 0
+        self._stands_by = stands_by
+        self.reused = 0
+        """Prompt tokens that were in the context already."""
+
+    async def run(self) -> None:
+        """Work until the answer is finished or the device fails. Never raises a device's error."""
+        try:
+            with self._scope:
+                await self._stand_by()
+                async with self._engine.exclusive():
+                    self._at_work = True
+                    await self._decode(await self._catch_up())
+        except DeviceError as error:
+            self._lost(error)
+        except Exception as error:
+            # whatever it is, out of memory or a mistake of ours: a cloud can go on
+            logger.exception("the device failed as it should not")
+            self._lost(DeviceEngineFailed(f"the device failed: {type(error).__name__}"))
+        finally:
+            self._batches.waits_since = None
+        self._live.changed()
+
+    async def _stand_by(self) -> None:
+        """Return when there is work: at once, or once the cloud, which was to do it all, is lost or silent."""
+        answer, limit = self._live.answer, self._patience.first_token_s
+        with anyio.move_on_after(limit) as patience:
+            await self._live.until(lambda: not self._stands_by or len(answer) > 0)
+        if patience.cancelled_caught:
+            self._live.decided(f"the device begins: no token of the cloud's within {limit:g} s")
+            self._stands_by = False
+        await self._live.until(lambda: not self._stands_by)
+
+    def wake(self) -> None:
+        """Begin, if it only stands by."""
+        self._stands_by = False
+        self._live.changed()
+
+    async def watch(self) -> None:
+        """Give the device up when llama.cpp does not come back in time.
+
+        The answer does not wait for its thread, which cannot be stopped in every place: the cloud goes on at once.
+        """
+        limit = self._patience.device_step_s
+        await self._batches.hung(limit)
+        self._lost(DeviceEngineFailed(f"llama.cpp did not come back within {limit:g} s"))
+        self._live.changed()
+        self.stop()
+
+    def _lost(self, error: DeviceError) -> None:
+        self._live.decided(f"the device was lost: {named(error)}")
+        self._live.answer.device_failed(error)
+
+    def stop(self) -> None:
+        """Abort what the engine is doing: the answer is complete."""
+        self._scope.cancel()
+
+    @property
+    def needed(self) -> bool:
+        """Whether the device is at work for this answer, or waits to be."""
+        answer = self._live.answer
+        return answer.device_able and not answer.finished and not self._stands_by
+
+    @property
+    def work(self) -> Work:
+        """What the engine did."""
+        return self._batches.work
+
+    def ready_in(self) -> float | None:
+        """Return the seconds until catch-up by the speed so far; 0 after it, None while it cannot be said."""
+        answer = self._live.answer
+        if answer.owner is Source.DEVICE:
+            return 0.0
+        if not answer.device_able or not self._at_work:
+            return None
+        return self._speed.seconds(self.course.expected)
+
+    async def _catch_up(self) -> np.ndarray:
+        """Process prompt and received tokens until the answer is the device's; return the logits to go on from."""
+        answer = self._live.answer
+        self.reused = await self.course.start()
+        self._begun_at = answer.processed
+        logits: np.ndarray | None = None
+        while True:
+            # the guard may want to know what the grammar lets come
+            self._grammar.follow(self._judging.allow if self.course.is_judged else None)
+            if await self.course.settle():
+                logits = None
+            if readable := self.course.readable():
+                self._close_cloud_in_time()
+                # What came in while one chunk was processed is the next: far behind, chunks grow by themselves.
+                logits = await self._process(min(readable, self._batches.chunk))
+                self._live.changed()
+            elif logits is not None and not self._waits_for_verdict() and answer.take_over():
+                self.course.took_over()
+                self._live.decided("the device took over")
+                self._live.changed()
+                return logits
+            else:
+                await self._wait_for_work()
+
+    def _waits_for_verdict(self) -> bool:
+        """Whether the cloud may yet send tokens that tell if a refined prompt will do."""
+        return self._live.answer.cloud_running and self._judging.lacks()
+
+    def _close_cloud_in_time(self) -> None:
+        """Take no more from the cloud once what is at hand lasts until the device is ready.
+
+        Its budget has head-room for a device that turns out slow; a device that does not needs none of it. And one
+        that has all but caught up would chase a cloud that outruns its steps to the end of the budget.
+        """
+        answer, reading = self._live.answer, self._live.answer.reading
+        last_lap = reading.prompt_done and answer.behind <= LAST_LAP
+        # with more to do the forecast has to hold for longer: it must be the device's own, of half of its work
+        begun_well = reading.processed - self._begun_at >= answer.behind
+        if not (answer.cloud_running and (last_lap or begun_well)) or self._judging.lacks(answer.behind):
+            return
+        needs = self._speed.seconds(answer.behind)
+        if needs is None:
+            return
+        if last_lap and needs < self._live.buffered / self._rate:
+            self._close_cloud("the device has all but caught up")
+        elif needs * (1.0 + CLOSING_MARGIN) < self._live.buffered / self._rate:
+            self._close_cloud("what is at hand lasts until the device is ready")
+
+    def _close_cloud(self, why: str) -> None:
+        self._live.answer.cloud_closed()
+        self._live.decided(f"the cloud was closed: {why}")
+        self._live.changed()
+
+    async def _wait_for_work(self) -> None:
+        """Return when the answer may be taken over, or has grown. A cloud that stays silent is given up."""
+        answer, limit = self._live.answer, self._patience.first_token_s
+
+        def is_there() -> bool:
+            may_take_over = answer.may_take_over and not self._waits_for_verdict()
+            return may_take_over or self.course.readable() > 0 or self.course.is_news
+
+        with anyio.move_on_after(limit) as patience:
+            await self._live.until(is_there)
+        if patience.cancelled_caught and answer.caught_up and not len(answer):
+            answer.cloud_lost(CloudLost(f"no first token {limit:g} s after the device was ready"))
+            self._live.changed()
+
+    async def _decode(self, logits: np.ndarray) -> None:
+        from pdd_llamacpp_adapter.engine.sampler import Sampler
+
+        answer = self._live.answer
+        sampler = Sampler(
+            self._request, stop_ids=answer.stop_ids, output=answer.ids, matcher=self._grammar.matcher
+        )
+        await decode(logits, sampler, batches=self._batches, live=self._live)
+
+    async def _process(self, limit: int) -> np.ndarray | None:
+        """Process the next tokens, at most `limit`; return the logits if they are the last of what there is."""
+        answer = self._live.answer
+        ids = answer.pending(limit)
+        following = self._judging.following(len(ids))
+        likelihoods, logits = await self._batches.process(
+            ids, want_logits=len(ids) == answer.behind, following=following
+        )
+        self._judging.processed(following, likelihoods, behind=logits)
+        answer.device_processed(len(ids))
+        self.course.remember()
+        if answer.owner is Source.CLOUD:
+            self._report(answer.processed - len(ids))
+        return logits
+
+    def _report(self, before: int) -> None:
+        if self._on_progress is None:
+            return
+        answer, prompt = self._live.answer, len(self._live.answer.reading.ids)
+        if before < prompt:
+            self._on_progress(min(answer.processed, prompt), prompt, "prefill")
+        else:
+            self._on_progress(answer.processed, answer.processed + answer.behind, "catch_up")

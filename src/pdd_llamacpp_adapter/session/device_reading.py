@@ -1,0 +1,106 @@
+"""What the device reads for one answer, and how far it is: a prompt of its own, then the answer. Pure.
+
+Without refinement the device reads the prompt. A refined prompt takes the place of what is not read yet: tokens
+that were processed stay, and positions go on without a hole. The answer's tokens follow behind whichever it is.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+from pdd_llamacpp_adapter.engine.history import common_prefix
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pdd_llamacpp_adapter.engine.history import RefinedHistory
+
+
+class Reading:
+    """The device's course through one prompt and the answer behind it."""
+
+    def __init__(self, prompt: Sequence[int]) -> None:
+        self.prompt = tuple(prompt)
+        """The whole prompt, as client and cloud have it."""
+        self.ids = list(prompt)
+        """What the device reads in its place."""
+        self.processed = 0
+        """Tokens of `ids`, then of the answer, that the device has processed."""
+        self._ends: Sequence[int] = range(1, len(self.prompt) + 1)
+        """Per token of `ids`: the length of the prompt's beginning that it ends."""
+
+    @property
+    def refined(self) -> bool:
+        """The device reads something else than the prompt."""
+        return len(self.ids) < len(self.prompt)
+
+    @property
+    def prompt_done(self) -> bool:
+        """Only the answer is left to read."""
+        return self.processed >= len(self.ids)
+
+    @property
+    def covered(self) -> int:
+        """How much of the prompt's beginning the processed tokens stand for."""
+        read = min(self.processed, len(self.ids))
+        return self._ends[read - 1] if read else 0
+
+    def behind(self, answer: Sequence[int]) -> int:
+        """Return how many tokens are left to process."""
+        return len(self.ids) + len(answer) - self.processed
+
+    def pending(self, answer: Sequence[int], limit: int) -> list[int]:
+        """Return the next tokens to process, at most `limit`."""
+        start, end = self.processed, self.processed + limit
+        length = len(self.ids)
+        return [*self.ids[start:end], *answer[max(0, start - length) : max(0, end - length)]]
+
+    def resume(self, covered: int, history: RefinedHistory | None) -> None:
+        """Begin behind what the device's memory holds already.
+
+        Args:
+            covered: tokens of the prompt that it stands for; fewer than all.
+            history: what was read in place of the prompt's beginning; None where that was the prompt itself.
+        """
+        self.processed = covered
+        if history is None:
+            return
+        gone_by = len(history.prompt)
+        head = [*history.ids, *self.prompt[gone_by:covered]]
+        self.ids = [*head, *self.prompt[covered:]]
+        self._ends = [*[covered] * len(head), *range(covered + 1, len(self.prompt) + 1)]
+        self.processed = len(head)
+
+    def refine(self, kept: Sequence[int]) -> int:
+        """Leave out what is neither kept nor processed; return how many tokens that saves, 0 if none.
+
+        Args:
+            kept: increasing positions of the prompt; the last one is the prompt's last token.
+        """
+        if self.prompt_done:
+            return 0
+        read = self.processed
+        rest = kept[bisect_left(kept, self.covered) :]
+        saved = len(self.ids) - read - len(rest)
+        if saved <= 0:
+            return 0
+        self.ids[read:] = [self.prompt[index] for index in rest]
+        self._ends = [*self._ends[:read], *(index + 1 for index in rest)]
+        return saved
+
+    def reread(self, kept: Sequence[int]) -> int:
+        """Read the tokens `kept` alone, also in place of what was processed.
+
+        Returns how many of the processed tokens are right nevertheless; they count as processed, the others are to
+        be dropped. `kept` is as for `refine`; all positions bring the whole prompt back.
+        """
+        read = self.ids[: self.processed]
+        self.ids = [self.prompt[index] for index in kept]
+        self._ends = [index + 1 for index in kept]
+        self.processed = common_prefix(read, self.ids)
+        return self.processed
+
+    def restore(self) -> int:
+        """Go back to the whole prompt; returns as `reread` does."""
+        return self.reread(range(len(self.prompt)))

@@ -1,0 +1,121 @@
+"""What a session checks and makes before anything is sent or computed."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import anyio
+
+from pdd_core.errors import ContextOverflow
+from pdd_llamacpp_adapter.engine.grammar_limits import check_limits
+from pdd_llamacpp_adapter.request import check_token_ids
+from pdd_llamacpp_adapter.session.answer import Answer
+from pdd_llamacpp_adapter.session.answer_text import AnswerText
+from pdd_llamacpp_adapter.session.refined_prompt_wish import Refining, protected_by_device
+
+if TYPE_CHECKING:
+    from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
+    from pdd_llamacpp_adapter.engine.grammar import GrammarEngine, GrammarMatcher
+    from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
+    from pdd_llamacpp_adapter.request import AnswerRequest
+    from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
+
+
+def fits(request: AnswerRequest, n_ctx: int, *, refinable: bool) -> bool:
+    """Whether prompt and answer fit a context, where `refinable` once the prompt is refined as it asks."""
+    prompt = len(request.prompt_token_ids)
+    if refinable and request.refine_ratio is not None:
+        prompt = math.ceil(prompt * request.refine_ratio)
+    return prompt + request.max_tokens <= n_ctx
+
+
+def check_room(request: AnswerRequest, n_ctx: int, *, refinable: bool) -> None:
+    """Refuse a prompt and answer that do not fit the device's context, not even once the prompt is refined.
+
+    Raises:
+        ContextOverflow: they do not.
+    """
+    if fits(request, n_ctx, refinable=refinable):
+        return
+    ratio = request.refine_ratio if refinable else None
+    raise ContextOverflow(
+        f"{len(request.prompt_token_ids)} prompt tokens and max_tokens {request.max_tokens} "
+        f"do not fit the device's context of {n_ctx}"
+        + ("" if ratio is None else f", nor does a refined prompt of {ratio:.0%}")
+    )
+
+
+def check_ids(request: AnswerRequest, vocab: Vocabulary | None) -> None:
+    """Refuse token ids that the model does not have.
+
+    Raises:
+        InvalidRequest: there is one.
+    """
+    if vocab is None:
+        return
+    for name in ("prompt_token_ids", "stop_token_ids", "logit_bias"):
+        check_token_ids(getattr(request, name), vocab.size, param=name)
+
+
+def new_answer(request: AnswerRequest, vocab: Vocabulary | None, *, cloud: bool, device: bool) -> Answer:
+    """Return the answer before its first token."""
+    # the device's own idea of an end, until the cloud has told its
+    own_stops = frozenset() if vocab is None or request.ignore_eos else vocab.stop_ids
+    text = None if vocab is None else AnswerText(vocab.piece, stop=request.stop, min_tokens=request.min_tokens)
+    return Answer(
+        request.prompt_token_ids,
+        max_tokens=request.max_tokens,
+        stop_ids=(*own_stops, *request.stop_token_ids),
+        stop_token_ids=request.stop_token_ids,
+        text=text,
+        cloud=cloud,
+        device=device,
+    )
+
+
+def check_grammar(request: AnswerRequest, n_ctx: int, grammars: GrammarEngine) -> None:
+    """Refuse early what `grammar_matcher` would refuse, which then finds it compiled.
+
+    Of what does not fit a context of `n_ctx` tokens, only what could end a process: the cloud may make all of that
+    answer, and take grammars that the device does not.
+
+    Raises:
+        InvalidGrammar: it cannot be compiled, or not safely.
+    """
+    if request.grammar is None:
+        return
+    if fits(request, n_ctx, refinable=False):
+        grammars.check(request.grammar)
+    else:
+        check_limits(request.grammar)
+
+
+async def grammar_matcher(
+    request: AnswerRequest, engine: DeviceEngine | None, grammars: GrammarEngine | None
+) -> GrammarMatcher | None:
+    """Return what follows the request's grammar; None where there is none, or no device to follow it.
+
+    Raises:
+        InvalidGrammar: it cannot be compiled, or not safely.
+    """
+    if request.grammar is None:
+        return None
+    if engine is None:
+        check_limits(
+            request.grammar
+        )  # what could end this process could end the cloud's, which may compile it too
+        return None
+    if grammars is None:
+        from pdd_llamacpp_adapter.engine.grammar import GrammarEngine
+
+        grammars = GrammarEngine(engine.vocab, engine.vocab.stop_ids)
+    return await anyio.to_thread.run_sync(grammars.matcher, request.grammar)
+
+
+async def new_refining(request: AnswerRequest, live: LiveAnswer, vocab: Vocabulary) -> Refining | None:
+    """Return the wish for a refined prompt; None where the request has none."""
+    if request.refine_ratio is None:
+        return None
+    protected = await anyio.to_thread.run_sync(protected_by_device, request, vocab)
+    return Refining(live, request.refine_ratio, protected)

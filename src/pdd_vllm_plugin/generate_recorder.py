@@ -1,0 +1,158 @@
+"""Sees what the engine answers to opted-in requests, by standing around ``EngineClient.generate``.
+
+Every OpenAI route of vLLM goes through that one method, streamed or not. A request that has not opted in gets the
+original generator back, untouched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+from pdd_core.errors import InvalidOptIn
+from pdd_core.handoff import DecodeBudget, Status
+from pdd_core.optin import check_one_answer, parse_opt_in
+from pdd_vllm_plugin.compat import completion_id, request_error
+from pdd_vllm_plugin.config import KEY
+from pdd_vllm_plugin.record import NOT_ENABLED, NOT_REQUESTED, NOT_STREAMED, PENDING, HandoffRecord
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+
+    from pdd_core.handoff import NoRefinement
+    from pdd_core.optin import OptIn
+    from pdd_vllm_plugin.metrics import CloudMetrics
+    from pdd_vllm_plugin.prompt_refiner import Refining
+    from pdd_vllm_plugin.store import HandoffStore
+
+SAMPLING_FIELDS = (
+    "temperature", "top_p", "top_k", "min_p", "seed",
+    "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words",
+    "stop", "stop_token_ids", "ignore_eos", "min_tokens", "max_tokens",
+    "logprobs", "skip_special_tokens", "include_stop_str_in_output",
+)  # fmt: skip
+"""What a device needs to go on sampling as the client asked. vLLM's own names (vllm.SamplingParams)."""
+
+
+class Recorder:
+    """Wraps one engine client's ``generate``."""
+
+    def __init__(
+        self,
+        engine_client: Any,
+        store: HandoffStore,
+        *,
+        model: str,
+        tokenizer: str,
+        metrics: CloudMetrics,
+        refining: Refining | None = None,
+    ) -> None:
+        self._generate = engine_client.generate
+        self._store = store
+        self._model = model
+        self._tokenizer = tokenizer
+        self._metrics = metrics
+        self._refining = refining
+
+    def generate(
+        self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any
+    ) -> AsyncGenerator[Any, None]:
+        """Stand in for ``EngineClient.generate``.
+
+        A plain function, not an async generator: what it raises reaches the client as a 400, before the engine.
+
+        Raises:
+            VLLMValidationError: the opt-in is wrong. The middleware has usually said so before.
+        """
+        try:
+            opt_in = parse_opt_in(getattr(sampling_params, "extra_args", None))
+            if opt_in is None:
+                return self._generate(prompt, sampling_params, request_id, **kwargs)  # type: ignore[no-any-return]
+            check_one_answer(sampling_params.n)
+            record = self._new_record(opt_in, prompt, sampling_params, request_id, kwargs.get("lora_request"))
+            self._store.add(record)
+        except InvalidOptIn as error:
+            raise request_error(str(error), error.param) from error
+        # vLLM aborts by this id and lets clients choose it: without a suffix one could end another's request.
+        inner = self._generate(prompt, sampling_params, record.engine_request_id, **kwargs)
+        return self._observe(inner, record, delta=sampling_params.output_kind.name == "DELTA")
+
+    def _new_record(
+        self, opt_in: OptIn, prompt: Any, sampling_params: Any, request_id: str, lora: Any
+    ) -> HandoffRecord:
+        record = HandoffRecord(
+            opt_in=opt_in,
+            completion_id=completion_id(request_id),
+            engine_request_id=f"{request_id}-{secrets.token_hex(8)}",
+            model=lora.lora_name if lora is not None else self._model,
+            tokenizer=self._tokenizer,
+            sampling_params=_as_given(sampling_params),
+            created=time.time(),
+            touched=time.monotonic(),
+            refinement=self._refinement_of(opt_in, streamed=sampling_params.output_kind.name != "FINAL_ONLY"),
+        )
+        # vLLM's EngineInput is a TypedDict; text prompts given to the Python API come without ids
+        if isinstance(prompt, dict):
+            record.prompt_token_ids.extend(prompt.get("prompt_token_ids") or ())
+        return record
+
+    def _refinement_of(self, opt_in: OptIn, *, streamed: bool) -> NoRefinement:
+        if opt_in.refine_ratio is None:
+            return NOT_REQUESTED
+        if self._refining is None:
+            return NOT_ENABLED
+        return PENDING if streamed else NOT_STREAMED
+
+    async def _observe(
+        self, inner: AsyncGenerator[Any, None], record: HandoffRecord, *, delta: bool
+    ) -> AsyncGenerator[Any, None]:
+        record.started = True
+        self._metrics.began(record)
+        try:
+            if record.cancelled:
+                raise request_error("the handoff was deleted before the request began", "vllm_xargs.pdd_handoff")
+            async for output in inner:
+                self._take_in(output, record, delta=delta)
+                if record.refinement_pending and not record.refining and record.output_token_ids:
+                    self._begin_refining(record)
+                yield output
+        finally:
+            # Whatever ended the loop: the client left, the engine died, or the answer is complete.
+            record.end(None)
+            self._metrics.ended(record)
+            self._store.note(record)
+            # Nobody may ever ask again, and a prompt is not to stay in memory for that.
+            asyncio.get_running_loop().call_later(self._store.ttl_s + 1.0, self._store.purge)
+            # Closing it here aborts the engine's request now, not when the garbage collector comes by.
+            await inner.aclose()
+
+    def _begin_refining(self, record: HandoffRecord) -> None:
+        if self._refining is not None:
+            self._refining.begin(record, then=self._refined)
+
+    def _refined(self, record: HandoffRecord) -> None:
+        self._metrics.refined(record)
+        self._store.note(record)  # a request may have ended before its prompt is refined
+
+    def _take_in(self, output: Any, record: HandoffRecord, *, delta: bool) -> None:
+        if not record.prompt_token_ids and output.prompt_token_ids:
+            record.prompt_token_ids.extend(output.prompt_token_ids)
+        report = (output.kv_transfer_params or {}).get(KEY)
+        if report is not None:
+            record.decode_budget = DecodeBudget(**report)
+            record.budget_report = report
+            self._metrics.reported(report)
+            # For this process only: a client's answer looks as it does without the plugin.
+            rest = {key: value for key, value in output.kv_transfer_params.items() if key != KEY}
+            output.kv_transfer_params = rest or None
+        for completion in output.outputs:
+            record.add_output(completion, delta=delta)
+        if record.status is not Status.RUNNING:
+            self._store.note(record)  # now: it may take long until a slow client has read it
+
+
+def _as_given(sampling_params: Any) -> Mapping[str, Any]:
+    given = {name: getattr(sampling_params, name, None) for name in SAMPLING_FIELDS}
+    return {name: value for name, value in given.items() if value is not None}

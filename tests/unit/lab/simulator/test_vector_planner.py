@@ -1,0 +1,127 @@
+"""Many plans at once are the same plans."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pdd_core.planner.lengths import OutputLengths
+from pdd_core.planner.planner import Planner
+from pdd_core.planner.types import CloudState, DeviceState, Estimate, Goals, PlanRequest, Verdict
+from pdd_lab.simulator.outcomes import VERDICTS
+from pdd_lab.simulator.vector_planner import Circumstances, plan_many
+
+
+def learnt(median):
+    lengths = OutputLengths()
+    generator = np.random.default_rng(median)
+    for _ in range(60):
+        output = max(1, int(generator.lognormal(math.log(median), 0.9)))
+        lengths.observe("", int(generator.integers(20, 6000)), output)
+    return lengths
+
+
+LENGTHS = {median: learnt(median) for median in (13, 150)}
+
+requests = st.fixed_dictionaries(
+    {
+        "prompt_tokens": st.integers(1, 12_000),
+        "held_tokens": st.integers(0, 3000),
+        "max_tokens": st.integers(1, 3000),
+        "rate": st.one_of(st.floats(2, 80), st.just(math.inf)),
+        "prefill_tps": st.floats(5, 5000),
+        "prefill_tps_sd": st.floats(0, 800),
+        "decode_tps": st.floats(3, 150),
+        "ttft_s": st.floats(0.01, 5),
+        "ttft_s_sd": st.floats(0, 2),
+        "tpot_s": st.floats(0.004, 0.2),
+        "rtt_s": st.floats(0, 0.5),
+        "rtt_s_sd": st.floats(0, 0.2),
+        "wait_s": st.one_of(st.just(0.0), st.floats(0, 5)),
+        "wait_s_sd": st.one_of(st.just(0.0), st.floats(0, 2)),
+        "n_ctx": st.integers(512, 16_384),
+        "max_model_len": st.integers(1024, 32_768),
+    }
+)
+
+
+def one_by_one(lengths, goals, one, **options):
+    prefill = Estimate(one["prefill_tps"], one["prefill_tps_sd"])
+    return Planner(lengths, goals).pdd_plan(
+        PlanRequest(
+            num_prompt_tokens=one["prompt_tokens"],
+            num_held_tokens=one["held_tokens"],
+            max_tokens=one["max_tokens"],
+            rate=one["rate"],
+            **options,
+        ),
+        DeviceState(
+            prefill_tps=prefill,
+            decode_tps=Estimate(one["decode_tps"]),
+            n_ctx=one["n_ctx"],
+            wait_s=Estimate(one["wait_s"], one["wait_s_sd"]),
+        ),
+        CloudState(
+            ttft_s=Estimate(one["ttft_s"], one["ttft_s_sd"]),
+            tpot_s=Estimate(one["tpot_s"]),
+            rtt_s=Estimate(one["rtt_s"], one["rtt_s_sd"]),
+            refines=True,
+            max_model_len=one["max_model_len"],
+        ),
+    )
+
+
+@settings(max_examples=40)
+@given(
+    many=st.lists(requests, min_size=1, max_size=8),
+    median=st.sampled_from(sorted(LENGTHS)),
+    goals=st.builds(
+        Goals,
+        stall_probability=st.floats(0.001, 0.3),
+        ttft_s=st.floats(0.05, 3),
+        qoe=st.floats(0, 1),
+        must_begin_in_cloud=st.booleans(),
+        lowest_ratio=st.sampled_from([0.25, 0.5, 1.0]),
+    ),
+    option=st.sampled_from([{}, {"refinable": True}, {"refine_ratio": 0.4}]),
+)
+def test_as_one_by_one(many, median, goals, option) -> None:
+    lengths = LENGTHS[median]
+    arrays = {name: np.array([one[name] for one in many]) for name in many[0]}
+    plans = plan_many(
+        Circumstances(**arrays),
+        lengths.tables(),
+        lengths.buckets(arrays["prompt_tokens"]),
+        goals=goals,
+        **option,
+    )
+    for index, one in enumerate(many):
+        expected = one_by_one(lengths, goals, one, **option)
+        verdict = VERDICTS[plans.verdict[index]]
+        assert (verdict, plans.decode_budget[index] or None) == (expected.verdict, expected.decode_budget)
+        if verdict is Verdict.HANDOFF:
+            assert plans.refine_ratio[index] == (expected.refine_ratio or 1.0)
+            chosen = [
+                one
+                for one in expected.why.alternatives
+                if one.verdict is verdict and one.refine_ratio == expected.refine_ratio
+            ]
+            assert plans.cost[index] == pytest.approx(chosen[0].cost)
+            assert plans.stall_probability[index] == pytest.approx(chosen[0].stall_probability, rel=1e-5)
+
+
+def test_numbers_stand_for_all_and_chunks_do_not_show(monkeypatch) -> None:
+    monkeypatch.setattr("pdd_lab.simulator.vector_planner._CHUNK", 7)
+    lengths = LENGTHS[150]
+    prompts = np.arange(100, 3000, 97)
+    common = {"max_tokens": 1000, "rate": 20, "prefill_tps": 500, "decode_tps": 30, "ttft_s": 0.1, "tpot_s": 0.03}
+    plans = plan_many(Circumstances(prompt_tokens=prompts, **common), lengths.tables(), lengths.buckets(prompts))
+    assert len(plans.verdict) == len(prompts)
+    handed_off = plans.verdict == VERDICTS.index(Verdict.HANDOFF)
+    assert handed_off.sum() > 10
+    # the longer the prompt, the more the cloud decodes
+    assert np.all(np.diff(plans.decode_budget[handed_off]) >= 0)

@@ -1,0 +1,207 @@
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client import CollectorRegistry
+from vllm_fakes import FakeEngine, output, sampling_params
+
+from pdd_core.handoff import Status
+from pdd_vllm_plugin.config import PDDConfig
+from pdd_vllm_plugin.generate_recorder import Recorder
+from pdd_vllm_plugin.metrics import CloudMetrics
+from pdd_vllm_plugin.store import HandoffStore
+
+pytestmark = pytest.mark.anyio
+ID = "a" * 32
+OPT_IN = {"pdd_handoff": ID, "pdd_decode_budget": 2}
+REPORT = {"pdd": {"tokens": 2, "set_by": "client"}}
+
+
+def recorder_over(engine):
+    store = HandoffStore(PDDConfig())
+    metrics = CloudMetrics(CollectorRegistry())
+    return Recorder(engine, store, model="m", tokenizer="digest", metrics=metrics), store
+
+
+async def test_a_request_without_opt_in_gets_the_engines_own_generator():
+    engine = FakeEngine()
+    own = object()
+    engine.generate = lambda *args, **kwargs: own
+    recorder, store = recorder_over(engine)
+    assert recorder.generate("p", sampling_params(), "cmpl-x-0") is own
+    assert recorder.generate("p", sampling_params({"mine": 1}), "cmpl-x-0") is own
+    assert len(store) == 0
+
+
+async def test_the_state_has_each_token_when_it_is_streamed_and_never_before():
+    engine = FakeEngine(
+        [output([7], "a"), output([8, 9], "bc"), output([], "", "length", "pdd_handoff", kv=REPORT)]
+    )
+    recorder, store = recorder_over(engine)
+    streamed = []
+    prompt = {"prompt_token_ids": [1, 2, 3]}
+    generator = recorder.generate(prompt, sampling_params(OPT_IN), "cmpl-" + "x" * 20 + "-0")
+    assert store.get(ID).state(expires=0).prompt_token_ids == [1, 2, 3]
+    async for item in generator:
+        streamed += item.outputs[0].token_ids
+        assert store.get(ID).state(expires=0).output_token_ids == streamed
+    state = store.get(ID).state(expires=0)
+    assert (state.status, state.finish_reason, state.stop_reason) == (Status.HANDED_OFF, "length", "pdd_handoff")
+    assert state.decode_budget.tokens == 2
+    assert state.request_id == "cmpl-" + "x" * 20
+    assert state.sampling_params["temperature"] == 0.0
+
+
+async def test_the_scheduler_report_does_not_reach_the_client():
+    mixed = {**REPORT, "remote": 1}
+    engine = FakeEngine([output([7], kv=dict(REPORT)), output([8], finish_reason="stop", kv=mixed)])
+    recorder, _ = recorder_over(engine)
+    seen = [item.kv_transfer_params async for item in recorder.generate({}, sampling_params(OPT_IN), "cmpl-1-0")]
+    assert seen == [None, {"remote": 1}]
+
+
+async def test_an_answer_that_is_not_streamed_is_recorded_whole():
+    engine = FakeEngine([output([7, 8, 9], "abc", "stop")])
+    recorder, store = recorder_over(engine)
+    async for _ in recorder.generate({}, sampling_params(OPT_IN, kind="FINAL_ONLY"), "chatcmpl-1"):
+        pass
+    state = store.get(ID).state(expires=0)
+    assert (state.prompt_token_ids, state.output_token_ids, state.status) == (
+        [1, 2, 3],
+        [7, 8, 9],
+        Status.FINISHED,
+    )
+
+
+async def test_logprobs_are_kept_when_asked_for():
+    rows = [{7: SimpleNamespace(logprob=-0.1), 5: SimpleNamespace(logprob=-3.0)}]
+    engine = FakeEngine([output([7], logprobs=rows), output([], "", "stop")])
+    recorder, store = recorder_over(engine)
+    async for _ in recorder.generate({}, sampling_params(OPT_IN), "cmpl-1-0"):
+        pass
+    assert store.get(ID).state(expires=0).output_logprobs == [{7: -0.1, 5: -3.0}]
+
+
+async def test_a_client_that_leaves_ends_the_engines_request_at_once():
+    engine = FakeEngine([output([7]), output([8]), output([9], finish_reason="stop")])
+    recorder, store = recorder_over(engine)
+    generator = recorder.generate({}, sampling_params(OPT_IN), "cmpl-1-0")
+    await anext(generator)
+    await generator.aclose()
+    assert engine.closed == 1
+    assert store.get(ID).status is Status.ABORTED
+
+
+async def test_the_time_to_live_runs_from_the_last_token_not_from_its_being_read():
+    engine = FakeEngine([output([7], finish_reason="stop")])
+    store = HandoffStore(PDDConfig(ttl_s=60.0), clock=lambda: 1e9)  # long after the request came
+    metrics = CloudMetrics(CollectorRegistry())
+    generator = Recorder(engine, store, model="m", tokenizer="d", metrics=metrics).generate(
+        {}, sampling_params(OPT_IN), "cmpl-1-0"
+    )
+    await anext(generator)  # the client has not asked for more
+    assert store.expires_in(store.get(ID)) == 60
+    await generator.aclose()
+
+
+async def test_an_engine_that_dies_leaves_an_aborted_state():
+    engine = FakeEngine()
+
+    async def dies():
+        yield output([7])
+        raise RuntimeError("engine dead")
+
+    engine.generate = lambda *args, **kwargs: dies()
+    recorder, store = recorder_over(engine)
+    with pytest.raises(RuntimeError, match="engine dead"):
+        async for _ in recorder.generate({}, sampling_params(OPT_IN), "cmpl-1-0"):
+            pass
+    state = store.get(ID).state(expires=0)
+    assert (state.status, state.output_token_ids) == (Status.ABORTED, [7])
+
+
+async def test_an_engine_abort_is_not_a_finish():
+    recorder, store = recorder_over(FakeEngine([output([7]), output([], "", "abort")]))
+    async for _ in recorder.generate({}, sampling_params(OPT_IN), "cmpl-1-0"):
+        pass
+    assert store.get(ID).status is Status.ABORTED
+
+
+async def test_two_requests_with_one_request_id_have_two_engine_ids():
+    engine = FakeEngine()
+    recorder, _ = recorder_over(engine)
+    recorder.generate({}, sampling_params(OPT_IN), "chatcmpl-same")
+    recorder.generate({}, sampling_params({"pdd_handoff": "b" * 32}), "chatcmpl-same")
+    first, second = (request_id for request_id, _ in engine.calls)
+    assert first != second
+    assert first.startswith("chatcmpl-same-")
+
+
+async def test_a_wrong_opt_in_is_refused_before_the_engine():
+    engine = FakeEngine()
+    recorder, store = recorder_over(engine)
+    for wrong, param in (
+        ({"pdd_handoff": "x"}, "vllm_xargs.pdd_handoff"),
+        ({**OPT_IN, "pdd_decode_budget": 0}, "vllm_xargs.pdd_decode_budget"),
+    ):
+        with pytest.raises(ValueError, match="pdd_") as caught:
+            recorder.generate({}, sampling_params(wrong), "cmpl-1-0")
+        assert caught.value.parameter == param
+    with pytest.raises(ValueError, match="n must be 1"):
+        recorder.generate({}, sampling_params(OPT_IN, n=2), "cmpl-1-0")
+    assert engine.calls == []
+    assert len(store) == 0
+
+
+async def test_an_id_in_use_is_refused_and_the_first_request_goes_on():
+    recorder, store = recorder_over(FakeEngine([output([7], finish_reason="stop")]))
+    first = recorder.generate({}, sampling_params(OPT_IN), "cmpl-1-0")
+    with pytest.raises(ValueError, match="in use"):
+        recorder.generate({}, sampling_params(OPT_IN), "cmpl-2-0")
+    assert [item.outputs[0].token_ids async for item in first] == [[7]]
+    assert store.get(ID).status is Status.FINISHED
+
+
+async def test_a_delete_before_the_first_iteration_is_not_lost():
+    engine = FakeEngine([output([7])])
+    recorder, store = recorder_over(engine)
+    generator = recorder.generate({}, sampling_params(OPT_IN), "cmpl-1-0")
+    store.get(ID).cancelled = True
+    with pytest.raises(ValueError, match="deleted before"):
+        await anext(generator)
+    assert store.get(ID).status is Status.ABORTED
+
+
+async def test_a_state_leaves_memory_when_its_time_is_up_though_nobody_asks(monkeypatch):
+    timers = []
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "call_later", lambda delay, call: timers.append((delay, call)))
+    engine = FakeEngine([output([7], finish_reason="stop")])
+    clock = SimpleNamespace(now=0.0)
+    store = HandoffStore(PDDConfig(ttl_s=60.0), lambda: clock.now)
+    metrics = CloudMetrics(CollectorRegistry())
+    recorder = Recorder(engine, store, model="m", tokenizer="digest", metrics=metrics)
+    async for _ in recorder.generate({}, sampling_params(OPT_IN), "cmpl-1-0"):
+        pass
+    ((delay, purge),) = timers
+    clock.now += delay
+    assert len(store) == 1
+    purge()
+    assert len(store) == 0
+
+
+async def test_the_model_of_a_lora_request_is_the_adapter():
+    recorder, store = recorder_over(FakeEngine())
+    recorder.generate({}, sampling_params(OPT_IN), "cmpl-1-0", lora_request=SimpleNamespace(lora_name="tuned"))
+    assert store.get(ID).model == "tuned"
+
+
+@pytest.mark.parametrize(("kind", "said"), [("DELTA", "still being processed"), ("FINAL_ONLY", "not streamed")])
+async def test_a_prompt_that_is_to_be_refined_says_what_it_waits_for(kind, said):
+    store = HandoffStore(PDDConfig())
+    metrics = CloudMetrics(CollectorRegistry())
+    recorder = Recorder(FakeEngine(), store, model="m", tokenizer="digest", metrics=metrics, refining=object())
+    recorder.generate({}, sampling_params({**OPT_IN, "pdd_refine_ratio": 0.5}, kind=kind), "cmpl-1-0")
+    refinement = store.get(ID).state(expires=0).refinement
+    assert refinement.reason == "pending"
+    assert said in refinement.message
