@@ -71,13 +71,13 @@ async def from_wrong(factor, engine, url, options):
     """Return the estimates after each answer and what was measured beside them."""
     from pdd_core.env import ServeSettings
     from pdd_core.planner.plan_file import PlanFile
-    from pdd_core.planner.profiles import DeviceProfile, RatePoint
+    from pdd_core.planner.profiles import MeasuredDevice, RatePoint
     from pdd_llamacpp_adapter import CloudClient
     from pdd_llamacpp_adapter.runtime.learning import Learning
 
     first = await truth(engine, 0, options)
     prefill, decode = ((RatePoint(at=0, value=factor * speed),) for speed in first)
-    profile = DeviceProfile(name="wrong", model="demo", prefill_tps=prefill, decode_tps=decode, n_ctx=1024)
+    profile = MeasuredDevice(name="wrong", model="demo", prefill_tps=prefill, decode_tps=decode, n_ctx=1024)
     learning = Learning(ServeSettings(), PlanFile(device=profile), n_ctx=1024)
     rows = []
     async with CloudClient(url, api_key=KEY) as cloud:

@@ -20,7 +20,7 @@ import numpy as np
 from pdd_core.planner.calibration import CloudCalibration, DeviceCalibration
 from pdd_core.planner.lengths import OutputLengths
 from pdd_core.planner.planner import Planner
-from pdd_core.planner.profiles import DeviceProfile, RatePoint
+from pdd_core.planner.profiles import MeasuredDevice, RatePoint
 from pdd_core.planner.types import Goals, PlanRequest
 from pdd_lab.simulator.outcomes import VERDICTS, Requests, World, outcomes
 from pdd_lab.simulator.vector_planner import Circumstances, plan_many
@@ -63,7 +63,7 @@ def at_once(prompt, output, noise, jitter, tpot, goals):
 def online(prompt, output, speeds, rtt, tpot, goals):
     """Plan request by request, and learn from each."""
     wrong = (RatePoint(at=0, value=4 * PREFILL_TPS),)
-    profile = DeviceProfile(name="wrong", model="m", prefill_tps=wrong, decode_tps=wrong, n_ctx=4 * LONGEST)
+    profile = MeasuredDevice(name="wrong", model="m", prefill_tps=wrong, decode_tps=wrong, n_ctx=4 * LONGEST)
     device, cloud, lengths = DeviceCalibration(4 * LONGEST, profile), CloudCalibration(), OutputLengths()
     planner = Planner(lengths, goals)
     verdicts, budgets = [], []

@@ -27,7 +27,7 @@ from pdd_core.refinement.prompt import RefinePrompt
 from pdd_core.refinement.refiners import AttentionRefiner, refiner
 from pdd_core.refinement.scores import PromptScores, prompt_scores
 from pdd_lab.evaluate.case_prompts import evidence_span
-from pdd_lab.evaluate.cases import Source
+from pdd_lab.evaluate.cases import CaseSource
 from pdd_lab.evaluate.documents import read_library
 from pdd_lab.evaluate.evaluation_settings import BAD, EvalSettings
 from pdd_lab.evaluate.tasks import MAKERS
@@ -42,12 +42,14 @@ TASKS = ("agreement", "recall", "answers")
 def opened(folder, threads=1):
     from pdd_lab.evaluate.measure import Examiner
     from pdd_lab.evaluate.reader import Reader
-    from pdd_lab.evaluate.results import Store
+    from pdd_lab.evaluate.results import ResultStore
 
     settings = EvalSettings()
     reader = Reader(device_gguf(), n_ctx=settings.n_ctx, threads=threads)
-    source = Source(read_library(()), lambda text: len(reader.vocab.tokenize(text)), settings.length)
-    examiner = Examiner(reader, Store(folder), window=max(WINDOWS), layers=range(reader.n_layer), heads="max")
+    source = CaseSource(read_library(()), lambda text: len(reader.vocab.tokenize(text)), settings.length)
+    examiner = Examiner(
+        reader, ResultStore(folder), window=max(WINDOWS), layers=range(reader.n_layer), heads="max"
+    )
     return reader, source, examiner
 
 

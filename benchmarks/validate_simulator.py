@@ -16,7 +16,7 @@ import json
 import statistics
 from pathlib import Path
 
-from pdd_core.planner.profiles import CloudProfile
+from pdd_core.planner.profiles import MeasuredCloud
 from pdd_lab.simulator.fit import COSTS, Measurement, fit_cloud_profile, replay
 
 WAVES = 6
@@ -65,7 +65,7 @@ def main():
     print(f"{'shape, budget':34} {'seqs':>5} {'measured':>9} {'predicted':>9} {'ratio':>6} {'preempted':>9}")
     for row in rows:
         if options.profile:
-            profile = CloudProfile.load(options.profile)
+            profile = MeasuredCloud.load(options.profile)
         else:
             profile = fit_cloud_profile(
                 [other for other in rows if shape(other) != shape(row) and not other.shared_prefix], **named

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
     from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
-    from pdd_llamacpp_adapter.engine.emulated_device import PROFILES, DeviceProfile
+    from pdd_llamacpp_adapter.engine.device_profile import PROFILES, DeviceProfile
     from pdd_llamacpp_adapter.engine.grammar import GrammarEngine
     from pdd_llamacpp_adapter.engine.speed import DeviceSpeed
     from pdd_llamacpp_adapter.request import AnswerRequest, Grammar, GrammarKind
@@ -40,13 +40,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "PROFILES": "engine.emulated_device",
+    "PROFILES": "engine.device_profile",
     "AnswerRequest": "request",
     "AnswerSession": "session.answer_session",
     "AsyncPDDevice": "runtime.local_device",
     "CloudClient": "cloud.cloud_client",
     "DeviceEngine": "engine.device_engine",
-    "DeviceProfile": "engine.emulated_device",
+    "DeviceProfile": "engine.device_profile",
     "DeviceSpeed": "engine.speed",
     "Grammar": "request",
     "GrammarEngine": "engine.grammar",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pdd_core.handoff import NoRefinement
     from pdd_core.optin import OptIn
     from pdd_vllm_plugin.metrics import CloudMetrics
-    from pdd_vllm_plugin.prompt_refiner import Refining
+    from pdd_vllm_plugin.prompt_refiner import PromptRefiner
     from pdd_vllm_plugin.store import HandoffStore
 
 SAMPLING_FIELDS = (
@@ -36,7 +36,7 @@ SAMPLING_FIELDS = (
 """What a device needs to go on sampling as the client asked. vLLM's own names (vllm.SamplingParams)."""
 
 
-class Recorder:
+class GenerateRecorder:
     """Wraps one engine client's ``generate``."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Recorder:
         model: str,
         tokenizer: str,
         metrics: CloudMetrics,
-        refining: Refining | None = None,
+        refining: PromptRefiner | None = None,
     ) -> None:
         self._generate = engine_client.generate
         self._store = store

@@ -15,9 +15,9 @@ from pdd_core.refinement.check import is_kept
 from pdd_core.refinement.prompt import RefinePrompt
 from pdd_core.refinement.protect import protected_spans
 from pdd_core.refinement.refiners import refiner
-from pdd_vllm_plugin.pieces import Pieces
 from pdd_vllm_plugin.refiner_threads import RefinerThreads
 from pdd_vllm_plugin.scores import ScoreFetcher
+from pdd_vllm_plugin.token_texts import TokenTexts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("vllm.pdd")
 
 
-class Refining:
+class PromptRefiner:
     """The refiners of one engine: third parties', then `method`'s."""
 
     def __init__(self, engine_client: Any, config: PDDConfig, method: str, tokenizer: Any) -> None:
         self._config = config
         self._fetcher = ScoreFetcher(engine_client, config.refine_heads) if method == "attention" else None
-        self._pieces = Pieces(tokenizer)
+        self._pieces = TokenTexts(tokenizer)
         allowed = Env().allowed_policies()
         self._policies = Policies({method: refiner(method)}, allow=allowed, strict=config.strict)
         self._built_in = Policies({method: refiner(method)}, allow=(), strict=False)

@@ -10,11 +10,11 @@ from pdd_core.errors import InvalidOptIn
 from pdd_core.hookspecs import CloudLoad
 from pdd_core.optin import REFINE_RATIO, STOP_REASON, OptIn, parse_opt_in
 from pdd_core.policies.pressure import PressureGauge
-from pdd_vllm_plugin.admitted import Admitted
+from pdd_vllm_plugin.budget_decider import BudgetDecider
+from pdd_vllm_plugin.budgeted_request import BudgetedRequest
 from pdd_vllm_plugin.compat import keep_from_prefix_cache
 from pdd_vllm_plugin.config import KEY, PDDConfig
 from pdd_vllm_plugin.deployment import refine_method, refuse_data_parallel
-from pdd_vllm_plugin.granting import Grants
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -41,9 +41,9 @@ class BudgetMixin:
         self.vllm_config: Any
         refuse_data_parallel(self.vllm_config)
         self._pdd_config = PDDConfig.from_vllm(self.vllm_config)
-        self._pdd_grants = Grants(self._pdd_config)
+        self._pdd_grants = BudgetDecider(self._pdd_config)
         self._pdd_gauge = PressureGauge(self._pdd_config.pressure)
-        self._pdd_admitted: dict[str, Admitted] = {}
+        self._pdd_admitted: dict[str, BudgetedRequest] = {}
         if refine_method(self._pdd_config, self.vllm_config) == "attention":
             keep_from_prefix_cache(self.kv_cache_manager, self._pdd_window)  # type: ignore[attr-defined]
         described = self._pdd_grants.policies.describe()
@@ -56,7 +56,7 @@ class BudgetMixin:
         opt_in = _opt_in_of(request) if new else None
         admitted = None
         if opt_in is not None:
-            admitted = Admitted(request, opt_in, client_max_tokens=request.max_tokens)
+            admitted = BudgetedRequest(request, opt_in, client_max_tokens=request.max_tokens)
             if not self._pdd_admitted:  # nobody has looked at the load since the last one left
                 self._pdd_gauge.restart(self._pdd_load())
             self._pdd_ask(admitted, self._pdd_load())
@@ -64,7 +64,7 @@ class BudgetMixin:
         if admitted is not None:
             self._pdd_admitted[request.request_id] = admitted
 
-    def _pdd_ask(self, admitted: Admitted, load: CloudLoad) -> None:
+    def _pdd_ask(self, admitted: BudgetedRequest, load: CloudLoad) -> None:
         budget, set_by = self._pdd_grants.decide(admitted.wish(), load)
         admitted.grant(budget, set_by, load.pressure)
 
@@ -110,7 +110,7 @@ class BudgetMixin:
                 if admitted.pressure != self._pdd_gauge.pressure:
                     self._pdd_ask(admitted, self._pdd_load())
 
-    def _pdd_report(self, output: EngineCoreOutput, admitted: Admitted) -> None:
+    def _pdd_report(self, output: EngineCoreOutput, admitted: BudgetedRequest) -> None:
         if output.finish_reason is not None:
             del self._pdd_admitted[output.request_id]
             if str(output.finish_reason) == "length" and admitted.budget_ended_it:

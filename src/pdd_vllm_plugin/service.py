@@ -12,9 +12,9 @@ from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, Limits
 from pdd_vllm_plugin.compat import engine_version, eos_ids
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.deployment import refine_method
-from pdd_vllm_plugin.generate_recorder import Recorder
+from pdd_vllm_plugin.generate_recorder import GenerateRecorder
 from pdd_vllm_plugin.metrics import CloudMetrics
-from pdd_vllm_plugin.prompt_refiner import Refining
+from pdd_vllm_plugin.prompt_refiner import PromptRefiner
 from pdd_vllm_plugin.store import HandoffStore
 
 
@@ -63,13 +63,13 @@ class HandoffService:
             ),
         )
         self.info_json = info.model_dump_json().encode()
-        recorder = Recorder(
+        recorder = GenerateRecorder(
             engine_client,
             self.store,
             model=served_model_name,
             tokenizer=info.tokenizer.digest,
             metrics=self.metrics,
-            refining=None if method == "off" else Refining(engine_client, config, method, tokenizer),
+            refining=None if method == "off" else PromptRefiner(engine_client, config, method, tokenizer),
         )
         engine_client.generate = recorder.generate
         self.engine_client = engine_client

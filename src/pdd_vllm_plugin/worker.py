@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_vllm_plugin.capture import backends
 from pdd_vllm_plugin.capture.layers import capture_layers, layers_of, of_target, refuse_unsupported
-from pdd_vllm_plugin.capture.shelf import Shelf
-from pdd_vllm_plugin.capture.window_scorer import Recorder
+from pdd_vllm_plugin.capture.score_store import ScoreStore
+from pdd_vllm_plugin.capture.window_scorer import WindowScorer
 from pdd_vllm_plugin.capture.windows import WindowTracker
 from pdd_vllm_plugin.compat import platform_worker
 from pdd_vllm_plugin.config import PDDConfig
@@ -24,7 +24,7 @@ logger = logging.getLogger("vllm.pdd")
 class PDDWorker(platform_worker()):  # type: ignore[misc]
     """Scores the prompts of requests that ask for a refined prompt. All others pass it by untouched."""
 
-    _pdd_recorder: Recorder | None = None
+    _pdd_recorder: WindowScorer | None = None
 
     def load_model(self, **kwargs: Any) -> None:
         """Load the model with backends that can be looked at, unless refinement is off.
@@ -51,11 +51,11 @@ class PDDWorker(platform_worker()):  # type: ignore[misc]
         config = self._pdd_config
         layers = capture_layers(self._pdd_layers, self._pdd_attention_layers(), kv_cache_config.kv_cache_groups)
         self._pdd_tracker = WindowTracker(config.refine_window, most=config.refine_max_prompt_tokens)
-        self._pdd_recorder = Recorder(
+        self._pdd_recorder = WindowScorer(
             layers,
             window=config.refine_window,
             heads=config.refine_heads,
-            shelf=Shelf(config.max_handoffs),
+            shelf=ScoreStore(config.max_handoffs),
             strict=config.strict,
         )
         logger.info(

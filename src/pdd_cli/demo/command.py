@@ -38,9 +38,9 @@ def demo(
 ) -> None:
     """See one answer made in three ways: handed off, by the device alone, by the cloud alone."""
     from pdd_cli.demo.run import run_demo
-    from pdd_cli.demo.scenario import Scenario
+    from pdd_cli.demo.scenario import DemoScenario
 
-    scenario = Scenario(
+    scenario = DemoScenario(
         gguf=gguf_path(model),
         document=prompt_file,
         question=question,

@@ -10,7 +10,7 @@ from pdd_cli import host
 from pdd_cli.demo.scenario import DOCUMENT, FREQUENCY_PENALTY
 
 if TYPE_CHECKING:
-    from pdd_cli.demo.scenario import Scenario
+    from pdd_cli.demo.scenario import DemoScenario
     from pdd_core.handoff import CloudInfo
     from pdd_llamacpp_adapter import DeviceProfile
 
@@ -61,7 +61,7 @@ class Facts:
     @classmethod
     def of(
         cls,
-        scenario: Scenario,
+        scenario: DemoScenario,
         *,
         profile: DeviceProfile | None,
         cloud: CloudInfo,

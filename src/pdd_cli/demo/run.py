@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from pdd_cli.demo.scenario import Scenario
+    from pdd_cli.demo.scenario import DemoScenario
     from pdd_llamacpp_adapter import CloudClient, DeviceEngine, DeviceProfile, Outcome
 
 N_CTX = 8192
@@ -45,7 +45,7 @@ _SHARED_MACHINE = 0.5
 
 
 def run_demo(
-    scenario: Scenario,
+    scenario: DemoScenario,
     *,
     url: str | None,
     api_key: str | None,
@@ -103,7 +103,7 @@ def _conditions(facts: Facts) -> str:
 class _Show:
     """The three modes, on engines that are open."""
 
-    def __init__(self, scenario: Scenario, engine: DeviceEngine, console: Console) -> None:
+    def __init__(self, scenario: DemoScenario, engine: DeviceEngine, console: Console) -> None:
         from pdd_llamacpp_adapter import PROFILES
 
         self._scenario = scenario

@@ -30,7 +30,7 @@ RATE_MARGIN = 0.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scenario:
+class DemoScenario:
     """One demo."""
 
     gguf: Path | None = None

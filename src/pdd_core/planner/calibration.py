@@ -16,7 +16,7 @@ from pdd_core.planner.types import CloudState, DeviceState
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pdd_core.planner.profiles import CloudProfile, DeviceProfile
+    from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice
 
 _MEASURED_SD = 0.5
 """Of the logarithm: how far off a profile may be, which was measured on another day."""
@@ -38,7 +38,7 @@ class DeviceCalibration:
         profile: what was measured.
     """
 
-    def __init__(self, n_ctx: int, profile: DeviceProfile | None = None) -> None:
+    def __init__(self, n_ctx: int, profile: MeasuredDevice | None = None) -> None:
         self._n_ctx = n_ctx
         self._prefill_shape = _PREFILL_TPS if profile is None else profile.prefill_tps
         self._decode_shape = _DECODE_TPS if profile is None else profile.decode_tps
@@ -99,7 +99,7 @@ class CloudCalibration:
         profile: what was measured.
     """
 
-    def __init__(self, profile: CloudProfile | None = None) -> None:
+    def __init__(self, profile: MeasuredCloud | None = None) -> None:
         if profile is None:
             self._first_s, self._per_token_s = _TTFT_S, _TTFT_PER_TOKEN_S
             self._tpot, self._rtt = Tracker(_TPOT_S), Tracker(_RTT_S)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pdd_core.planner.profiles import CloudProfile
+    from pdd_core.planner.profiles import MeasuredCloud
 
 PREFILL_WEIGHT = 10.0
 """Token-seconds of one prefilled token, where no cloud profile tells: an engine that holds 400,000 tokens and
 prefills 40,000 a second. See `prefill_weight`."""
 
 
-def prefill_weight(profile: CloudProfile) -> float:
+def prefill_weight(profile: MeasuredCloud) -> float:
     """Return the token-seconds that prefilling one token costs: all the KV cache waits while it is computed."""
     return profile.kv_tokens * profile.per_prefill_token_s
 

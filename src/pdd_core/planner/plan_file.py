@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, S
 
 from pdd_core.planner.json_file import JsonFile
 from pdd_core.planner.lengths import OutputLengths
-from pdd_core.planner.profiles import CloudProfile, DeviceProfile
+from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -34,9 +34,9 @@ class PlanFile(JsonFile):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     settings: PlannedSettings = PlannedSettings()
-    device: DeviceProfile | None = None
+    device: MeasuredDevice | None = None
     """Where the calibration of the device begins."""
-    cloud: CloudProfile | None = None
+    cloud: MeasuredCloud | None = None
     """Where that of the cloud begins; its weight of prefill is the planner's."""
     lengths: dict[str, Any] | None = None
     """Distributions of answers' lengths, as `OutputLengths.as_json` writes them: where these begin."""

@@ -37,7 +37,7 @@ class _Profile(JsonFile):
     """The model that was measured."""
 
 
-class DeviceProfile(_Profile):
+class MeasuredDevice(_Profile):
     """A device's engine: speeds over the length of what its context holds."""
 
     prefill_tps: Annotated[tuple[RatePoint, ...], Field(min_length=1)]
@@ -58,7 +58,7 @@ class DeviceProfile(_Profile):
         return self
 
 
-class CloudProfile(_Profile):
+class MeasuredCloud(_Profile):
     """A cloud's engine: what a step costs, what it holds at a time, and how far away it is.
 
     One step takes base_s + per_prefill_token_s * prefill tokens + per_sequence_s * decoding sequences +

@@ -17,7 +17,7 @@ from pdd_cli.plots.style import check_picture
 from pdd_cli.progress import ConsoleProgress
 from pdd_cli.urls import openai_base_url
 from pdd_core.errors import ConfigurationError
-from pdd_core.planner.profiles import CloudProfile
+from pdd_core.planner.profiles import MeasuredCloud
 from pdd_lab.bench.cloud_fit import StepCost, fit, medians_of_answers, medians_of_prompts
 from pdd_lab.bench.cloud_measure import CloudMeasured, measure
 from pdd_lab.bench.cloud_plan import CloudPlan
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pdd_cli.progress import Step
-    from pdd_lab.load.measuring_client import Served
+    from pdd_lab.load.measuring_client import ServedModel
 
 SCHEMA = 1
 """Of the JSON file."""
@@ -61,7 +61,7 @@ class CloudBench:
 class _Found:
     """What the server said of itself."""
 
-    served: Served | None = None
+    served: ServedModel | None = None
     kv_tokens: int = 0
     block_size: int = 16
     plan: CloudPlan | None = None
@@ -130,11 +130,11 @@ def cache_config(metrics: str) -> tuple[int | None, int]:
 
 
 def _profile(
-    wanted: CloudBench, found: _Found, served: Served, measured: CloudMeasured, cost: StepCost
-) -> CloudProfile:
+    wanted: CloudBench, found: _Found, served: ServedModel, measured: CloudMeasured, cost: StepCost
+) -> MeasuredCloud:
     info = served.info or {}
     engine = info.get("engine") or "a server"
-    return CloudProfile(
+    return MeasuredCloud(
         name=wanted.name or f"{served.model} on {engine}",
         model=served.model,
         base_s=_short(cost.base_s),
@@ -153,7 +153,7 @@ def _profile(
     )
 
 
-def print_cloud(console: Console, measured: CloudMeasured, cost: StepCost, profile: CloudProfile) -> None:
+def print_cloud(console: Console, measured: CloudMeasured, cost: StepCost, profile: MeasuredCloud) -> None:
     """Print what was measured, each beside what the fitted costs say."""
     prefill = Table(title="One prompt on an idle server", title_justify="left", box=SIMPLE_HEAD)
     for column in ("tokens", "TTFT ms", "fitted ms", "tokens/s"):
@@ -196,7 +196,7 @@ def print_cloud(console: Console, measured: CloudMeasured, cost: StepCost, profi
 
 
 def record(
-    wanted: CloudBench, found: _Found, measured: CloudMeasured, cost: StepCost, profile: CloudProfile
+    wanted: CloudBench, found: _Found, measured: CloudMeasured, cost: StepCost, profile: MeasuredCloud
 ) -> dict[str, Any]:
     """Return the conditions, all timings, the fit and the profile, ready for JSON."""
     info = (found.served.info if found.served else None) or {}

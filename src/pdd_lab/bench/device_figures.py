@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pdd_core.planner.profiles import DeviceProfile, RatePoint
+from pdd_core.planner.profiles import MeasuredDevice, RatePoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,14 +73,14 @@ class Measured:
             speeds[threads].append(_speed(samples, "prefill"))
         return max(speeds, key=lambda threads: statistics.median(speeds[threads]))
 
-    def profile(self, threads: int, *, name: str, model: str, n_ctx: int) -> DeviceProfile:
+    def profile(self, threads: int, *, name: str, model: str, n_ctx: int) -> MeasuredDevice:
         """Return the planner's profile of the device with `threads` threads."""
         own = [rate for rate in self.rates() if rate.threads == threads]
 
         def points(kind: str) -> tuple[RatePoint, ...]:
             return tuple(RatePoint(at=one.at, value=round(one.median, 2)) for one in own if one.kind == kind)
 
-        profile = DeviceProfile(
+        profile = MeasuredDevice(
             name=name, model=model, prefill_tps=points("prefill"), decode_tps=points("decode"), n_ctx=n_ctx
         )
         spread = self.spread(threads)

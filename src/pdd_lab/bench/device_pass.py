@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from pdd_core.errors import ConfigurationError
-from pdd_llamacpp_adapter.engine.emulated_device import DEFAULT_CHUNK
+from pdd_llamacpp_adapter.engine.device_profile import DEFAULT_CHUNK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -12,13 +12,13 @@ from pdd_core.refinement.protect import protected_spans
 
 if TYPE_CHECKING:
     from pdd_core.refinement.prompt import Span
-    from pdd_lab.evaluate.cases import Case
+    from pdd_lab.evaluate.cases import ExamCase
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
 
 SYSTEM = "You answer questions about a text."
 
 
-def build_prompt(case: Case, vocab: Vocabulary) -> RefinePrompt:
+def build_prompt(case: ExamCase, vocab: Vocabulary) -> RefinePrompt:
     """Return the full prompt of a case, with the spans that refinement keeps."""
     ids = _chat(case, vocab) or _plain(case, vocab)
     pieces = tuple(vocab.spelt(token) for token in ids)
@@ -26,7 +26,7 @@ def build_prompt(case: Case, vocab: Vocabulary) -> RefinePrompt:
     return RefinePrompt(tuple(ids), pieces, special, protected_spans(ids, pieces, special))
 
 
-def opening_ids(case: Case, vocab: Vocabulary) -> list[int]:
+def opening_ids(case: ExamCase, vocab: Vocabulary) -> list[int]:
     """Return the answer's first tokens, which are put into the model's mouth.
 
     They stand behind full and refined prompts alike, and are no part of what is scored or refined: a cloud that
@@ -35,7 +35,7 @@ def opening_ids(case: Case, vocab: Vocabulary) -> list[int]:
     return vocab.tokenize(case.opening if _has_template(vocab) else f" {case.opening}") if case.opening else []
 
 
-def evidence_span(case: Case, prompt: RefinePrompt) -> Span | None:
+def evidence_span(case: ExamCase, prompt: RefinePrompt) -> Span | None:
     """Return the tokens of the prompt that hold the case's answer; None where there is no such place."""
     if not case.evidence:
         return None
@@ -52,7 +52,7 @@ def _has_template(vocab: Vocabulary) -> bool:
         return False
 
 
-def _chat(case: Case, vocab: Vocabulary) -> list[int] | None:
+def _chat(case: ExamCase, vocab: Vocabulary) -> list[int] | None:
     if not _has_template(vocab):
         return None
     user = {"role": "user", "content": f"{case.document}\n\n{case.question}"}
@@ -62,6 +62,6 @@ def _chat(case: Case, vocab: Vocabulary) -> list[int] | None:
         return vocab.render_chat([user])
 
 
-def _plain(case: Case, vocab: Vocabulary) -> list[int]:
+def _plain(case: ExamCase, vocab: Vocabulary) -> list[int]:
     # One paragraph from the question on, which is therefore protected.
     return vocab.tokenize(f"{case.document}\n\nQuestion: {case.question}\nAnswer:", add_bos=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class ExamCase:
     """A document, a question, and how the answer has to begin."""
 
     task: str
@@ -43,7 +43,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class CaseSource:
     """What cases are made of."""
 
     library: Library

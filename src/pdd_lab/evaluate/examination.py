@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pdd_core.errors import ConfigurationError, ContextOverflow
 from pdd_core.refinement.refiners import refiner
 from pdd_lab.evaluate.case_prompts import evidence_span
-from pdd_lab.evaluate.cases import Case, Source
+from pdd_lab.evaluate.cases import CaseSource, ExamCase
 from pdd_lab.evaluate.documents import read_library
 from pdd_lab.evaluate.evaluation_settings import BAD, INFORMED, NONE
 from pdd_lab.evaluate.tasks import MAKERS
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredCase:
     """One case, and what refined prompts made of it."""
 
     record: Record
@@ -41,7 +41,7 @@ def check_cases(settings: EvalSettings, library: Library, count: Callable[[str],
     Raises:
         ConfigurationError: it has none; names the task.
     """
-    source = Source(library, count, settings.length)
+    source = CaseSource(library, count, settings.length)
     for task in settings.tasks:
         if all(MAKERS[task](source, number) is None for number in settings.numbers):
             raise ConfigurationError(
@@ -53,7 +53,7 @@ def check_cases(settings: EvalSettings, library: Library, count: Callable[[str],
 class Examination:
     """One model, and the cases of one evaluation. Has to be closed."""
 
-    def __init__(self, settings: EvalSettings, source: Source, examiner: Examiner, reader: Reader) -> None:
+    def __init__(self, settings: EvalSettings, source: CaseSource, examiner: Examiner, reader: Reader) -> None:
         self._settings = settings
         self._source = source
         self._examiner = examiner
@@ -64,7 +64,7 @@ class Examination:
         """Load the model, with its share of the threads; raises what `Reader` and `read_library` raise."""
         from pdd_lab.evaluate.measure import Examiner
         from pdd_lab.evaluate.reader import Reader
-        from pdd_lab.evaluate.results import Store
+        from pdd_lab.evaluate.results import ResultStore
 
         library = read_library(settings.texts)
         reader = Reader(gguf, n_ctx=settings.n_ctx, threads=settings.threads_per_job)
@@ -75,14 +75,16 @@ class Examination:
                 counted[text] = len(reader.vocab.tokenize(text))
             return counted[text]
 
-        examiner = Examiner(reader, Store(store), window=settings.window, layers=layers, heads=settings.heads)
-        return cls(settings, Source(library, count, settings.length), examiner, reader)
+        examiner = Examiner(
+            reader, ResultStore(store), window=settings.window, layers=layers, heads=settings.heads
+        )
+        return cls(settings, CaseSource(library, count, settings.length), examiner, reader)
 
     def close(self) -> None:
         """Free the model."""
         self._reader.close()
 
-    def measure(self, task: str, number: int) -> Measured | None:
+    def measure(self, task: str, number: int) -> MeasuredCase | None:
         """Return what is known of a case, and measure what is not; None if there is no such case, or no room."""
         case = MAKERS[task](self._source, number)
         if case is None:
@@ -92,13 +94,13 @@ class Examination:
         except ContextOverflow:
             return None
 
-    def _measure(self, case: Case) -> Measured:
+    def _measure(self, case: ExamCase) -> MeasuredCase:
         record, prompt = self._examiner.full(case)
         if not record["right"]:
-            return Measured(record, {})
+            return MeasuredCase(record, {})
         kept = self._kept(self._examiner.scores(case, prompt), prompt, evidence_span(case, prompt))
         keys = self._examiner.outcomes(case, record, prompt, kept.values())
-        return Measured(record, {s: record["outcomes"][key] for s, key in zip(kept, keys, strict=True)})
+        return MeasuredCase(record, {s: record["outcomes"][key] for s, key in zip(kept, keys, strict=True)})
 
     def _kept(self, scores: PromptScores, prompt: RefinePrompt, evidence: Span | None) -> dict[Setting, list[int]]:
         wanted = [(name, ratio) for ratio in self._settings.ratios for name in self._settings.refiners]

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
-    from pdd_lab.evaluate.examination import Measured
+    from pdd_lab.evaluate.examination import MeasuredCase
 
-    MeasureAll = Callable[[str, Iterable[int]], Iterator[Measured | None]]
+    MeasureAll = Callable[[str, Iterable[int]], Iterator[MeasuredCase | None]]
 
 AHEAD = 2
 """Cases that are given out for each process: one that it works on, and one that waits for it."""
@@ -29,7 +29,7 @@ AHEAD = 2
 class Worker(Protocol):
     """What a process needs."""
 
-    def measure(self, task: str, number: int) -> Measured | None:
+    def measure(self, task: str, number: int) -> MeasuredCase | None:
         """Return what is known of a case after measuring it."""
 
     def close(self) -> None:
@@ -67,8 +67,10 @@ def workers(jobs: int, opened: Callable[..., Worker], *arguments: Any) -> Iterat
         pool.shutdown(cancel_futures=True)
 
 
-def _shared(pool: ProcessPoolExecutor, jobs: int, task: str, numbers: Iterable[int]) -> Iterator[Measured | None]:
-    waiting: deque[Future[Measured | None]] = deque()
+def _shared(
+    pool: ProcessPoolExecutor, jobs: int, task: str, numbers: Iterable[int]
+) -> Iterator[MeasuredCase | None]:
+    waiting: deque[Future[MeasuredCase | None]] = deque()
     left = iter(numbers)
     try:
         while True:
@@ -104,5 +106,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _measure(task: str, number: int) -> Measured | None:
+def _measure(task: str, number: int) -> MeasuredCase | None:
     return _worker[0].measure(task, number)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from pdd_core.refinement.capture import Heads
     from pdd_core.refinement.prompt import RefinePrompt
-    from pdd_lab.evaluate.cases import Case
+    from pdd_lab.evaluate.cases import ExamCase
     from pdd_lab.evaluate.reader import Reader
-    from pdd_lab.evaluate.results import Store
+    from pdd_lab.evaluate.results import ResultStore
 
 GIVEN = 8
 """The cloud's tokens that the device is given before it goes on alone, and the guard judges by."""
@@ -37,7 +37,7 @@ class Examiner:
     """Measures cases on one model, and remembers."""
 
     def __init__(
-        self, reader: Reader, store: Store, *, window: int, layers: Collection[int], heads: Heads
+        self, reader: Reader, store: ResultStore, *, window: int, layers: Collection[int], heads: Heads
     ) -> None:
         self._reader = reader
         self._store = store
@@ -46,11 +46,11 @@ class Examiner:
         self._heads = heads
         self._full: tuple[str, np.ndarray] | None = None
 
-    def prompt(self, case: Case) -> RefinePrompt:
+    def prompt(self, case: ExamCase) -> RefinePrompt:
         """Return the full prompt of a case."""
         return build_prompt(case, self._reader.vocab)
 
-    def full(self, case: Case) -> tuple[Record, RefinePrompt]:
+    def full(self, case: ExamCase) -> tuple[Record, RefinePrompt]:
         """Return what the model answers to the full prompt, and whether that is right."""
         prompt = self.prompt(case)
         record = self._store.record(case)
@@ -59,7 +59,7 @@ class Examiner:
             self._store.keep(case, record)
         return record, prompt
 
-    def _answer(self, case: Case, prompt: RefinePrompt) -> Record:
+    def _answer(self, case: ExamCase, prompt: RefinePrompt) -> Record:
         self._capture(case, prompt)
         tokens = GIVEN + POSITIONS
         if case.expected:
@@ -80,7 +80,7 @@ class Examiner:
             "outcomes": {},
         }
 
-    def _compared(self, case: Case, answer: Sequence[int]) -> list[int] | None:
+    def _compared(self, case: ExamCase, answer: Sequence[int]) -> list[int] | None:
         """Return the span of the answer's tokens that count; None if the answer is wrong, or too short."""
         if not case.expected:
             return [GIVEN, len(answer)] if len(answer) >= GIVEN + LEAST_POSITIONS else None
@@ -95,7 +95,7 @@ class Examiner:
     def _text(self, ids: Iterable[int]) -> str:
         return b"".join(self._reader.vocab.piece(token) for token in ids).decode("utf-8", "replace")
 
-    def scores(self, case: Case, prompt: RefinePrompt) -> PromptScores:
+    def scores(self, case: ExamCase, prompt: RefinePrompt) -> PromptScores:
         """Return the attention scores of a case's prompt."""
         held = self._store.arrays(case, self._scores_name)
         if held is None:
@@ -106,14 +106,14 @@ class Examiner:
     def _scores_name(self) -> str:
         return f"{self._window}-{self._heads}-" + "-".join(map(str, self._layers))
 
-    def _capture(self, case: Case, prompt: RefinePrompt) -> PromptScores:
+    def _capture(self, case: ExamCase, prompt: RefinePrompt) -> PromptScores:
         attention = self._reader.read(prompt.token_ids, window=self._window, layers=self._layers)
         scores = prompt_scores(attention, heads=self._heads)
         self._store.keep_arrays(case, self._scores_name, {"values": scores.values})
         return scores
 
     def outcomes(
-        self, case: Case, record: Record, prompt: RefinePrompt, kept: Iterable[Sequence[int]]
+        self, case: ExamCase, record: Record, prompt: RefinePrompt, kept: Iterable[Sequence[int]]
     ) -> list[str]:
         """Measure refined prompts, which `record` has then among its outcomes; returns their keys in order."""
         lists = [list(indices) for indices in kept]
@@ -130,7 +130,7 @@ class Examiner:
                 self._store.keep(case, record)
         return keys
 
-    def _outcome(self, case: Case, record: Record, prompt: RefinePrompt, kept: Sequence[int]) -> Outcome:
+    def _outcome(self, case: ExamCase, record: Record, prompt: RefinePrompt, kept: Sequence[int]) -> Outcome:
         answer, (start, end) = record["answer"], record["compared"]
         rows = self._forced(record, [prompt.token_ids[index] for index in kept])
         chosen = rows.argmax(axis=-1)
@@ -150,7 +150,7 @@ class Examiner:
         away = divergence(full[start:end], rows[start:end])
         return outcome | {"score": float(agreed.mean()), "kl": float(away.mean())}
 
-    def _full_rows(self, case: Case, record: Record, prompt: RefinePrompt) -> np.ndarray:
+    def _full_rows(self, case: ExamCase, record: Record, prompt: RefinePrompt) -> np.ndarray:
         """Return the full prompt's log-probabilities, read as the refined ones are: kernels differ by batch."""
         if self._full is None or self._full[0] != case.key:
             self._full = (case.key, self._forced(record, prompt.token_ids))

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_core.refinement.guard import THRESHOLD, Guard
 from pdd_lab.evaluate.evaluation_settings import BAD, INFORMED, NONE
-from pdd_lab.evaluate.statistics import Estimate, bootstrap, separating, wilson
+from pdd_lab.evaluate.statistics import ConfidenceInterval, bootstrap, separating, wilson
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pdd_lab.evaluate.evaluation_settings import Setting
-    from pdd_lab.evaluate.examination import Measured
+    from pdd_lab.evaluate.examination import MeasuredCase
     from pdd_lab.evaluate.measure import Outcome, Record
 
 THRESHOLDS = tuple(sorted({0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, THRESHOLD}))
@@ -47,7 +47,7 @@ class TaskResults:
         """Whether a case is right or wrong, not a share."""
         return self.task != "agreement"
 
-    def add(self, measured: Measured) -> None:
+    def add(self, measured: MeasuredCase) -> None:
         """Take in one case; it counts only as tried if the model does not get it right."""
         self.tried += 1
         if measured.outcomes:
@@ -55,17 +55,17 @@ class TaskResults:
             for setting, outcome in measured.outcomes.items():
                 self.outcomes.setdefault(setting, []).append(outcome)
 
-    def score(self, setting: Setting) -> Estimate:
+    def score(self, setting: Setting) -> ConfidenceInterval:
         """Return the share of right answers, or the mean agreement."""
         scores = [outcome["score"] for outcome in self.outcomes[setting]]
         return wilson(round(sum(scores)), len(scores)) if self.exact else bootstrap(scores)
 
-    def evidence(self, setting: Setting) -> Estimate | None:
+    def evidence(self, setting: Setting) -> ConfidenceInterval | None:
         """Return how often all of what holds the answer was kept; None where that is no one place."""
         kept = [outcome["evidence"] for outcome in self.outcomes[setting] if "evidence" in outcome]
         return wilson(sum(kept), len(kept)) if kept else None
 
-    def divergence(self, setting: Setting) -> Estimate:
+    def divergence(self, setting: Setting) -> ConfidenceInterval:
         """Return the mean KL in nats per token; NaN where only right and wrong are known."""
         return bootstrap([outcome["kl"] for outcome in self.outcomes[setting] if "kl" in outcome])
 
@@ -172,7 +172,7 @@ def _guard(result: TaskResults, bad: Setting, tokens: int) -> dict[str, Any]:
     }
 
 
-def _share(hits: Iterable[bool]) -> Estimate:
+def _share(hits: Iterable[bool]) -> ConfidenceInterval:
     held = list(hits)
     return wilson(sum(held), len(held))
 
@@ -184,7 +184,7 @@ def _count(names: Iterable[str]) -> Mapping[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _rounded(estimate: Estimate) -> dict[str, float | None]:
+def _rounded(estimate: ConfidenceInterval) -> dict[str, float | None]:
     values = asdict(estimate)
     return {name: _figure(value) for name, value in values.items()}
 

@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pdd_lab.evaluate.cases import Case
+    from pdd_lab.evaluate.cases import ExamCase
 
 RECIPE = 1
 """Rises whenever the same case would be measured otherwise."""
 
 
-class Store:
+class ResultStore:
     """What is known of each case of one model."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @classmethod
-    def of_model(cls, gguf: Path) -> Store:
+    def of_model(cls, gguf: Path) -> ResultStore:
         """Return the store of a model file, as the llama.cpp that is installed reads it."""
         with gguf.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return cls(Env().cache_dir / "eval" / f"{digest[:16]}-r{RECIPE}-{version_of('llama-cpp-python')}")
 
-    def record(self, case: Case) -> dict[str, Any] | None:
+    def record(self, case: ExamCase) -> dict[str, Any] | None:
         """Return what is known of a case; None if nothing."""
         try:
             found: dict[str, Any] = json.loads(self._file(case).read_text())
@@ -49,12 +49,12 @@ class Store:
             return None
         return found
 
-    def keep(self, case: Case, record: Mapping[str, Any]) -> None:
+    def keep(self, case: ExamCase, record: Mapping[str, Any]) -> None:
         """Remember what is known of a case."""
         with published(self._file(case)) as draft:
             draft.write_text(json.dumps(record))
 
-    def arrays(self, case: Case, name: str) -> dict[str, np.ndarray] | None:
+    def arrays(self, case: ExamCase, name: str) -> dict[str, np.ndarray] | None:
         """Return arrays that were kept as `name`; None if there are none."""
         try:
             with np.load(self._arrays_file(case, name)) as held:
@@ -62,15 +62,15 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def keep_arrays(self, case: Case, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+    def keep_arrays(self, case: ExamCase, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Remember arrays as `name`."""
         with published(self._arrays_file(case, name)) as draft, draft.open("wb") as file:
             np.savez_compressed(file, **dict(arrays))  # type: ignore[arg-type]
 
-    def _file(self, case: Case) -> Path:
+    def _file(self, case: ExamCase) -> Path:
         return self.folder / f"{case.key}.json"
 
-    def _arrays_file(self, case: Case, name: str) -> Path:
+    def _arrays_file(self, case: ExamCase, name: str) -> Path:
         return self.folder / f"{case.key}-{name}.npz"
 
 

@@ -67,7 +67,7 @@ def run_refine(settings: EvalSettings, *, out: Path, console: Console) -> None:
     require("device", need="pdd-device eval")
     from pdd_cli.demo_model import device_gguf
     from pdd_cli.progress import ConsoleProgress
-    from pdd_lab.evaluate.results import Store
+    from pdd_lab.evaluate.results import ResultStore
 
     # before a model is made or loaded: whatever is wrong with these is said at once
     library = read_library(settings.texts)
@@ -80,7 +80,7 @@ def run_refine(settings: EvalSettings, *, out: Path, console: Console) -> None:
             f"template, question and answer need up to {ROOM}"
         )
     layers = choose_layers(settings.depths, range(facts.n_layer), facts.n_layer)
-    store = Store.of_model(facts.gguf)
+    store = ResultStore.of_model(facts.gguf)
     results = []
     with workers(settings.jobs, Examination.open, settings, facts.gguf, store.folder, layers) as measure_all:
         for task in settings.tasks:

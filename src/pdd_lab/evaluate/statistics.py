@@ -16,7 +16,7 @@ RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class ConfidenceInterval:
     """A mean with its 95 % interval."""
 
     mean: float
@@ -25,25 +25,25 @@ class Estimate:
     n: int
 
 
-def wilson(successes: int, n: int) -> Estimate:
+def wilson(successes: int, n: int) -> ConfidenceInterval:
     """Return a share with Wilson's score interval (Wilson, 1927); of no case, the interval is 0 to 1."""
     if n == 0:
-        return Estimate(math.nan, 0.0, 1.0, 0)
+        return ConfidenceInterval(math.nan, 0.0, 1.0, 0)
     share = successes / n
     shrink = 1 + Z95**2 / n
     centre = (share + Z95**2 / (2 * n)) / shrink
     half = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n * n)) / shrink
-    return Estimate(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)), n)
+    return ConfidenceInterval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)), n)
 
 
-def bootstrap(values: Sequence[float], *, seed: int = 0) -> Estimate:
+def bootstrap(values: Sequence[float], *, seed: int = 0) -> ConfidenceInterval:
     """Return a mean over cases with its percentile bootstrap interval (Efron, 1979): the same one each time."""
     if not values:
-        return Estimate(math.nan, math.nan, math.nan, 0)
+        return ConfidenceInterval(math.nan, math.nan, math.nan, 0)
     held = np.asarray(values, dtype=np.float64)
     drawn = np.random.default_rng(seed).integers(0, held.size, (RESAMPLES, held.size))
     low, high = np.percentile(held[drawn].mean(axis=1), [2.5, 97.5])
-    return Estimate(float(held.mean()), float(low), float(high), held.size)
+    return ConfidenceInterval(float(held.mean()), float(low), float(high), held.size)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

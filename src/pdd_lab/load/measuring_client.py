@@ -26,7 +26,7 @@ _FORCED: dict[str, Any] = {"ignore_eos": True, "return_token_ids": True}
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedModel:
     """What a server says of itself."""
 
     model: str
@@ -75,7 +75,7 @@ class LoadClient:
         with anyio.CancelScope(shield=True):
             await self._client.close()
 
-    async def served(self) -> Served:
+    async def served(self) -> ServedModel:
         """Ask the server what it is, and take the model's name from it.
 
         Raises:
@@ -93,7 +93,7 @@ class LoadClient:
         except CloudRefused:
             info = None
         length = chosen.get("max_model_len")
-        return Served(self._model, length, info, device=chosen.get("owned_by") == "pdd-device")
+        return ServedModel(self._model, length, info, device=chosen.get("owned_by") == "pdd-device")
 
     async def metrics(self) -> str:
         """Return ``/metrics``, empty where there is none."""

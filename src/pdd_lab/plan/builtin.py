@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pdd_core.errors import ConfigurationError
-from pdd_core.planner.profiles import CloudProfile, DeviceProfile
+from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice
 from pdd_lab.traces import SYNTHETIC, Trace, load, synthesise
 
 if TYPE_CHECKING:
@@ -19,22 +19,22 @@ CLOUDS = ("h200-8b",)
 """Fitted to measured throughput: docs/plan.md says how. Their round trips are assumed."""
 
 
-def device_profile(name: str) -> DeviceProfile:
+def device_profile(name: str) -> MeasuredDevice:
     """Return a device's profile, built in or from a file.
 
     Raises:
         ConfigurationError: there is none of this name, or the file cannot be used.
     """
-    return DeviceProfile.load(_file(name, DEVICES, "device profile"))
+    return MeasuredDevice.load(_file(name, DEVICES, "device profile"))
 
 
-def cloud_profile(name: str) -> CloudProfile:
+def cloud_profile(name: str) -> MeasuredCloud:
     """Return a cloud's profile, built in or from a file.
 
     Raises:
         ConfigurationError: there is none of this name, or the file cannot be used.
     """
-    return CloudProfile.load(_file(name, CLOUDS, "cloud profile"))
+    return MeasuredCloud.load(_file(name, CLOUDS, "cloud profile"))
 
 
 def trace(name: str, *, format: str | None = None, requests: int | None = None) -> Trace:  # noqa: A002 - the flag

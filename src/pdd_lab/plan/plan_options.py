@@ -15,7 +15,7 @@ from pdd_lab.simulator.evaluation import FIXED
 from pdd_lab.simulator.scenario import Scenario
 
 if TYPE_CHECKING:
-    from pdd_core.planner.profiles import CloudProfile, DeviceProfile
+    from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice
     from pdd_lab.traces.trace import Trace
 
 NAMED = ("planner", "best_fixed", "oracle", "plain")
@@ -102,7 +102,7 @@ class PlanOptions:
             raise ConfigurationError(f"--policy {self.policy} is none of {', '.join(NAMED)}, fixed_N")
         return tuple(sorted({*FIXED, named}))
 
-    def _device(self) -> DeviceProfile:
+    def _device(self) -> MeasuredDevice:
         profile = device_profile(self.device)
         changes: dict[str, Any] = {}
         if self.device_prefill_tps is not None:
@@ -111,7 +111,7 @@ class PlanOptions:
             changes["spread"] = self.noise
         return profile.model_copy(update=changes)
 
-    def _cloud(self) -> CloudProfile:
+    def _cloud(self) -> MeasuredCloud:
         profile = cloud_profile(self.cloud)
         changes: dict[str, Any] = {}
         if self.rtt_ms is not None:

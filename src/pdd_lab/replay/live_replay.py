@@ -13,7 +13,7 @@ from pdd_lab.load.reply import Reply
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pdd_lab.load.measuring_client import LoadClient, Served
+    from pdd_lab.load.measuring_client import LoadClient, ServedModel
     from pdd_lab.load.random_prompts import Prompts
     from pdd_lab.traces import Trace
 
@@ -48,7 +48,7 @@ class Run:
 async def replay_live(
     trace: Trace,
     client: LoadClient,
-    served: Served,
+    served: ServedModel,
     prompts: Prompts,
     run: Run,
     *,

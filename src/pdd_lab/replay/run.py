@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pdd_cli.progress import Step
-    from pdd_lab.load.measuring_client import Served
+    from pdd_lab.load.measuring_client import ServedModel
     from pdd_lab.load.reply import Reply
     from pdd_lab.traces import Trace
 
@@ -169,7 +169,7 @@ async def _replay(wanted: Replay, trace: Trace, run: Run, facts: dict[str, Any],
         await replay_live(trace, client, served, prompts, run, concurrency=wanted.concurrency, say=step.say)
 
 
-def _described(served: Served) -> dict[str, Any]:
+def _described(served: ServedModel) -> dict[str, Any]:
     return {
         "model": served.model,
         "max_model_len": served.max_model_len,

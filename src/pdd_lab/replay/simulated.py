@@ -22,7 +22,7 @@ from pdd_lab.simulator.scenario import Scenario, true_speeds
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pdd_core.planner.profiles import CloudProfile, DeviceProfile
+    from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice
     from pdd_lab.replay.replay_figures import Reader
     from pdd_lab.simulator.choices import Choices
     from pdd_lab.simulator.evaluation import Evaluation
@@ -57,7 +57,7 @@ class Simulated:
 
 
 def simulated(
-    trace: Trace, device: DeviceProfile, cloud: CloudProfile, reader: Reader, *, policy: str, seed: int
+    trace: Trace, device: MeasuredDevice, cloud: MeasuredCloud, reader: Reader, *, policy: str, seed: int
 ) -> Simulated:
     """Serve `trace` on one simulated cloud and as many devices as there are requests.
 

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from pdd_core.errors import ConfigurationError
-from pdd_core.planner.profiles import CloudProfile
+from pdd_core.planner.profiles import MeasuredCloud
 from pdd_lab.simulator.instance import simulate
 from pdd_lab.simulator.offered_load import Load, Served
 
@@ -32,7 +32,7 @@ COSTS = (
     "per_request_s",
     "per_attended_token_s",
 )
-"""The fields of a `CloudProfile` that a fit finds."""
+"""The fields of a `MeasuredCloud` that a fit finds."""
 
 
 class Measurement(BaseModel):
@@ -66,7 +66,7 @@ class Measurement(BaseModel):
         return f"{self.prompt}:{self.output}{shared}, {'full' if self.cap is None else f'cap {self.cap}'}"
 
 
-def replay(one: Measurement, cloud: CloudProfile) -> Served:
+def replay(one: Measurement, cloud: MeasuredCloud) -> Served:
     """Return what the simulator makes of a measured run, on a cloud with the run's own limits."""
     limits = {"max_num_seqs": one.max_num_seqs, "max_num_batched_tokens": one.max_num_batched_tokens}
     profile = cloud.model_copy(update=limits)
@@ -81,14 +81,14 @@ def replay(one: Measurement, cloud: CloudProfile) -> Served:
     return _without_first(served, 1e6)
 
 
-def predicted(one: Measurement, cloud: CloudProfile) -> float:
+def predicted(one: Measurement, cloud: MeasuredCloud) -> float:
     """Return the requests per second that the simulator predicts for a measured run."""
     return one.requests / replay(one, cloud).end_s
 
 
 def fit_cloud_profile(
     measurements: Sequence[Measurement], *, name: str, model: str, kv_tokens: int, **more: Any
-) -> CloudProfile:
+) -> MeasuredCloud:
     """Return the profile whose simulated runs take as long as the measured ones.
 
     Args:
@@ -121,7 +121,7 @@ def fit_cloud_profile(
         **limits,
         **more,
     }
-    empty = CloudProfile(**{**fields, **free})
+    empty = MeasuredCloud(**{**fields, **free})
     times = np.array([_unit_seconds(one, empty) for one in measurements])
     seconds = np.array([one.requests / one.requests_per_s for one in measurements])
     share: NDArray[np.float64] = times / seconds[:, None]  # of the measured time, for one second of each cost
@@ -131,11 +131,11 @@ def fit_cloud_profile(
     found, _ = nnls(share[:, asked] / scale, np.maximum(1.0 - share @ known, 0.0))
     known[asked] = found / scale
     costs: dict[str, Any] = dict(zip(COSTS, known.tolist(), strict=True))
-    return CloudProfile(**{**fields, **costs})
+    return MeasuredCloud(**{**fields, **costs})
 
 
 @lru_cache(maxsize=1024)
-def _unit_seconds(one: Measurement, empty: CloudProfile) -> tuple[float, ...]:
+def _unit_seconds(one: Measurement, empty: MeasuredCloud) -> tuple[float, ...]:
     """Return how long a run takes where one cost is a second and all others are nothing, for each of `COSTS`."""
     return tuple(replay(one, empty.model_copy(update={cost: 1.0})).end_s for cost in COSTS)
 

@@ -22,7 +22,7 @@ from pdd_lab.simulator.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF, VERDICT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pdd_core.planner.profiles import CloudProfile
+    from pdd_core.planner.profiles import MeasuredCloud
     from pdd_core.planner.types import Verdict
 
 BUDGETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -98,7 +98,7 @@ class FleetPlan:
 
 
 def settings_of(
-    one: FleetClass, cloud: CloudProfile, *, rate: float, ttft_target_s: float, harm: Harm
+    one: FleetClass, cloud: MeasuredCloud, *, rate: float, ttft_target_s: float, harm: Harm
 ) -> list[Setting]:
     """Return the settings that a class could have, those left out that another beats in both GPU time and harm."""
     draw = np.random.default_rng(_SEED)
@@ -149,7 +149,7 @@ def settings_of(
     return _undominated(made)
 
 
-def gpu_seconds(cloud: CloudProfile, prompt_tokens: int, decoded: float) -> float:
+def gpu_seconds(cloud: MeasuredCloud, prompt_tokens: int, decoded: float) -> float:
     """Return the GPU seconds of one request in a full batch: its prefill, and its share of the decode steps.
 
     A batch is as large as `max_num_seqs` and the KV cache allow.

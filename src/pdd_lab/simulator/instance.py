@@ -23,10 +23,10 @@ from pdd_lab.simulator.sequence import Sequence
 from pdd_lab.simulator.series import series, steps_until
 
 if TYPE_CHECKING:
-    from pdd_core.planner.profiles import CloudProfile
+    from pdd_core.planner.profiles import MeasuredCloud
 
 
-def simulate(load: Load, cloud: CloudProfile) -> Served:
+def simulate(load: Load, cloud: MeasuredCloud) -> Served:
     """Serve `load` on one instance with this profile; its round trips are not counted.
 
     Raises:
@@ -38,7 +38,7 @@ def simulate(load: Load, cloud: CloudProfile) -> Served:
 class Instance:
     """The scheduler's state. vLLM's `Scheduler.schedule` is the model for the order in which things happen."""
 
-    def __init__(self, load: Load, cloud: CloudProfile) -> None:
+    def __init__(self, load: Load, cloud: MeasuredCloud) -> None:
         if cloud.max_num_batched_tokens < cloud.max_num_seqs:
             raise ConfigurationError(
                 f"max_num_batched_tokens ({cloud.max_num_batched_tokens}) must be at least max_num_seqs "

@@ -14,7 +14,7 @@ from pdd_lab.traces.columns import MOST_TOKENS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pdd_core.planner.profiles import CloudProfile, DeviceProfile, RatePoint
+    from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice, RatePoint
     from pdd_lab.traces.trace import Trace
 
     Floats = NDArray[np.float64]
@@ -35,8 +35,8 @@ class Scenario:
     """
 
     trace: Trace
-    device: DeviceProfile
-    cloud: CloudProfile
+    device: MeasuredDevice
+    cloud: MeasuredCloud
     rate: float
     """Tokens per second at which answers are shown."""
     goals: Goals = Goals()  # noqa: RUF009 - frozen

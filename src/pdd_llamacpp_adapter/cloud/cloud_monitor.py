@@ -30,7 +30,7 @@ _LOOK_AGAIN_S = 60.0
 """A connected cloud may have been restarted with another model."""
 
 
-class CloudState(StrEnum):
+class Connection(StrEnum):
     """What is known of the cloud."""
 
     NONE = "none"
@@ -58,19 +58,19 @@ class CloudMonitor:
         self._on_round_trip = on_round_trip
         self._vocab = vocab
         self._look_now = anyio.Event()
-        self.state = CloudState.NONE if client is None else CloudState.CONNECTING
+        self.state = Connection.NONE if client is None else Connection.CONNECTING
         self.error: PDDError | None = None
         """Why the cloud is down."""
 
     @property
     def client(self) -> CloudClient | None:
         """The cloud to ask; None while there is none that would answer."""
-        return None if self.state is CloudState.DOWN else self._client
+        return None if self.state is Connection.DOWN else self._client
 
     @property
     def info(self) -> CloudInfo | None:
         """What the connected cloud told about itself."""
-        if self._client is None or self.state is not CloudState.CONNECTED:
+        if self._client is None or self.state is not Connection.CONNECTED:
             return None
         return self._client.info
 
@@ -79,7 +79,7 @@ class CloudMonitor:
         delay = _FIRST_DELAY_S
         while self._client is not None:
             await self._look(self._client)
-            down = self.state is CloudState.DOWN
+            down = self.state is Connection.DOWN
             self._look_now = anyio.Event()
             with anyio.move_on_after(delay if down else _LOOK_AGAIN_S):
                 await self._look_now.wait()
@@ -93,12 +93,12 @@ class CloudMonitor:
             if patience.cancelled_caught:
                 raise CloudUnreachable(f"no answer within {_LOOK_WITHIN_S:g} s")
         except (CloudError, SchemaVersionError, TokenizerMismatch) as error:
-            self.state, self.error = CloudState.DOWN, error
-            if before is not CloudState.DOWN:
+            self.state, self.error = Connection.DOWN, error
+            if before is not Connection.DOWN:
                 logger.warning("the cloud is not available: %s: %s", type(error).__name__, error)
         else:
-            self.state, self.error = CloudState.CONNECTED, None
-            if before is not CloudState.CONNECTED:
+            self.state, self.error = Connection.CONNECTED, None
+            if before is not Connection.CONNECTED:
                 logger.info("connected to %s, model %s", info.engine, info.model)
             await self._measure(client)
 
@@ -114,8 +114,8 @@ class CloudMonitor:
 
     def suspect(self, error: PDDError) -> None:
         """Look at once: an answer has lost the cloud. One that could not be reached is done without meanwhile."""
-        if self.state is not CloudState.CONNECTED or not isinstance(error, CloudUnreachable | CloudLost):
+        if self.state is not Connection.CONNECTED or not isinstance(error, CloudUnreachable | CloudLost):
             return
         if isinstance(error, CloudUnreachable):
-            self.state, self.error = CloudState.DOWN, error
+            self.state, self.error = Connection.DOWN, error
         self._look_now.set()

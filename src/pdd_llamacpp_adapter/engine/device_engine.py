@@ -16,7 +16,7 @@ import anyio
 
 from pdd_core.errors import DeviceEngineFailed
 from pdd_llamacpp_adapter.engine.engine_memory import EngineMemory
-from pdd_llamacpp_adapter.engine.engine_queue import Turns
+from pdd_llamacpp_adapter.engine.engine_queue import EngineQueue
 
 if TYPE_CHECKING:
     import os
@@ -54,7 +54,7 @@ class DeviceEngine(EngineMemory):
         """Use `DeviceEngine.open`."""
         super().__init__()
         self._vocab: Vocabulary | None = None
-        self.turns = Turns()
+        self.turns = EngineQueue()
         """Who may use it."""
 
     @classmethod

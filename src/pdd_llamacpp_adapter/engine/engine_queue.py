@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 
-class Turns:
+class EngineQueue:
     """One holder at a time. Belongs to the event loop that waits in it."""
 
     def __init__(self) -> None:

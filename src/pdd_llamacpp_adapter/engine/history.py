@@ -31,7 +31,7 @@ class RefinedHistory:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldPrompt:
     """What a memory has of a prompt already."""
 
     length: int
@@ -42,18 +42,18 @@ class Held:
     """What was read in place of the prompt's beginning; None where that was the prompt itself."""
 
 
-def held_of(prompt: Sequence[int], ids: Sequence[int], history: RefinedHistory | None) -> Held:
+def held_of(prompt: Sequence[int], ids: Sequence[int], history: RefinedHistory | None) -> HeldPrompt:
     """Return what a memory that holds `ids`, the first of them as `history` says, has of `prompt`."""
     same = common_prefix(ids, prompt[:-1])
-    plain = Held(same, same)
+    plain = HeldPrompt(same, same)
     if history is None or not history.begins(prompt):
         return plain
     read, stands_for = len(history.ids), len(history.prompt)
     if stands_for == len(prompt):
-        refined = Held(read - 1, stands_for - 1, history.without_last())
+        refined = HeldPrompt(read - 1, stands_for - 1, history.without_last())
     else:
         more = common_prefix(ids[read:], prompt[stands_for:-1])
-        refined = Held(read + more, stands_for + more, history)
+        refined = HeldPrompt(read + more, stands_for + more, history)
     return refined if refined.length and refined.covered > plain.covered else plain
 
 

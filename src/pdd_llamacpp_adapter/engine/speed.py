@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pdd_llamacpp_adapter.engine.emulated_device import DEFAULT_CHUNK
+from pdd_llamacpp_adapter.engine.device_profile import DEFAULT_CHUNK
 
 _WEIGHT = 0.3
 """Of the newest measurement: a few batches follow a change, one hiccup does not."""

@@ -8,7 +8,7 @@ import anyio
 
 from pdd_core.errors import PDDError
 from pdd_llamacpp_adapter.runtime.runtime import Runtime
-from pdd_llamacpp_adapter.server.http_limits import ServerSettings
+from pdd_llamacpp_adapter.server.http_limits import HttpLimits
 from pdd_llamacpp_adapter.server.run import serve
 from pdd_llamacpp_adapter.server.service import Service
 
@@ -69,14 +69,14 @@ async def serve_device(
         raise _first(group) from group
 
 
-def _server_settings(settings: ServeSettings) -> ServerSettings:
+def _server_settings(settings: ServeSettings) -> HttpLimits:
     key = settings.api_key
     # With a cloud, answers that wait for the device begin there at once.
     places = 1 + settings.max_queue
     running = 1 if settings.cloud_url is None else places
     # a name of one's own needs a key; on loopback alone, the names of loopback are all there are
     local = ("127.0.0.1", "localhost", "[::1]")
-    return ServerSettings(
+    return HttpLimits(
         api_key=None if key is None else key.get_secret_value(),
         allow_hosts=local if key is None and settings.host in ("127.0.0.1", "localhost", "::1") else (),
         allow_origins=settings.allow_origins,

@@ -12,7 +12,7 @@ from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.request import Grammar, GrammarKind
 
 if TYPE_CHECKING:
-    from pdd_llamacpp_adapter.server.turn import Json
+    from pdd_llamacpp_adapter.server.prepared_answer import Json
 
 
 def grammar_of(response_format: Json | None) -> Grammar | None:

@@ -14,14 +14,14 @@ import anyio
 from pdd_core.errors import PDDError
 from pdd_llamacpp_adapter.server.decisions import log_decision
 from pdd_llamacpp_adapter.server.failures import INTERNAL, error_object
+from pdd_llamacpp_adapter.server.prepared_answer import AnswerStep, ErrorObject, Finished, PreparedAnswer
 from pdd_llamacpp_adapter.server.transcript import Transcript
-from pdd_llamacpp_adapter.server.turn import ErrorObject, Finished, Step, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from pdd_llamacpp_adapter.server.service import Runtime, Service, Session
-    from pdd_llamacpp_adapter.server.turn import Json
+    from pdd_llamacpp_adapter.server.prepared_answer import Json
+    from pdd_llamacpp_adapter.server.service import AnswerSource, Service, Session
     from pdd_llamacpp_adapter.session.outcome import Outcome
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Call:
     """One request for an answer, as the books know it."""
 
     service: Service
-    runtime: Runtime
+    runtime: AnswerSource
     route: str
     """The route's pattern."""
     request_id: str
@@ -69,7 +69,7 @@ class RunningAnswer:
     def __init__(
         self,
         call: Call,
-        turn: Turn,
+        turn: PreparedAnswer,
         *,
         paced: bool,
         described: Callable[[RunningAnswer], Json] | None = None,
@@ -115,7 +115,7 @@ class RunningAnswer:
             self.error = why
             self._scope.cancel()
 
-    async def run(self, emit: Callable[[Step | Finished], Awaitable[None]]) -> None:
+    async def run(self, emit: Callable[[AnswerStep | Finished], Awaitable[None]]) -> None:
         """Wait for a place, make the answer, and `emit` it step by step, `Finished` last.
 
         Raises nothing but cancellation: without a `Finished`, `error` says why.
@@ -135,7 +135,7 @@ class RunningAnswer:
                 except Exception:
                     logger.exception("answer %s: what was held back is lost", self.call.answer_id)
 
-    async def _run(self, emit: Callable[[Step | Finished], Awaitable[None]]) -> None:
+    async def _run(self, emit: Callable[[AnswerStep | Finished], Awaitable[None]]) -> None:
         async with self.call.service.queue.place() as leave_place:
             parser = self._turn.parser
             async with self.call.runtime.session(
@@ -143,7 +143,7 @@ class RunningAnswer:
             ) as session:
                 self._session = self._withholding = session
                 async for token in session:
-                    await self._step(emit, Step(parser.push(token.text), token))
+                    await self._step(emit, AnswerStep(parser.push(token.text), token))
                 await self._rest(emit)
                 outcome = session.outcome
                 called = parser.made_tool_calls and outcome.finish_reason == "stop"
@@ -153,7 +153,7 @@ class RunningAnswer:
                 leave_place()
                 await emit(self.finished)
 
-    async def _rest(self, emit: Callable[[Step | Finished], Awaitable[None]]) -> None:
+    async def _rest(self, emit: Callable[[AnswerStep | Finished], Awaitable[None]]) -> None:
         """Give out what was held back, once: it belongs to the answer, also to one that failed."""
         session, self._withholding = self._withholding, None
         if session is None:
@@ -161,9 +161,9 @@ class RunningAnswer:
         parser, tail = self._turn.parser, session.tail
         rest = [*(parser.push(tail) if tail else ()), *parser.finish()]
         if rest:
-            await self._step(emit, Step(rest, None))
+            await self._step(emit, AnswerStep(rest, None))
 
-    async def _step(self, emit: Callable[[Step | Finished], Awaitable[None]], step: Step) -> None:
+    async def _step(self, emit: Callable[[AnswerStep | Finished], Awaitable[None]], step: AnswerStep) -> None:
         self.transcript.add(step)
         await emit(step)
 

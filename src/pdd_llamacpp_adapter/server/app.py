@@ -17,7 +17,7 @@ from pdd_llamacpp_adapter.server import chat_routes, completion_routes, info, re
 from pdd_llamacpp_adapter.server.delivery import PDD_HEADER
 from pdd_llamacpp_adapter.server.failures import CLIENT_GONE, INTERNAL, INVALID, error_object, error_response
 from pdd_llamacpp_adapter.server.middleware import REQUEST_ID, Gate, RequestBooks
-from pdd_llamacpp_adapter.server.turn import ErrorObject
+from pdd_llamacpp_adapter.server.prepared_answer import ErrorObject
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 from pdd_llamacpp_adapter.server.deltas import ContentDelta, ReasoningDelta
 from pdd_llamacpp_adapter.server.objects import ChunkWriter, head, usage_of
+from pdd_llamacpp_adapter.server.prepared_answer import Event
 from pdd_llamacpp_adapter.server.token_logprobs import TokenNames, chat_logprobs
-from pdd_llamacpp_adapter.server.turn import Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pdd_llamacpp_adapter.server.answering import Call, RunningAnswer
     from pdd_llamacpp_adapter.server.deltas import Delta
+    from pdd_llamacpp_adapter.server.prepared_answer import AnswerStep, Finished, Json
     from pdd_llamacpp_adapter.server.transcript import Transcript
-    from pdd_llamacpp_adapter.server.turn import Finished, Json, Step
 
 
 def chat_completion(call: Call, transcript: Transcript, finished: Finished) -> Json:
@@ -83,7 +83,7 @@ class ChatChunks(ChunkWriter):
         """Return the role chunk."""
         yield Event(self._chunk({"delta": {"role": "assistant", "content": ""}}))
 
-    def step(self, step: Step) -> Iterator[Event]:
+    def step(self, step: AnswerStep) -> Iterator[Event]:
         """Return a chunk per delta; the first has the logprobs."""
         self._wait(step.token)
         for delta in step.deltas:

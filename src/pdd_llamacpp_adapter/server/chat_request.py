@@ -13,8 +13,8 @@ from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.request import MAX_TOP_LOGPROBS
 from pdd_llamacpp_adapter.server.marked import marked_parts
 from pdd_llamacpp_adapter.server.messages import plain_messages
+from pdd_llamacpp_adapter.server.prepared_answer import ChatInput, Sampling
 from pdd_llamacpp_adapter.server.tools.tool_use import MAX_TOOLS
-from pdd_llamacpp_adapter.server.turn import ChatInput, Sampling
 from pdd_llamacpp_adapter.server.wire import SamplingFields, Tokens, check_items
 
 _SUPERSEDED = {"functions": "tools", "function_call": "tool_choice"}

@@ -19,9 +19,9 @@ from pdd_llamacpp_adapter.server.wire import read_request
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from pdd_llamacpp_adapter.server.prepared_answer import Finished, Json
     from pdd_llamacpp_adapter.server.service import Service
     from pdd_llamacpp_adapter.server.transcript import Transcript
-    from pdd_llamacpp_adapter.server.turn import Finished, Json
 
 PATH = "/v1/chat/completions"
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from pdd_llamacpp_adapter.server.deltas import ContentDelta
 from pdd_llamacpp_adapter.server.objects import ChunkWriter, head, usage_of
+from pdd_llamacpp_adapter.server.prepared_answer import Event
 from pdd_llamacpp_adapter.server.token_logprobs import TextOffsets, TokenNames, completion_logprobs
-from pdd_llamacpp_adapter.server.turn import Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pdd_llamacpp_adapter.server.answering import Call
+    from pdd_llamacpp_adapter.server.prepared_answer import AnswerStep, Finished, Json
     from pdd_llamacpp_adapter.server.transcript import Transcript
-    from pdd_llamacpp_adapter.server.turn import Finished, Json, Step
 
 
 def text_completion(call: Call, transcript: Transcript, finished: Finished, *, echo: str) -> Json:
@@ -54,7 +54,7 @@ class CompletionChunks(ChunkWriter):
         if self._echo:
             yield Event(self._chunk({"text": self._echo}))
 
-    def step(self, step: Step) -> Iterator[Event]:
+    def step(self, step: AnswerStep) -> Iterator[Event]:
         """Return a chunk with the step's text, if it has any."""
         self._wait(step.token)
         text = "".join(delta.text for delta in step.deltas if isinstance(delta, ContentDelta))

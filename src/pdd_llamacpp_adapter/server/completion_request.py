@@ -11,7 +11,7 @@ from pydantic import Field
 
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.request import MAX_TOP_LOGPROBS
-from pdd_llamacpp_adapter.server.turn import Sampling
+from pdd_llamacpp_adapter.server.prepared_answer import Sampling
 from pdd_llamacpp_adapter.server.wire import SamplingFields, Tokens, check_items
 
 

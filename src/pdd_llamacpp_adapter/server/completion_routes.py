@@ -13,7 +13,7 @@ from pdd_llamacpp_adapter.server.completion_request import CompletionRequest, on
 from pdd_llamacpp_adapter.server.delivery import stream_answer, whole_answer
 from pdd_llamacpp_adapter.server.deltas import ContentDelta
 from pdd_llamacpp_adapter.server.prepare import answer_request, in_turn
-from pdd_llamacpp_adapter.server.turn import Turn
+from pdd_llamacpp_adapter.server.prepared_answer import PreparedAnswer
 from pdd_llamacpp_adapter.server.wire import read_request
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from pdd_llamacpp_adapter.server.deltas import Delta
-    from pdd_llamacpp_adapter.server.service import Runtime, Service
+    from pdd_llamacpp_adapter.server.prepared_answer import Finished, Json
+    from pdd_llamacpp_adapter.server.service import AnswerSource, Service
     from pdd_llamacpp_adapter.server.transcript import Transcript
-    from pdd_llamacpp_adapter.server.turn import Finished, Json
 
 PATH = "/v1/completions"
 
@@ -53,7 +53,7 @@ def routes(service: Service) -> list[Route]:
     return [Route(PATH, create, methods=["POST"])]
 
 
-def _prepare(body: CompletionRequest, runtime: Runtime) -> tuple[Turn, str]:
+def _prepare(body: CompletionRequest, runtime: AnswerSource) -> tuple[PreparedAnswer, str]:
     """Return the turn, and the prompt as text."""
     vocab, prompt = runtime.vocab, one_prompt(body.prompt)
     if isinstance(prompt, str):
@@ -63,7 +63,7 @@ def _prepare(body: CompletionRequest, runtime: Runtime) -> tuple[Turn, str]:
         check_token_ids(prompt, vocab.size, param="prompt")
         ids = prompt
         text = b"".join(vocab.piece(token) for token in prompt).decode("utf-8", "replace") if body.echo else ""
-    return Turn(answer_request(ids, body.sampling(), runtime), PlainText()), text
+    return PreparedAnswer(answer_request(ids, body.sampling(), runtime), PlainText()), text
 
 
 class PlainText:

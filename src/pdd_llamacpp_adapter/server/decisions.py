@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pdd_llamacpp_adapter.server.answering import Call
-    from pdd_llamacpp_adapter.server.turn import ErrorObject
+    from pdd_llamacpp_adapter.server.prepared_answer import ErrorObject
     from pdd_llamacpp_adapter.session.outcome import Outcome
 
 logger = logging.getLogger("pdd_llamacpp_adapter.decisions")

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from pdd_core.timeline import Source
 from pdd_llamacpp_adapter.server.answering import RunningAnswer
 from pdd_llamacpp_adapter.server.failures import CLIENT_GONE, INTERNAL, error_response
-from pdd_llamacpp_adapter.server.turn import Finished
+from pdd_llamacpp_adapter.server.prepared_answer import Finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from pdd_llamacpp_adapter.server.answering import Call
+    from pdd_llamacpp_adapter.server.prepared_answer import AnswerStep, Event, EventWriter, Json, PreparedAnswer
     from pdd_llamacpp_adapter.server.transcript import Transcript
-    from pdd_llamacpp_adapter.server.turn import Event, EventWriter, Json, Step, Turn
     from pdd_llamacpp_adapter.session.outcome import Outcome
 
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -32,7 +32,7 @@ PDD_HEADER = "x-pdd"
 
 async def whole_answer(
     call: Call,
-    turn: Turn,
+    turn: PreparedAnswer,
     build: Callable[[Transcript, Finished], Json],
     *,
     receive: Receive,
@@ -45,7 +45,7 @@ async def whole_answer(
     """
     answer = RunningAnswer(call, turn, paced=False, described=described)
 
-    async def nowhere(_: Step | Finished) -> None:
+    async def nowhere(_: AnswerStep | Finished) -> None:
         pass
 
     async with anyio.create_task_group() as tasks:
@@ -60,7 +60,7 @@ async def whole_answer(
 
 def stream_answer(
     call: Call,
-    turn: Turn,
+    turn: PreparedAnswer,
     writer: EventWriter,
     *,
     described: Callable[[RunningAnswer], Json] | None = None,
@@ -133,7 +133,7 @@ class _AnswerStream(Response):
             steps = await self._steps.take(max(0.0, due - anyio.current_time()))
             data = b""
 
-    def _events(self, step: Step | Finished) -> Iterable[Event]:
+    def _events(self, step: AnswerStep | Finished) -> Iterable[Event]:
         return self._writer.finish(step) if isinstance(step, Finished) else self._writer.step(step)
 
     async def _send(self, send: Send, data: bytes, *, more: bool = True) -> bool:
@@ -151,10 +151,10 @@ class _Mailbox:
 
     def __init__(self) -> None:
         self._closed = False
-        self._steps: list[Step | Finished] = []
+        self._steps: list[AnswerStep | Finished] = []
         self._bell = anyio.Event()
 
-    async def put(self, step: Step | Finished) -> None:
+    async def put(self, step: AnswerStep | Finished) -> None:
         self._steps.append(step)
         self._bell.set()
         await anyio.lowlevel.checkpoint()  # tokens that came at once are still sent one by one
@@ -168,7 +168,7 @@ class _Mailbox:
         """Nothing is left, and nothing will come."""
         return self._closed and not self._steps
 
-    async def take(self, patience: float) -> list[Step | Finished]:
+    async def take(self, patience: float) -> list[AnswerStep | Finished]:
         """Return what is there, after at most `patience` seconds; may be nothing."""
         if not self._closed:
             with anyio.move_on_after(patience):

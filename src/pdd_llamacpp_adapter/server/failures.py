@@ -19,7 +19,7 @@ from pdd_core.errors import (
     PDDError,
     ServerStopping,
 )
-from pdd_llamacpp_adapter.server.turn import ErrorObject
+from pdd_llamacpp_adapter.server.prepared_answer import ErrorObject
 
 MODEL_NOT_FOUND = "model_not_found"
 NOT_FOUND = "not_found"

@@ -14,7 +14,7 @@ _LEAST = {"max_running": 1, "max_queue": 0, "max_body_bytes": 1, "stored_answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerSettings:
+class HttpLimits:
     """All settings of the server; times in seconds.
 
     Raises:

@@ -14,8 +14,8 @@ from pdd_llamacpp_adapter.server.wire import check_model
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from pdd_llamacpp_adapter.server.service import Runtime, Service
-    from pdd_llamacpp_adapter.server.turn import Json
+    from pdd_llamacpp_adapter.server.prepared_answer import Json
+    from pdd_llamacpp_adapter.server.service import AnswerSource, Service
 
 
 def routes(service: Service) -> list[Route]:
@@ -49,7 +49,7 @@ def routes(service: Service) -> list[Route]:
     ]
 
 
-def _model(runtime: Runtime) -> Json:
+def _model(runtime: AnswerSource) -> Json:
     """Return OpenAI's model object with vLLM's `max_model_len` and the cloud's state.
 
     https://platform.openai.com/docs/api-reference/models/object

@@ -12,7 +12,7 @@ from pdd_core.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pdd_llamacpp_adapter.server.turn import Json
+    from pdd_llamacpp_adapter.server.prepared_answer import Json
 
 _ROLES = {
     "developer": "system",

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
 from pdd_llamacpp_adapter.server.failures import CLIENT_GONE, INVALID, LOADING, SHUTTING_DOWN, error_response
-from pdd_llamacpp_adapter.server.turn import ErrorObject
+from pdd_llamacpp_adapter.server.prepared_answer import ErrorObject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,15 +6,15 @@ from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from pdd_llamacpp_adapter.server.prepared_answer import Event
 from pdd_llamacpp_adapter.server.token_logprobs import TokenNames
-from pdd_llamacpp_adapter.server.turn import Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pdd_core.timeline import ShownToken
     from pdd_llamacpp_adapter.server.answering import Call
-    from pdd_llamacpp_adapter.server.turn import ErrorObject, Finished, Json
+    from pdd_llamacpp_adapter.server.prepared_answer import ErrorObject, Finished, Json
     from pdd_llamacpp_adapter.session.outcome import Outcome
 
 DONE = Event("[DONE]")

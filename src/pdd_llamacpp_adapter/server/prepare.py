@@ -13,9 +13,9 @@ from pdd_llamacpp_adapter.request import AnswerRequest, check_token_ids
 from pdd_llamacpp_adapter.server.answer_format import grammar_of
 from pdd_llamacpp_adapter.server.marked import span_of_tools, spans_of_parts
 from pdd_llamacpp_adapter.server.output import output_parser
+from pdd_llamacpp_adapter.server.prepared_answer import PreparedAnswer
 from pdd_llamacpp_adapter.server.reasoning import ReasoningStart, reasoning_start
 from pdd_llamacpp_adapter.server.tools.tool_use import plan_tools
-from pdd_llamacpp_adapter.server.turn import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
     from pdd_llamacpp_adapter.request import Grammar
     from pdd_llamacpp_adapter.server.answering import Call
-    from pdd_llamacpp_adapter.server.service import Runtime, Service
+    from pdd_llamacpp_adapter.server.prepared_answer import ChatInput, Sampling
+    from pdd_llamacpp_adapter.server.service import AnswerSource, Service
     from pdd_llamacpp_adapter.server.tools.tool_use import ToolPlan
-    from pdd_llamacpp_adapter.server.turn import ChatInput, Sampling
 
 Made = TypeVar("Made")
 
 _RESERVED = RESERVED_VARIABLES | {"self", "most"}
 
 
-async def prepare(chat: ChatInput, runtime: Runtime) -> Turn:
+async def prepare(chat: ChatInput, runtime: AnswerSource) -> PreparedAnswer:
     """Render, tokenise and check a chat. On a worker thread: a long chat takes tens of milliseconds.
 
     Cancelled, it does not wait for the thread, which nothing can stop: the server ends in spite of it.
@@ -45,7 +45,7 @@ async def prepare(chat: ChatInput, runtime: Runtime) -> Turn:
     return await anyio.to_thread.run_sync(_prepare, chat, runtime, abandon_on_cancel=True)
 
 
-async def prepare_body(body: ChatBody, call: Call) -> Turn:
+async def prepare_body(body: ChatBody, call: Call) -> PreparedAnswer:
     """Make a chat of a request's body, and prepare it: on a worker thread, too.
 
     Raises:
@@ -78,7 +78,7 @@ class ChatBody(Protocol):
         """Return what is asked for in the server's own words."""
 
 
-def _prepare(chat: ChatInput, runtime: Runtime) -> Turn:
+def _prepare(chat: ChatInput, runtime: AnswerSource) -> PreparedAnswer:
     vocab = runtime.vocab
     if taken := sorted(_RESERVED & chat.template_kwargs.keys()):
         raise InvalidRequest(
@@ -96,7 +96,7 @@ def _prepare(chat: ChatInput, runtime: Runtime) -> Turn:
     thoughts = reasoning_start(prompt, vocab.piece) if wanted is None else ReasoningStart.NEVER
     request = answer_request(prompt, chat.sampling, runtime, grammar=plan.constraint(wanted), protect=protect)
     runtime.check_grammar(request)
-    return Turn(request=request, parser=output_parser(reasoning=thoughts, tools=plan))
+    return PreparedAnswer(request=request, parser=output_parser(reasoning=thoughts, tools=plan))
 
 
 def _rendered(chat: ChatInput, plan: ToolPlan, vocab: Vocabulary, *, most: int | None = None) -> list[int]:
@@ -124,7 +124,7 @@ def _protected(chat: ChatInput, plan: ToolPlan, prompt: Sequence[int], vocab: Vo
 def answer_request(
     prompt: Sequence[int],
     sampling: Sampling,
-    runtime: Runtime,
+    runtime: AnswerSource,
     *,
     grammar: Grammar | None = None,
     protect: Sequence[Span] = (),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pdd_core.timeline import ShownToken
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.server.answering import RunningAnswer
-    from pdd_llamacpp_adapter.server.http_limits import ServerSettings
+    from pdd_llamacpp_adapter.server.http_limits import HttpLimits
     from pdd_llamacpp_adapter.session.outcome import Outcome
 
 _PREPARING = 4
@@ -42,7 +42,7 @@ class Session(Protocol):
     def __aiter__(self) -> AsyncIterator[ShownToken]: ...
 
 
-class Runtime(Protocol):
+class AnswerSource(Protocol):
     """What the server serves: a model on the device, and a cloud that may begin its answers."""
 
     @property
@@ -88,7 +88,7 @@ class Service:
     Not tied to HTTP: whoever runs the application sets `runtime` and calls `shut_down`.
     """
 
-    def __init__(self, settings: ServerSettings, runtime: Runtime | None = None) -> None:
+    def __init__(self, settings: HttpLimits, runtime: AnswerSource | None = None) -> None:
         self.settings = settings
         self.runtime = runtime
         self.stopping = False
@@ -102,7 +102,7 @@ class Service:
         self._answers: set[RunningAnswer] = set()
         self._bell = anyio.Event()
 
-    def loaded(self) -> Runtime:
+    def loaded(self) -> AnswerSource:
         """Return the runtime; requests come to their routes only once there is one."""
         if self.runtime is None:
             raise RuntimeError("the model is not loaded yet")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pdd_core.timeline import ShownToken, TokenLogprob
-    from pdd_llamacpp_adapter.server.turn import Json
+    from pdd_llamacpp_adapter.server.prepared_answer import Json
 
 _LEAST = -9999.0
 """For minus infinity, which JSON does not have; vLLM's own choice."""

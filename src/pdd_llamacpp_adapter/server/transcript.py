@@ -9,7 +9,7 @@ from pdd_llamacpp_adapter.server.deltas import ContentDelta, ReasoningDelta, Too
 
 if TYPE_CHECKING:
     from pdd_core.timeline import ShownToken
-    from pdd_llamacpp_adapter.server.turn import Step
+    from pdd_llamacpp_adapter.server.prepared_answer import AnswerStep
 
 
 @dataclass(slots=True)
@@ -28,12 +28,12 @@ class Transcript:
 
     keep_logprobs: bool = False
     """Whether the tokens have logprobs."""
-    steps: list[Step] = field(default_factory=list)
+    steps: list[AnswerStep] = field(default_factory=list)
     tool_calls: list[ToolCall] = field(default_factory=list)
     _content: list[str] = field(default_factory=list)
     _reasoning: list[str] = field(default_factory=list)
 
-    def add(self, step: Step) -> None:
+    def add(self, step: AnswerStep) -> None:
         """Take note of `step`."""
         self.steps.append(step)
         for delta in step.deltas:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from pdd_llamacpp_adapter.server.service import Runtime, Service
+    from pdd_llamacpp_adapter.server.service import AnswerSource, Service
 
 Body = TypeVar("Body", bound="WireModel")
 Asked = TypeVar("Asked", bound="SamplingFields")
@@ -180,7 +180,7 @@ def _validated(data: bytes, model: type[Body], most: int) -> Body:
         raise _complaint(error) from None
 
 
-def check_model(name: str | None, runtime: Runtime) -> None:
+def check_model(name: str | None, runtime: AnswerSource) -> None:
     """Refuse a request for another model than the served one.
 
     Raises:

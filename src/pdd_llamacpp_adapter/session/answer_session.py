@@ -17,7 +17,7 @@ from pdd_core.hookspecs import FLUSH_WITHIN_S, PaceRequest, PaceTarget
 from pdd_core.patience import Patience
 from pdd_core.planner.types import Verdict
 from pdd_core.refinement.guard import Guard
-from pdd_llamacpp_adapter.engine.emulated_device import Throttle
+from pdd_llamacpp_adapter.engine.device_profile import Throttle
 from pdd_llamacpp_adapter.engine.speed import DeviceSpeed, WorkLeft
 from pdd_llamacpp_adapter.session.conductor import Conductor
 from pdd_llamacpp_adapter.session.device_part import DevicePart
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from pdd_core.timeline import ShownToken
     from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
     from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
-    from pdd_llamacpp_adapter.engine.emulated_device import DeviceProfile
+    from pdd_llamacpp_adapter.engine.device_profile import DeviceProfile
     from pdd_llamacpp_adapter.engine.grammar import GrammarEngine
     from pdd_llamacpp_adapter.engine.speed import Work
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.session.cloud_leg import Arrivals
     from pdd_llamacpp_adapter.session.device_part import Progress
     from pdd_llamacpp_adapter.session.outcome import Decided
-    from pdd_llamacpp_adapter.session.refined_prompt_wish import Refining
+    from pdd_llamacpp_adapter.session.refined_prompt_wish import RefinedPromptWish
 
 
 class AnswerSession:
@@ -141,7 +141,7 @@ class AnswerSession:
         self._request = replace(request, seed=secrets.randbits(31)) if sampled_anew else request
         self._tasks: TaskGroup | None = None
         self._device: DevicePart | None = None
-        self._refining: Refining | None = None
+        self._refining: RefinedPromptWish | None = None
 
     async def __aenter__(self) -> Self:
         """Start both parts.

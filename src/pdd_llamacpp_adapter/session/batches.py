@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
-    from pdd_llamacpp_adapter.engine.emulated_device import Throttle
+    from pdd_llamacpp_adapter.engine.device_profile import Throttle
     from pdd_llamacpp_adapter.engine.logprobs import Following
     from pdd_llamacpp_adapter.engine.speed import DeviceSpeed
     from pdd_llamacpp_adapter.session.live_answer import LiveAnswer

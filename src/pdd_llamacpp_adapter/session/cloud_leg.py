@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.cloud.tokenizer_check import DeviceVocabulary
     from pdd_llamacpp_adapter.session.leg_plan import LegPlan
     from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
-    from pdd_llamacpp_adapter.session.refined_prompt_wish import Refining
+    from pdd_llamacpp_adapter.session.refined_prompt_wish import RefinedPromptWish
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class CloudLeg:
         vocab: DeviceVocabulary | None,
         patience: Patience,
         judged: bool = False,
-        refining: Refining | None = None,
+        refining: RefinedPromptWish | None = None,
         on_begun: Callable[[], object] | None = None,
     ) -> None:
         self._cloud = cloud

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.session.cloud_leg import Arrivals
     from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
-    from pdd_llamacpp_adapter.session.refined_prompt_wish import Refining
+    from pdd_llamacpp_adapter.session.refined_prompt_wish import RefinedPromptWish
 
 _WATCH_S = 0.1
 """How often to look at a late device whose buffer runs down."""
@@ -77,7 +77,7 @@ class Conductor:
         begins: bool = True,
         alone: bool = False,
         judged: bool = False,
-        refining: Refining | None = None,
+        refining: RefinedPromptWish | None = None,
         on_cloud_error: Callable[[PDDError], object] | None = None,
     ) -> None:
         self._live = live

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     from pdd_core.patience import Patience
     from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
-    from pdd_llamacpp_adapter.engine.emulated_device import Throttle
+    from pdd_llamacpp_adapter.engine.device_profile import Throttle
     from pdd_llamacpp_adapter.engine.grammar import GrammarMatcher
     from pdd_llamacpp_adapter.engine.speed import DeviceSpeed, Work
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.session.judging import Judging
     from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
-    from pdd_llamacpp_adapter.session.refined_prompt_wish import Refining
+    from pdd_llamacpp_adapter.session.refined_prompt_wish import RefinedPromptWish
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class DevicePart:
         patience: Patience,
         rate: float,
         judging: Judging,
-        refining: Refining | None = None,
+        refining: RefinedPromptWish | None = None,
         behind_refined: bool = False,
         matcher: GrammarMatcher | None = None,
         stands_by: bool = False,

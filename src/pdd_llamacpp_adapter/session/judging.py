@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.session.answer import Answer
 
 
-class Verdict(StrEnum):
+class GuardVerdict(StrEnum):
     """What the guard said of a refined prompt."""
 
     AGREED = "agreed"
@@ -34,7 +34,7 @@ class Judging:
         self._device: list[float] = []
         self._behind: np.ndarray | None = None
         self._allowed: dict[int, np.ndarray] = {}
-        self.verdict: Verdict | None = None
+        self.verdict: GuardVerdict | None = None
         self.excess: float | None = None
         """Nats per token by which the device finds the cloud's tokens less likely, see `Guard.excess`."""
 
@@ -117,14 +117,14 @@ class Judging:
         """Whether the refined prompt has lost what matters; if so, that is the verdict."""
         undecided = self.verdict is None and self._answer.reading.refined
         if undecided and self._guard.lost(self._cloud, self._device):
-            self.verdict = Verdict.DISAGREED
-        return self.verdict is Verdict.DISAGREED
+            self.verdict = GuardVerdict.DISAGREED
+        return self.verdict is GuardVerdict.DISAGREED
 
     def agreed(self) -> None:
         """Take note that the device takes over without an objection."""
         if self.verdict is None and self._answer.reading.refined:
             enough = self.judged >= self._guard.least_tokens
-            self.verdict = Verdict.AGREED if enough else Verdict.TOO_FEW
+            self.verdict = GuardVerdict.AGREED if enough else GuardVerdict.TOO_FEW
 
     def __str__(self) -> str:
         if self.excess is None:

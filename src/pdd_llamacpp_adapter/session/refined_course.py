@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from pdd_core.errors import ContextOverflow
 from pdd_llamacpp_adapter.engine.history import RefinedHistory
-from pdd_llamacpp_adapter.session.judging import Verdict
+from pdd_llamacpp_adapter.session.judging import GuardVerdict
 
 if TYPE_CHECKING:
     from pdd_llamacpp_adapter.session.batches import Batches
     from pdd_llamacpp_adapter.session.judging import Judging
     from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
-    from pdd_llamacpp_adapter.session.refined_prompt_wish import Refining
+    from pdd_llamacpp_adapter.session.refined_prompt_wish import RefinedPromptWish
 
 _VERDICTS = {
-    Verdict.AGREED: "the guard agreed",
-    Verdict.TOO_FEW: "the guard had too few tokens to judge by",
+    GuardVerdict.AGREED: "the guard agreed",
+    GuardVerdict.TOO_FEW: "the guard had too few tokens to judge by",
 }
 
 
@@ -33,7 +33,7 @@ class RefinedCourse:
         batches: Batches,
         live: LiveAnswer,
         judging: Judging,
-        refining: Refining | None,
+        refining: RefinedPromptWish | None,
         *,
         behind_refined: bool,
     ) -> None:

@@ -40,7 +40,7 @@ def protected_by_device(request: AnswerRequest, vocab: SpeltVocabulary) -> tuple
     return protected_spans(ids, [spelt[token] for token in ids], special, marked=request.protect)
 
 
-class Refining:
+class RefinedPromptWish:
     """One answer's wish for a refined prompt, and what became of it.
 
     Args:

@@ -9,11 +9,11 @@ from pdd_llamacpp_adapter.session.outcome import RefinementReport
 if TYPE_CHECKING:
     from pdd_llamacpp_adapter.session.judging import Judging
     from pdd_llamacpp_adapter.session.refined_course import RefinedCourse
-    from pdd_llamacpp_adapter.session.refined_prompt_wish import Refining
+    from pdd_llamacpp_adapter.session.refined_prompt_wish import RefinedPromptWish
 
 
 def refinement_report(
-    refining: Refining | None, course: RefinedCourse | None, judging: Judging
+    refining: RefinedPromptWish | None, course: RefinedCourse | None, judging: Judging
 ) -> RefinementReport | None:
     """Return the report; None where no refined prompt was asked for, and none read."""
     if not judging.judged and (course is None or not course.is_judged):

@@ -12,7 +12,7 @@ from pdd_llamacpp_adapter.engine.grammar_limits import check_limits
 from pdd_llamacpp_adapter.request import check_token_ids
 from pdd_llamacpp_adapter.session.answer import Answer
 from pdd_llamacpp_adapter.session.answer_text import AnswerText
-from pdd_llamacpp_adapter.session.refined_prompt_wish import Refining, protected_by_device
+from pdd_llamacpp_adapter.session.refined_prompt_wish import RefinedPromptWish, protected_by_device
 
 if TYPE_CHECKING:
     from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
@@ -113,9 +113,9 @@ async def grammar_matcher(
     return await anyio.to_thread.run_sync(grammars.matcher, request.grammar)
 
 
-async def new_refining(request: AnswerRequest, live: LiveAnswer, vocab: Vocabulary) -> Refining | None:
+async def new_refining(request: AnswerRequest, live: LiveAnswer, vocab: Vocabulary) -> RefinedPromptWish | None:
     """Return the wish for a refined prompt; None where the request has none."""
     if request.refine_ratio is None:
         return None
     protected = await anyio.to_thread.run_sync(protected_by_device, request, vocab)
-    return Refining(live, request.refine_ratio, protected)
+    return RefinedPromptWish(live, request.refine_ratio, protected)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pdd_vllm_plugin.capture.window_scorer import Recorder
+    from pdd_vllm_plugin.capture.window_scorer import WindowScorer
 
 BACKENDS = {
     "CPU_ATTN": "pdd_vllm_plugin.capture.cpu_attn.CapturingBackend",
@@ -18,7 +18,7 @@ BACKENDS = {
 }
 """Class paths: vLLM imports the one it needs."""
 
-recorder: Recorder | None = None
+recorder: WindowScorer | None = None
 """Who looks on in this step; None in almost every step, and then this costs one comparison per layer."""
 
 

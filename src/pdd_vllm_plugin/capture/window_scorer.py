@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from pdd_vllm_plugin.capture.shelf import Missed, Scores, Shelf
+from pdd_vllm_plugin.capture.score_store import Missed, Scores, ScoreStore
 from pdd_vllm_plugin.capture.window_attention import window_attention
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class _Partial:
     scores: dict[int, Tensor] = field(default_factory=dict)
 
 
-class Recorder:
+class WindowScorer:
     """One rank's capture.
 
     Args:
@@ -54,7 +54,7 @@ class Recorder:
         *,
         window: int,
         heads: Literal["max", "mean"],
-        shelf: Shelf,
+        shelf: ScoreStore,
         strict: bool,
     ) -> None:
         self._layers = layers

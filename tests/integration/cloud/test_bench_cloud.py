@@ -6,7 +6,7 @@ import sys
 
 from cloud_support import KEY
 
-from pdd_core.planner.profiles import CloudProfile
+from pdd_core.planner.profiles import MeasuredCloud
 
 
 def test_the_cloud_is_measured_into_a_profile(cloud, tmp_path):
@@ -15,7 +15,7 @@ def test_the_cloud_is_measured_into_a_profile(cloud, tmp_path):
     command = [sys.executable, "-m", "pdd_cli.main", "bench", "cloud", *words, *files, "--max-num-seqs", "8"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
-    profile = CloudProfile.load(tmp_path / "cloud.json")
+    profile = MeasuredCloud.load(tmp_path / "cloud.json")
     report = json.loads((tmp_path / "all.json").read_text())
     assert profile.model == "smollm2"
     assert profile.refines is True

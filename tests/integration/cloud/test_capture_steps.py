@@ -10,8 +10,8 @@ import torch
 from pdd_vllm_plugin.capture import window_attention as attention
 from pdd_vllm_plugin.capture.layers import CaptureLayer, capture_layers
 from pdd_vllm_plugin.capture.layout import KeyLayout, probe_layout
-from pdd_vllm_plugin.capture.shelf import KEEP_S, Shelf
-from pdd_vllm_plugin.capture.window_scorer import Recorder
+from pdd_vllm_plugin.capture.score_store import KEEP_S, ScoreStore
+from pdd_vllm_plugin.capture.window_scorer import WindowScorer
 from pdd_vllm_plugin.capture.windows import WindowChunk
 
 BLOCK, HEADS, SIZE = 32, 2, 4
@@ -36,7 +36,7 @@ def recorder():
 
 def made(*, strict=False, clock=time.monotonic):
     layers = {"L": CaptureLayer(3, layout(), 0, BLOCK)}
-    return Recorder(layers, window=WINDOW, heads="max", shelf=Shelf(8, clock), strict=strict)
+    return WindowScorer(layers, window=WINDOW, heads="max", shelf=ScoreStore(8, clock), strict=strict)
 
 
 def step(recorder, start, end, *, cache=None, name="a", handoff=ID):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pdd_core.planner.profiles import DeviceProfile
+from pdd_core.planner.profiles import MeasuredDevice
 
 PDD = [sys.executable, "-m", "pdd_cli.main"]
 REQUESTS = [(0.0, 40, 6), (0.05, 70, 9), (0.1, 2000, 10)]
@@ -33,7 +33,7 @@ def benched(tmp_path_factory):
 
 def test_the_device_is_measured_into_a_profile(benched):
     folder, report, printed = benched
-    profile = DeviceProfile.load(folder / "device.json")
+    profile = MeasuredDevice.load(folder / "device.json")
     assert (profile.model, profile.n_ctx) == ("smollm2", 2048)
     assert [point.at for point in profile.prefill_tps] == [64.0, 196.0]
     assert [point.at for point in profile.decode_tps] == [132.0, 260.0]

@@ -17,7 +17,7 @@ from pdd_cli.generate.run import run_generate
 from pdd_core.env import ServeSettings
 from pdd_core.errors import CloudLost, ConfigurationError
 from pdd_core.timeline import ShownToken, Source
-from pdd_llamacpp_adapter.cloud.cloud_monitor import CloudState
+from pdd_llamacpp_adapter.cloud.cloud_monitor import Connection
 from pdd_llamacpp_adapter.runtime import runtime
 from pdd_llamacpp_adapter.server import prepare
 from pdd_llamacpp_adapter.session.outcome import Mode
@@ -43,7 +43,7 @@ class FakeSession:
 
 
 class FakeRuntime:
-    def __init__(self, session, state=CloudState.CONNECTED) -> None:
+    def __init__(self, session, state=Connection.CONNECTED) -> None:
         self.cloud = SimpleNamespace(state=state, error="no connection")
         self.session = lambda _: session
 
@@ -100,7 +100,7 @@ def test_on_a_terminal_the_engines_have_colours(ask, outcome) -> None:
 
 
 def test_a_cloud_that_is_down_is_said_and_no_error(ask, outcome) -> None:
-    done = ask(FakeRuntime(FakeSession(outcome(Mode.DEVICE_ONLY, device=2)), CloudState.DOWN))
+    done = ask(FakeRuntime(FakeSession(outcome(Mode.DEVICE_ONLY, device=2)), Connection.DOWN))
     assert done.notes.startswith("The device answers alone: no connection\n")
     assert done.out == " w0 w1!\n"
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pdd_cli.demo.scenario import READING_RATE, Scenario, sustained_rate
+from pdd_cli.demo.scenario import READING_RATE, DemoScenario, sustained_rate
 from pdd_core.errors import ConfigurationError
 
 
@@ -13,8 +13,8 @@ def test_the_rate_is_what_the_cloud_keeps_up_with_a_margin() -> None:
     assert sustained_rate([1.0, 2.0]) == READING_RATE  # too few to tell
 
 
-def scenario(**changes) -> Scenario:
-    return Scenario(**{"max_tokens": 10, "rate": 8.0, "profile": "phone", **changes})
+def scenario(**changes) -> DemoScenario:
+    return DemoScenario(**{"max_tokens": 10, "rate": 8.0, "profile": "phone", **changes})
 
 
 def test_the_default_document_comes_with_the_package() -> None:

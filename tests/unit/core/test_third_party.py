@@ -4,8 +4,8 @@ import pytest
 from third_party import install_example_policy
 
 from pdd_core import BudgetRequest, CloudLoad
+from pdd_vllm_plugin.budget_decider import BudgetDecider
 from pdd_vllm_plugin.config import PDDConfig
-from pdd_vllm_plugin.granting import Grants
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def installed(package, monkeypatch):
 
 def granted(handoff_id):
     wish = BudgetRequest(handoff_id, num_prompt_tokens=900, max_tokens=256, decode_budget=64, priority=0)
-    return Grants(PDDConfig()).decide(wish, CloudLoad(2, 0, 0.1))
+    return BudgetDecider(PDDConfig()).decide(wish, CloudLoad(2, 0, 0.1))
 
 
 @pytest.mark.usefixtures("installed")

@@ -7,7 +7,7 @@ from readme import blocks, run
 
 from pdd_cli.demo.record import answer_record
 from pdd_cli.generate.run import record
-from pdd_core.planner.profiles import CloudProfile
+from pdd_core.planner.profiles import MeasuredCloud
 from pdd_core.timeline import Timeline
 from pdd_lab.bench import cloud_bench, device_bench
 from pdd_lab.bench.cloud_fit import StepCost
@@ -15,7 +15,7 @@ from pdd_lab.bench.cloud_measure import CloudMeasured, Decode, Prefill
 from pdd_lab.bench.cloud_plan import CloudPlan
 from pdd_lab.bench.device_figures import Measured
 from pdd_lab.bench.device_pass import DevicePlan, Sample
-from pdd_lab.load.measuring_client import Served
+from pdd_lab.load.measuring_client import ServedModel
 from pdd_lab.load.reply import Reply
 from pdd_lab.replay.live_replay import Run
 from pdd_lab.replay.replay_figures import Reader, answers, figures
@@ -69,12 +69,12 @@ def test_a_devices_file_is_described(tmp_path):
 
 def test_a_clouds_file_is_described():
     measured = CloudMeasured([0.1], [Prefill(1, 1.0)], [Decode(1, 1, 1.0, 1.0)])
-    profile = CloudProfile(
+    profile = MeasuredCloud(
         name="n", model="m", base_s=1, per_prefill_token_s=1, per_sequence_s=1, per_context_token_s=1, kv_tokens=1,
         max_num_seqs=1, max_num_batched_tokens=1, rtt_s=1, jitter_s=1,
     )  # fmt: skip
     cost = StepCost(1, 1, 1, 1, 1, 1, 0.1, 0.2)
-    facts = cloud_bench._Found(served=Served("m", 1, None, device=False))
+    facts = cloud_bench._Found(served=ServedModel("m", 1, None, device=False))
     found = cloud_bench.record(cloud_bench.CloudBench(url="http://host"), facts, measured, cost, profile)
     names = {*found, *found["client"], *found["load"], *found["prefill"][0], *found["decode"][0]} - {"schema"}
     assert names | {"mean_error", "max_error"} <= table("bench cloud")

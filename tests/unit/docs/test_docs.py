@@ -21,7 +21,7 @@ from pdd_core.patience import Patience
 from pdd_core.timeline import Timeline
 from pdd_llamacpp_adapter.request import AnswerRequest
 from pdd_llamacpp_adapter.server.app import create_app
-from pdd_llamacpp_adapter.server.http_limits import ServerSettings
+from pdd_llamacpp_adapter.server.http_limits import HttpLimits
 from pdd_llamacpp_adapter.server.service import Service
 from pdd_llamacpp_adapter.session.answer_session import AnswerSession
 from pdd_llamacpp_adapter.session.outcome import Mode, Outcome
@@ -134,7 +134,7 @@ def test_every_limit_of_the_patience_has_its_row_with_its_default():
 
 
 def test_every_route_of_the_server_has_its_row():
-    app = create_app(Service(ServerSettings()))
+    app = create_app(Service(HttpLimits()))
     paths = {re.sub(r"\{[^}]*\}", "{id}", route.path) for route in app.routes if "responses/" not in route.path}
     assert not unnamed(paths, section(SERVER, "Routes"))
 

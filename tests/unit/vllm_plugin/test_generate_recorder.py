@@ -7,7 +7,7 @@ from vllm_fakes import FakeEngine, output, sampling_params
 
 from pdd_core.handoff import Status
 from pdd_vllm_plugin.config import PDDConfig
-from pdd_vllm_plugin.generate_recorder import Recorder
+from pdd_vllm_plugin.generate_recorder import GenerateRecorder
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.store import HandoffStore
 
@@ -20,7 +20,7 @@ REPORT = {"pdd": {"tokens": 2, "set_by": "client"}}
 def recorder_over(engine):
     store = HandoffStore(PDDConfig())
     metrics = CloudMetrics(CollectorRegistry())
-    return Recorder(engine, store, model="m", tokenizer="digest", metrics=metrics), store
+    return GenerateRecorder(engine, store, model="m", tokenizer="digest", metrics=metrics), store
 
 
 async def test_a_request_without_opt_in_gets_the_engines_own_generator():
@@ -96,7 +96,7 @@ async def test_the_time_to_live_runs_from_the_last_token_not_from_its_being_read
     engine = FakeEngine([output([7], finish_reason="stop")])
     store = HandoffStore(PDDConfig(ttl_s=60.0), clock=lambda: 1e9)  # long after the request came
     metrics = CloudMetrics(CollectorRegistry())
-    generator = Recorder(engine, store, model="m", tokenizer="d", metrics=metrics).generate(
+    generator = GenerateRecorder(engine, store, model="m", tokenizer="d", metrics=metrics).generate(
         {}, sampling_params(OPT_IN), "cmpl-1-0"
     )
     await anext(generator)  # the client has not asked for more
@@ -180,7 +180,7 @@ async def test_a_state_leaves_memory_when_its_time_is_up_though_nobody_asks(monk
     clock = SimpleNamespace(now=0.0)
     store = HandoffStore(PDDConfig(ttl_s=60.0), lambda: clock.now)
     metrics = CloudMetrics(CollectorRegistry())
-    recorder = Recorder(engine, store, model="m", tokenizer="digest", metrics=metrics)
+    recorder = GenerateRecorder(engine, store, model="m", tokenizer="digest", metrics=metrics)
     async for _ in recorder.generate({}, sampling_params(OPT_IN), "cmpl-1-0"):
         pass
     ((delay, purge),) = timers
@@ -200,7 +200,9 @@ async def test_the_model_of_a_lora_request_is_the_adapter():
 async def test_a_prompt_that_is_to_be_refined_says_what_it_waits_for(kind, said):
     store = HandoffStore(PDDConfig())
     metrics = CloudMetrics(CollectorRegistry())
-    recorder = Recorder(FakeEngine(), store, model="m", tokenizer="digest", metrics=metrics, refining=object())
+    recorder = GenerateRecorder(
+        FakeEngine(), store, model="m", tokenizer="digest", metrics=metrics, refining=object()
+    )
     recorder.generate({}, sampling_params({**OPT_IN, "pdd_refine_ratio": 0.5}, kind=kind), "cmpl-1-0")
     refinement = store.get(ID).state(expires=0).refinement
     assert refinement.reason == "pending"

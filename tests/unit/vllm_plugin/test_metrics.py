@@ -6,7 +6,7 @@ from vllm_fakes import FakeEngine, output, sampling_params
 
 from pdd_core.handoff import NoRefinement, Refinement
 from pdd_vllm_plugin.config import PDDConfig
-from pdd_vllm_plugin.generate_recorder import Recorder
+from pdd_vllm_plugin.generate_recorder import GenerateRecorder
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.store import HandoffStore
 
@@ -24,7 +24,7 @@ class Counted:
         self.metrics = CloudMetrics(self.registry)
         self.store = HandoffStore(PDDConfig())
         self.engine = FakeEngine()
-        self.recorder = Recorder(
+        self.recorder = GenerateRecorder(
             self.engine, self.store, model="m", tokenizer="d", metrics=self.metrics, refining=refining
         )
 

@@ -14,7 +14,7 @@ from pdd_core.handoff import NoRefinement, Refinement
 from pdd_core.hookspecs import hookimpl
 from pdd_core.optin import OptIn
 from pdd_vllm_plugin.config import PDDConfig
-from pdd_vllm_plugin.prompt_refiner import Refining
+from pdd_vllm_plugin.prompt_refiner import PromptRefiner
 from pdd_vllm_plugin.record import NOT_ENABLED, PENDING, HandoffRecord
 from pdd_vllm_plugin.refiner_threads import THREADS
 
@@ -68,7 +68,7 @@ async def refined(refining, asked):
 
 
 def refining(engine=None, method="attention", **settings):
-    return Refining(engine or Engine(), PDDConfig(**settings), method, Tokenizer())
+    return PromptRefiner(engine or Engine(), PDDConfig(**settings), method, Tokenizer())
 
 
 async def test_what_was_attended_to_stays():
@@ -108,7 +108,7 @@ async def test_too_long_a_prompt_asks_no_worker():
 
 
 def with_third_party(answer, **settings):
-    """Refining with a third party that answers as the function `answer`, of scores and prompt, does."""
+    """PromptRefiner with a third party that answers as the function `answer`, of scores and prompt, does."""
 
     class ThirdParty:
         @hookimpl

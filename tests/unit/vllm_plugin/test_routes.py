@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from vllm_fakes import FakeEngine, output, sampling_params
 
 from pdd_vllm_plugin.config import PDDConfig
-from pdd_vllm_plugin.generate_recorder import Recorder
+from pdd_vllm_plugin.generate_recorder import GenerateRecorder
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.middleware import OptInCheck
 from pdd_vllm_plugin.routes import make_router
@@ -33,7 +33,7 @@ class Server:
         self.service.engine_client = self.engine
         self.service.vocabulary = ["a", None, "c"]
         self.service.info_json = b'{"model":"m"}'
-        self.recorder = Recorder(
+        self.recorder = GenerateRecorder(
             self.engine, self.service.store, model="m", tokenizer="digest", metrics=self.service.metrics
         )
         self.posted = []

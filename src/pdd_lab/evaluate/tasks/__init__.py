@@ -11,9 +11,9 @@ from pdd_lab.evaluate.tasks.recall import recall
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pdd_lab.evaluate.cases import Case, Source
+    from pdd_lab.evaluate.cases import CaseSource, ExamCase
 
-MAKERS: Mapping[str, Callable[[Source, int], Case | None]] = {
+MAKERS: Mapping[str, Callable[[CaseSource, int], ExamCase | None]] = {
     "agreement": agreement,
     "recall": recall,
     "answers": cloze,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from pdd_lab.evaluate.cases import Case
+from pdd_lab.evaluate.cases import ExamCase
 
 if TYPE_CHECKING:
-    from pdd_lab.evaluate.cases import Source
+    from pdd_lab.evaluate.cases import CaseSource
 
 QUESTIONS = (
     "Summarize the text above.",
@@ -19,8 +19,8 @@ QUESTIONS = (
 )
 
 
-def agreement(source: Source, number: int) -> Case:
+def agreement(source: CaseSource, number: int) -> ExamCase:
     """Return an open question about a document."""
     drawn = random.Random(f"agreement {number}")  # noqa: S311 - not for secrets
     text = source.library.draw(drawn, source.length(number), source.count)
-    return Case("agreement", "open", number, "\n\n".join(text), QUESTIONS[number % len(QUESTIONS)])
+    return ExamCase("agreement", "open", number, "\n\n".join(text), QUESTIONS[number % len(QUESTIONS)])

@@ -11,10 +11,10 @@ import random
 import re
 from typing import TYPE_CHECKING
 
-from pdd_lab.evaluate.cases import Case
+from pdd_lab.evaluate.cases import ExamCase
 
 if TYPE_CHECKING:
-    from pdd_lab.evaluate.cases import Source
+    from pdd_lab.evaluate.cases import CaseSource
 
 BEGINNING = 4
 """Words of the sentence that are put into the model's mouth."""
@@ -28,7 +28,7 @@ _SENTENCE = re.compile(r"(?:^|(?<=[.!?] ))[A-Z][^.!?]*[.!?]")
 _WORD = re.compile(r"[A-Za-z][a-z]*")
 
 
-def cloze(source: Source, number: int) -> Case | None:
+def cloze(source: CaseSource, number: int) -> ExamCase | None:
     """Return a question about a sentence of a document; None if no sentence will do."""
     drawn = random.Random(f"cloze {number}")  # noqa: S311 - not for secrets
     paragraphs = source.library.draw(drawn, source.length(number), source.count)
@@ -37,7 +37,7 @@ def cloze(source: Source, number: int) -> Case | None:
     if not fit:
         return None
     beginning, asked, ending = drawn.choice(fit)
-    return Case(
+    return ExamCase(
         "answers",
         "cloze",
         number,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from pdd_lab.evaluate.cases import Case
+from pdd_lab.evaluate.cases import ExamCase
 
 if TYPE_CHECKING:
-    from pdd_lab.evaluate.cases import Source
+    from pdd_lab.evaluate.cases import CaseSource
 
 OWNERS = ("harbour", "library", "museum", "station", "bakery", "garden", "theatre", "hospital")
 PAIRS = 4
@@ -16,7 +16,7 @@ PAIRS = 4
 DEPTHS = 5
 
 
-def recall(source: Source, number: int) -> Case:
+def recall(source: CaseSource, number: int) -> ExamCase:
     """Return a pass key (even numbers) or a key-value case (odd ones)."""
     drawn = random.Random(f"recall {number}")  # noqa: S311 - not for secrets
     text = source.library.draw(drawn, source.length(number // 2), source.count)
@@ -27,14 +27,14 @@ def recall(source: Source, number: int) -> Case:
         hidden = f"The pass key is the number {key}."
         text.insert(place, hidden)
         question, opening, expected = "What is the pass key in the text above?", "The pass key is the number", key
-        return Case("recall", "passkey", number, "\n\n".join(text), question, opening, expected, depth, hidden)
+        return ExamCase("recall", "passkey", number, "\n\n".join(text), question, opening, expected, depth, hidden)
     owners = drawn.sample(OWNERS, PAIRS)
     codes = [str(drawn.randint(1_000, 9_999)) for _ in owners]
     places = [place, *(drawn.randint(0, len(text)) for _ in owners[1:])]
     lines = [f"The code of the {owner} is {code}." for owner, code in zip(owners, codes, strict=True)]
     for where, line in sorted(zip(places, lines, strict=True), reverse=True):
         text.insert(where, line)
-    return Case(
+    return ExamCase(
         "recall",
         "key-value",
         number,

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pdd_llamacpp_adapter.server.deltas import ContentDelta, ReasoningDelta, ToolCallDelta
+from pdd_llamacpp_adapter.server.prepared_answer import Event
 from pdd_llamacpp_adapter.server.responses.items import CallItem, TextItem, TextKind
 from pdd_llamacpp_adapter.server.responses.response import ResponseShape
 from pdd_llamacpp_adapter.server.responses.word_tokens import WordTokens
 from pdd_llamacpp_adapter.server.token_logprobs import TokenNames, chat_logprobs
-from pdd_llamacpp_adapter.server.turn import Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pdd_llamacpp_adapter.server.answering import Call
     from pdd_llamacpp_adapter.server.deltas import Delta
+    from pdd_llamacpp_adapter.server.prepared_answer import AnswerStep, ErrorObject, Finished, Json
     from pdd_llamacpp_adapter.server.responses.items import OpenItem, Told
     from pdd_llamacpp_adapter.server.transcript import Transcript
-    from pdd_llamacpp_adapter.server.turn import ErrorObject, Finished, Json, Step
 
 
 class ResponseEvents:
@@ -46,7 +46,7 @@ class ResponseEvents:
         yield self._event("response.created", {"response": self._shape.begun()})
         yield self._event("response.in_progress", {"response": self._shape.begun()})
 
-    def step(self, step: Step) -> Iterator[Event]:
+    def step(self, step: AnswerStep) -> Iterator[Event]:
         """Return what `step` adds."""
         if self._names is not None and step.token is not None and self._names.is_text(step.token.token_id):
             self._tokens.add(step.token)

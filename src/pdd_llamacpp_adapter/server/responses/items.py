@@ -13,7 +13,7 @@ from pdd_llamacpp_adapter.server.answering import new_id
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pdd_llamacpp_adapter.server.turn import Json
+    from pdd_llamacpp_adapter.server.prepared_answer import Json
 
 Told = tuple[str, "Json"]
 """An event's type, and its fields besides `output_index` and `sequence_number`."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pdd_core.timeline import Timeline
     from pdd_llamacpp_adapter.server.answering import Call
-    from pdd_llamacpp_adapter.server.turn import ErrorObject, Finished, Json
+    from pdd_llamacpp_adapter.server.prepared_answer import ErrorObject, Finished, Json
     from pdd_llamacpp_adapter.session.outcome import Outcome
 
 

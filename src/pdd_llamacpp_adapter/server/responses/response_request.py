@@ -13,9 +13,9 @@ from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.request import MAX_TOP_LOGPROBS
 from pdd_llamacpp_adapter.server.answer_format import grammar_of
 from pdd_llamacpp_adapter.server.marked import marked_parts
+from pdd_llamacpp_adapter.server.prepared_answer import ChatInput, Json, Sampling
 from pdd_llamacpp_adapter.server.responses.input_items import chat_messages
 from pdd_llamacpp_adapter.server.tools.tool_use import MAX_TOOLS, function
-from pdd_llamacpp_adapter.server.turn import ChatInput, Json, Sampling
 from pdd_llamacpp_adapter.server.wire import SamplingFields, Tokens, WireModel, check_items
 
 _LOGPROBS = "message.output_text.logprobs"

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from pdd_llamacpp_adapter.server.prepared_answer import Finished, Json
     from pdd_llamacpp_adapter.server.service import Service
     from pdd_llamacpp_adapter.server.transcript import Transcript
-    from pdd_llamacpp_adapter.server.turn import Finished, Json
 
 PATH = "/v1/responses"
 

@@ -14,7 +14,7 @@ from pdd_llamacpp_adapter.server.tools.tool_formats import SYNTAXES, CallFormat,
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from pdd_llamacpp_adapter.server.tools.tool_formats import Call
+    from pdd_llamacpp_adapter.server.tools.tool_formats import ToolCall
 
 _ALPHANUMERIC = string.ascii_letters + string.digits
 _TELLS = 256
@@ -133,7 +133,7 @@ class ToolCallParser(TextMachine):
         self._state = self._at_start
         return True
 
-    def _give(self, call: Call) -> None:
+    def _give(self, call: ToolCall) -> None:
         call_id = new_call_id(self._form)
         self._deltas.append(ToolCallDelta(self._num_calls, call.arguments, call_id, call.name))
         self._num_calls += 1

@@ -85,7 +85,7 @@ def format_of(template: ChatTemplate) -> CallFormat | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ToolCall:
     """A tool call as read from text."""
 
     name: str
@@ -111,7 +111,7 @@ def may_be_call(value: str, opens: str) -> bool:
     return rest[0] == '"' and (key in _KEYS if ended else any(known.startswith(key) for known in _KEYS))
 
 
-def read_calls(value: str, names: Collection[str]) -> list[Call] | None:
+def read_calls(value: str, names: Collection[str]) -> list[ToolCall] | None:
     """Return the calls in `value`, an object or a list of them; None if one is no call of a tool in `names`."""
     try:
         # not strict: models write line breaks into strings, and json.dumps escapes them
@@ -122,7 +122,7 @@ def read_calls(value: str, names: Collection[str]) -> list[Call] | None:
     return [call for call in calls if call] if calls and all(calls) else None
 
 
-def _call(item: Any, names: Collection[str]) -> Call | None:
+def _call(item: Any, names: Collection[str]) -> ToolCall | None:
     if not isinstance(item, dict):
         return None
     name = item.get("name")
@@ -133,7 +133,7 @@ def _call(item: Any, names: Collection[str]) -> Call | None:
         arguments = {}
     if not isinstance(name, str) or name not in names or not isinstance(arguments, dict):
         return None
-    return Call(name, _dumped(arguments))
+    return ToolCall(name, _dumped(arguments))
 
 
 def _dumped(arguments: dict[str, Any]) -> str:

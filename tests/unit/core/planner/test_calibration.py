@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pdd_core.planner.calibration import CloudCalibration, DeviceCalibration
 from pdd_core.planner.lengths import OutputLengths
 from pdd_core.planner.planner import Planner
-from pdd_core.planner.profiles import CloudProfile, DeviceProfile, RatePoint
+from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice, RatePoint
 from pdd_core.planner.store import MAX_FILES, Store
 from pdd_core.planner.tracker import Tracker
 from pdd_core.planner.types import Goals, PlanRequest, Verdict
@@ -31,7 +31,7 @@ def profile(prefill=1000.0, decode=40.0, **changed):
         "decode_tps": (RatePoint(at=0, value=decode),),
         "n_ctx": 16_384,
     }
-    return DeviceProfile(**{**usual, **changed})
+    return MeasuredDevice(**{**usual, **changed})
 
 
 @pytest.mark.parametrize("wrong_by", [4.0, 0.25, 1.0])
@@ -217,7 +217,7 @@ def test_a_profile_s_shape_is_kept() -> None:
     assert device.state(4000, 3900).prefill_tps.mean == pytest.approx(0.5 * 210, rel=0.2)
 
 
-A_GPU = CloudProfile(
+A_GPU = MeasuredCloud(
     name="a GPU",
     model="m",
     base_s=0.01,

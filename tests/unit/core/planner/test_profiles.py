@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pdd_core.errors import ConfigurationError
 from pdd_core.planner.cost import decode_cost, prefill_weight
-from pdd_core.planner.profiles import CloudProfile, DeviceProfile, RatePoint, mean_rate, rate_at
+from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice, RatePoint, mean_rate, rate_at
 
 CLOUD = {
     "name": "a GPU",
@@ -41,7 +41,7 @@ curves = st.lists(
 
 
 def test_speeds_are_linear_between_points_and_constant_outside() -> None:
-    points = DeviceProfile.model_validate(DEVICE).prefill_tps
+    points = MeasuredDevice.model_validate(DEVICE).prefill_tps
     assert rate_at(points, [0, 1000, 2000, 9000]).tolist() == [900, 650, 400, 400]
     assert mean_rate(points, 3000, 4000) == pytest.approx(400)
     assert mean_rate(points, 500, 500) == rate_at(points, 500)
@@ -63,7 +63,7 @@ def test_many_at_once_are_the_same(points, begins) -> None:
         assert rate == mean_rate(points, begin, end)
 
 
-@pytest.mark.parametrize(("profile", "fields"), [(CloudProfile, CLOUD), (DeviceProfile, DEVICE)])
+@pytest.mark.parametrize(("profile", "fields"), [(MeasuredCloud, CLOUD), (MeasuredDevice, DEVICE)])
 def test_a_profile_is_written_and_read(profile, fields, tmp_path) -> None:
     made = profile.model_validate(fields)
     made.save(tmp_path / "profile.json")
@@ -90,22 +90,22 @@ def test_a_profile_that_cannot_be_names_file_and_field(change, named, tmp_path) 
     file = tmp_path / "mine.json"
     file.write_text(json.dumps({**DEVICE, **change}))
     with pytest.raises(ConfigurationError, match=named) as error:
-        DeviceProfile.load(file)
+        MeasuredDevice.load(file)
     assert "mine.json" in str(error.value)
 
 
 def test_files_that_cannot_be_read_or_written_are_named(tmp_path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        CloudProfile.load(tmp_path)
+        MeasuredCloud.load(tmp_path)
     (tmp_path / "text").write_text("no JSON")
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        CloudProfile.load(tmp_path / "text")
+        MeasuredCloud.load(tmp_path / "text")
     with pytest.raises(ConfigurationError, match="cannot be written"):
-        CloudProfile.model_validate(CLOUD).save(tmp_path / "none" / "file.json")
+        MeasuredCloud.model_validate(CLOUD).save(tmp_path / "none" / "file.json")
 
 
 def test_prefill_costs_what_the_cache_could_have_held_meanwhile() -> None:
-    assert prefill_weight(CloudProfile.model_validate(CLOUD)) == pytest.approx(10)
+    assert prefill_weight(MeasuredCloud.model_validate(CLOUD)) == pytest.approx(10)
 
 
 @given(st.integers(1, 5000), st.integers(0, 300))

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from pdd_cli.main import app
 from pdd_core.errors import CloudRefused, ConfigurationError
-from pdd_core.planner.profiles import CloudProfile
+from pdd_core.planner.profiles import MeasuredCloud
 from pdd_lab.bench import cloud_measure
 from pdd_lab.bench.cloud_bench import CloudBench, cache_config, run_cloud
 from pdd_lab.bench.cloud_fit import StepCost, fit
@@ -44,7 +44,7 @@ def benched(fake: FakeServer, tmp_path, *, plan: CloudPlan = SMALL, **options):
         patch.setattr(cloud_measure, "_answered", on_time)
         run_cloud(wanted, out=tmp_path / "cloud.json", json_path=tmp_path / "all.json", plot=None, console=console)
     return (
-        CloudProfile.load(tmp_path / "cloud.json"),
+        MeasuredCloud.load(tmp_path / "cloud.json"),
         json.loads((tmp_path / "all.json").read_text()),
         out.getvalue(),
     )
@@ -149,7 +149,7 @@ def synthetic(noise: float = 1.0) -> CloudMeasured:
 @pytest.mark.parametrize("noise", [1.0, 5.0])
 def test_known_costs_are_found_also_where_one_repetition_in_three_was_disturbed(noise: float) -> None:
     found = fit(synthetic(noise), most_batched=2048)
-    for name in CloudProfile.model_fields.keys() & StepCost.__dataclass_fields__.keys():
+    for name in MeasuredCloud.model_fields.keys() & StepCost.__dataclass_fields__.keys():
         assert getattr(found, name) == pytest.approx(getattr(COST, name), rel=1e-3), name
     assert found.max_error < 1e-6
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pdd_cli import extras
 from pdd_core.errors import ConfigurationError
-from pdd_core.planner.profiles import DeviceProfile
+from pdd_core.planner.profiles import MeasuredDevice
 from pdd_lab.bench import device_bench
 from pdd_lab.bench.cloud_plan import parse_numbers
 from pdd_lab.bench.device_bench import DeviceBench, print_rates, run_device
@@ -101,9 +101,9 @@ def test_the_profile_is_the_planners_and_comes_back_from_its_file(tmp_path) -> N
     assert measured.fastest() == 2
     profile = measured.profile(2, name="fake", model="m", n_ctx=4096)
     profile.save(tmp_path / "p.json")
-    assert DeviceProfile.load(tmp_path / "p.json") == profile
+    assert MeasuredDevice.load(tmp_path / "p.json") == profile
     assert [point.value for point in profile.prefill_tps] == pytest.approx([200.0] * 3)
-    assert profile.spread == DeviceProfile.model_fields["spread"].default
+    assert profile.spread == MeasuredDevice.model_fields["spread"].default
 
 
 def test_the_table_has_a_row_per_length_and_per_batch() -> None:
@@ -154,7 +154,7 @@ def fill(_gguf, _wanted, plan, measured, _step):
 
 def test_profile_figures_and_picture_are_written(bench, tmp_path) -> None:
     bench(fill, out=tmp_path / "device.json", json=tmp_path / "all.json")
-    profile = DeviceProfile.load(tmp_path / "device.json")
+    profile = MeasuredDevice.load(tmp_path / "device.json")
     assert profile.model == "model"
     assert profile.n_ctx == 4096
     assert profile.name.endswith("2 threads")

@@ -5,9 +5,9 @@ import pytest
 from evaluate_fakes import CopyingReader
 
 from pdd_lab.evaluate.case_prompts import evidence_span
-from pdd_lab.evaluate.cases import Case
+from pdd_lab.evaluate.cases import ExamCase
 from pdd_lab.evaluate.measure import GIVEN, LEAST_POSITIONS, POSITIONS, Examiner
-from pdd_lab.evaluate.results import Store, kept_key
+from pdd_lab.evaluate.results import ResultStore, kept_key
 
 LAYERS = (4, 5)
 FILLING = " ".join(
@@ -17,13 +17,13 @@ FILLING = " ".join(
 
 def case(*, number=0, expected="417", document=None):
     hidden = f"The pass key is {expected}." if document is None else document
-    return Case("recall", "passkey", number, f"{FILLING}\n\n{hidden}\n\n{FILLING}", "What is the pass key ?",
+    return ExamCase("recall", "passkey", number, f"{FILLING}\n\n{hidden}\n\n{FILLING}", "What is the pass key ?",
                 "The pass key is", expected, 0.5, hidden)  # fmt: skip
 
 
 def open_case():
     document = " ".join(f"word{number}" for number in range(200))
-    return Case("agreement", "open", 1, document, "How does it go on?", "word19 word20 word21")
+    return ExamCase("agreement", "open", 1, document, "How does it go on?", "word19 word20 word21")
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def reader():
 
 @pytest.fixture
 def examiner(reader, tmp_path):
-    return Examiner(reader, Store(tmp_path), window=16, layers=LAYERS, heads="max")
+    return Examiner(reader, ResultStore(tmp_path), window=16, layers=LAYERS, heads="max")
 
 
 def test_an_answer_that_begins_with_what_is_expected_is_right(examiner):
@@ -122,7 +122,7 @@ def test_what_is_known_is_not_measured_again(reader, examiner, tmp_path):
     scores = examiner.scores(asked, prompt)
     examiner.outcomes(asked, record, prompt, [prompt.protected_indices()])
     reads, forces = len(reader.reads), len(reader.forces)
-    again = Examiner(reader, Store(tmp_path), window=16, layers=LAYERS, heads="max")
+    again = Examiner(reader, ResultStore(tmp_path), window=16, layers=LAYERS, heads="max")
     known, prompt = again.full(asked)
     assert known == record
     assert np.array_equal(again.scores(asked, prompt).values, scores.values)
@@ -133,7 +133,7 @@ def test_what_is_known_is_not_measured_again(reader, examiner, tmp_path):
 def test_other_scores_of_the_same_case_are_read(reader, examiner, tmp_path):
     asked = case()
     _, prompt = examiner.full(asked)
-    other = Examiner(reader, Store(tmp_path), window=8, layers=LAYERS, heads="mean").scores(asked, prompt)
+    other = Examiner(reader, ResultStore(tmp_path), window=8, layers=LAYERS, heads="mean").scores(asked, prompt)
     assert (other.window, other.heads, other.layers) == (8, "mean", LAYERS)
     assert len(reader.reads) == 2
 
@@ -152,5 +152,5 @@ def test_a_run_that_is_stopped_keeps_what_was_measured(reader, examiner, tmp_pat
     more = sorted({*must, *range(60)})
     with pytest.raises(TypeError):
         examiner.outcomes(asked, record, prompt, [must, more])
-    kept = Store(tmp_path).record(asked)["outcomes"]
+    kept = ResultStore(tmp_path).record(asked)["outcomes"]
     assert len(kept) == 1

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from pdd_lab.evaluate.evaluation_settings import BAD, INFORMED, NONE
-from pdd_lab.evaluate.examination import Measured
+from pdd_lab.evaluate.examination import MeasuredCase
 from pdd_lab.evaluate.plot import draw
 from pdd_lab.evaluate.report import GUARD_TOKENS, TaskResults, figures
 from pdd_lab.evaluate.table import tables
@@ -29,7 +29,7 @@ def measured(task, *, score, kind="passkey", kl=None):
         BAD: outcome(0.0, device=FAR, kept=10, kl=little),
         (NONE, 0.0): outcome(0.0, device=FAR, kept=10, kl=little),
     }
-    return Measured(record, outcomes)
+    return MeasuredCase(record, outcomes)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def recall():
     results = TaskResults("recall")
     for number in range(10):
         results.add(measured("recall", score=float(number != 3), kind=("passkey", "key-value")[number % 2]))
-    results.add(Measured({"right": False}, {}))
+    results.add(MeasuredCase({"right": False}, {}))
     return results
 
 
@@ -115,7 +115,7 @@ def test_the_guards_rates_are_those_of_its_threshold(recall):
 
 def test_a_model_that_gets_nothing_right_has_no_figures():
     results = TaskResults("recall")
-    results.add(Measured({"right": False}, {}))
+    results.add(MeasuredCase({"right": False}, {}))
     report = figures([results], bad=BAD)
     assert report["tried"] == {"recall": 1}
     assert report["tasks"] == report["guard"]["tasks"] == {}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pdd_lab.evaluate import results as store
-from pdd_lab.evaluate.results import Store
+from pdd_lab.evaluate.results import ResultStore
 
 
 @pytest.fixture
@@ -17,10 +17,10 @@ def gguf(tmp_path, monkeypatch):
 def test_results_are_of_a_model_and_of_a_llama_cpp(gguf, monkeypatch):
     """Another version has other kernels, and gives other bits."""
     monkeypatch.setattr(store, "version_of", {"llama-cpp-python": "0.3.36"}.get)
-    folder = Store.of_model(gguf).folder
-    assert Store.of_model(gguf).folder == folder
+    folder = ResultStore.of_model(gguf).folder
+    assert ResultStore.of_model(gguf).folder == folder
     monkeypatch.setattr(store, "version_of", {"llama-cpp-python": "0.3.37"}.get)
-    assert Store.of_model(gguf).folder != folder
+    assert ResultStore.of_model(gguf).folder != folder
     gguf.write_bytes(b"other")
     monkeypatch.setattr(store, "version_of", {"llama-cpp-python": "0.3.36"}.get)
-    assert Store.of_model(gguf).folder != folder
+    assert ResultStore.of_model(gguf).folder != folder

@@ -13,8 +13,8 @@ from pdd_cli import demo_model
 from pdd_core.errors import ConfigurationError, ContextOverflow
 from pdd_lab.evaluate import run
 from pdd_lab.evaluate.evaluation_settings import INFORMED, NONE, EvalSettings
-from pdd_lab.evaluate.examination import Measured
-from pdd_lab.evaluate.results import Store
+from pdd_lab.evaluate.examination import MeasuredCase
+from pdd_lab.evaluate.results import ResultStore
 
 
 class Steps:
@@ -30,7 +30,7 @@ def measured(number):
     if number % 3 == 0:
         return None
     record = {"case": {"kind": "passkey", "number": number}, "prompt_tokens": 10, "cloud": [-0.1] * 8}
-    return Measured(record, {("attention", 0.5): {"score": 1.0}} if number % 2 else {})
+    return MeasuredCase(record, {("attention", 0.5): {"score": 1.0}} if number % 2 else {})
 
 
 def test_cases_are_measured_until_enough_are_right():
@@ -51,7 +51,7 @@ def test_cases_are_measured_until_enough_are_right():
 
 def test_a_task_that_the_model_cannot_do_ends():
     def never(task, numbers):
-        return (Measured({"right": False}, {}) for _ in numbers)
+        return (MeasuredCase({"right": False}, {}) for _ in numbers)
 
     result = run.measure("recall", EvalSettings(cases=3), never, Steps())
     assert (result.tried, result.records) == (3 * run.TRIES, [])
@@ -69,7 +69,7 @@ def model(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "pdd_lab.evaluate.reader", SimpleNamespace(Reader=opened))
     monkeypatch.setattr(run, "require", lambda *_, **__: None)
     monkeypatch.setattr(demo_model, "device_gguf", lambda **_: tmp_path / "model.gguf")
-    monkeypatch.setattr(Store, "of_model", classmethod(lambda cls, _: cls(tmp_path / "store")))
+    monkeypatch.setattr(ResultStore, "of_model", classmethod(lambda cls, _: cls(tmp_path / "store")))
     return readers
 
 

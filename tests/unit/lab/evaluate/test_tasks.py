@@ -5,7 +5,7 @@ import random
 import pytest
 
 from pdd_core.errors import ConfigurationError
-from pdd_lab.evaluate.cases import Source
+from pdd_lab.evaluate.cases import CaseSource
 from pdd_lab.evaluate.documents import LONGEST, OVERSHOOT, SHORTEST, Library, paragraphs, read_library
 from pdd_lab.evaluate.evaluation_settings import EvalSettings
 from pdd_lab.evaluate.tasks import MAKERS
@@ -17,7 +17,7 @@ def count(text):
 
 @pytest.fixture(scope="module")
 def source():
-    return Source(read_library(()), count, EvalSettings().length)
+    return CaseSource(read_library(()), count, EvalSettings().length)
 
 
 def made(source, task, numbers=40):
@@ -26,7 +26,7 @@ def made(source, task, numbers=40):
 
 @pytest.mark.parametrize("task", MAKERS)
 def test_a_case_is_the_same_each_time(source, task):
-    again = Source(read_library(()), count, EvalSettings().length)
+    again = CaseSource(read_library(()), count, EvalSettings().length)
     assert made(source, task) == made(again, task)
 
 
@@ -55,7 +55,7 @@ def test_documents_have_about_the_length_asked_for(source, task):
 
 def test_another_text_is_another_key(source):
     case = MAKERS["recall"](source, 0)
-    other = Source(Library((tuple(reversed(source.library.documents[0])) * 9,)), count, source.length)
+    other = CaseSource(Library((tuple(reversed(source.library.documents[0])) * 9,)), count, source.length)
     assert MAKERS["recall"](other, 0).key != case.key
 
 
@@ -92,7 +92,7 @@ def test_the_words_asked_for_come_once_and_behind_the_opening(source):
 
 def test_a_text_without_sentences_has_no_question():
     library = Library((("words without any end " * 10,) * 30,))
-    assert MAKERS["answers"](Source(library, count, lambda _: 100), 0) is None
+    assert MAKERS["answers"](CaseSource(library, count, lambda _: 100), 0) is None
 
 
 def test_drawn_paragraphs_follow_each_other():

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from pdd_cli.main import app
 from pdd_cli.plots.style import figure
 from pdd_core.errors import ConfigurationError
-from pdd_core.planner.profiles import CloudProfile, DeviceProfile, RatePoint
+from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice, RatePoint
 from pdd_core.timeline import Source
 from pdd_lab.load.reply import Reply
 from pdd_lab.replay.live_replay import Run
@@ -25,18 +25,18 @@ from pdd_lab.replay.written_out import median_answer, written_out
 from pdd_lab.traces import Trace
 
 READER = Reader(rate=20.0, ttft_s=0.5)
-DEVICE = DeviceProfile(
+DEVICE = MeasuredDevice(
     name="phone", model="m", n_ctx=8192, spread=0.0,
     prefill_tps=(RatePoint(at=0, value=1000.0),), decode_tps=(RatePoint(at=0, value=30.0),),
 )  # fmt: skip
-CLOUD = CloudProfile(
+CLOUD = MeasuredCloud(
     name="cloud", model="m", base_s=0.01, per_prefill_token_s=1e-5, per_sequence_s=0, per_context_token_s=0,
     kv_tokens=100_000, max_num_seqs=64, max_num_batched_tokens=4096, rtt_s=0.0, jitter_s=0.0,
 )  # fmt: skip
 TRACE = Trace("t", np.arange(40) * 0.5, np.full(40, 1000), np.full(40, 200))
 
 
-def made(policy: str, trace: Trace = TRACE, cloud: CloudProfile = CLOUD):
+def made(policy: str, trace: Trace = TRACE, cloud: MeasuredCloud = CLOUD):
     return simulated(trace, DEVICE, cloud, READER, policy=policy, seed=0)
 
 
@@ -59,7 +59,7 @@ def test_a_budget_that_is_too_small_stalls_and_the_stall_is_the_longest_gap() ->
     assert rows[0]["qoe"] < 1
 
 
-def slower(**changes) -> DeviceProfile:
+def slower(**changes) -> MeasuredDevice:
     return DEVICE.model_copy(update={name: (RatePoint(at=0, value=value),) for name, value in changes.items()})
 
 

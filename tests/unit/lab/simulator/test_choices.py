@@ -4,7 +4,7 @@ import numpy as np
 
 from pdd_core.planner.length_table import EDGES
 from pdd_core.planner.lengths import BUCKETS, OutputLengths
-from pdd_core.planner.profiles import CloudProfile, DeviceProfile, RatePoint
+from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice, RatePoint
 from pdd_core.planner.types import Goals
 from pdd_lab.simulator import choices
 from pdd_lab.simulator.choices import learnt_planner, plain, planner
@@ -13,11 +13,11 @@ from pdd_lab.simulator.scenario import Scenario
 from pdd_lab.simulator.vector_planner import plan_many
 from pdd_lab.traces import synthesise
 
-DEVICE = DeviceProfile(
+DEVICE = MeasuredDevice(
     name="d", model="m", prefill_tps=(RatePoint(at=0, value=1000),), decode_tps=(RatePoint(at=0, value=40),),
     n_ctx=32768,
 )  # fmt: skip
-CLOUD = CloudProfile(
+CLOUD = MeasuredCloud(
     name="c", model="m", base_s=0.004, per_prefill_token_s=2.3e-5, per_sequence_s=2.3e-5, per_context_token_s=3e-8,
     kv_tokens=900_000, max_num_seqs=512, max_num_batched_tokens=1024, rtt_s=0.04, jitter_s=0.0,
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pdd_core.planner.profiles import CloudProfile, DeviceProfile, RatePoint
+from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice, RatePoint
 from pdd_core.planner.types import Goals
 from pdd_lab.simulator.choices import fixed, planner
 from pdd_lab.simulator.cloud_times import cloud_times
@@ -14,7 +14,7 @@ from pdd_lab.simulator.oracle import oracle
 from pdd_lab.simulator.scenario import Scenario, true_speeds
 from pdd_lab.traces import Trace
 
-CLOUD = CloudProfile(
+CLOUD = MeasuredCloud(
     name="c", model="m", base_s=0.004, per_prefill_token_s=2.3e-5, per_sequence_s=2.3e-5, per_context_token_s=3e-8,
     kv_tokens=900_000, max_num_seqs=512, max_num_batched_tokens=1024, rtt_s=0.05, jitter_s=0.0,
 )  # fmt: skip
@@ -35,7 +35,7 @@ def conversations():
 
 
 def scenario_of(*, decode=40.0, rate=20.0, spread=0.0, jitter=0.0, prefill=1000.0, **goals):
-    device = DeviceProfile(
+    device = MeasuredDevice(
         name="d", model="m", prefill_tps=(RatePoint(at=0, value=prefill),),
         decode_tps=(RatePoint(at=0, value=decode),), spread=spread, n_ctx=32_768,
     )  # fmt: skip

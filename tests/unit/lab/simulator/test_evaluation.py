@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pdd_core.planner.profiles import CloudProfile, DeviceProfile, RatePoint
+from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice, RatePoint
 from pdd_core.planner.types import Goals
 from pdd_lab.simulator.choices import fixed, plain, planner
 from pdd_lab.simulator.cloud_times import cloud_times, part_of
@@ -14,14 +14,14 @@ from pdd_lab.simulator.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF
 from pdd_lab.simulator.scenario import Scenario, expected_speeds, reading_seconds, true_speeds
 from pdd_lab.traces import Trace, synthesise
 
-CLOUD = CloudProfile(
+CLOUD = MeasuredCloud(
     name="c", model="m", base_s=0.004, per_prefill_token_s=2.3e-5, per_sequence_s=2.3e-5, per_context_token_s=3e-8,
     kv_tokens=900_000, max_num_seqs=512, max_num_batched_tokens=1024, rtt_s=0.04, jitter_s=0.0,
 )  # fmt: skip
 
 
 def scenario(trace=None, *, prefill=1000.0, decode=40.0, spread=0.0, n_ctx=32768, **changes):
-    device = DeviceProfile(
+    device = MeasuredDevice(
         name="d", model="m", prefill_tps=(RatePoint(at=0, value=prefill),),
         decode_tps=(RatePoint(at=0, value=decode),), spread=spread, n_ctx=n_ctx,
     )  # fmt: skip
@@ -173,7 +173,7 @@ def test_reading_takes_as_long_as_the_speeds_over_the_prompt_say():
     expected = [per_token[: int(n)].sum() for n in lengths]
     assert reading_seconds(points, lengths) == pytest.approx(expected, rel=2e-3)
     trace = Trace("t", np.zeros(3), lengths.astype(int), np.full(3, 10))
-    device = DeviceProfile(name="d", model="m", prefill_tps=points, decode_tps=points, n_ctx=4096)
+    device = MeasuredDevice(name="d", model="m", prefill_tps=points, decode_tps=points, n_ctx=4096)
     one = Scenario(trace=trace, device=device, cloud=CLOUD, rate=20.0)
     assert expected_speeds(one).prefill_tps == pytest.approx(lengths / expected, rel=2e-3)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pdd_core.errors import ConfigurationError
-from pdd_core.planner.profiles import CloudProfile
+from pdd_core.planner.profiles import MeasuredCloud
 from pdd_lab.simulator.fit import COSTS, Measurement, fit_cloud_profile, predicted, replay
 
 pytest.importorskip("scipy")
@@ -27,7 +27,7 @@ def made_up(**changes):
         "rtt_s": 0.0,
         "jitter_s": 0.0,
     }
-    return CloudProfile(name="m", model="m", **costs | limits | changes)
+    return MeasuredCloud(name="m", model="m", **costs | limits | changes)
 
 
 SHAPES = [

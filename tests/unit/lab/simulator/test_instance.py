@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from naive_vllm import serve
 
 from pdd_core.errors import ConfigurationError
-from pdd_core.planner.profiles import CloudProfile
+from pdd_core.planner.profiles import MeasuredCloud
 from pdd_lab.simulator.instance import simulate
 from pdd_lab.simulator.offered_load import Load
 
@@ -16,7 +16,7 @@ def cloud(**changes):
         "per_context_token_s": 26e-9, "per_request_s": 1.1e-4, "kv_tokens": 100_000, "max_num_seqs": 64,
         "max_num_batched_tokens": 2048, "rtt_s": 0.03, "jitter_s": 0.0,
     }  # fmt: skip
-    return CloudProfile(**values | changes)
+    return MeasuredCloud(**values | changes)
 
 
 def exact(seconds):
@@ -51,7 +51,7 @@ def loads(draw, *, most=14, hashed=True):
 
 def exact_cloud(**changes):
     values = cloud(**changes)
-    times = [name for name in CloudProfile.model_fields if name.startswith(("base_s", "per_"))]
+    times = [name for name in MeasuredCloud.model_fields if name.startswith(("base_s", "per_"))]
     return values.model_copy(update={name: exact(getattr(values, name)) for name in times})
 
 

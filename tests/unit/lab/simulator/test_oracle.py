@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdd_core.planner.profiles import CloudProfile, DeviceProfile, RatePoint
+from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice, RatePoint
 from pdd_core.planner.rules import RATIOS
 from pdd_core.planner.types import Goals
 from pdd_lab.simulator.cloud_times import CloudTimes
@@ -19,7 +19,7 @@ from pdd_lab.simulator.outcomes import DEVICE_ONLY, HANDOFF, Requests, outcomes
 from pdd_lab.simulator.scenario import Scenario, Truth
 from pdd_lab.traces import Trace, synthesise
 
-CLOUD = CloudProfile(
+CLOUD = MeasuredCloud(
     name="c", model="m", base_s=0.004, per_prefill_token_s=2.3e-5, per_sequence_s=2.3e-5, per_context_token_s=3e-8,
     kv_tokens=900_000, max_num_seqs=512, max_num_batched_tokens=1024, rtt_s=0.04, jitter_s=0.0,
 )  # fmt: skip
@@ -27,7 +27,7 @@ SERVED = simulate(Load.at_once(requests=1, prompt=1, output=1), CLOUD)
 
 
 def scenario_of(trace, *, prefill=1000.0, decode=40.0, n_ctx=32_768, **changes):
-    device = DeviceProfile(
+    device = MeasuredDevice(
         name="d", model="m", prefill_tps=(RatePoint(at=0, value=prefill),),
         decode_tps=(RatePoint(at=0, value=decode),), spread=0.0, n_ctx=n_ctx,
     )  # fmt: skip

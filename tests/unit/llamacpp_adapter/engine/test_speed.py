@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdd_llamacpp_adapter.engine.emulated_device import DEFAULT_CHUNK
+from pdd_llamacpp_adapter.engine.device_profile import DEFAULT_CHUNK
 from pdd_llamacpp_adapter.engine.speed import MAX_CHUNK, DeviceSpeed, Work
 from pdd_llamacpp_adapter.session.cloud_leg import Arrivals
 

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from pdd_core.errors import DeviceEngineFailed
-from pdd_llamacpp_adapter.engine.engine_queue import Turns
+from pdd_llamacpp_adapter.engine.engine_queue import EngineQueue
 from pdd_llamacpp_adapter.engine.history import RefinedHistory
 from pdd_llamacpp_adapter.engine.upgrade import upgrade, upgrade_when_idle
 
@@ -24,7 +24,7 @@ class MemoryEngine:
     """A memory without a model; `gate` has to be set for every batch but the first `free`."""
 
     def __init__(self, *, n_ctx=100, free=99, fails=False, save=True):
-        self.turns = Turns()
+        self.turns = EngineQueue()
         self.n_ctx = n_ctx
         self.held, self.history = list(REFINED), HISTORY
         self.batches = []
@@ -182,7 +182,7 @@ async def test_a_server_that_ends_does_not_wait_for_idle_work():
 
 
 async def test_answers_take_turns_in_the_order_in_which_they_came():
-    turns, order = Turns(), []
+    turns, order = EngineQueue(), []
 
     async def answer(name):
         async with turns.answer():
@@ -197,7 +197,7 @@ async def test_answers_take_turns_in_the_order_in_which_they_came():
 
 
 async def test_idle_work_does_not_begin_while_an_answer_wants_the_engine():
-    turns, worked = Turns(), []
+    turns, worked = EngineQueue(), []
 
     async def work(name):
         async def work():
@@ -215,7 +215,7 @@ async def test_idle_work_does_not_begin_while_an_answer_wants_the_engine():
 
 
 async def test_the_engine_is_idle_once_the_last_answer_has_let_go():
-    turns, idle = Turns(), anyio.Event()
+    turns, idle = EngineQueue(), anyio.Event()
 
     async def wait():
         await turns.answered()

@@ -13,11 +13,11 @@ from pdd_core.env import ServeSettings
 from pdd_core.errors import ConfigurationError
 from pdd_core.hookspecs import hookimpl
 from pdd_core.planner.plan_file import PlanFile, PlannedSettings
-from pdd_core.planner.profiles import CloudProfile, DeviceProfile, RatePoint
+from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice, RatePoint
 from pdd_core.planner.types import Plan, Verdict
 from pdd_core.refinement.guard import LEAST_TOKENS
 from pdd_core.timeline import Timeline
-from pdd_llamacpp_adapter.cloud.cloud_monitor import CloudState
+from pdd_llamacpp_adapter.cloud.cloud_monitor import Connection
 from pdd_llamacpp_adapter.cloud.stream import CloudEnd
 from pdd_llamacpp_adapter.request import AnswerRequest
 from pdd_llamacpp_adapter.runtime.learning import Learning
@@ -52,7 +52,7 @@ def runtime(fake_engine):
         whole = held if held_whole is None else held_whole
         engine.holds = lambda prompt, *, refined=True: held if refined else whole
         made = Runtime(engine, cloud or Client(), ServeSettings(**{"rate": 20.0, **settings}), model_name="m")
-        made.cloud.state = CloudState.CONNECTED
+        made.cloud.state = Connection.CONNECTED
         made._speed.prefill_tps, made._speed.step_s = prefill_tps, 0.02
         learning = made._planning.learning
         for _ in range(20):
@@ -186,7 +186,7 @@ def test_what_does_not_fit_the_device_is_the_clouds(runtime):
 
 def test_without_a_cloud_there_is_nothing_to_decide(runtime):
     made = runtime()
-    made.cloud.state = CloudState.DOWN
+    made.cloud.state = Connection.DOWN
     session = made.session(request())
     assert told(session)[0] == "device_only"
     assert (session._plan.by, session._plan.plan.why.reason) == ("settings", "there is no cloud")
@@ -263,13 +263,13 @@ def test_a_policy_of_ones_own_is_asked_first(runtime):
 
 def profiled(prefill):
     point = (RatePoint(at=0, value=prefill),)
-    return DeviceProfile(name="d", model="m", prefill_tps=point, decode_tps=point, n_ctx=4096)
+    return MeasuredDevice(name="d", model="m", prefill_tps=point, decode_tps=point, n_ctx=4096)
 
 
 def cloud_profile():
     step = {"base_s": 0.01, "per_prefill_token_s": 1e-4, "per_sequence_s": 0.0, "per_context_token_s": 0.0}
     size = {"kv_tokens": 100_000, "max_num_seqs": 8, "max_num_batched_tokens": 2048}
-    return CloudProfile(name="c", model="m", **step, **size, rtt_s=0.2, jitter_s=0.02)
+    return MeasuredCloud(name="c", model="m", **step, **size, rtt_s=0.2, jitter_s=0.02)
 
 
 def test_a_plan_file_is_where_it_begins(fake_engine, tmp_path):

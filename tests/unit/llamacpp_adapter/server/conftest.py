@@ -16,7 +16,7 @@ from pdd_core.planner.types import Alternative, Plan, Verdict, Why
 from pdd_core.timeline import ShownToken, Source, Timeline, TokenLogprob, TokenLogprobs
 from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate
 from pdd_llamacpp_adapter.server.app import create_app
-from pdd_llamacpp_adapter.server.http_limits import ServerSettings
+from pdd_llamacpp_adapter.server.http_limits import HttpLimits
 from pdd_llamacpp_adapter.server.run import serve
 from pdd_llamacpp_adapter.server.service import Service
 from pdd_llamacpp_adapter.session.outcome import Decided, Mode, Outcome
@@ -197,7 +197,7 @@ def service():
 
     def make(script=("Hel", "lo", " you"), *, runtime=None, loaded=True, session=None, **settings):
         runtime = runtime or FakeRuntime(script, **(session or {}))
-        return Service(ServerSettings(**settings), runtime if loaded else None)
+        return Service(HttpLimits(**settings), runtime if loaded else None)
 
     return make
 

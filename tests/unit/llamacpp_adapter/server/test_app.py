@@ -6,7 +6,7 @@ import pytest
 
 from pdd_core.errors import ConfigurationError
 from pdd_llamacpp_adapter.server import chat_request, completion_routes, wire
-from pdd_llamacpp_adapter.server.http_limits import ServerSettings
+from pdd_llamacpp_adapter.server.http_limits import HttpLimits
 from pdd_llamacpp_adapter.server.responses import response_request
 
 ASK = {"messages": [{"role": "user", "content": "A question"}]}
@@ -439,11 +439,11 @@ def test_an_answer_can_be_read_again_and_deleted(client, service):
 )
 def test_a_setting_that_cannot_work_is_named(name, value):
     with pytest.raises(ConfigurationError, match=name):
-        ServerSettings(**{name: value})
+        HttpLimits(**{name: value})
 
 
 def test_the_key_is_not_in_the_settings_repr():
-    assert "sesame" not in repr(ServerSettings(api_key="sesame"))
+    assert "sesame" not in repr(HttpLimits(api_key="sesame"))
 
 
 def test_an_answer_says_why_it_was_made_so_and_the_log_in_short(client, service, caplog):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from pdd_llamacpp_adapter.server.app import create_app
-from pdd_llamacpp_adapter.server.http_limits import ServerSettings
+from pdd_llamacpp_adapter.server.http_limits import HttpLimits
 from pdd_llamacpp_adapter.server.service import Service
 
 HUGE = st.integers(300, 4300).map(lambda digits: 10**digits - 1)
@@ -112,7 +112,7 @@ def bodies(fields):
 
 @pytest.fixture(scope="module")
 def http(fake_runtime):
-    service = Service(ServerSettings(), fake_runtime(WORDS))
+    service = Service(HttpLimits(), fake_runtime(WORDS))
     with TestClient(create_app(service)) as client:
         yield client
     assert not service._answers

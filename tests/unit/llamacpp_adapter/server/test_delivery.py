@@ -12,7 +12,7 @@ from pdd_llamacpp_adapter.server.chat_objects import ChatChunks
 from pdd_llamacpp_adapter.server.completion_routes import PlainText
 from pdd_llamacpp_adapter.server.delivery import stream_answer
 from pdd_llamacpp_adapter.server.prepare import answer_request
-from pdd_llamacpp_adapter.server.turn import ErrorObject, Sampling, Turn
+from pdd_llamacpp_adapter.server.prepared_answer import ErrorObject, PreparedAnswer, Sampling
 
 pytestmark = pytest.mark.anyio
 
@@ -335,7 +335,7 @@ def stream_of():
 
     def make(service):
         call = Call(service=service, runtime=service.runtime, route="/", request_id="r", answer_id="chatcmpl-1")
-        turn = Turn(answer_request([1], Sampling(), service.runtime), PlainText())
+        turn = PreparedAnswer(answer_request([1], Sampling(), service.runtime), PlainText())
         return stream_answer(call, turn, ChatChunks(call, include_usage=False, with_logprobs=False))
 
     return make

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from pdd_llamacpp_adapter.server.app import create_app
-from pdd_llamacpp_adapter.server.http_limits import ServerSettings
+from pdd_llamacpp_adapter.server.http_limits import HttpLimits
 from pdd_llamacpp_adapter.server.service import Service
 
 ROLES = ["user", "assistant", "system", "auto", "required", "json_schema", "json_object", "object", "f"]
@@ -48,7 +48,7 @@ BODY = st.fixed_dictionaries(
 @pytest.fixture(scope="module")
 def http(fake_runtime):
     script = ["A", "", "é", "<tool_call>", '{"name": "f"}', "{}", "B"]
-    with TestClient(create_app(Service(ServerSettings(), fake_runtime(script)))) as client:
+    with TestClient(create_app(Service(HttpLimits(), fake_runtime(script)))) as client:
         yield client
 
 

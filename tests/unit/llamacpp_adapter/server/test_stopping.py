@@ -14,8 +14,8 @@ from pdd_llamacpp_adapter.server.answering import Call, RunningAnswer
 from pdd_llamacpp_adapter.server.completion_routes import PlainText
 from pdd_llamacpp_adapter.server.failures import SHUTTING_DOWN
 from pdd_llamacpp_adapter.server.prepare import answer_request
+from pdd_llamacpp_adapter.server.prepared_answer import PreparedAnswer, Sampling
 from pdd_llamacpp_adapter.server.run import serve
-from pdd_llamacpp_adapter.server.turn import Sampling, Turn
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -148,7 +148,10 @@ async def test_an_answer_that_would_begin_after_the_signal_does_not(service):
     made = service()
     call = Call(service=made, runtime=made.runtime, route="/", request_id="r", answer_id="chatcmpl-1")
     answer = RunningAnswer(
-        call, Turn(answer_request([1], Sampling(), made.runtime), PlainText()), paced=True, described=None
+        call,
+        PreparedAnswer(answer_request([1], Sampling(), made.runtime), PlainText()),
+        paced=True,
+        described=None,
     )
     await made.shut_down(0)
     emitted = []

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from pdd_core.errors import CloudLost, DeviceEngineFailed
 from pdd_llamacpp_adapter.server.app import create_app
-from pdd_llamacpp_adapter.server.http_limits import ServerSettings
+from pdd_llamacpp_adapter.server.http_limits import HttpLimits
 from pdd_llamacpp_adapter.server.service import Service
 
 ASK = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
@@ -20,7 +20,7 @@ ENDS = st.sampled_from([None, CloudLost, DeviceEngineFailed, ZeroDivisionError])
 
 @pytest.fixture(scope="module")
 def service(fake_runtime):
-    return Service(ServerSettings(keep_alive=KEEP_ALIVE, stored_answers=1), fake_runtime())
+    return Service(HttpLimits(keep_alive=KEEP_ALIVE, stored_answers=1), fake_runtime())
 
 
 @pytest.fixture(scope="module")

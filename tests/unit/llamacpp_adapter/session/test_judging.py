@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pdd_core.refinement.guard import Guard
 from pdd_llamacpp_adapter.session.answer import Answer
-from pdd_llamacpp_adapter.session.judging import Judging, Verdict
+from pdd_llamacpp_adapter.session.judging import GuardVerdict, Judging
 
 PROMPT = list(range(20))
 KEPT = [0, 1, 5, 6, 19]
@@ -106,16 +106,16 @@ def test_too_few_tokens_are_waited_for_and_then_done_without(answer):
     assert not judging.lacks(coming=1)
     assert not judging.lost()
     judging.agreed()
-    assert judging.verdict is Verdict.TOO_FEW
+    assert judging.verdict is GuardVerdict.TOO_FEW
     assert not judging.lacks()
 
 
-@pytest.mark.parametrize(("cloud", "verdict"), [(-0.5, Verdict.AGREED), (5.0, Verdict.DISAGREED)])
+@pytest.mark.parametrize(("cloud", "verdict"), [(-0.5, GuardVerdict.AGREED), (5.0, GuardVerdict.DISAGREED)])
 def test_the_verdict_is_final(answer, cloud, verdict):
     judging = Judging(GUARD, answer)
     sent(answer, [50, 51, 52], [cloud] * 3)
     process(judging, answer, 99)
-    assert judging.lost() == (verdict is Verdict.DISAGREED)
+    assert judging.lost() == (verdict is GuardVerdict.DISAGREED)
     judging.agreed()
     assert judging.verdict is verdict
     sent(answer, [99] * 5)
@@ -142,4 +142,4 @@ def test_a_cloud_that_gives_no_likelihoods_is_not_waited_for(answer):
     process(judging, answer, 99)
     assert not judging.lacks()
     judging.agreed()
-    assert judging.verdict is Verdict.TOO_FEW
+    assert judging.verdict is GuardVerdict.TOO_FEW

@@ -45,7 +45,7 @@ class Missed:
         return {"missed": self.reason}
 
 
-class Shelf:
+class ScoreStore:
     """Results by handoff id; each is given out once.
 
     What belongs to a running request stays: of one that is not streamed, it is fetched at the end. Then it ages.

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pdd_core.errors import ConfigurationError
-from pdd_llamacpp_adapter.engine.emulated_device import PROFILES, DeviceProfile, Throttle
+from pdd_llamacpp_adapter.engine.device_profile import PROFILES, DeviceProfile, Throttle
 
 pytestmark = pytest.mark.anyio
 

@@ -1,6 +1,6 @@
 """One answer between its route and its session: what goes in, what comes out step by step.
 
-A route's body makes a `ChatInput` of its wire format, `prepare` makes a `Turn` of that, and `answering` runs it::
+A route's body makes a `ChatInput` of its wire format, `prepare` makes a `PreparedAnswer` of that, and `answering` runs it::
 
     turn = await prepare_body(body, call)
     if streamed:
@@ -80,7 +80,7 @@ class OutputParser(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class PreparedAnswer:
     """One prepared answer."""
 
     request: AnswerRequest
@@ -88,7 +88,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class AnswerStep:
     """One shown token and what it adds to the answer. The last step may have withheld text and no token."""
 
     deltas: Sequence[Delta]
@@ -137,7 +137,7 @@ class EventWriter(Protocol):
     def begin(self) -> Iterable[Event]:
         """Return what comes before the first step. Nothing has been sent yet."""
 
-    def step(self, step: Step) -> Iterable[Event]:
+    def step(self, step: AnswerStep) -> Iterable[Event]:
         """Return what `step` adds; may be nothing."""
 
     def finish(self, finished: Finished) -> Iterable[Event]:

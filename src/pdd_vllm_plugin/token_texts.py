@@ -12,7 +12,7 @@ _SPACE = "▁"
 """SentencePiece's mark for a space."""
 
 
-class Pieces:
+class TokenTexts:
     """Of one Hugging Face tokenizer. Remembers what it has seen: prompts repeat their tokens."""
 
     def __init__(self, tokenizer: Any) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Admitted:
+class BudgetedRequest:
     """An opted-in request between its admission and its last output."""
 
     request: Request

@@ -4,8 +4,8 @@ import pytest
 
 from pdd_core.errors import PolicyError
 from pdd_core.hookspecs import BudgetRequest, CloudLoad, hookimpl
+from pdd_vllm_plugin.budget_decider import BudgetDecider, budget_policies, decide_budget
 from pdd_vllm_plugin.config import PDDConfig
-from pdd_vllm_plugin.granting import Grants, budget_policies, decide_budget
 
 IDLE = CloudLoad(0, 0, 0.0)
 PRESSED = CloudLoad(9, 9, 0.9, capacity=9, pressure=1.0)
@@ -69,7 +69,7 @@ def test_the_load_lowers_nothing_where_that_policy_is_not_chosen():
 
 
 def test_strict_logs_a_failure_and_asks_the_built_in_ones(caplog):
-    grants = Grants(PDDConfig(strict=True))
+    grants = BudgetDecider(PDDConfig(strict=True))
     grants.policies.manager.register(Theirs("many"), "theirs")
     with pytest.raises(PolicyError):
         decide_budget(grants.policies, wish(10), IDLE, PDDConfig(strict=True))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("vllm.pdd")
 
 
-class Grants:
+class BudgetDecider:
     """The budget policies of one server.
 
     Raises:
