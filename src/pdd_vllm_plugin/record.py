@@ -68,7 +68,7 @@ class HandoffRecord:
     text: list[str] = field(default_factory=list)
     decode_budget: DecodeBudget | None = None
     budget_report: Mapping[str, Any] | None = None
-    """What the scheduler last told of the budget: see `pdd_vllm_plugin.budgeted_request.BudgetedRequest.report`."""
+    """What the scheduler last told of the budget: see `BudgetedRequest.report`."""
     changed: anyio.Event = field(default_factory=anyio.Event)
     """Set when the status changes."""
     refinement: Refinement | NoRefinement = NOT_REQUESTED

@@ -1,6 +1,7 @@
 """One answer between its route and its session: what goes in, what comes out step by step.
 
-A route's body makes a `ChatInput` of its wire format, `prepare` makes a `PreparedAnswer` of that, and `answering` runs it::
+A route's body makes a `ChatInput` of its wire format, `prepare` makes a `PreparedAnswer` of that, and `answering`
+runs it::
 
     turn = await prepare_body(body, call)
     if streamed:
