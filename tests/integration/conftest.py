@@ -1,22 +1,34 @@
-"""One real vLLM with the plugin, one real llama.cpp, for the whole run: a server takes over a minute to start."""
+"""One real vLLM with the plugin, one real llama.cpp, for the whole run: a server takes over a minute to start.
+
+It starts in the background while tests run that do not need it, and so do the other vLLMs that single tests need.
+"""
 
 import os
+import subprocess
 import sys
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from pathlib import Path
 
+import exhaustive
 import pytest
+from boots import Boots
 from cloud_support import KEY, Cloud
 from readme import blocks, serve_command
 from third_party import install_example_policy
 
-from pdd_cli.cloud_command import CloudCommand
+from pdd_cli.cloud_command import CloudCommand, without_plugin
 from pdd_cli.demo_model import prepare
 from pdd_cli.host import cpu_count
 from pdd_cli.launcher import CloudServer
+from pdd_core.errors import ConfigurationError, PDDError
 
 WATCH = Path(__file__).parent / "watch"
 README = Path(__file__).parents[2] / "README.md"
 PLUGINS_SCHEDULER = "pdd_vllm_plugin.scheduler.PDDAsyncScheduler"
+SPECULATION = Path(__file__).parents[1] / "support" / "speculation.py"
+STARTED = {"cloud", "plain", "refused", "speculated"}
+"""The fixtures for which a vLLM has to start."""
 SMALL = ("--served-model-name", "smollm2", "--host", "127.0.0.1", "--max-model-len", "8192", "--max-num-seqs", "8")
 
 
@@ -27,15 +39,72 @@ def pytest_report_header():
     return "engines: " + ", ".join(f"{name} {version(name)}" for name in names)
 
 
+def pytest_terminal_summary(terminalreporter, config):
+    if changed := exhaustive.due():
+        terminalreporter.section("exhaustive tests are due", yellow=True)
+        terminalreporter.line(f"{', '.join(changed)} changed since they last passed: tox run -e exhaustive")
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """Note that the fault matrix has passed in its exhaustive form."""
+    matrix = any(
+        item.path.name == "test_fault_matrix.py" and item.get_closest_marker("exhaustive")
+        for item in session.items
+    )
+    if matrix and exitstatus == pytest.ExitCode.OK:
+        exhaustive.note_passed()
+
+
+def pytest_collection_modifyitems(items):
+    """Files that need no vLLM come first, while the servers start; then those that others wait for longest."""
+    needs = {item.path for item in items if STARTED & set(item.fixturenames)}
+    first = [item for item in items if item.path not in needs]
+    plain = [item for item in items if item.path in needs and "plain" in item.fixturenames]
+    rest = [item for item in items if item.path in needs and "plain" not in item.fixturenames]
+    items[:] = [*first, *plain, *rest]
+
+
 @pytest.fixture(scope="session")
 def prepared():
     return prepare()
 
 
-@pytest.fixture(scope="session")
-def cloud(prepared, tmp_path_factory):
+@pytest.fixture(scope="session", autouse=True)
+def boots(request, prepared, tmp_path_factory):
+    """Starts whatever the collected tests need of vLLM, in the background."""
+    wanted = {name for item in request.session.items for name in item.fixturenames} & STARTED
+    made = Boots()
+    jobs = {
+        "cloud": lambda: started(shared_server(prepared, tmp_path_factory.mktemp("cloud"))),
+        "plain": lambda: started(plain_server(prepared, tmp_path_factory.mktemp("plain"))),
+        "refused": lambda: refusal(prepared, tmp_path_factory.mktemp("refused")),
+        "speculated": lambda: speculation(prepared),
+    }
+    for name in jobs:
+        if name in wanted:
+            made.add(name, jobs[name])
+    made.start()
+    yield made
+    made.leave()
+    for name in ("cloud", "plain"):
+        if name in wanted:
+            with suppress(CancelledError, PDDError):
+                made.of(name).stop()
+
+
+def started(server):
+    """A server that answers; it is stopped if it never does."""
+    server.start()
+    try:
+        server.wait_ready()
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
+def shared_server(prepared, folder):
     """The server that README.md starts on a CPU, in the words it uses, with a scheduler that can be watched."""
-    folder = tmp_path_factory.mktemp("cloud")
     steps, log = folder / "steps.jsonl", folder / "vllm.log"
     steps.touch()
     policy = install_example_policy(folder / "policy")
@@ -57,8 +126,60 @@ def cloud(prepared, tmp_path_factory):
         },
         api_key=KEY,
     )
-    with server:
-        yield Cloud(server.base_url, steps, log)
+    server.files = steps, log
+    return server
+
+
+def plain_server(prepared, folder):
+    """The same model, served by a vLLM without the plugin."""
+    flags = ["--max-num-seqs", "8"]
+    server = CloudServer(
+        prepared.vllm_dir, served_name=prepared.name, api_key=KEY, demo=True, extra_args=flags,
+        log_path=folder / "vllm.log",
+    )  # fmt: skip
+    server.command = without_plugin(server.command)
+    return server
+
+
+def refusal(prepared, folder):
+    """What a server says that cannot be served: its error, if it has one, and its log."""
+    log = folder / "vllm.log"
+    flags = ["--api-server-count", "2"]
+    server = CloudServer(prepared.vllm_dir, demo=True, extra_args=flags, log_path=log)
+    error = None
+    try:
+        with server:
+            pass
+    except ConfigurationError as refused:
+        error = refused
+    return error, log.read_text()
+
+
+def speculation(prepared):
+    command = [sys.executable, str(SPECULATION), str(prepared.vllm_dir)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+
+
+@pytest.fixture(scope="session")
+def cloud(boots):
+    server = boots.of("cloud")
+    return Cloud(server.base_url, *server.files)
+
+
+@pytest.fixture(scope="session")
+def plain(boots):
+    """The base URL of a vLLM without the plugin."""
+    return boots.of("plain").base_url
+
+
+@pytest.fixture(scope="session")
+def refused(boots):
+    return boots.of("refused")
+
+
+@pytest.fixture(scope="session")
+def speculated(boots):
+    return boots.of("speculated")
 
 
 @pytest.fixture

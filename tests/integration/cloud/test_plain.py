@@ -7,9 +7,6 @@ import openai
 import pytest
 from cloud_support import KEY, PROMPTS
 
-from pdd_cli.cloud_command import without_plugin
-from pdd_cli.launcher import CloudServer
-
 CHAT = {"messages": [{"role": "user", "content": "Name three rivers."}]}
 COMMON = {"model": "smollm2", "temperature": 0, "max_tokens": 24}
 REQUESTS = {
@@ -50,17 +47,12 @@ def ask(base_url):
 
 
 @pytest.fixture(scope="module")
-def plain_answers(prepared, tmp_path_factory):
-    server = CloudServer(
-        prepared.vllm_dir, served_name=prepared.name, api_key=KEY, demo=True, extra_args=["--max-num-seqs", "8"],
-        log_path=tmp_path_factory.mktemp("plain") / "vllm.log",
-    )  # fmt: skip
-    server.command = without_plugin(server.command)
-    with server:
-        client = openai.OpenAI(base_url=server.base_url, api_key=KEY, max_retries=0)
-        with client, pytest.raises(openai.NotFoundError):
-            client.get("/pdd/info", cast_to=object)  # it really is plain
-        return ask(server.base_url)
+def plain_answers(plain, boots):
+    with openai.OpenAI(base_url=plain, api_key=KEY, max_retries=0) as client, pytest.raises(openai.NotFoundError):
+        client.get("/pdd/info", cast_to=object)  # it really is plain
+    answers = ask(plain)
+    boots.of("plain").stop()  # nobody else needs it, and it has 4 GB
+    return answers
 
 
 @pytest.fixture(scope="module")

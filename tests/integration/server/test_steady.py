@@ -47,6 +47,7 @@ def ask(client, number):
     return answer.usage.completion_tokens
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 def test_two_hundred_answers_leave_nothing_behind(device):
     with device.client() as client:
