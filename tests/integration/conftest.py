@@ -45,16 +45,6 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.line(f"{', '.join(changed)} changed since they last passed: tox run -e exhaustive")
 
 
-def pytest_sessionfinish(session, exitstatus):
-    """Note that the fault matrix has passed in its exhaustive form."""
-    matrix = any(
-        item.path.name == "test_fault_matrix.py" and item.get_closest_marker("exhaustive")
-        for item in session.items
-    )
-    if matrix and exitstatus == pytest.ExitCode.OK:
-        exhaustive.note_passed()
-
-
 def pytest_collection_modifyitems(items):
     """Files that need no vLLM come first, while the servers start; then those that others wait for longest."""
     needs = {item.path for item in items if STARTED & set(item.fixturenames)}
