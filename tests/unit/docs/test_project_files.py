@@ -2,6 +2,7 @@
 
 import configparser
 import re
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
@@ -10,6 +11,16 @@ ROOT = Path(__file__).parents[3]
 def test_the_demos_document_is_the_examples_document():
     shipped = ROOT / "src/pdd_cli/data/declaration.txt"
     assert (ROOT / "examples/declaration.txt").read_bytes() == shipped.read_bytes()
+
+
+def test_both_distributions_have_one_licence_and_one_version():
+    laboratory = ROOT / "src/pdd_lab"
+    assert (laboratory / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    versions = [
+        tomllib.loads((folder / "pyproject.toml").read_text())["project"]["version"]
+        for folder in (ROOT, laboratory)
+    ]
+    assert versions[0] == versions[1]
 
 
 def test_every_example_is_listed():
