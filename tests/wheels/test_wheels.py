@@ -34,7 +34,7 @@ def uv(*words, fails=False):
 
 @pytest.fixture(scope="session")
 def dist(tmp_path_factory):
-    """A folder with the wheel and the source archive of each, and, in `again`, the wheels made of those archives."""
+    """A folder with wheel and source archive of each; in `again` lie the wheels made of those archives."""
     folder = tmp_path_factory.mktemp("dist")
     for name, project in PROJECTS.items():
         for kind in ("--wheel", "--sdist"):

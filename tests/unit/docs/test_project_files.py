@@ -37,10 +37,19 @@ def test_every_tox_environment_is_described():
     assert rows == environments
 
 
-def test_fragments_have_a_type_that_towncrier_knows():
-    names = [path.name for path in (ROOT / "changes").glob("*") if path.name not in {"README.md", ".gitignore"}]
-    for name in names:
-        assert re.fullmatch(r"(\+[\w-]+|\d+)\.(feature|bugfix|doc|removal|misc)\.md", name), name
+def test_fragments_have_a_section_and_a_type_that_towncrier_knows():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["towncrier"]
+    folder = ROOT / settings["directory"]
+    sections = "|".join(section["path"] for section in settings["section"])
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    for name in set(names) - {"README.md", ".gitignore"}:
+        assert re.fullmatch(rf"({sections})/(\+[\w-]+|\d+)\.(feature|bugfix|doc|removal|misc)\.md", name), name
+
+
+def test_the_newest_news_are_those_of_this_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    title = (ROOT / "CHANGELOG.md").read_text().splitlines()[0]
+    assert re.fullmatch(rf"# pdd-device {re.escape(version)} \(\d{{4}}-\d\d-\d\d\)", title)
 
 
 def test_decisions_are_numbered_without_gaps():
