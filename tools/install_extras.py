@@ -4,7 +4,8 @@
 
 The install is ``uv pip install --editable .[extras]`` in the repository's root, so that ``[tool.uv]`` of
 pyproject.toml is in force. What is added is sight: llama.cpp is compiled from source for minutes, in silence
-unless uv is verbose, and a verbose uv prints thousands of lines. Exits with uv's own code.
+unless uv is verbose, and a verbose uv prints thousands of lines. What vLLM and llama.cpp need
+of their own is found first: `cpu_torch`, `wheel_cache`. Exits with uv's own code.
 """
 
 from __future__ import annotations
