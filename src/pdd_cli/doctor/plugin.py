@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pdd_cli.cloud_command import PLUGIN, allow_list
 from pdd_cli.doctor.findings import fail, ok, warn
+from pdd_cli.extras import CLONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,7 +31,7 @@ def registered(group: str) -> Finding:
     """Check that our entry point in `group` is there."""
     if found := entry_points(group=group, name=PLUGIN):
         return ok(group, next(iter(found)).value)
-    return fail(group, f"no entry point {PLUGIN!r}", "pip install --force-reinstall --no-deps pdd-device")
+    return fail(group, f"no entry point {PLUGIN!r}", f"{CLONE}pip install --force-reinstall --no-deps .")
 
 
 def plugins_setting(value: str | None) -> Finding:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pdd_cli.demo_model import demo_source
 from pdd_cli.doctor.findings import fail, ok
-from pdd_cli.extras import require
+from pdd_cli.extras import CLONE, require
 from pdd_cli.urls import openai_base_url
 from pdd_core.errors import (
     CloudError,
@@ -88,6 +88,6 @@ def cloud_problem(base_url: str, error: PDDError) -> Finding:
                 "start it with `pdd-device cloud`, or with VLLM_PLUGINS=pdd in its environment",
             )
         case SchemaVersionError():
-            return fail("cloud", str(error), "pip install --upgrade pdd-device")
+            return fail("cloud", str(error), f"update both sides; {CLONE}pip install .")
         case _:
             return fail("cloud", str(error), "check that the address is that of a vLLM server")

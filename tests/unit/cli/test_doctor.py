@@ -9,7 +9,7 @@ from rich.console import Console
 from pdd_cli import host
 from pdd_cli.doctor import installed as installed_module
 from pdd_cli.doctor.findings import Level, fail, ok, warn
-from pdd_cli.doctor.installed import distribution
+from pdd_cli.doctor.installed import distribution, laboratory
 from pdd_cli.doctor.plugin import frontend_setting, plugins_setting
 from pdd_cli.doctor.report import report
 from pdd_cli.doctor.server import cloud_problem
@@ -78,9 +78,20 @@ def test_the_tested_range_is_read_from_our_own_metadata(monkeypatch) -> None:
 )
 def test_a_version_outside_the_range_is_told(monkeypatch, version: str | None, level: Level) -> None:
     monkeypatch.setattr(installed_module.metadata, "requires", lambda _: ["vllm<0.33,>=0.26"])
-    finding = distribution("vllm", version, purpose="a cloud", target="pdd-device[cloud]")
+    finding = distribution("vllm", version, purpose="a cloud", install='pip install ".[cloud]"')
     assert finding.level is level
     assert bool(finding.fix) is (level is not Level.OK)
+
+
+@pytest.mark.parametrize(
+    ("version", "levels"), [(None, []), ("0.1.0", [Level.OK]), ("0.0.9", [Level.FAIL]), ("0.2.0", [Level.FAIL])]
+)
+def test_a_laboratory_that_is_there_must_have_our_version(version: str | None, levels: list[Level]) -> None:
+    found = list(laboratory(version, "0.1.0"))
+    assert [finding.level for finding in found] == levels
+    assert all(
+        ("pip install . ./src/pdd_lab" in finding.fix) is (finding.level is Level.FAIL) for finding in found
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,14 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import stat
 import subprocess
 import sys
-import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
 
 SCRIPT = Path(__file__).parents[3] / "tools" / "install_extras.py"
-sys.path.insert(0, str(SCRIPT.parent))  # as Python does for a script
 
 
 @pytest.fixture(scope="module")
@@ -20,17 +18,6 @@ def tool():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture
-def fake_uv(tmp_path):
-    def write(body: str) -> Path:
-        path = tmp_path / "uv"
-        path.write_text(f"#!{sys.executable}\nimport sys, time\n{textwrap.dedent(body)}")
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-        return path
-
-    return write
 
 
 def run_tool(uv: Path, *extras: str) -> subprocess.CompletedProcess[str]:
@@ -58,6 +45,22 @@ def test_passes_extras_and_interpreter_to_uv(fake_uv) -> None:
     done = run_tool(uv, "cloud-cpu", "demo")
     expected = f"pip install --verbose --python {sys.executable} --editable .[cloud-cpu,demo]"
     assert done.stdout.strip() == f"warning: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("words", "extras"),
+    [(["lab"], "."), (["lab", "plots"], ".[plots]"), (["plots", "lab", "demo"], ".[plots,demo]")],
+)
+def test_the_laboratory_is_installed_as_a_distribution_of_its_own(fake_uv, words: list[str], extras: str) -> None:
+    uv = fake_uv("""print("warning: " + " ".join(sys.argv[1:]))""")
+    done = run_tool(uv, *words)
+    expected = f"pip install --verbose --python {sys.executable} --editable {extras} --editable src/pdd_lab"
+    assert done.stdout.strip() == f"warning: {expected}"
+
+
+def test_the_laboratorys_folder_holds_that_distribution(tool) -> None:
+    project = tomllib.loads((tool.ROOT / tool.LAB_FOLDER / "pyproject.toml").read_text())["project"]
+    assert project["name"] == f"pdd-{tool.LAB}"
 
 
 def test_failure_shows_the_tail_with_debug_lines_and_keeps_the_exit_code(fake_uv) -> None:
