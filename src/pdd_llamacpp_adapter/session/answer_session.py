@@ -25,9 +25,8 @@ from pdd_llamacpp_adapter.session.display import Display
 from pdd_llamacpp_adapter.session.judging import Judging
 from pdd_llamacpp_adapter.session.leg_plan import depends_on_output
 from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
-from pdd_llamacpp_adapter.session.outcome import Mode, Outcome
+from pdd_llamacpp_adapter.session.outcome import Mode, Outcome, RefinementReport
 from pdd_llamacpp_adapter.session.pacing import GuardedPacer, default_policies
-from pdd_llamacpp_adapter.session.refinement_report import refinement_report
 from pdd_llamacpp_adapter.session.session_start import (
     check_ids,
     check_room,
@@ -276,7 +275,7 @@ class AnswerSession:
             cloud_retries=conductor.retries,
             decisions=tuple(live.decisions),
             plan=self._plan,
-            refinement=refinement_report(
+            refinement=RefinementReport.of(
                 self._refining, None if self._device is None else self._device.course, self._judging
             ),
         )
