@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.session.cloud_leg import Arrivals
     from pdd_llamacpp_adapter.session.device_part import Progress
-    from pdd_llamacpp_adapter.session.outcome import Decided
+    from pdd_llamacpp_adapter.session.outcome import AnswerPlan
     from pdd_llamacpp_adapter.session.refined_prompt_wish import RefinedPromptWish
 
 
@@ -101,7 +101,7 @@ class AnswerSession:
         engine: DeviceEngine | None = None,
         cloud: CloudClient | None = None,
         verdict: Verdict = Verdict.HANDOFF,
-        plan: Decided | None = None,
+        plan: AnswerPlan | None = None,
         vocab: Vocabulary | None = None,
         policies: Policies | None = None,
         rate: float = 12.0,

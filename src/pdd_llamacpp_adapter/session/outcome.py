@@ -66,7 +66,7 @@ class RefinementReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
+class AnswerPlan:
     """An answer's plan, and the policy that made it."""
 
     plan: Plan
@@ -132,7 +132,7 @@ class Outcome:
     """What was decided about the answer and when; no text of prompt or answer."""
     refinement: RefinementReport | None = None
     """What became of the refined prompt; None where none was asked for and none was read."""
-    plan: Decided | None = None
+    plan: AnswerPlan | None = None
     """Who was to make the answer, and why; None where there was nothing to decide."""
 
     def summary(self) -> dict[str, object]:
