@@ -8,30 +8,20 @@ from pdd_core.timeline import ShownToken, Timeline
 from pdd_llamacpp_adapter.session.pacing import recent_step
 
 if TYPE_CHECKING:
-    from pdd_llamacpp_adapter.engine.speed import DeviceSpeed
     from pdd_llamacpp_adapter.session.conductor import Conductor
     from pdd_llamacpp_adapter.session.device_part import DevicePart
-    from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
-    from pdd_llamacpp_adapter.session.pacing import GuardedPacer
+    from pdd_llamacpp_adapter.session.session_setup import SessionSetup
 
 
 class Display:
     """The user's side of a live answer. Tokens leave it in order, once, and never before they are there."""
 
-    def __init__(
-        self,
-        live: LiveAnswer,
-        pacer: GuardedPacer,
-        *,
-        conductor: Conductor,
-        device: DevicePart | None,
-        speed: DeviceSpeed,
-    ) -> None:
-        self._live = live
-        self._pacer = pacer
+    def __init__(self, setup: SessionSetup, conductor: Conductor, device: DevicePart | None) -> None:
+        self._live = setup.live
+        self._pacer = setup.pacer
+        self._speed = setup.options.speed
         self._conductor = conductor
         self._device = device
-        self._speed = speed
         self.timeline = Timeline()
         """What was shown."""
 

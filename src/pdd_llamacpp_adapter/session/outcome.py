@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from pdd_core.timeline import Source
 
 if TYPE_CHECKING:
-    from pdd_core.planner.types import Plan
+    from pdd_core.planner.types import Plan, Verdict
     from pdd_core.timeline import Timeline
-    from pdd_llamacpp_adapter.session.judging import Judging
     from pdd_llamacpp_adapter.session.live_answer import Decision
-    from pdd_llamacpp_adapter.session.refined_course import RefinedCourse
-    from pdd_llamacpp_adapter.session.refined_prompt_wish import RefinedPromptWish
 
 
 class Mode(StrEnum):
@@ -23,6 +20,13 @@ class Mode(StrEnum):
     HANDOFF = "handoff"
     DEVICE_ONLY = "device_only"
     CLOUD_ONLY = "cloud_only"
+
+    @classmethod
+    def of(cls, verdict: Verdict, *, device: bool, cloud: bool) -> Mode:
+        """Return how `verdict` can be obeyed with the sides there are; at least one."""
+        if not (device and cloud):
+            return cls.DEVICE_ONLY if device else cls.CLOUD_ONLY
+        return cls[verdict.name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,23 +50,6 @@ class RefinementReport:
     reason: str | None = None
     """Why the device read no refined prompt: ``not_enabled`` and the other reasons of the wire, ``unavailable``
     (no answer), ``invalid`` (one that breaks the contract), ``too_late`` (nothing was left to save)."""
-
-    @classmethod
-    def of(cls, refining: RefinedPromptWish | None, course: RefinedCourse | None, judging: Judging) -> Self | None:
-        """Return an answer's report; None where no refined prompt was asked for, and none read."""
-        if not judging.judged and (course is None or not course.is_judged):
-            return None
-        kept = None if refining is None else refining.kept
-        reason = None if refining is None else refining.reason
-        return cls(
-            ratio=None if refining is None else refining.ratio,
-            kept_tokens=None if kept is None else len(kept),
-            saved_tokens=0 if course is None else course.saved,
-            guard=None if judging.verdict is None else judging.verdict.value,
-            guard_excess=judging.excess,
-            guard_tokens=judging.judged,
-            reason="too_late" if course is not None and course.too_late else reason,
-        )
 
 
 @dataclass(frozen=True, slots=True)
