@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What a session is made of."""
+    """How one answer is made."""
 
     request: AnswerRequest
     """With the decode budget and the share of the prompt to read."""
@@ -48,7 +48,7 @@ class Agreement:
 
 
 class Agreements:
-    """Makes every answer's agreement, on one device. `speed` may learn meanwhile."""
+    """Agrees on how each answer of one device is made. `speed` may learn meanwhile."""
 
     def __init__(self, settings: ServeSettings, planning: Planning, speed: DeviceSpeed, *, n_ctx: int) -> None:
         self._settings = settings

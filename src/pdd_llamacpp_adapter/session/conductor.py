@@ -1,4 +1,4 @@
-"""Who works on the answer next: begins the cloud's legs, stops what is not needed, knows when to give up."""
+"""Decides who works on an answer next: begins the cloud's legs, stops what is not needed, and gives up."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ class Conductor:
         ready_in = None if self._device is None else self._device.ready_in()
         if ready_in is None:
             return self._request.decode_budget or _FIRST_EXTENSION
-        rate = min(self._rate, _arrival_rate(self._live.received_at))
+        rate = min(self._rate, self._live.arrival_rate or _GUESSED_RATE)
         return max(_LEAST_EXTENSION, math.ceil(_HEADROOM * (rate * ready_in - self._live.buffered)))
 
     def _begin(self, budget: int | None) -> bool:
@@ -245,10 +245,3 @@ def _is_passing(error: Exception) -> bool:
 def _is_unlike(error: Exception) -> bool:
     """The cloud has made the answer again, and differently: as its batches go, the next time it may not."""
     return isinstance(error, CloudRefused) and error.code == NOT_REPEATED
-
-
-def _arrival_rate(received_at: list[float]) -> float:
-    """Return the tokens per second at which the answer came so far; a guess while that is unknown."""
-    if len(received_at) < 2 or received_at[-1] <= received_at[0]:
-        return _GUESSED_RATE
-    return (len(received_at) - 1) / (received_at[-1] - received_at[0])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def fits(request: AnswerRequest, n_ctx: int, *, refinable: bool) -> bool:
-    """Whether prompt and answer fit a context, where `refinable` once the prompt is refined as it asks."""
+    """Whether prompt and answer fit a context. A `refinable` prompt has to fit only once it is refined."""
     prompt = len(request.prompt_token_ids)
     if refinable and request.refine_ratio is not None:
         prompt = math.ceil(prompt * request.refine_ratio)
@@ -83,8 +83,8 @@ def new_answer(request: AnswerRequest, vocab: Vocabulary | None, *, cloud: bool,
 def check_grammar(request: AnswerRequest, n_ctx: int, grammars: GrammarEngine) -> None:
     """Refuse early what `grammar_matcher` would refuse, which then finds it compiled.
 
-    Of what does not fit a context of `n_ctx` tokens, only what could end a process: the cloud may make all of that
-    answer, and take grammars that the device does not.
+    If prompt and answer do not fit a context of `n_ctx` tokens, the cloud may make the answer, and take grammars
+    that the device does not. Then only a grammar that could end a process is refused.
 
     Raises:
         InvalidGrammar: it cannot be compiled, or not safely.
@@ -100,7 +100,7 @@ def check_grammar(request: AnswerRequest, n_ctx: int, grammars: GrammarEngine) -
 async def grammar_matcher(
     request: AnswerRequest, engine: DeviceEngine | None, grammars: GrammarEngine | None
 ) -> GrammarMatcher | None:
-    """Return what follows the request's grammar; None where there is none, or no device to follow it.
+    """Return the matcher of the request's grammar; None without a grammar, and without a device.
 
     Raises:
         InvalidGrammar: it cannot be compiled, or not safely.
@@ -108,9 +108,8 @@ async def grammar_matcher(
     if request.grammar is None:
         return None
     if engine is None:
-        check_limits(
-            request.grammar
-        )  # what could end this process could end the cloud's, which may compile it too
+        # what could end this process could end the cloud's, which may compile it too
+        check_limits(request.grammar)
         return None
     if grammars is None:
         from pdd_llamacpp_adapter.engine.grammar import GrammarEngine
