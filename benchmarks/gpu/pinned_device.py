@@ -162,7 +162,7 @@ class _Device:
     def _budget(self, prompt_tokens: int) -> int:
         """Return the budget that the device's server would set with ``decode_budget = "auto"``."""
         from pdd_core.break_even import break_even_budget
-        from pdd_llamacpp_adapter.runtime.terms import HEADROOM
+        from pdd_llamacpp_adapter.runtime.agreement import HEADROOM
 
         budget = break_even_budget(
             prompt_tokens, rate=self._settings.rate, prefill_tps=self.speed.prefill_tps, headroom=HEADROOM

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pdd_core.planner.cost import PREFILL_WEIGHT, prefill_weight
@@ -12,11 +12,11 @@ from pdd_core.planner.plan_file import PlanFile
 from pdd_core.planner.planner import Planner
 from pdd_core.planner.types import Estimate, Goals, Plan, PlanRequest, Verdict, Why
 from pdd_llamacpp_adapter.runtime.learning import Learning
-from pdd_llamacpp_adapter.session.outcome import Decided
+from pdd_llamacpp_adapter.session.outcome import AnswerPlan
 from pdd_llamacpp_adapter.session.pacing import load_policies
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from pdd_core.env import ServeSettings
     from pdd_core.handoff import CloudInfo
@@ -31,6 +31,26 @@ _LOOK_AFTER = 16
 _AT_ONCE = Estimate(0.0)
 logger = logging.getLogger(__name__)
 _FIXED = {"handoff": Verdict.HANDOFF, "cloud": Verdict.CLOUD_ONLY, "device": Verdict.DEVICE_ONLY}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known at the moment that an answer is asked for, besides the request."""
+
+    has_cloud: bool
+    """There is a cloud that may be asked."""
+    info: CloudInfo | None
+    """What the cloud told about itself; None before it did."""
+    held: int
+    """Tokens of the prompt that the device has processed already."""
+    held_whole: int
+    """Those of `held` that it has processed as they are, and not in the form of a refined prompt."""
+    paced: bool = True
+    """False for a client that waits for all of the answer."""
+    group: str = ""
+    """Answers of one group are alike, such as those of one app: for the planner, how long they get."""
+    busy: Sequence[WorkLeft] = ()
+    """What the device has to do for other answers first."""
 
 
 class Planning:
@@ -64,52 +84,35 @@ class Planning:
         """Whether the hook is asked; else the settings leave no choice."""
         return self._settings.decode_budget == "auto" and self._settings.plan in ("auto", "handoff")
 
-    def settled(self, ratio: float | None) -> Decided:
-        """Return the plan that the settings leave no choice about; `ratio` is the share of the prompt to read."""
-        settings = self._settings
-        name = "plan" if settings.decode_budget == "auto" else "decode_budget"
-        verdict = _FIXED.get(settings.plan, Verdict.HANDOFF) if name == "plan" else Verdict.HANDOFF
-        return Decided(Plan(verdict, None, ratio, Why(f"{name} is {getattr(settings, name)}")), "settings")
-
-    def ask(
-        self,
-        request: AnswerRequest,
-        *,
-        rate: float,
-        held: int,
-        held_whole: int,
-        group: str,
-        info: CloudInfo | None,
-        refinable: bool,
-        hand_over: bool = False,
-        busy: Iterable[WorkLeft] = (),
-    ) -> Decided:
+    def plan(
+        self, request: AnswerRequest, facts: Facts, *, rate: float, refinable: bool, hand_over: bool
+    ) -> AnswerPlan:
         """Return the plan of an answer for which there is a cloud.
+
+        That is the settings', or else the hook's.
 
         Args:
             request: where it names the share of its prompt to read, this is kept.
+            facts: what is known now.
             rate: tokens per second to show at most.
-            held: tokens of the prompt that the device has processed already.
-            held_whole: those of them in whose place it has no refined prompt.
-            group: whose answers are alike.
-            info: what the cloud told about itself; None before it did.
             refinable: whether the share of the prompt to read may be chosen.
             hand_over: whether to plan a handoff, whatever the settings.
-            busy: what the device has to do for other answers first.
 
         Raises:
             PolicyError: the policies are strict, and one failed.
         """
-        prompt = len(request.prompt_token_ids)
-        device = self.learning.device.state(prompt, held)
-        device = replace(device, wait_s=self._wait(busy, device.prefill_tps.mean, device.decode_tps.mean))
+        if not self.asks:
+            return self._settled(request.refine_ratio)
+        prompt, info = len(request.prompt_token_ids), facts.info
+        device = self.learning.device.state(prompt, facts.held)
+        device = replace(device, wait_s=self._wait(facts.busy, device.prefill_tps.mean, device.decode_tps.mean))
         asked = PlanRequest(
             num_prompt_tokens=prompt,
-            num_held_tokens=held,
-            num_held_whole_tokens=held_whole,
+            num_held_tokens=facts.held,
+            num_held_whole_tokens=facts.held_whole,
             max_tokens=request.max_tokens,
             rate=rate,
-            group=group,
+            group=facts.group,
             refine_ratio=request.refine_ratio,
             refinable=refinable,
             verdict=Verdict.HANDOFF if hand_over else _FIXED.get(self._settings.plan),
@@ -119,32 +122,39 @@ class Planning:
             refines=info is not None and info.refinement != "off",
             max_model_len=None if info is None else info.max_model_len,
         )
-        decided = self._asked(asked, device, cloud)
-        plan = decided.plan
+        chosen = self._asked(asked, device, cloud)
+        plan = chosen.plan
         if self._settings.plan != "auto":
-            return decided
+            return chosen
         if plan.verdict is Verdict.CLOUD_ONLY and self._device_unseen(prompt, request):
             why = replace(plan.why, reason=f"to see how fast the device is now; else {plan.verdict.value}")
-            return replace(decided, plan=Plan(Verdict.HANDOFF, request.max_tokens, why=why))
+            return replace(chosen, plan=Plan(Verdict.HANDOFF, request.max_tokens, why=why))
         if plan.verdict is Verdict.DEVICE_ONLY and self.learning.answers_without_cloud >= _LOOK_AFTER:
-            return self._unless_the_cloud_is_fast(decided, asked, device, cloud)
-        return decided
+            return self._unless_the_cloud_is_fast(chosen, asked, device, cloud)
+        return chosen
 
-    def _asked(self, request: PlanRequest, device: DeviceState, cloud: CloudState) -> Decided:
+    def _settled(self, ratio: float | None) -> AnswerPlan:
+        """Return the plan that the settings leave no choice about; `ratio` is the share of the prompt to read."""
+        settings = self._settings
+        name = "plan" if settings.decode_budget == "auto" else "decode_budget"
+        verdict = _FIXED.get(settings.plan, Verdict.HANDOFF) if name == "plan" else Verdict.HANDOFF
+        return AnswerPlan(Plan(verdict, None, ratio, Why(f"{name} is {getattr(settings, name)}")), "settings")
+
+    def _asked(self, request: PlanRequest, device: DeviceState, cloud: CloudState) -> AnswerPlan:
         plan, by = self.policies.first_result("pdd_plan", _is_plan, request=request, device=device, cloud=cloud)
-        return Decided(plan, by)
+        return AnswerPlan(plan, by)
 
     def _unless_the_cloud_is_fast(
-        self, decided: Decided, request: PlanRequest, device: DeviceState, cloud: CloudState
-    ) -> Decided:
-        """Return `decided`, the device alone, unless a cloud with a first token at once would be asked: then that.
+        self, chosen: AnswerPlan, request: PlanRequest, device: DeviceState, cloud: CloudState
+    ) -> AnswerPlan:
+        """Return `chosen`, the device alone, unless a cloud with a first token at once would be asked: then that.
 
         A cloud that was found too slow would else never be found fast again.
         """
         fast = self._asked(request, device, replace(cloud, ttft_s=_AT_ONCE, rtt_s=_AT_ONCE))
         if fast.plan.verdict is Verdict.DEVICE_ONLY:
-            return decided
-        reason = f"to see how fast the cloud is now; else {decided.plan.verdict.value}"
+            return chosen
+        reason = f"to see how fast the cloud is now; else {chosen.plan.verdict.value}"
         return replace(fast, plan=replace(fast.plan, why=replace(fast.plan.why, reason=reason)))
 
     def _device_unseen(self, prompt: int, request: AnswerRequest) -> bool:

@@ -1,4 +1,4 @@
-"""A device, its cloud, and how every answer is made with them: what the server and the Python API stand on."""
+"""One device, its cloud, and the sessions that make answers with them. The server and the Python API use it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import logging
 import math
 import time
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 import anyio
 
 from pdd_core.errors import InvalidGrammar, named
-from pdd_core.planner.types import Plan, Verdict, Why
 from pdd_core.refinement.guard import Guard
 from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
 from pdd_llamacpp_adapter.cloud.cloud_monitor import CloudMonitor
@@ -23,11 +21,10 @@ from pdd_llamacpp_adapter.engine.probe import probe
 from pdd_llamacpp_adapter.engine.speed import DeviceSpeed
 from pdd_llamacpp_adapter.engine.upgrade import upgrade_when_idle
 from pdd_llamacpp_adapter.request import Grammar, GrammarKind
-from pdd_llamacpp_adapter.runtime.planning import Planning
-from pdd_llamacpp_adapter.runtime.terms import Terms
+from pdd_llamacpp_adapter.runtime.agreement import Agreements
+from pdd_llamacpp_adapter.runtime.planning import Facts, Planning
 from pdd_llamacpp_adapter.session.answer_session import AnswerSession
-from pdd_llamacpp_adapter.session.outcome import Decided
-from pdd_llamacpp_adapter.session.session_start import check_grammar, fits
+from pdd_llamacpp_adapter.session.session_start import check_grammar
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -61,10 +58,9 @@ class Runtime:
         self._settings = settings
         self._speed = DeviceSpeed()
         self._grammars = GrammarEngine(engine.vocab, engine.vocab.stop_ids)
-        self._terms = Terms(settings, self._speed, n_ctx=engine.n_ctx)
         self._planning = planning or Planning(settings, n_ctx=engine.n_ctx)
+        self._agreements = Agreements(settings, self._planning, self._speed, n_ctx=engine.n_ctx)
         self._sessions: WeakSet[AnswerSession] = WeakSet()
-        self._warned: set[str] = set()
         self.cloud = CloudMonitor(cloud, engine.vocab, on_round_trip=self._round_trip)
 
     @classmethod
@@ -107,8 +103,7 @@ class Runtime:
             engine.close()
 
     def _round_trip(self, seconds: float) -> None:
-        info = self.cloud.info
-        self._planning.learning.cloud("" if info is None else info.model).round_trip(seconds)
+        self._planning.learning.cloud(self._cloud_model).round_trip(seconds)
 
     async def _warm_up_grammars(self) -> None:
         """Read the vocabulary for grammars: half a second that no answer should wait for, nor the start.
@@ -171,102 +166,46 @@ class Runtime:
 
         Args:
             request: what to answer.
-            paced: False for a client that waits for all of it.
-            group: whose answers are alike, such as an app's: for the planner, how long they get.
+            paced: as `Facts.paced`.
+            group: as `Facts.group`.
         """
-        cloud, needed = self.cloud.client, len(request.prompt_token_ids) + request.max_tokens
-        info = self.cloud.info
-        if info is not None and needed > info.max_model_len:
-            cloud = None
-        held = self._engine.holds(request.prompt_token_ids)
-        held_whole = self._engine.holds(request.prompt_token_ids, refined=False)
-        rate = self._terms.rate(has_cloud=cloud is not None) if paced else math.inf
-        if cloud is None:
-            why = Why("there is no cloud" if self.cloud.client is None else "it does not fit the cloud")
-            decided = Decided(Plan(Verdict.DEVICE_ONLY, why=why), "settings")
-            request = self._terms.with_budget(request, rate, held=held_whole)
-        else:
-            request, decided = self._planned(request, rate, held=held, held_whole=held_whole, group=group)
-            if decided.plan.verdict is Verdict.DEVICE_ONLY and paced:
-                rate = self._terms.rate(has_cloud=False)
+        prompt, client = request.prompt_token_ids, self.cloud.client
+        facts = Facts(
+            has_cloud=client is not None,
+            info=self.cloud.info,
+            held=self._engine.holds(prompt),
+            held_whole=self._engine.holds(prompt, refined=False),
+            paced=paced,
+            group=group,
+            busy=[left for session in self._sessions if (left := session.work_left()) is not None],
+        )
+        agreed = self._agreements.agree(request, facts)
         made = AnswerSession(
-            request,
-            engine=None if self._is_the_clouds(request, cloud) else self._engine,
-            cloud=cloud,
-            verdict=decided.plan.verdict,
-            plan=decided,
+            agreed.request,
+            engine=self._engine if agreed.engine else None,
+            cloud=client if agreed.cloud else None,
+            verdict=agreed.plan.plan.verdict,
+            plan=agreed.plan,
             vocab=self.vocab,
             policies=self._planning.policies,
-            rate=rate,
+            rate=agreed.rate,
             patience=self._settings.patience,
             speed=self._speed,
             grammars=self._grammars,
             guard=Guard(threshold=self._settings.guard_nats),
             on_cloud_error=self.cloud.suspect,
-            on_ended=lambda session: self._ended(session, request, group),
+            on_ended=lambda session: self._ended(session, agreed.request, group),
         )
         self._sessions.add(made)
         return made
 
-    def _planned(
-        self, request: AnswerRequest, rate: float, *, held: int, held_whole: int, group: str
-    ) -> tuple[AnswerRequest, Decided]:
-        """Return `request` with the plan's share of the prompt and decode budget, and the plan."""
-        fits_whole = fits(request, self.n_ctx, refinable=False)
-        chooses = self._planning.asks and self._settings.refine_target.kind == "auto" and fits_whole
-        # who asks for a refined prompt wants what only a handoff has; the settings only say how much one reads
-        hand_over = request.refine_ratio is not None
-        if not chooses:
-            request = self._with_ratio(request, held=held)
-        info = self.cloud.info
-        if self._is_the_clouds(request, self.cloud.client):
-            why = Why("prompt and answer do not fit the device's context")
-            decided = Decided(Plan(Verdict.CLOUD_ONLY, why=why), "settings")
-        elif not self._planning.asks:
-            decided = self._planning.settled(request.refine_ratio)
-        else:
-            decided = self._planning.ask(
-                request,
-                rate=rate,
-                held=held,
-                held_whole=held_whole,
-                group=group,
-                info=info,
-                refinable=chooses and request.refine_ratio is None,
-                hand_over=hand_over,
-                busy=[left for session in self._sessions if (left := session.work_left()) is not None],
-            )
-        judged = held_whole < held
-        return self._terms.planned(request, decided.plan, rate, held=held, judged=judged), decided
-
     def _ended(self, session: AnswerSession, request: AnswerRequest, group: str) -> None:
-        info = self.cloud.info
-        self._planning.learning.ended(session, request, group=group, model="" if info is None else info.model)
+        self._planning.learning.ended(session, request, group=group, model=self._cloud_model)
 
-    def _is_the_clouds(self, request: AnswerRequest, cloud: CloudClient | None) -> bool:
-        """Whether the device's context is too small for the answer, and refinement is of no help."""
+    @property
+    def _cloud_model(self) -> str:
         info = self.cloud.info
-        if cloud is None or info is None:
-            return False
-        return not fits(request, self.n_ctx, refinable=info.refinement != "off")
-
-    def _with_ratio(self, request: AnswerRequest, *, held: int) -> AnswerRequest:
-        """Return `request` with the share of its prompt to read; a request that names one keeps it."""
-        if request.refine_ratio is not None:
-            return request
-        ratio = self._terms.refine_ratio(len(request.prompt_token_ids), request.max_tokens, held=held)
-        info = self.cloud.info
-        if ratio is not None and info is not None and info.refinement == "off":
-            kind = self._settings.refine_target.kind
-            if kind == "auto":
-                return request
-            self._warn_once(f"refine is {self._settings.refine}, but the cloud refines no prompts")
-        return replace(request, refine_ratio=ratio)
-
-    def _warn_once(self, text: str) -> None:
-        if text not in self._warned:
-            self._warned.add(text)
-            logger.warning("%s", text)
+        return "" if info is None else info.model
 
 
 def _client(settings: ServeSettings) -> CloudClient | None:

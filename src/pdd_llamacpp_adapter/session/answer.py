@@ -1,4 +1,4 @@
-"""The state of one answer: what happened goes in, what may happen next comes out. Knows no engine and no clock.
+"""The state of one answer: takes in what happened, says what may happen next. Knows no engine and no clock.
 
 The answer has one owner at a time: only the owner's tokens count, the others are made in vain. It is the cloud's
 until the device takes over, and becomes the cloud's again only if the device fails. No token is lost, repeated or
@@ -144,7 +144,7 @@ class Answer:
             self.texts[-1] += text  # never before its last token
 
     def cloud_ended(self, end: CloudEnd) -> None:
-        """Take note that the cloud's leg is over, as agreed."""
+        """Record that the cloud's leg has ended as agreed."""
         if not self.cloud_running:
             return
         self.cloud_running = False
@@ -156,7 +156,7 @@ class Answer:
         self.cloud_running = False
 
     def cloud_lost(self, error: PDDError) -> None:
-        """Take note that nothing more comes from the cloud's leg."""
+        """Record that the cloud's leg was lost."""
         if not self.cloud_running:
             return
         self.cloud_running = False
@@ -169,7 +169,7 @@ class Answer:
         self.owner = Source.CLOUD
 
     def device_processed(self, count: int) -> None:
-        """Take note that the device has processed the next `count` tokens."""
+        """Record that the device has processed the next `count` tokens."""
         self.reading.processed += count
 
     def device_made(self, token: int, logprobs: TokenLogprobs | None = None) -> None:
@@ -179,7 +179,7 @@ class Answer:
         self._append(token, Source.DEVICE, logprobs)
 
     def device_failed(self, error: PDDError) -> None:
-        """Take note that the device cannot go on with this answer."""
+        """Record that the device cannot go on with this answer."""
         if not self.finished:
             self.device_able = False
             self.device_error = error

@@ -1,7 +1,7 @@
 """One answer over two engines, as an async iterator of shown tokens.
 
-The cloud's stream, the device's prefill and the consumer's pacing run side by side. Whoever iterates gets each
-token when it is due; the end of the answer stops whichever engine still works. So does leaving ``async with``.
+The cloud's stream, the device's prefill and the consumer's pacing run side by side. The consumer gets each token
+when it is due. The end of the answer stops the engine that still works, and so does leaving ``async with``.
 """
 
 from __future__ import annotations
@@ -13,28 +13,18 @@ from typing import TYPE_CHECKING, Self
 import anyio
 
 from pdd_core.errors import ConfigurationError, named
-from pdd_core.hookspecs import FLUSH_WITHIN_S, PaceRequest, PaceTarget
+from pdd_core.hookspecs import FLUSH_WITHIN_S
 from pdd_core.patience import Patience
 from pdd_core.planner.types import Verdict
 from pdd_core.refinement.guard import Guard
-from pdd_llamacpp_adapter.engine.device_profile import Throttle
 from pdd_llamacpp_adapter.engine.speed import DeviceSpeed, WorkLeft
 from pdd_llamacpp_adapter.session.conductor import Conductor
 from pdd_llamacpp_adapter.session.device_part import DevicePart
 from pdd_llamacpp_adapter.session.display import Display
-from pdd_llamacpp_adapter.session.judging import Judging
 from pdd_llamacpp_adapter.session.leg_plan import depends_on_output
-from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
 from pdd_llamacpp_adapter.session.outcome import Mode, Outcome
-from pdd_llamacpp_adapter.session.pacing import GuardedPacer, default_policies
-from pdd_llamacpp_adapter.session.refinement_report import refinement_report
-from pdd_llamacpp_adapter.session.session_start import (
-    check_ids,
-    check_room,
-    grammar_matcher,
-    new_answer,
-    new_refining,
-)
+from pdd_llamacpp_adapter.session.session_setup import SessionOptions
+from pdd_llamacpp_adapter.session.session_start import set_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,9 +43,8 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.session.cloud_leg import Arrivals
-    from pdd_llamacpp_adapter.session.device_part import Progress
-    from pdd_llamacpp_adapter.session.outcome import Decided
-    from pdd_llamacpp_adapter.session.refined_prompt_wish import RefinedPromptWish
+    from pdd_llamacpp_adapter.session.outcome import AnswerPlan
+    from pdd_llamacpp_adapter.session.session_setup import Progress
 
 
 class AnswerSession:
@@ -102,7 +91,7 @@ class AnswerSession:
         engine: DeviceEngine | None = None,
         cloud: CloudClient | None = None,
         verdict: Verdict = Verdict.HANDOFF,
-        plan: Decided | None = None,
+        plan: AnswerPlan | None = None,
         vocab: Vocabulary | None = None,
         policies: Policies | None = None,
         rate: float = 12.0,
@@ -120,28 +109,29 @@ class AnswerSession:
             raise ConfigurationError("a session needs an engine, a cloud, or both")
         if not rate > 0:
             raise ConfigurationError(f"rate must be a positive number of tokens per second, not {rate}")
-        self._engine = engine
-        self._cloud = cloud
-        self._vocab = vocab if engine is None else engine.vocab
-        self._policies = policies
-        self._rate = rate
-        self._flush_within = flush_within
-        self._profile = profile
-        self._patience = patience or Patience()
-        self._speed = speed or DeviceSpeed()
-        self._grammars = grammars
-        self._guard = guard or Guard()
-        self._on_progress = on_progress
-        self._on_cloud_error = on_cloud_error
-        self._on_ended = on_ended
-        self._mode = _mode(engine, cloud, verdict)
+        self._options = SessionOptions(
+            engine=engine,
+            cloud=cloud,
+            mode=Mode.of(verdict, device=engine is not None, cloud=cloud is not None),
+            vocab=vocab if engine is None else engine.vocab,
+            policies=policies,
+            rate=rate,
+            flush_within=flush_within,
+            profile=profile,
+            patience=patience or Patience(),
+            speed=speed or DeviceSpeed(),
+            grammars=grammars,
+            guard=guard or Guard(),
+            on_progress=on_progress,
+            on_cloud_error=on_cloud_error,
+        )
         self._plan = plan
+        self._on_ended = on_ended
         # a cloud that loses its place begins again, and must then say the same
         sampled_anew = cloud is not None and depends_on_output(request) and request.seed is None
         self._request = replace(request, seed=secrets.randbits(31)) if sampled_anew else request
         self._tasks: TaskGroup | None = None
         self._device: DevicePart | None = None
-        self._refining: RefinedPromptWish | None = None
 
     async def __aenter__(self) -> Self:
         """Start both parts.
@@ -155,59 +145,12 @@ class AnswerSession:
         """
         if self._tasks is not None:
             raise ConfigurationError("a session makes one answer: make a new one")
-        request, engine, handed_over = self._request, self._engine, self._mode is Mode.HANDOFF
-        if engine is not None:
-            check_room(request, engine.n_ctx, refinable=handed_over)
-        check_ids(request, self._vocab)
-        matcher = await grammar_matcher(request, engine, self._grammars)
-        pacer = GuardedPacer.resolve(
-            self._policies or default_policies(),
-            PaceRequest(num_prompt_tokens=len(request.prompt_token_ids), max_tokens=request.max_tokens),
-            PaceTarget(self._rate, flush_within=self._flush_within),
-        )
-        live = self._live = LiveAnswer(
-            new_answer(request, self._vocab, cloud=self._mode is not Mode.DEVICE_ONLY, device=engine is not None)
-        )
-        self._judging = Judging(self._guard, live.answer)
-        behind_refined = False
-        if engine is not None:
-            history = engine.history
-            behind_refined = handed_over and history is not None and history.begins(request.prompt_token_ids)
-            self._refining = await new_refining(request, live, engine.vocab) if handed_over else None
-            self._device = DevicePart(
-                engine,
-                request,
-                live,
-                throttle=Throttle(self._profile, self._live.now),
-                speed=self._speed,
-                patience=self._patience,
-                rate=self._rate,
-                judging=self._judging,
-                refining=self._refining,
-                behind_refined=behind_refined,
-                matcher=matcher,
-                stands_by=self._mode is Mode.CLOUD_ONLY,
-                on_progress=self._on_progress,
-            )
+        setup = self._setup = await set_up(self._request, self._options)
+        if (engine := self._options.engine) is not None:
+            self._device = DevicePart(setup, engine)
         self._tasks = await anyio.create_task_group().__aenter__()
-        self._conductor = Conductor(
-            self._live,
-            request,
-            tasks=self._tasks,
-            cloud=self._cloud,
-            device=self._device,
-            vocab=self._vocab,
-            rate=self._rate,
-            patience=self._patience,
-            begins=self._mode is not Mode.DEVICE_ONLY,
-            alone=self._mode is Mode.CLOUD_ONLY,
-            judged=behind_refined,
-            refining=self._refining,
-            on_cloud_error=self._on_cloud_error,
-        )
-        self._display = Display(
-            self._live, pacer, conductor=self._conductor, device=self._device, speed=self._speed
-        )
+        self._conductor = Conductor(setup, self._tasks, self._device)
+        self._display = Display(setup, self._conductor, self._device)
         self._tasks.start_soon(self._conductor.run)
         if self._device is not None:
             self._tasks.start_soon(self._device.run)
@@ -240,45 +183,44 @@ class AnswerSession:
     async def __anext__(self) -> ShownToken:
         if (token := await self._display.next()) is not None:
             return token
-        if (error := self._live.answer.error) is not None:
+        if (error := self._setup.live.answer.error) is not None:
             raise error
         raise StopAsyncIteration
 
     @property
     def rate(self) -> float:
         """Target of the pacing, tokens per second; ``inf`` shows each token as it comes."""
-        return self._rate
+        return self._options.rate
 
     @property
     def tail(self) -> str:
         """Text that was withheld until the answer ended, and belongs behind its last token; usually empty."""
-        return self._live.answer.tail if self._live.shown == len(self._live.answer) else ""
+        return self._setup.live.answer.tail if self._setup.live.shown == len(self._setup.live.answer) else ""
 
     @property
     def outcome(self) -> Outcome:
         """What became of the answer, or has until now."""
-        live, answer, conductor = self._live, self._live.answer, self._conductor
+        setup, conductor, device = self._setup, self._conductor, self._device
+        live, answer, mode = setup.live, setup.live.answer, self._options.mode
         return Outcome(
-            mode=self._mode,
+            mode=mode,
             finish_reason=self._finish_reason(),
             stop_reason=answer.stop_reason,
             timeline=self._display.timeline,
             prompt_tokens=len(answer.prompt),
-            decode_budget=self._request.decode_budget if self._mode is Mode.HANDOFF else None,
+            decode_budget=self._request.decode_budget if mode is Mode.HANDOFF else None,
             handoff_id=conductor.handoff_id,
             caught_up_at=live.caught_up_at,
-            took_over_at=None if self._mode is Mode.DEVICE_ONLY else live.took_over_at,
+            took_over_at=None if mode is Mode.DEVICE_ONLY else live.took_over_at,
             cloud_tokens_in_vain=answer.in_vain,
             cloud_error=None if answer.cloud_error is None else named(answer.cloud_error),
             cancel_confirmed=conductor.cancel_confirmed,
-            reused_tokens=0 if self._device is None else self._device.reused,
+            reused_tokens=0 if device is None else device.reused,
             extensions=conductor.extensions,
             cloud_retries=conductor.retries,
             decisions=tuple(live.decisions),
             plan=self._plan,
-            refinement=refinement_report(
-                self._refining, None if self._device is None else self._device.course, self._judging
-            ),
+            refinement=None if device is None else device.reader.report(),
         )
 
     @property
@@ -295,17 +237,11 @@ class AnswerSession:
         """Return what the device has yet to do for this answer; None where it has, or had, no part."""
         if self._tasks is None or self._device is None or not self._device.needed:
             return None
-        answer = self._live.answer
+        answer = self._setup.live.answer
         return WorkLeft(prompt_tokens=len(answer.prompt), to_read=answer.behind, made=len(answer))
 
     def _finish_reason(self) -> str:
-        answer = self._live.answer
-        if answer.finish_reason is None or self._live.shown < len(answer):
+        answer = self._setup.live.answer
+        if answer.finish_reason is None or self._setup.live.shown < len(answer):
             return "cancelled"
         return answer.finish_reason
-
-
-def _mode(engine: DeviceEngine | None, cloud: CloudClient | None, verdict: Verdict) -> Mode:
-    if engine is None or (cloud is not None and verdict is Verdict.CLOUD_ONLY):
-        return Mode.CLOUD_ONLY
-    return Mode.DEVICE_ONLY if cloud is None or verdict is Verdict.DEVICE_ONLY else Mode.HANDOFF

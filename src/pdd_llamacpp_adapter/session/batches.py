@@ -41,9 +41,9 @@ class Batches:
     async def start(self, prompt: Sequence[int], *, refined: bool) -> int:
         """Keep what the engine has of `prompt`; see `DeviceEngine.start`."""
         self.waits_since = self._live.now()
-        covered = await self.engine.start(prompt, refined=refined)
+        position = await self.engine.start(prompt, refined=refined)
         self.waits_since = None
-        return covered
+        return position
 
     async def rewind(self, length: int) -> int:
         """Keep the first `length` tokens; see `DeviceEngine.rewind`."""
@@ -68,7 +68,7 @@ class Batches:
         return likelihoods, logits
 
     def measured(self, tokens: int, seconds: float) -> None:
-        """Take note that a batch of `tokens` took `seconds`."""
+        """Record that a batch of `tokens` took `seconds`."""
         self.speed.measured(tokens, seconds)
         self.work.add(tokens, seconds)
 

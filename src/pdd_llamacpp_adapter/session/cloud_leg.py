@@ -20,13 +20,11 @@ if TYPE_CHECKING:
 
     from pdd_core.handoff import CloudInfo
     from pdd_core.optin import OptIn
-    from pdd_core.patience import Patience
     from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
     from pdd_llamacpp_adapter.cloud.stream import CloudChunk
     from pdd_llamacpp_adapter.cloud.tokenizer_check import DeviceVocabulary
     from pdd_llamacpp_adapter.session.leg_plan import LegPlan
-    from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
-    from pdd_llamacpp_adapter.session.refined_prompt_wish import RefinedPromptWish
+    from pdd_llamacpp_adapter.session.session_setup import SessionSetup
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +45,7 @@ class Arrivals:
     """Tokens that came behind the first event."""
 
     def came(self, tokens: int, now: float) -> None:
-        """Take note of one event."""
+        """Record one event."""
         if not tokens:
             return
         if self.first_at is None:
@@ -75,38 +73,28 @@ class CloudLeg:
     """Feeds the cloud's tokens into the answer.
 
     Args:
-        cloud: whom to ask.
+        setup: the session's.
+        cloud: the cloud to ask.
         plan: what to ask for.
-        live: the answer.
         opt_in: None for a plain request that the cloud finishes.
-        vocab: the device's, to be compared with the cloud's; None where no ids of the device's come in.
-        patience: time limits.
-        judged: ask for each token's likelihood, also where the client did not.
-        refining: the refined prompt that `opt_in` asks for, judged as well; told if the cloud refines none.
-        on_begun: called once, after the first chunk.
+        on_begun: called once, after the first chunk, unless the cloud refines no prompts.
     """
 
     def __init__(
         self,
+        setup: SessionSetup,
         cloud: CloudClient,
         plan: LegPlan,
-        live: LiveAnswer,
         *,
         opt_in: OptIn | None,
-        vocab: DeviceVocabulary | None,
-        patience: Patience,
-        judged: bool = False,
-        refining: RefinedPromptWish | None = None,
-        on_begun: Callable[[], object] | None = None,
+        on_begun: Callable[[], object] | None,
     ) -> None:
+        self._setup = setup
+        self._live = setup.live
+        self._patience = setup.options.patience
         self._cloud = cloud
         self._plan = plan
-        self._live = live
         self._opt_in = opt_in
-        self._vocab = vocab
-        self._patience = patience
-        self._judged = judged
-        self._refining = refining
         self._on_begun = on_begun
         self._scope = anyio.CancelScope()
         self._posted = False
@@ -121,7 +109,7 @@ class CloudLeg:
         """Tokens of this leg that are part of the answer."""
         budget = plan.request.decode_budget if opt_in is not None else plan.request.max_tokens
         # a plan that repeats the answer has the repeated tokens in its budget
-        begins = 0 if plan.repeats else len(live.answer)
+        begins = 0 if plan.repeats else len(setup.live.answer)
         self.limit = None if budget is None else begins + budget
         """The answer's length at which this leg ends at the latest; None if the cloud's policy decides."""
         self.arrivals = Arrivals()
@@ -147,9 +135,9 @@ class CloudLeg:
                 self._live.changed()
 
     async def _receive(self) -> None:
-        request, opt_in = self._plan.request, self._opt_in
-        if self._vocab is not None:
-            info = await self._connected(self._vocab)
+        request, opt_in, vocab = self._plan.request, self._opt_in, self._setup.options.vocab
+        if vocab is not None:
+            info = await self._connected(vocab)
             opt_in = self._possible(info)
             # one stop set for both sides: llama.cpp's own idea of an end is not the cloud's
             own = () if request.ignore_eos else info.tokenizer.eos_ids
@@ -157,7 +145,7 @@ class CloudLeg:
         self._posted = True
         self.arrivals.posted_at = self._live.now()
         waits = self._patience.cloud_prefill_s
-        if (self._judged or self._refining is not None) and request.logprobs is None:
+        if self._setup.wants_likelihoods and request.logprobs is None:
             request = replace(request, logprobs=0)
         async with aclosing(self._cloud.stream(request, opt_in)) as chunks:
             while True:
@@ -182,13 +170,13 @@ class CloudLeg:
 
     def _possible(self, info: CloudInfo) -> OptIn | None:
         """Return the opt-in without what the cloud has switched off, or does not know."""
-        opt_in = self._opt_in
+        opt_in, fetch = self._opt_in, self._setup.fetch
         if opt_in is not None and BUDGET_POLICIES not in info.features:
             opt_in = replace(opt_in, least_budget=None, extends=None)
-        if opt_in is None or self._refining is None or info.refinement != "off":
+        if opt_in is None or opt_in.refine_ratio is None or fetch is None or info.refinement != "off":
             return opt_in
-        self._refining.none("not_enabled", "the cloud refines no prompts")
-        self._on_begun = self._refining = None
+        fetch.give_up("not_enabled", "the cloud refines no prompts")
+        self._on_begun = None
         return replace(opt_in, refine_ratio=None, protect=())
 
     def _take(self, chunk: CloudChunk) -> None:

@@ -1,10 +1,11 @@
-"""Who works on the answer next: begins the cloud's legs, stops what is not needed, knows when to give up."""
+"""Decides who works on an answer next: begins the cloud's legs, stops what is not needed, and gives up."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable, named
@@ -12,20 +13,16 @@ from pdd_core.optin import OptIn
 from pdd_core.timeline import Source
 from pdd_llamacpp_adapter.session.cloud_leg import CloudLeg
 from pdd_llamacpp_adapter.session.leg_plan import NOT_REPEATED, plan_leg
+from pdd_llamacpp_adapter.session.outcome import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anyio.abc import TaskGroup
 
-    from pdd_core.errors import PDDError
-    from pdd_core.patience import Patience
-    from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
-    from pdd_llamacpp_adapter.cloud.tokenizer_check import DeviceVocabulary
-    from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.session.cloud_leg import Arrivals
-    from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
-    from pdd_llamacpp_adapter.session.refined_prompt_wish import RefinedPromptWish
+    from pdd_llamacpp_adapter.session.device_part import DevicePart
+    from pdd_llamacpp_adapter.session.session_setup import SessionSetup
 
 _WATCH_S = 0.1
 """How often to look at a late device whose buffer runs down."""
@@ -42,57 +39,24 @@ _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """HTTP statuses after which asking again may help."""
 
 
-class Device(Protocol):
-    """What the conductor needs of the device's part."""
-
-    def ready_in(self) -> float | None:
-        """Seconds until it has caught up; None while it cannot say."""
-
-    def stop(self) -> None:
-        """Abort what it is doing."""
-
-    def wake(self) -> None:
-        """Begin, if it only stands by."""
-
-
 class Conductor:
-    """Runs one answer's legs. `device` None is an answer that the cloud makes alone, without the plugin.
+    """Runs one answer's legs, as `Mode` says.
 
-    `begins` False leaves the cloud alone until the device fails. `alone` asks it first for a plain request, which
-    it finishes; the device is woken if it is lost. `judged` asks the cloud for likelihoods in any case, `refining`
-    while there is, or may be, a refined prompt; it asks for that until the cloud has brought a first token.
+    An answer of the cloud alone is a plain request first, and the device begins if that is lost. An answer of the
+    device alone gets a leg only if the device fails. `device` None is an answer that only the cloud can make.
     """
 
-    def __init__(
-        self,
-        live: LiveAnswer,
-        request: AnswerRequest,
-        *,
-        tasks: TaskGroup,
-        cloud: CloudClient | None,
-        device: Device | None,
-        vocab: DeviceVocabulary | None,
-        rate: float,
-        patience: Patience,
-        begins: bool = True,
-        alone: bool = False,
-        judged: bool = False,
-        refining: RefinedPromptWish | None = None,
-        on_cloud_error: Callable[[PDDError], object] | None = None,
-    ) -> None:
-        self._live = live
-        self._request = request
+    def __init__(self, setup: SessionSetup, tasks: TaskGroup, device: DevicePart | None) -> None:
+        self._setup = setup
+        self._live = setup.live
+        self._request = setup.request
+        self._cloud = setup.options.cloud
+        self._rate = setup.options.rate
+        self._patience = setup.options.patience
         self._tasks = tasks
-        self._cloud = cloud
         self._device = device
-        self._vocab = vocab
-        self._rate = rate
-        self._patience = patience
-        self._begins = begins
-        self._alone = alone
-        self._judged = judged
-        self._refining = refining
-        self._on_cloud_error = on_cloud_error
+        self._begins = setup.options.mode is not Mode.DEVICE_ONLY
+        self._alone = setup.options.mode is Mode.CLOUD_ONLY
         self._leg: CloudLeg | None = None
         self._repeatable = True
         self.first_arrivals: Arrivals | None = None
@@ -134,7 +98,7 @@ class Conductor:
         self._look_back()
 
     def leave(self) -> None:
-        """Take note that the answer's consumer leaves; everything will be cancelled."""
+        """Do not wait long for the cloud: the answer's consumer leaves, and everything will be cancelled."""
         if self._leg is not None:
             self._leg.leave()
 
@@ -166,17 +130,18 @@ class Conductor:
             return
         if not self._may_ask_again():
             if stranded:
-                self._live.decided("nobody can go on")
-                answer.give_up()
-                self._live.changed()
+                self._give_up("nobody can go on")
             return
         if self._live.now() < self._not_before:
             return
         budget = self._next_budget(stranded=stranded)
         if not self._begin(budget) and stranded:
-            self._live.decided("the cloud cannot be asked to go on: the answer so far is random, without a seed")
-            answer.give_up()
-            self._live.changed()
+            self._give_up("the cloud cannot be asked to go on: the answer so far is random, without a seed")
+
+    def _give_up(self, why: str) -> None:
+        self._live.decided(why)
+        self._live.answer.give_up()
+        self._live.changed()
 
     def _device_late(self) -> bool:
         """Whether the user would wait for the device longer than it takes to ask the cloud again."""
@@ -225,7 +190,7 @@ class Conductor:
         ready_in = None if self._device is None else self._device.ready_in()
         if ready_in is None:
             return self._request.decode_budget or _FIRST_EXTENSION
-        rate = min(self._rate, _arrival_rate(self._live.received_at))
+        rate = min(self._rate, self._live.arrival_rate or _GUESSED_RATE)
         return max(_LEAST_EXTENSION, math.ceil(_HEADROOM * (rate * ready_in - self._live.buffered)))
 
     def _begin(self, budget: int | None) -> bool:
@@ -234,40 +199,26 @@ class Conductor:
         plan = plan_leg(self._request, answer.ids, budget=budget, repeatable=self._repeatable)
         if plan is None or self._cloud is None:
             return False
-        opt_in, refining, wanted = None, None, self._refining
+        opt_in: OptIn | None = None
+        on_begun: Callable[[], object] | None = None
         if self._device is not None and not self._alone:
-            refining = None if len(answer) or wanted is None or wanted.settled else wanted
-            asked = plan.request
+            asked, fetch = plan.request, self._setup.fetch
             opt_in = OptIn(uuid4().hex, asked.decode_budget, least_budget=asked.least_budget)
             if len(answer):
                 opt_in = replace(opt_in, extends=self.handoff_id)
-            if refining is not None:
-                opt_in = replace(opt_in, refine_ratio=refining.ratio, protect=refining.protected)
+            elif fetch is not None and not fetch.settled:
+                opt_in = replace(opt_in, refine_ratio=fetch.ratio, protect=fetch.protected)
+                on_begun = partial(fetch.start, self._tasks, self._cloud, opt_in.handoff_id)
             self.handoff_id = opt_in.handoff_id
         answer.cloud_resumes()
-        self._leg = CloudLeg(
-            self._cloud,
-            plan,
-            self._live,
-            opt_in=opt_in,
-            vocab=self._vocab,
-            patience=self._patience,
-            judged=self._judged or (refining is None and wanted is not None and wanted.reason is None),
-            refining=refining,
-            on_begun=None if refining is None else self._fetch_refined,
-        )
+        self._leg = CloudLeg(self._setup, self._cloud, plan, opt_in=opt_in, on_begun=on_begun)
         if self.first_arrivals is None:
             self.first_arrivals = self._leg.arrivals
         self._tasks.start_soon(self._leg.run)
         return True
 
-    def _fetch_refined(self) -> None:
-        if self._refining is not None and self._cloud is not None and self.handoff_id is not None:
-            self._refining.begun()
-            self._tasks.start_soon(self._refining.fetch, self._cloud, self.handoff_id)
-
     def _look_back(self) -> None:
-        """Take note of how the leg ended that is over; once."""
+        """Record, once, how the leg ended that is over."""
         leg, self._leg = self._leg, None
         if leg is None:
             return
@@ -280,8 +231,8 @@ class Conductor:
             self._alone = False
             if self._device is not None:
                 self._device.wake()
-            if self._on_cloud_error is not None:
-                self._on_cloud_error(error)
+            if (on_cloud_error := self._setup.options.on_cloud_error) is not None:
+                on_cloud_error(error)
             self._not_before = self._live.now() + self._patience.retry_delay_s * 2**self.retries
 
 
@@ -294,10 +245,3 @@ def _is_passing(error: Exception) -> bool:
 def _is_unlike(error: Exception) -> bool:
     """The cloud has made the answer again, and differently: as its batches go, the next time it may not."""
     return isinstance(error, CloudRefused) and error.code == NOT_REPEATED
-
-
-def _arrival_rate(received_at: list[float]) -> float:
-    """Return the tokens per second at which the answer came so far; a guess while that is unknown."""
-    if len(received_at) < 2 or received_at[-1] <= received_at[0]:
-        return _GUESSED_RATE
-    return (len(received_at) - 1) / (received_at[-1] - received_at[0])

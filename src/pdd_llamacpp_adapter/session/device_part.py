@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import anyio
@@ -11,68 +10,50 @@ import anyio
 from pdd_core.errors import CloudLost, DeviceEngineFailed, DeviceError, named
 from pdd_core.planner.types import CLOSING_MARGIN
 from pdd_core.timeline import Source
+from pdd_llamacpp_adapter.engine.device_profile import Throttle
 from pdd_llamacpp_adapter.session.batches import Batches
 from pdd_llamacpp_adapter.session.decoding import decode
 from pdd_llamacpp_adapter.session.grammar_following import GrammarFollower
-from pdd_llamacpp_adapter.session.refined_course import RefinedCourse
+from pdd_llamacpp_adapter.session.outcome import Mode
+from pdd_llamacpp_adapter.session.prompt_reader import PromptReader
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pdd_core.patience import Patience
     from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
-    from pdd_llamacpp_adapter.engine.device_profile import Throttle
-    from pdd_llamacpp_adapter.engine.grammar import GrammarMatcher
-    from pdd_llamacpp_adapter.engine.speed import DeviceSpeed, Work
-    from pdd_llamacpp_adapter.request import AnswerRequest
-    from pdd_llamacpp_adapter.session.judging import Judging
-    from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
-    from pdd_llamacpp_adapter.session.refined_prompt_wish import RefinedPromptWish
+    from pdd_llamacpp_adapter.engine.speed import Work
+    from pdd_llamacpp_adapter.session.session_setup import SessionSetup
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int, str], None]
-"""Called with (tokens processed, tokens there are, phase ``prefill`` or ``catch_up``)."""
 
 LAST_LAP = 16
 """Tokens that one small batch absorbs."""
 
 
 class DevicePart:
-    """Brings llama.cpp level with the answer, then makes the rest of it."""
+    """Brings llama.cpp level with the answer, then makes the rest of it.
 
-    def __init__(
-        self,
-        engine: DeviceEngine,
-        request: AnswerRequest,
-        live: LiveAnswer,
-        *,
-        throttle: Throttle,
-        speed: DeviceSpeed,
-        patience: Patience,
-        rate: float,
-        judging: Judging,
-        refining: RefinedPromptWish | None = None,
-        behind_refined: bool = False,
-        matcher: GrammarMatcher | None = None,
-        stands_by: bool = False,
-        on_progress: Progress | None = None,
-    ) -> None:
+    Where the cloud makes the answer alone, it is on standby until the cloud is lost or silent.
+    """
+
+    def __init__(self, setup: SessionSetup, engine: DeviceEngine) -> None:
+        live, options = setup.live, setup.options
         self._engine = engine
-        self._request = request
+        self._request = setup.request
         self._live = live
-        self._speed = speed
-        self._patience = patience
-        self._rate = rate
-        self._judging = judging
-        self._batches = Batches(engine, live, throttle=throttle, speed=speed)
-        self._grammar = GrammarFollower(matcher, live.answer, size=engine.vocab.size)
-        self.course = RefinedCourse(self._batches, live, judging, refining, behind_refined=behind_refined)
-        self._on_progress = on_progress
+        self._speed = options.speed
+        self._patience = options.patience
+        self._rate = options.rate
+        self._on_progress = options.on_progress
+        self._judging = setup.judging
+        throttle = Throttle(options.profile, live.now)
+        self._batches = Batches(engine, live, throttle=throttle, speed=options.speed)
+        self._grammar = GrammarFollower(setup.matcher, live.answer, size=engine.vocab.size)
+        self.reader = PromptReader(setup, self._batches)
         self._scope = anyio.CancelScope()
         self._at_work = False
         self._begun_at = 0
-        self._stands_by = stands_by
+        self._standby = options.mode is Mode.CLOUD_ONLY
         self.reused = 0
         """Prompt tokens that were in the context already."""
 
@@ -80,7 +61,7 @@ class DevicePart:
         """Work until the answer is finished or the device fails. Never raises a device's error."""
         try:
             with self._scope:
-                await self._stand_by()
+                await self._end_of_standby()
                 async with self._engine.exclusive():
                     self._at_work = True
                     await self._decode(await self._catch_up())
@@ -94,19 +75,19 @@ class DevicePart:
             self._batches.waits_since = None
         self._live.changed()
 
-    async def _stand_by(self) -> None:
-        """Return when there is work: at once, or once the cloud, which was to do it all, is lost or silent."""
+    async def _end_of_standby(self) -> None:
+        """Return when there is work: at once, or once a cloud that makes the answer alone is lost or silent."""
         answer, limit = self._live.answer, self._patience.first_token_s
         with anyio.move_on_after(limit) as patience:
-            await self._live.until(lambda: not self._stands_by or len(answer) > 0)
+            await self._live.until(lambda: not self._standby or len(answer) > 0)
         if patience.cancelled_caught:
             self._live.decided(f"the device begins: no token of the cloud's within {limit:g} s")
-            self._stands_by = False
-        await self._live.until(lambda: not self._stands_by)
+            self._standby = False
+        await self._live.until(lambda: not self._standby)
 
     def wake(self) -> None:
-        """Begin, if it only stands by."""
-        self._stands_by = False
+        """Begin, if it is on standby."""
+        self._standby = False
         self._live.changed()
 
     async def watch(self) -> None:
@@ -132,7 +113,7 @@ class DevicePart:
     def needed(self) -> bool:
         """Whether the device is at work for this answer, or waits to be."""
         answer = self._live.answer
-        return answer.device_able and not answer.finished and not self._stands_by
+        return answer.device_able and not answer.finished and not self._standby
 
     @property
     def work(self) -> Work:
@@ -146,26 +127,26 @@ class DevicePart:
             return 0.0
         if not answer.device_able or not self._at_work:
             return None
-        return self._speed.seconds(self.course.expected)
+        return self._speed.seconds(self.reader.expected_left)
 
     async def _catch_up(self) -> np.ndarray:
         """Process prompt and received tokens until the answer is the device's; return the logits to go on from."""
         answer = self._live.answer
-        self.reused = await self.course.start()
+        self.reused = await self.reader.start()
         self._begun_at = answer.processed
         logits: np.ndarray | None = None
         while True:
             # the guard may want to know what the grammar lets come
-            self._grammar.follow(self._judging.allow if self.course.is_judged else None)
-            if await self.course.settle():
+            self._grammar.follow(self._judging.allow if self.reader.may_be_refined else None)
+            if await self.reader.update():
                 logits = None
-            if readable := self.course.readable():
+            if readable := self.reader.readable():
                 self._close_cloud_in_time()
                 # What came in while one chunk was processed is the next: far behind, chunks grow by themselves.
                 logits = await self._process(min(readable, self._batches.chunk))
                 self._live.changed()
             elif logits is not None and not self._waits_for_verdict() and answer.take_over():
-                self.course.took_over()
+                self.reader.took_over()
                 self._live.decided("the device took over")
                 self._live.changed()
                 return logits
@@ -207,7 +188,7 @@ class DevicePart:
 
         def is_there() -> bool:
             may_take_over = answer.may_take_over and not self._waits_for_verdict()
-            return may_take_over or self.course.readable() > 0 or self.course.is_news
+            return may_take_over or self.reader.readable() > 0 or self.reader.has_news
 
         with anyio.move_on_after(limit) as patience:
             await self._live.until(is_there)
@@ -234,7 +215,7 @@ class DevicePart:
         )
         self._judging.processed(following, likelihoods, behind=logits)
         answer.device_processed(len(ids))
-        self.course.remember()
+        self.reader.remember()
         if answer.owner is Source.CLOUD:
             self._report(answer.processed - len(ids))
         return logits

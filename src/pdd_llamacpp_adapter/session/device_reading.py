@@ -1,7 +1,7 @@
-"""What the device reads for one answer, and how far it is: a prompt of its own, then the answer. Pure.
+"""What the device reads for one answer, and how far it is: the prompt or a refined one, then the answer. Pure.
 
 Without refinement the device reads the prompt. A refined prompt takes the place of what is not read yet: tokens
-that were processed stay, and positions go on without a hole. The answer's tokens follow behind whichever it is.
+that were processed stay, and positions go on without a hole. The answer's tokens follow behind either.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Reading:
-    """The device's course through one prompt and the answer behind it."""
+    """How far the device is in one prompt and the answer behind it."""
 
     def __init__(self, prompt: Sequence[int]) -> None:
         self.prompt = tuple(prompt)
@@ -41,8 +41,8 @@ class Reading:
         return self.processed >= len(self.ids)
 
     @property
-    def covered(self) -> int:
-        """How much of the prompt's beginning the processed tokens stand for."""
+    def prompt_position(self) -> int:
+        """Where the device is in the whole prompt; what a refined prompt left out before that counts as read."""
         read = min(self.processed, len(self.ids))
         return self._ends[read - 1] if read else 0
 
@@ -56,20 +56,20 @@ class Reading:
         length = len(self.ids)
         return [*self.ids[start:end], *answer[max(0, start - length) : max(0, end - length)]]
 
-    def resume(self, covered: int, history: RefinedHistory | None) -> None:
+    def resume(self, position: int, history: RefinedHistory | None) -> None:
         """Begin behind what the device's memory holds already.
 
         Args:
-            covered: tokens of the prompt that it stands for; fewer than all.
+            position: where that ends in the whole prompt; before its end.
             history: what was read in place of the prompt's beginning; None where that was the prompt itself.
         """
-        self.processed = covered
+        self.processed = position
         if history is None:
             return
         gone_by = len(history.prompt)
-        head = [*history.ids, *self.prompt[gone_by:covered]]
-        self.ids = [*head, *self.prompt[covered:]]
-        self._ends = [*[covered] * len(head), *range(covered + 1, len(self.prompt) + 1)]
+        head = [*history.ids, *self.prompt[gone_by:position]]
+        self.ids = [*head, *self.prompt[position:]]
+        self._ends = [*[position] * len(head), *range(position + 1, len(self.prompt) + 1)]
         self.processed = len(head)
 
     def refine(self, kept: Sequence[int]) -> int:
@@ -81,7 +81,7 @@ class Reading:
         if self.prompt_done:
             return 0
         read = self.processed
-        rest = kept[bisect_left(kept, self.covered) :]
+        rest = kept[bisect_left(kept, self.prompt_position) :]
         saved = len(self.ids) - read - len(rest)
         if saved <= 0:
             return 0

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pdd_core.timeline import ShownToken, Timeline
-from pdd_llamacpp_adapter.session.forecast import forecast
+from pdd_llamacpp_adapter.session.pacing import recent_step
 
 if TYPE_CHECKING:
-    from pdd_llamacpp_adapter.engine.speed import DeviceSpeed
     from pdd_llamacpp_adapter.session.conductor import Conductor
     from pdd_llamacpp_adapter.session.device_part import DevicePart
-    from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
-    from pdd_llamacpp_adapter.session.pacing import GuardedPacer
+    from pdd_llamacpp_adapter.session.session_setup import SessionSetup
 
 
 class Display:
     """The user's side of a live answer. Tokens leave it in order, once, and never before they are there."""
 
-    def __init__(
-        self,
-        live: LiveAnswer,
-        pacer: GuardedPacer,
-        *,
-        conductor: Conductor,
-        device: DevicePart | None,
-        speed: DeviceSpeed,
-    ) -> None:
-        self._live = live
-        self._pacer = pacer
+    def __init__(self, setup: SessionSetup, conductor: Conductor, device: DevicePart | None) -> None:
+        self._live = setup.live
+        self._pacer = setup.pacer
+        self._speed = setup.options.speed
         self._conductor = conductor
         self._device = device
-        self._speed = speed
         self.timeline = Timeline()
         """What was shown."""
 
@@ -59,11 +49,22 @@ class Display:
                 shown_at=self.timeline.tokens[-1].shown_at,
                 buffered=live.buffered,
                 complete=live.answer.finished,
-                **forecast(live, now, conductor=self._conductor, device=self._device, speed=self._speed),
+                **self._forecast(now),
             )
             if (left := due - live.now()) <= 0:
                 return
             await live.next_change(within=left)
+
+    def _forecast(self, now: float) -> dict[str, Any]:
+        """Return the keywords of `Pacer.due` that look ahead; `now` in seconds since the request began."""
+        received_at, device = self._live.received_at, self._device
+        return {
+            "cloud_left": self._conductor.cloud_left(),
+            "cloud_step": recent_step(received_at),
+            "ready_in": None if device is None else device.ready_in(),
+            "device_step": None if device is None else self._speed.step_s,
+            "idle": now - received_at[-1],
+        }
 
     def _show(self, index: int) -> ShownToken:
         live, answer = self._live, self._live.answer

@@ -1,4 +1,4 @@
-"""Compares what both sides make of the cloud's tokens, while the device reads a refined prompt."""
+"""Compares how likely both sides find the cloud's tokens, while the device reads a refined prompt."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Judging:
         return self.judged + coming < self._guard.least_tokens
 
     def allow(self, index: int, allowed: np.ndarray) -> None:
-        """Take note of what a grammar let come at `index` of the answer."""
+        """Record which tokens a grammar allowed at `index` of the answer."""
         if index < self._guard.tokens:
             self._allowed[index] = allowed
 
@@ -86,7 +86,7 @@ class Judging:
         *,
         behind: np.ndarray | None,
     ) -> None:
-        """Take note of what the device made of `following`, before the batch is counted as processed.
+        """Compare the device's `likelihoods` of `following`, before the batch is counted as processed.
 
         `behind` are the logits behind the batch's last token: the next one, once it comes, is judged by them.
         """
@@ -121,7 +121,7 @@ class Judging:
         return self.verdict is GuardVerdict.DISAGREED
 
     def agreed(self) -> None:
-        """Take note that the device takes over without an objection."""
+        """Set the verdict when the device takes over: there was no objection."""
         if self.verdict is None and self._answer.reading.refined:
             enough = self.judged >= self._guard.least_tokens
             self.verdict = GuardVerdict.AGREED if enough else GuardVerdict.TOO_FEW

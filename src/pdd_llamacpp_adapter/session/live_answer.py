@@ -50,12 +50,20 @@ class LiveAnswer:
         """Tokens at hand that the user has not seen."""
         return len(self.answer) - self.shown
 
+    @property
+    def arrival_rate(self) -> float | None:
+        """Tokens per second at which the answer came so far; None while that is unknown."""
+        times = self.received_at
+        if len(times) < 2 or times[-1] <= times[0]:
+            return None
+        return (len(times) - 1) / (times[-1] - times[0])
+
     def decided(self, what: str) -> None:
         """Write `what` into the answer's log."""
         self.decisions.append(Decision(self.now(), what))
 
     def changed(self) -> None:
-        """Note the time of what is new, and wake everyone who waits."""
+        """Record when the new tokens came, and wake all that wait."""
         now = self.now()
         self.received_at.extend([now] * (len(self.answer) - len(self.received_at)))
         if self.caught_up_at is None and self.answer.caught_up:

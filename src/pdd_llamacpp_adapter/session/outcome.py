@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pdd_core.timeline import Source
 
 if TYPE_CHECKING:
-    from pdd_core.planner.types import Plan
+    from pdd_core.planner.types import Plan, Verdict
     from pdd_core.timeline import Timeline
     from pdd_llamacpp_adapter.session.live_answer import Decision
 
@@ -20,6 +20,13 @@ class Mode(StrEnum):
     HANDOFF = "handoff"
     DEVICE_ONLY = "device_only"
     CLOUD_ONLY = "cloud_only"
+
+    @classmethod
+    def of(cls, verdict: Verdict, *, device: bool, cloud: bool) -> Mode:
+        """Return how `verdict` can be obeyed with the sides there are; at least one."""
+        if not (device and cloud):
+            return cls.DEVICE_ONLY if device else cls.CLOUD_ONLY
+        return cls[verdict.name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +53,7 @@ class RefinementReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
+class AnswerPlan:
     """An answer's plan, and the policy that made it."""
 
     plan: Plan
@@ -112,7 +119,7 @@ class Outcome:
     """What was decided about the answer and when; no text of prompt or answer."""
     refinement: RefinementReport | None = None
     """What became of the refined prompt; None where none was asked for and none was read."""
-    plan: Decided | None = None
+    plan: AnswerPlan | None = None
     """Who was to make the answer, and why; None where there was nothing to decide."""
 
     def summary(self) -> dict[str, object]:

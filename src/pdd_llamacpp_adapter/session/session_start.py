@@ -8,22 +8,28 @@ from typing import TYPE_CHECKING
 import anyio
 
 from pdd_core.errors import ContextOverflow
+from pdd_core.hookspecs import PaceRequest, PaceTarget
 from pdd_llamacpp_adapter.engine.grammar_limits import check_limits
 from pdd_llamacpp_adapter.request import check_token_ids
 from pdd_llamacpp_adapter.session.answer import Answer
 from pdd_llamacpp_adapter.session.answer_text import AnswerText
-from pdd_llamacpp_adapter.session.refined_prompt_wish import RefinedPromptWish, protected_by_device
+from pdd_llamacpp_adapter.session.judging import Judging
+from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
+from pdd_llamacpp_adapter.session.outcome import Mode
+from pdd_llamacpp_adapter.session.pacing import GuardedPacer, default_policies
+from pdd_llamacpp_adapter.session.refined_prompt_fetch import RefinedPromptFetch, protected_by_device
+from pdd_llamacpp_adapter.session.session_setup import SessionSetup
 
 if TYPE_CHECKING:
     from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
     from pdd_llamacpp_adapter.engine.grammar import GrammarEngine, GrammarMatcher
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
     from pdd_llamacpp_adapter.request import AnswerRequest
-    from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
+    from pdd_llamacpp_adapter.session.session_setup import SessionOptions
 
 
 def fits(request: AnswerRequest, n_ctx: int, *, refinable: bool) -> bool:
-    """Whether prompt and answer fit a context, where `refinable` once the prompt is refined as it asks."""
+    """Whether prompt and answer fit a context. A `refinable` prompt has to fit only once it is refined."""
     prompt = len(request.prompt_token_ids)
     if refinable and request.refine_ratio is not None:
         prompt = math.ceil(prompt * request.refine_ratio)
@@ -77,8 +83,8 @@ def new_answer(request: AnswerRequest, vocab: Vocabulary | None, *, cloud: bool,
 def check_grammar(request: AnswerRequest, n_ctx: int, grammars: GrammarEngine) -> None:
     """Refuse early what `grammar_matcher` would refuse, which then finds it compiled.
 
-    Of what does not fit a context of `n_ctx` tokens, only what could end a process: the cloud may make all of that
-    answer, and take grammars that the device does not.
+    If prompt and answer do not fit a context of `n_ctx` tokens, the cloud may make the answer, and take grammars
+    that the device does not. Then only a grammar that could end a process is refused.
 
     Raises:
         InvalidGrammar: it cannot be compiled, or not safely.
@@ -94,7 +100,7 @@ def check_grammar(request: AnswerRequest, n_ctx: int, grammars: GrammarEngine) -
 async def grammar_matcher(
     request: AnswerRequest, engine: DeviceEngine | None, grammars: GrammarEngine | None
 ) -> GrammarMatcher | None:
-    """Return what follows the request's grammar; None where there is none, or no device to follow it.
+    """Return the matcher of the request's grammar; None without a grammar, and without a device.
 
     Raises:
         InvalidGrammar: it cannot be compiled, or not safely.
@@ -102,9 +108,8 @@ async def grammar_matcher(
     if request.grammar is None:
         return None
     if engine is None:
-        check_limits(
-            request.grammar
-        )  # what could end this process could end the cloud's, which may compile it too
+        # what could end this process could end the cloud's, which may compile it too
+        check_limits(request.grammar)
         return None
     if grammars is None:
         from pdd_llamacpp_adapter.engine.grammar import GrammarEngine
@@ -113,9 +118,42 @@ async def grammar_matcher(
     return await anyio.to_thread.run_sync(grammars.matcher, request.grammar)
 
 
-async def new_refining(request: AnswerRequest, live: LiveAnswer, vocab: Vocabulary) -> RefinedPromptWish | None:
-    """Return the wish for a refined prompt; None where the request has none."""
-    if request.refine_ratio is None:
-        return None
-    protected = await anyio.to_thread.run_sync(protected_by_device, request, vocab)
-    return RefinedPromptWish(live, request.refine_ratio, protected)
+async def set_up(request: AnswerRequest, options: SessionOptions) -> SessionSetup:
+    """Check a request, and make what its session works with.
+
+    Raises:
+        ContextOverflow: prompt and answer do not fit the device's context.
+        InvalidGrammar: the request's grammar cannot be compiled.
+        InvalidRequest: a token id that the model does not have.
+        PolicyError: no usable pacer.
+    """
+    engine, vocab, handed_over = options.engine, options.vocab, options.mode is Mode.HANDOFF
+    if engine is not None:
+        check_room(request, engine.n_ctx, refinable=handed_over)
+    check_ids(request, vocab)
+    matcher = await grammar_matcher(request, engine, options.grammars)
+    pacer = GuardedPacer.resolve(
+        options.policies or default_policies(),
+        PaceRequest(num_prompt_tokens=len(request.prompt_token_ids), max_tokens=request.max_tokens),
+        PaceTarget(options.rate, flush_within=options.flush_within),
+    )
+    live = LiveAnswer(
+        new_answer(request, vocab, cloud=options.mode is not Mode.DEVICE_ONLY, device=engine is not None)
+    )
+    fetch, reuse_refined = None, False
+    if handed_over and engine is not None:
+        history = engine.history
+        reuse_refined = history is not None and history.begins(request.prompt_token_ids)
+        if request.refine_ratio is not None:
+            protected = await anyio.to_thread.run_sync(protected_by_device, request, engine.vocab)
+            fetch = RefinedPromptFetch(live, request.refine_ratio, protected)
+    return SessionSetup(
+        request=request,
+        options=options,
+        live=live,
+        pacer=pacer,
+        judging=Judging(options.guard, live.answer),
+        matcher=matcher,
+        fetch=fetch,
+        reuse_refined=reuse_refined,
+    )

@@ -17,7 +17,7 @@ from pdd_llamacpp_adapter.engine.history import RefinedHistory
 from pdd_llamacpp_adapter.engine.logprobs import NextToken, log_likelihood
 from pdd_llamacpp_adapter.engine.upgrade import upgrade
 from pdd_llamacpp_adapter.session.device_reading import Reading
-from pdd_llamacpp_adapter.session.refined_prompt_wish import protected_by_device
+from pdd_llamacpp_adapter.session.refined_prompt_fetch import protected_by_device
 
 pytestmark = pytest.mark.anyio
 

@@ -73,7 +73,7 @@ def request(prompt=400, max_tokens=500, **fields):
 
 
 def told(session):
-    return session._mode.value, session._request.decode_budget, session._request.refine_ratio
+    return session._options.mode.value, session._request.decode_budget, session._request.refine_ratio
 
 
 def test_nothing_needs_to_be_configured(runtime):
@@ -89,14 +89,14 @@ def test_nothing_needs_to_be_configured(runtime):
 def test_what_the_device_alone_makes_is_as_fast_as_it_can_be(runtime):
     made = runtime(rate="auto")
     alone, handed = made.session(request(prompt=50)), made.session(request())
-    assert alone._rate == float("inf")
-    assert handed._rate == pytest.approx(45)
+    assert alone.rate == float("inf")
+    assert handed.rate == pytest.approx(45)
 
 
 def test_short_answers_to_long_prompts_stay_in_the_cloud(runtime):
     session = runtime(lengths=8).session(request(prompt=900))
     assert told(session)[0] == "cloud_only"
-    assert session._engine is not None, "it steps in where the cloud is lost"
+    assert session._options.engine is not None, "it steps in where the cloud is lost"
     assert session._request.decode_budget > 100, "with the budget of the formula"
 
 
@@ -180,7 +180,7 @@ def test_refine_auto_leaves_it_to_the_planner(runtime):
 def test_what_does_not_fit_the_device_is_the_clouds(runtime):
     session = runtime(n_ctx=500).session(request(prompt=480))
     assert told(session)[0] == "cloud_only"
-    assert session._engine is None
+    assert session._options.engine is None
     assert session._plan.plan.why.reason == "prompt and answer do not fit the device's context"
 
 

@@ -66,7 +66,7 @@ def request(prompt=100, max_tokens=50):
 
 
 def mode(session):
-    return session._mode
+    return session._options.mode
 
 
 def test_with_a_cloud_the_answer_is_handed_over(runtime):
@@ -77,7 +77,7 @@ def test_with_a_cloud_the_answer_is_handed_over(runtime):
 def test_without_one_the_device_answers_alone_and_unpaced(runtime):
     session = runtime().session(request())
     assert mode(session) == "device_only"
-    assert session._rate == math.inf
+    assert session.rate == math.inf
 
 
 def test_while_the_cloud_is_down_the_device_answers_alone(runtime):
@@ -103,7 +103,7 @@ def test_one_too_long_only_for_the_cloud_is_the_devices(runtime):
 def test_the_budget_lasts_until_the_device_is_ready(runtime):
     # at 45 tokens/s shown (0.9 of 50 decoded) and 200 prefilled: 45 * 100 / 155 = 29.03, 30, times 1.3
     session = runtime(cloud=Client()).session(request())
-    assert session._rate == pytest.approx(45)
+    assert session.rate == pytest.approx(45)
     assert session._request.decode_budget == 39
     assert session._request.least_budget == 30
 
@@ -133,11 +133,11 @@ def test_a_budget_that_was_set_counts_but_never_exceeds_the_answer(runtime):
 
 @pytest.mark.parametrize(("rate", "shown"), [("unlimited", math.inf), (7.5, 7.5)])
 def test_the_rate_is_the_settings(runtime, rate, shown):
-    assert runtime(cloud=Client(), rate=rate).session(request())._rate == shown
+    assert runtime(cloud=Client(), rate=rate).session(request()).rate == shown
 
 
 def test_a_client_that_waits_for_all_of_it_is_not_paced(runtime):
-    assert runtime(cloud=Client(), rate=7.5).session(request(), paced=False)._rate == math.inf
+    assert runtime(cloud=Client(), rate=7.5).session(request(), paced=False).rate == math.inf
 
 
 def test_the_context_is_the_larger_one(runtime):
@@ -207,8 +207,8 @@ def test_an_answer_too_long_for_the_device_is_handed_over_where_its_refined_prom
 
 
 def test_the_guards_threshold_is_the_settings(runtime):
-    assert runtime(cloud=Client()).session(request())._guard == Guard()
-    assert runtime(cloud=Client(), guard_nats=0.8).session(request())._guard == Guard(threshold=0.8)
+    assert runtime(cloud=Client()).session(request())._options.guard == Guard()
+    assert runtime(cloud=Client(), guard_nats=0.8).session(request())._options.guard == Guard(threshold=0.8)
 
 
 def test_a_cloud_that_refines_nothing_is_told_of_once(runtime, caplog):

@@ -19,7 +19,7 @@ from pdd_llamacpp_adapter.server.app import create_app
 from pdd_llamacpp_adapter.server.http_limits import HttpLimits
 from pdd_llamacpp_adapter.server.run import serve
 from pdd_llamacpp_adapter.server.service import Service
-from pdd_llamacpp_adapter.session.outcome import Decided, Mode, Outcome
+from pdd_llamacpp_adapter.session.outcome import AnswerPlan, Mode, Outcome
 
 EOS = 256
 TEMPLATE = (
@@ -145,7 +145,7 @@ class FakeSession:
             cancel_confirmed=True,
             reused_tokens=3,
             stop_reason=self.stop_reason,
-            plan=Decided(PLAN, "planner"),
+            plan=AnswerPlan(PLAN, "planner"),
         )
 
 

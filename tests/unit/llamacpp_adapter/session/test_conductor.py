@@ -14,6 +14,7 @@ from pdd_core.qoe import STALL_GAPS
 from pdd_core.timeline import Source
 from pdd_llamacpp_adapter.request import AnswerRequest
 from pdd_llamacpp_adapter.session.conductor import Conductor
+from pdd_llamacpp_adapter.session.outcome import Mode
 
 NO_TIME = Patience(late_s=0.0)
 
@@ -23,16 +24,9 @@ def late(*, ready_in: float, buffered: int, rate: float, patience: Patience = NO
     answer = SimpleNamespace(device_able=True, caught_up=False, cloud_running=False, owner=Source.CLOUD)
     live = SimpleNamespace(answer=answer, buffered=buffered, now=lambda: 0.0)
     device = SimpleNamespace(ready_in=lambda: ready_in)
-    conductor = Conductor(
-        live,
-        AnswerRequest(prompt_token_ids=[1], max_tokens=1),
-        tasks=None,
-        cloud=None,
-        device=device,
-        vocab=None,
-        rate=rate,
-        patience=patience,
-    )
+    options = SimpleNamespace(cloud=None, mode=Mode.HANDOFF, rate=rate, patience=patience)
+    request = AnswerRequest(prompt_token_ids=[1], max_tokens=1)
+    conductor = Conductor(SimpleNamespace(live=live, request=request, options=options), tasks=None, device=device)
     return conductor._device_late()
 
 

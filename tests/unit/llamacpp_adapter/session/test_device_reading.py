@@ -74,7 +74,7 @@ def test_whenever_a_prompt_is_swapped_the_memory_is_what_was_to_be_read(data, pr
         assert reading.ids[-1] == prompt[-1], "the token that the answer follows is always read"
         assert len(reading.ids) <= len(prompt)
         assert reading.refined == (len(reading.ids) < len(prompt))
-        assert 0 <= reading.covered <= len(prompt)
+        assert 0 <= reading.prompt_position <= len(prompt)
     device.process(len(prompt) + len(device.answer) + 1)
     assert device.memory == [*reading.ids, *device.answer], "no token is lost, repeated or out of order"
 
@@ -122,10 +122,10 @@ def test_a_turn_behind_a_refined_one_goes_on_from_there(data, prompt, said):
     second = Device(following, first.memory, history)
     assert second.memory == first.memory[: second.head]
     if second.reading.refined:
-        assert second.reading.covered >= len(prompt) - 1
-        assert second.reading.ids == [*second.memory, *following[second.reading.covered :]]
-    covered, more = second.reading.covered, data.draw(kept_indices(len(following)))
-    head, rest = list(second.reading.ids), [following[index] for index in more if index >= covered]
+        assert second.reading.prompt_position >= len(prompt) - 1
+        assert second.reading.ids == [*second.memory, *following[second.reading.prompt_position :]]
+    position, more = second.reading.prompt_position, data.draw(kept_indices(len(following)))
+    head, rest = list(second.reading.ids), [following[index] for index in more if index >= position]
     saved = second.reading.refine(more)
     assert second.reading.ids == ([*second.memory, *rest] if saved else head)
     second.answer = [7]

@@ -14,7 +14,7 @@ from pdd_core.timeline import Source
 from pdd_llamacpp_adapter.cloud.stream import CloudEnd
 from pdd_llamacpp_adapter.request import AnswerRequest
 from pdd_llamacpp_adapter.session.answer_session import AnswerSession
-from pdd_llamacpp_adapter.session.outcome import Decided
+from pdd_llamacpp_adapter.session.outcome import AnswerPlan
 
 pytestmark = pytest.mark.anyio
 
@@ -169,7 +169,7 @@ async def test_the_plan_is_told_and_the_end_reported_once(session, fake_engine, 
         Verdict.DEVICE_ONLY,
         engine=fake_engine(),
         cloud=fake_cloud([]),
-        plan=Decided(plan, "mine"),
+        plan=AnswerPlan(plan, "mine"),
         on_ended=ended.append,
     )
     assert made.work_left() is None

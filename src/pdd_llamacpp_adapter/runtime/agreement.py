@@ -1,21 +1,24 @@
-"""The terms of an answer, from settings and measured speed: its rate, the prompt's share, the decode budget."""
+"""How one answer will be made: by whom, at what rate, with what share of the prompt and what decode budget."""
 
 from __future__ import annotations
 
+import logging
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pdd_core.break_even import break_even_budget
-from pdd_core.planner.types import Verdict
+from pdd_core.planner.types import Plan, Verdict, Why
 from pdd_core.refinement.guard import LEAST_TOKENS
 from pdd_core.refinement.spans import LONGEST_LINE
+from pdd_llamacpp_adapter.session.outcome import AnswerPlan
+from pdd_llamacpp_adapter.session.session_start import fits
 
 if TYPE_CHECKING:
     from pdd_core.env import ServeSettings
-    from pdd_core.planner.types import Plan
     from pdd_llamacpp_adapter.engine.speed import DeviceSpeed
     from pdd_llamacpp_adapter.request import AnswerRequest
+    from pdd_llamacpp_adapter.runtime.planning import Facts, Planning
 
 HEADROOM = 1.3
 """Of a computed decode budget over the break-even: the device takes over as soon as it has caught up, so what is
@@ -26,15 +29,88 @@ _RATE_SHARE = 0.9
 _LEAST_FRESH = 64
 """With fewer prompt tokens left to process, there is nothing worth refining."""
 
+logger = logging.getLogger(__name__)
 
-class Terms:
-    """Sets the terms of every answer on one device. `speed` may learn meanwhile."""
 
-    def __init__(self, settings: ServeSettings, speed: DeviceSpeed, *, n_ctx: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How one answer is made."""
+
+    request: AnswerRequest
+    """With the decode budget and the share of the prompt to read."""
+    plan: AnswerPlan
+    rate: float
+    """Tokens per second to show at most."""
+    engine: bool
+    """The device has a part."""
+    cloud: bool
+    """The cloud has a part."""
+
+
+class Agreements:
+    """Agrees on how each answer of one device is made. `speed` may learn meanwhile."""
+
+    def __init__(self, settings: ServeSettings, planning: Planning, speed: DeviceSpeed, *, n_ctx: int) -> None:
         self._settings = settings
+        self._planning = planning
         self._speed = speed
         self._n_ctx = n_ctx
         self._target = settings.refine_target
+        self._warned = False
+
+    def agree(self, request: AnswerRequest, facts: Facts) -> Agreement:
+        """Return how the answer to `request` is made, by the settings, the planner, and what is known now.
+
+        A request that names the share of its prompt to read keeps it.
+
+        Raises:
+            PolicyError: the policies are strict, and one failed.
+        """
+        info, prompt = facts.info, len(request.prompt_token_ids)
+        cloud = facts.has_cloud and (info is None or prompt + request.max_tokens <= info.max_model_len)
+        rate = self.rate(has_cloud=cloud) if facts.paced else math.inf
+        if not cloud:
+            why = "it does not fit the cloud" if facts.has_cloud else "there is no cloud"
+            request = self._with_budget(request, rate, held=facts.held_whole)
+            return Agreement(request, _fixed(Verdict.DEVICE_ONLY, why), rate, engine=True, cloud=False)
+
+        # who asks for a refined prompt wants what only a handoff has; the settings only say how much one reads
+        hand_over = request.refine_ratio is not None
+        planner_refines = self._planning.asks and self._target.kind == "auto" and self._fits_whole(request)
+        if not planner_refines:
+            request = self._with_ratio(request, facts)
+        if self._too_long(request, facts):
+            plan = _fixed(Verdict.CLOUD_ONLY, "prompt and answer do not fit the device's context")
+        else:
+            refinable = planner_refines and request.refine_ratio is None
+            plan = self._planning.plan(request, facts, rate=rate, refinable=refinable, hand_over=hand_over)
+
+        judged = facts.held_whole < facts.held  # a refined prompt that is held already
+        request = self.planned(request, plan.plan, rate, held=facts.held, judged=judged)
+        if plan.plan.verdict is Verdict.DEVICE_ONLY and facts.paced:
+            rate = self.rate(has_cloud=False)
+        return Agreement(request, plan, rate, engine=not self._too_long(request, facts), cloud=True)
+
+    def _fits_whole(self, request: AnswerRequest) -> bool:
+        return fits(request, self._n_ctx, refinable=False)
+
+    def _too_long(self, request: AnswerRequest, facts: Facts) -> bool:
+        """Whether the device's context is too small for the answer, and refinement is of no help."""
+        info = facts.info
+        return info is not None and not fits(request, self._n_ctx, refinable=info.refinement != "off")
+
+    def _with_ratio(self, request: AnswerRequest, facts: Facts) -> AnswerRequest:
+        """Return `request` with the share of its prompt that the settings have the device read."""
+        if request.refine_ratio is not None:
+            return request
+        ratio = self.refine_ratio(len(request.prompt_token_ids), request.max_tokens, held=facts.held)
+        if ratio is not None and facts.info is not None and facts.info.refinement == "off":
+            if self._target.kind == "auto":
+                return request
+            if not self._warned:
+                self._warned = True
+                logger.warning("refine is %s, but the cloud refines no prompts", self._settings.refine)
+        return replace(request, refine_ratio=ratio)
 
     def rate(self, *, has_cloud: bool) -> float:
         """Return the tokens per second to show at most."""
@@ -75,20 +151,19 @@ class Terms:
 
         A plan without a budget gets the settings': one that gives the answer to one side needs it once that side
         is lost, and one for a handoff leaves it to them. A plan of the device's own reads the whole prompt. With a
-        budget goes the least that would do, as in `with_budget`.
+        budget goes the least that would do, as in `_with_budget`.
         """
-        if plan.verdict is not Verdict.HANDOFF and request.refine_ratio is not None:
-            if len(request.prompt_token_ids) + request.max_tokens <= self._n_ctx:
-                request = replace(request, refine_ratio=None)
-        elif plan.verdict is Verdict.HANDOFF:
+        if plan.verdict is Verdict.HANDOFF:
             request = replace(request, refine_ratio=plan.refine_ratio)
+        elif self._fits_whole(request):
+            request = replace(request, refine_ratio=None)
         if plan.decode_budget is None:
-            return self.with_budget(request, rate, held=held, judged=judged)
+            return self._with_budget(request, rate, held=held, judged=judged)
         budget = min(plan.decode_budget, request.max_tokens)
         least = self._computed_budget(request, rate, held, headroom=1.0, judged=judged)
         return replace(request, decode_budget=budget, least_budget=None if least is None else min(least, budget))
 
-    def with_budget(
+    def _with_budget(
         self, request: AnswerRequest, rate: float, *, held: int, judged: bool = False
     ) -> AnswerRequest:
         """Return `request` with the decode budget that the settings give it; `held` as for `refine_ratio`.
@@ -123,3 +198,7 @@ class Terms:
             return None  # nothing was measured: the cloud goes on until the device has caught up
         budget = break_even_budget(fresh, rate=min(rate, 1.0 / step), prefill_tps=prefill, headroom=headroom)
         return None if budget is None else max(least, budget)
+
+
+def _fixed(verdict: Verdict, why: str) -> AnswerPlan:
+    return AnswerPlan(Plan(verdict, why=Why(why)), "settings")

@@ -1,8 +1,8 @@
-"""The refined prompt of one answer: asked of the cloud, checked, and put where the device finds it."""
+"""Fetches the refined prompt of one answer from the cloud, checks it, and keeps it for the device."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pdd_core.errors import CloudError, InvalidRefinement, SchemaVersionError, named
 from pdd_core.handoff import NoRefinement
@@ -12,9 +12,12 @@ from pdd_core.refinement.protect import protected_spans
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from anyio.abc import TaskGroup
+
     from pdd_core.handoff import HandoffState, Refinement
     from pdd_core.refinement.prompt import Span
     from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
+    from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
 
@@ -22,17 +25,7 @@ WAIT_S = 10.0
 """How long to ask for a refinement at most: the cloud has it within milliseconds of its first token, or never."""
 
 
-class SpeltVocabulary(Protocol):
-    """What finding the protected tokens needs of a vocabulary."""
-
-    def is_special(self, token_id: int) -> bool:
-        """Whether the token is not ordinary text."""
-
-    def spelt(self, token_id: int) -> str:
-        """The token's text, control tokens spelt out."""
-
-
-def protected_by_device(request: AnswerRequest, vocab: SpeltVocabulary) -> tuple[Span, ...]:
+def protected_by_device(request: AnswerRequest, vocab: Vocabulary) -> tuple[Span, ...]:
     """Return the spans that a request's refined prompt has to keep. Takes milliseconds for a long one."""
     ids = request.prompt_token_ids
     special = frozenset(token for token in set(ids) if vocab.is_special(token))
@@ -40,13 +33,13 @@ def protected_by_device(request: AnswerRequest, vocab: SpeltVocabulary) -> tuple
     return protected_spans(ids, [spelt[token] for token in ids], special, marked=request.protect)
 
 
-class RefinedPromptWish:
-    """One answer's wish for a refined prompt, and what became of it.
+class RefinedPromptFetch:
+    """One answer's refined prompt: what is asked for, and what came.
 
     Args:
         live: the answer.
         ratio: share of the prompt's tokens to keep.
-        protected: what has to stay, and whatever comes is checked against.
+        protected: spans of the prompt that any refined prompt has to keep; one that does not is refused.
     """
 
     def __init__(self, live: LiveAnswer, ratio: float, protected: Sequence[Span]) -> None:
@@ -69,27 +62,27 @@ class RefinedPromptWish:
         """A refined prompt is still on its way."""
         return not self.settled and (self._asks or self._live.answer.cloud_running)
 
-    def certain(self, covered: int) -> int:
-        """Return how far a device that has read `covered` prompt tokens can go on, whatever will be dropped."""
-        return next((end for start, end in self.protected if start <= covered < end), covered)
+    def protected_until(self, position: int) -> int:
+        """Return the end of the protected span that is at `position` of the prompt; `position` if none is."""
+        return next((end for start, end in self.protected if start <= position < end), position)
 
     def protected_from(self, position: int) -> int:
         """Return how many tokens of the prompt from `position` on stay in any case."""
         return sum(max(0, end - max(start, position)) for start, end in self.protected)
 
-    def begun(self) -> None:
-        """Take note that `fetch` is about to be called."""
+    def start(self, tasks: TaskGroup, cloud: CloudClient, handoff_id: str) -> None:
+        """Begin to ask the cloud, which has sent its first token. Never raises a cloud's error."""
         self._asks = True
+        tasks.start_soon(self._run, cloud, handoff_id)
 
-    async def fetch(self, cloud: CloudClient, handoff_id: str) -> None:
-        """Ask the cloud for it, after its first token. Never raises a cloud's error."""
+    async def _run(self, cloud: CloudClient, handoff_id: str) -> None:
         try:
             state = await cloud.handoff(handoff_id, wait=WAIT_S)
             self._take(state)
         except (CloudError, SchemaVersionError) as error:
-            self.none("unavailable", named(error))
+            self.give_up("unavailable", named(error))
         except InvalidRefinement as error:
-            self.none("invalid", str(error))
+            self.give_up("invalid", str(error))
         finally:
             self._asks = False
         self._live.changed()
@@ -99,7 +92,7 @@ class RefinedPromptWish:
             return
         match state.refinement:
             case NoRefinement() as none:
-                self.none(none.reason, none.message)
+                self.give_up(none.reason, none.message)
             case refinement:
                 self._check(refinement, state.prompt_token_ids)
                 self.kept = tuple(refinement.kept_indices)
@@ -115,8 +108,8 @@ class RefinedPromptWish:
         if refinement.kept_token_ids != [prompt[index] for index in refinement.kept_indices]:
             raise InvalidRefinement("the kept ids are not those of the prompt at the kept indices")
 
-    def none(self, reason: str, message: str) -> None:
-        """Take note that there is no refined prompt, and why. The first reason counts."""
+    def give_up(self, reason: str, message: str) -> None:
+        """Do without a refined prompt, unless there is one. The first reason counts."""
         if self.settled:
             return
         self.reason = reason
