@@ -182,7 +182,7 @@ def wire() -> list[str]:
     rows = [[f"`{name}`", _BOUNDS[key](optin), markdown(asked[key][1])] for name, key in names]
     parts = [
         "The wire's fields",
-        "[The wire](../wire.md) says how they are used.",
+        f"[The wire](../wire.md) says how they are used. This is schema version `{handoff.SCHEMA_VERSION}`.",
         "## Opt-in fields",
         "In vLLM's `vllm_xargs`. None, where it stands for a field, is its absence.",
         table(["field", "type and bounds", "meaning"], rows),
