@@ -18,12 +18,12 @@ import reference_pages
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PACKAGES = ("pdd_core", "pdd_vllm_plugin", "pdd_llamacpp_adapter", "pdd_cli", "pdd_lab")
-NOTE = "`python tools/reference.py` writes this page from the code. To change a text, change its docstring."
+NOTE = "<!-- Written by tools/reference.py: to change a text, change its docstring. -->\n"
 
 
 def modules() -> str:
     """Return the page of the modules: each with the first line of its docstring."""
-    lines = ["# Modules", NOTE]
+    lines = [f"{NOTE}# Modules", "Each with the first line of its docstring."]
     for package in PACKAGES:
         folder = ROOT / "src" / package
         lines += ["", f"## {package}", "| module | what it is |", "|---|---|"]
@@ -45,7 +45,7 @@ def page(name: str) -> tuple[Path, str]:
     if name == "modules":
         return DOCS / "modules.md", modules()
     title, *parts = getattr(reference_pages, name)()
-    return DOCS / "reference" / f"{name}.md", "\n\n".join([f"# {title}\n{NOTE}", *parts]) + "\n"
+    return DOCS / "reference" / f"{name}.md", "\n\n".join([f"{NOTE}# {title}", *parts]) + "\n"
 
 
 def main() -> None:
