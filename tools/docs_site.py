@@ -15,7 +15,9 @@ PAGES = {
     "changes/README.md": "news.md",
 } | {name: name.lower() for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")}
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
-BEFORE_LIST = re.compile(r"^(?![-*|#`\s]|\d+\. )(.+)\n(?=- |1\. )", re.MULTILINE)
+FENCE = re.compile(r"(^```.*?^```\n)", re.MULTILINE | re.DOTALL)
+BEFORE_BLOCK = re.compile(r"^(?!- |1\. |[|#\s])(.+)\n(?=- |1\. |\|)", re.MULTILINE)
+CODE = re.compile(r"`[^`\n]+`")
 
 
 def on_config(config: Any) -> None:
@@ -30,25 +32,25 @@ def on_files(files: Any, config: Any) -> None:
     """Add the pages, and the examples that they link to. Without a CHANGELOG.md, its fragments stand for it."""
     from mkdocs.structure.files import File
 
+    fragments = [
+        path.read_text(encoding="utf-8").strip() for path in sorted((ROOT / "changes").glob("[+0-9]*.md"))
+    ]
+    unreleased = "\n- ".join(["# Changes\nNot released yet:\n", *fragments])
     for name, page in PAGES.items():
-        text = (ROOT / name).read_text(encoding="utf-8") if (ROOT / name).exists() else unreleased()
+        text = (ROOT / name).read_text(encoding="utf-8") if (ROOT / name).exists() else unreleased
         files.append(File.generated(config, page, content=text))
     for path in (path for path in (ROOT / "examples").glob("*.*") if path.suffix != ".md"):
         files.append(File.generated(config, f"examples/{path.name}", abs_src_path=str(path)))
 
 
-def unreleased() -> str:
-    """Return the changes since the last release."""
-    texts = [path.read_text(encoding="utf-8").strip() for path in sorted((ROOT / "changes").glob("[+0-9]*.md"))]
-    return "\n".join(["# Changes", "Not released yet:\n", *(f"- {text}" for text in texts)])
-
-
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Lead links to pages, and part each list from the paragraph before it, which Markdown asks for."""
+    """Lead links to pages; part lists and tables from what stands before; pipes in code need no escape here."""
     uri = page.file.src_uri
     source = next((name for name, target in PAGES.items() if target == uri), f"docs/{uri}")
     text = LINK.sub(lambda link: f"]({site_link(source, uri, link[1])}{link[2] or ''})", markdown)
-    return BEFORE_LIST.sub(r"\1\n\n", text)
+    first, *others = FENCE.split(CODE.sub(lambda code: code[0].replace(r"\|", "|"), text))
+    parts = [first, *(part if part.startswith("```") else f"\n{part}" for part in others)]
+    return "".join(part if part.startswith("```") else BEFORE_BLOCK.sub(r"\1\n\n", part) for part in parts)
 
 
 def site_link(source: str, uri: str, link: str) -> str:

@@ -128,7 +128,7 @@ def errors() -> list[str]:
     for name in [name for name, kind in vars(module).items() if inspect.isclass(kind)]:
         text, _, mend = inspect.cleandoc(getattr(module, name).__doc__).partition("What to do: ")
         rows.append([f"`{name}`", markdown(text), sentence(mend)])
-    tree = inspect.cleandoc(module.__doc__ or "").partition("::\n\n")[2]
+    tree = re.sub(r"(?<=\w) {2,}.*", "", inspect.cleandoc(module.__doc__ or "").partition("::\n\n")[2])
     return [
         "Errors",
         "[Errors](../errors.md) says how they reach a program, a client and a user.",

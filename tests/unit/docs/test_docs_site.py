@@ -32,7 +32,10 @@ def test_a_link_leads_to_the_page(uri, link, leads_to):
     assert site.on_page_markdown(f"a [text]({link}) b", page) == f"a [text]({leads_to}) b"
 
 
-def test_a_list_is_parted_from_the_paragraph_before_it():
+def test_lists_and_tables_are_parted_from_what_stands_before():
     page = SimpleNamespace(file=SimpleNamespace(src_uri="wire.md"))
     assert site.on_page_markdown("text:\n- a\n- b\n", page) == "text:\n\n- a\n- b\n"
-    assert site.on_page_markdown("```yaml\n- a\n- b\n", page) == "```yaml\n- a\n- b\n"
+    assert site.on_page_markdown("- a\n  more\n- b\n", page) == "- a\n  more\n- b\n"
+    assert site.on_page_markdown("# head\n| a |\n", page) == "# head\n| a |\n"
+    assert site.on_page_markdown("```yaml\nx:\n- a\n```\n| a |\n", page) == "```yaml\nx:\n- a\n```\n\n| a |\n"
+    assert site.on_page_markdown("| `a \\| b` |\n", page) == "| `a | b` |\n"
