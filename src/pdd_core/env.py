@@ -36,7 +36,7 @@ class Env(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PDD_", extra="ignore")
 
     cache_dir: Path = Field(default_factory=_default_cache)
-    """PDD_CACHE_DIR: prepared models."""
+    """PDD_CACHE_DIR: prepared models; unset: `pdd-device` in the user's cache folder."""
     policies: str | None = None
     """PDD_POLICIES: comma-separated policy plugins to load; unset loads all, empty loads none."""
     strict: bool = False
@@ -68,7 +68,7 @@ class ServeSettings(BaseSettings):
     cloud_model: str | None = None
     """PDD_CLOUD_MODEL: the name to ask the cloud for; unset: what it serves."""
     cloud_tenant: str | None = Field(default=None, pattern=TENANT_PATTERN)
-    """PDD_CLOUD_TENANT: for whom the cloud works, where it has ceilings per tenant."""
+    """PDD_CLOUD_TENANT: for whom the cloud works, where it has ceilings per tenant: docs/policies.md#tenants."""
     host: str = "127.0.0.1"
     """PDD_HOST: address to listen on."""
     port: int = Field(default=8090, ge=0, le=65535)
@@ -76,7 +76,8 @@ class ServeSettings(BaseSettings):
     api_key: SecretStr | None = None
     """PDD_API_KEY: clients must present it; unset: anyone who reaches the port may ask."""
     allow_origins: tuple[str, ...] = ()
-    """PDD_ALLOW_ORIGINS, a JSON list: origins of web pages that may use the server (CORS)."""
+    """PDD_ALLOW_ORIGINS: origins of web pages that may use the server (CORS), a JSON list such as
+    `["https://chat.example"]`, or `["*"]`."""
     model_name: str | None = None
     """PDD_MODEL_NAME: the name that clients see; unset: the model file's."""
     n_ctx: int = Field(default=4096, ge=64)
@@ -86,14 +87,18 @@ class ServeSettings(BaseSettings):
     flash_attn: bool = False
     """PDD_FLASH_ATTN: faster for long prompts; greedy answers may then differ from the cloud's at near-ties."""
     rate: Literal["auto", "unlimited"] | PositiveFloat = "auto"
-    """PDD_RATE: tokens per second at which streamed answers are shown; ``auto``: as fast as the device decodes."""
+    """PDD_RATE: tokens per second at which streamed answers are shown; ``auto``: nine tenths of the device's own
+    decode rate, so that the take-over does not show; ``unlimited``: as they come."""
     pacing: str = "adaptive"
-    """PDD_PACING: how the rate is kept: adaptive, fixed, ewma, reading or unlimited."""
+    """PDD_PACING: how the rate is kept: ``adaptive``, ``fixed``, ``ewma``, ``reading`` or ``unlimited``:
+    docs/hooks.md#pacing."""
     decode_budget: Literal["auto"] | PositiveInt = "auto"
-    """PDD_DECODE_BUDGET: tokens that the cloud may decode; ``auto``: what the device's prefill takes."""
+    """PDD_DECODE_BUDGET: tokens that the cloud may decode; ``auto``: what lasts until the device is ready, as the
+    planner finds; a number: a handoff each time, with so many."""
     plan: Literal["auto", "off", "handoff", "cloud", "device"] = "auto"
     """PDD_PLAN: who makes an answer; ``auto``: decided for each by what is known of device, cloud and answers;
-    ``handoff``, ``cloud`` or ``device``: always so; ``off``: always a handoff, with the budget of a formula."""
+    ``handoff``, ``cloud`` or ``device``: always so; ``off``: always a handoff, with the budget of a formula. This
+    and the next four: docs/planner.md#settings."""
     stall_probability: float = Field(default=0.01, gt=0, lt=1)
     """PDD_STALL_PROBABILITY: share of answers that may stall at the handoff."""
     ttft_target_s: PositiveFloat = 0.5
@@ -105,16 +110,18 @@ class ServeSettings(BaseSettings):
     refine: str | float = "off"
     """PDD_REFINE: how much of a prompt the device reads, by the cloud's choice: ``off`` (all), ``auto`` (less
     where all takes long), a share such as 0.25, ``512 tokens``, what ``2 s`` suffice for, or ``context`` (what
-    fits)."""
+    fits): docs/server.md#refined-prompts."""
     guard_nats: PositiveFloat = THRESHOLD
     """PDD_GUARD_NATS: nats per token by which the device may find the cloud's tokens less likely behind a refined
-    prompt; above it, the whole prompt is read. A model quantised to 4 bits needs more."""
+    prompt; above it, the whole prompt is read. A model quantised to 4 bits needs more:
+    docs/refinement.md#quantised-devices."""
     max_queue: int = Field(default=8, ge=0)
-    """PDD_MAX_QUEUE: answers that may wait for the device besides the one it makes; more are refused."""
+    """PDD_MAX_QUEUE: answers that may wait for the device besides the one it makes; more are refused. With
+    a cloud they begin there meanwhile."""
     grace_s: float = Field(default=5.0, ge=0)
-    """PDD_GRACE_S: seconds that answers in flight have to finish when the server is stopped."""
+    """PDD_GRACE_S: seconds that answers in flight have to finish on Ctrl-C or SIGTERM."""
     patience: Patience = Patience()
-    """PDD_PATIENCE__*: time limits and retry budgets."""
+    """PDD_PATIENCE__*: time limits and retry budgets, each in a row of its own below."""
 
     @field_validator("refine", mode="before")
     @classmethod

@@ -72,21 +72,34 @@ def named(error: BaseException) -> str:
 
 
 class PDDError(Exception):
-    """Base of all errors of this project."""
+    """Never raised itself: the base of all.
+
+    What to do: catch it to catch all.
+    """
 
 
 class ConfigurationError(PDDError):
-    """A setting that cannot work. The message names the setting and what to change."""
+    """A setting or an argument cannot work: it is unknown or out of range, or an extra is not installed.
+
+    What to do: the message names the setting and what to change.
+    """
 
 
 class UnsupportedDeployment(ConfigurationError):
-    """A deployment the plugin cannot serve. Raised at start-up, never per request."""
+    """A deployment the plugin cannot serve. Raised at vLLM's start, never per request.
+
+    Such are several API servers, data parallel, no tokenizer, another scheduler class, and `--tokens-only`.
+
+    What to do: start one server per engine; add the scheduler flag that the message names.
+    """
 
 
 class InvalidRequest(PDDError):
-    """A field of a request has a value that cannot be obeyed. The message says what to send instead.
+    """A field of a request to the device has a value that neither engine could obey; a 400 over HTTP.
 
     `param` is the field's path in the request, `code` a stable word for programs, or None.
+
+    What to do: mend the field in `param`; the message says what to send instead.
     """
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
@@ -96,11 +109,19 @@ class InvalidRequest(PDDError):
 
 
 class InvalidGrammar(InvalidRequest):
-    """A JSON schema, regular expression or grammar that cannot be compiled."""
+    """A JSON schema, regular expression or grammar cannot be compiled, or not safely; a 400 over HTTP.
+
+    One that is too large could take the process with it.
+
+    What to do: the message has the grammar engine's reason.
+    """
 
 
 class DeviceBusy(PDDError):
-    """The device's queue is full. `retry_after` is a guess of the seconds until it is not."""
+    """The device's queue is full; a 429 over HTTP. `retry_after` is a guess of the seconds until it is not.
+
+    What to do: ask again later, or raise `max_queue`.
+    """
 
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
@@ -108,13 +129,18 @@ class DeviceBusy(PDDError):
 
 
 class ServerStopping(PDDError):
-    """The device's server was told to stop before the answer began."""
+    """The device's server was told to stop before the answer began; a 503 with the code `server_shutting_down`.
+
+    What to do: start it again.
+    """
 
 
 class InvalidOptIn(PDDError):
-    """A ``pdd_*`` field of a request is wrong.
+    """A ``pdd_*`` field of a request is wrong; a 400 over HTTP.
 
     `param` is the field's path in the request body, such as ``vllm_xargs.pdd_decode_budget``.
+
+    What to do: mend the field in `param`.
     """
 
     def __init__(self, message: str, *, param: str) -> None:
@@ -123,31 +149,53 @@ class InvalidOptIn(PDDError):
 
 
 class HandoffInUse(InvalidOptIn):
-    """The handoff id names a request that is running, or one that was deleted a moment ago."""
+    """The handoff id names a request that is running, or one that was deleted within the last minute; a 400.
+
+    What to do: use a new id.
+    """
 
 
 class HandoffNotFound(PDDError):
-    """No state for this id: it never existed, has expired, or was deleted."""
+    """No state has this id: it never existed, has expired, or was deleted; a 404 over HTTP.
+
+    What to do: start anew.
+    """
 
 
 class SchemaVersionError(PDDError):
-    """The other side's schema has a higher major version than this reader knows."""
+    """The other side's wire schema has a higher major version than this reader knows.
+
+    What to do: upgrade pdd-device here, or pin the other side.
+    """
 
 
 class TokenizerMismatch(PDDError):
-    """Device and cloud disagree on a token, so token ids cannot cross. Names the first difference."""
+    """Device and cloud disagree on a token, the end of sequence, or which tokens are control tokens.
+
+    So token ids cannot cross. The message names the first difference.
+
+    What to do: use a GGUF of the model that the cloud serves.
+    """
 
 
 class CloudError(PDDError):
-    """Anything that goes wrong between the device and the cloud."""
+    """Never raised itself: the base of what goes wrong between the device and the cloud."""
 
 
 class CloudUnreachable(CloudError):
-    """No connection to the cloud."""
+    """No connection to the cloud, or a server that is started does not serve in time.
+
+    What to do: check the address, and that vLLM is up.
+    """
 
 
 class CloudRefused(CloudError):
-    """The cloud answered with an error. `status` is its HTTP status, `code` the code in its error object."""
+    """The cloud answered with an error, has no plugin, or sent what is no answer of this schema.
+
+    `status` is the HTTP status, `code` the code in its error object.
+
+    What to do: 401: give the key. 404: start vLLM with `VLLM_PLUGINS=pdd`. 429: ask again later.
+    """
 
     def __init__(self, message: str, *, status: int | None = None, code: str | int | None = None) -> None:
         super().__init__(message)
@@ -156,39 +204,72 @@ class CloudRefused(CloudError):
 
 
 class CloudLost(CloudError):
-    """The stream ended without a finish reason, or with an error event."""
+    """The stream broke off, was aborted, ended without a finish reason, or with an error event.
+
+    Also: no first token within the device's patience, or a server that was started ended by itself.
+
+    What to do: nothing, where a device takes part: it goes on.
+    """
 
 
 class DeviceError(PDDError):
-    """Anything that goes wrong in the device's engine."""
+    """The vocabulary of a closed engine is used; else the base of what goes wrong in the device's engine."""
 
 
 class ContextOverflow(DeviceError):
-    """Prompt plus answer need more tokens than the device's context holds."""
+    """Prompt and `max_tokens` do not fit the device's context. Raised before anything is sent or computed.
+
+    What to do: open the engine with a larger `n_ctx`, or ask for less.
+    """
 
 
 class DeviceEngineFailed(DeviceError):
-    """llama.cpp returned an error code, made no token in time, or its engine thread died."""
+    """llama.cpp returned an error code, did not come back in time, or cannot make a context.
+
+    Also: its engine's thread died, or the engine was closed in mid-answer.
+
+    What to do: where there is a cloud, it finishes: docs/device.md#faults.
+    """
 
 
 class GrammarRejected(DeviceError):
-    """The device's grammar engine refuses tokens that the cloud's let through: the cloud has to finish."""
+    """The device's grammar engine refuses tokens that the cloud's let through.
+
+    What to do: nothing: the cloud finishes.
+    """
 
 
 class ModelError(PDDError):
-    """A model file is missing, unreadable, or not what it claims to be."""
+    """A model file is missing, not a GGUF, damaged, or has no chat template.
+
+    What to do: the message names the file.
+    """
 
 
 class NotCaptured(PDDError):
-    """The attention of a prompt was not, or not wholly, captured. Its request goes on without a refined prompt."""
+    """The attention of a prompt was not, or not wholly, captured. Its request goes on without a refined prompt.
+
+    What to do: see the reason in `refinement` of the state: docs/wire.md#refinement.
+    """
 
 
 class InvalidRefinement(PDDError):
-    """A refined prompt breaks its contract: indices out of order or range, a protected token dropped, no fit."""
+    """A refined prompt breaks its contract.
+
+    Kept indices are not ints that strictly increase within the prompt, or a protected one is missing; or scores,
+    weights or texts do not fit the prompt.
+
+    What to do: mend the refiner: docs/hooks.md#refinement. Device and cloud fall back by themselves.
+    """
 
 
 class InvalidTrace(PDDError):
-    """A trace file cannot be read. `line` is the number of the first malformed line, from 1, or None."""
+    """A trace file is of no known format, or has a malformed line.
+
+    `line` is the number of the first such line, from 1, or None; `reason` says why.
+
+    What to do: mend the line, or name the format with `--format`.
+    """
 
     def __init__(self, path: Path, line: int | None, reason: str) -> None:
         super().__init__(f"{path}, line {line}: {reason}" if line else f"{path}: {reason}")
@@ -197,4 +278,9 @@ class InvalidTrace(PDDError):
 
 
 class PolicyError(PDDError):
-    """A third-party hook raised or returned nonsense while `strict` is set."""
+    """No policy answered; or a third party's failed while `strict` is set.
+
+    It cannot be loaded, raised, returned what is unusable, or gave no refined prompt in time.
+
+    What to do: the message names the plugin and the hook.
+    """

@@ -35,7 +35,9 @@ class BudgetRequest:
     """An opted-in request, as the scheduler sees it: on admission, and again when the load has changed."""
 
     handoff_id: str
+    """The request's, as its client chose it."""
     num_prompt_tokens: int
+    """Tokens of the whole prompt."""
     max_tokens: int
     """The client's own limit on the answer."""
     decode_budget: int | None
@@ -57,7 +59,9 @@ class CloudLoad:
     """What the scheduler holds at this moment."""
 
     running: int
+    """Requests in the running batch."""
     waiting: int
+    """Requests in line."""
     kv_cache_usage: float
     """Share of KV blocks in use, 0 to 1."""
     capacity: int = 0
@@ -74,6 +78,7 @@ class PaceRequest:
     """A request on the device, before its first token."""
 
     num_prompt_tokens: int
+    """Tokens of the whole prompt."""
     max_tokens: int
     """The longest the answer can get, in tokens."""
 

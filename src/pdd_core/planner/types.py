@@ -29,6 +29,7 @@ class Estimate:
     """What is believed of one quantity, for the next request."""
 
     mean: float
+    """The value that is expected."""
     sd: float = 0.0
     """Standard deviation of the next request's value: what requests differ by, and what is not known yet."""
     doubt: float = 0.0
@@ -47,6 +48,7 @@ class PlanRequest:
     """A request on the device, before anything is sent or computed for it."""
 
     num_prompt_tokens: int
+    """Tokens of the whole prompt."""
     num_held_tokens: int = 0
     """The beginning of the prompt that the device holds already, from an earlier turn."""
     num_held_whole_tokens: int | None = None
@@ -71,7 +73,9 @@ class DeviceState:
     """The device, for a prompt and an answer of about this request's length."""
 
     prefill_tps: Estimate
+    """Prompt tokens that it reads in a second."""
     decode_tps: Estimate
+    """Tokens that it makes in a second."""
     n_ctx: int
     """Tokens that its context holds."""
     wait_s: Estimate = Estimate(0.0)
@@ -176,7 +180,9 @@ class Why:
     reason: str
     """One sentence: why the winner won."""
     inputs: dict[str, float | int | str | bool | None] = field(default_factory=dict)
+    """What the decision went by."""
     alternatives: tuple[Alternative, ...] = ()
+    """The plans that were looked at."""
 
     def as_json(self) -> dict[str, object]:
         """Return it ready for JSON."""
@@ -195,11 +201,13 @@ class Plan:
     """What is to be done with one request."""
 
     verdict: Verdict
+    """Who makes the answer."""
     decode_budget: int | None = None
     """Tokens that the cloud may decode; None where it is not capped, or has no part."""
     refine_ratio: float | None = None
     """Share of the prompt that the device reads; None for all of it."""
     why: Why = field(default_factory=lambda: Why("a policy of its own"))
+    """For people: it goes into the answer's `pdd` object and the log."""
 
 
 def _short(value: float | None) -> float | None:
