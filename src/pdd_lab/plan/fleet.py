@@ -16,7 +16,7 @@ from pdd_core.planner.lengths import PROMPT_EDGES
 from pdd_core.planner.profiles import mean_rate, rate_at
 from pdd_lab.plan.builtin import cloud_profile, device_profile, trace
 from pdd_lab.simulator.fleet_planner import FleetClass, Harm, plan_fleet, settings_of
-from pdd_lab.traces.columns import MOST_TOKENS
+from pdd_lab.traces.trace import MOST_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pdd_lab.traces.trace import HASH_BLOCK
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Self
@@ -35,7 +37,7 @@ class Load:
     hash_offsets: NDArray[np.int64] = field(default_factory=_none)
     """As in a `Trace`."""
     hash_values: NDArray[np.int64] = field(default_factory=_none)
-    block_tokens: int = 512
+    block_tokens: int = HASH_BLOCK
 
     def __len__(self) -> int:
         return len(self.arrival_s)
