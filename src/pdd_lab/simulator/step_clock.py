@@ -38,10 +38,14 @@ def steps_until(wanted: float, first: float, slope: float) -> int:
 class StepClock:
     """The time of one instance, and what its next step depends on. Times in seconds."""
 
-    __slots__ = ("busy", "cloud", "context", "now", "step")
+    __slots__ = ("base_s", "busy", "context", "now", "per_sequence_s", "per_token_s", "step")
 
     def __init__(self, cloud: MeasuredCloud) -> None:
-        self.cloud = cloud
+        self.base_s, self.per_sequence_s, self.per_token_s = (
+            cloud.base_s,
+            cloud.per_sequence_s,
+            cloud.per_context_token_s,
+        )
         self.now = 0.0
         self.busy = 0.0
         """Of that time, what steps took."""
@@ -70,9 +74,6 @@ class StepClock:
 
     def _seconds(self, decoding: int) -> tuple[float, float]:
         """Return how long a step takes without prefill, and how much longer each following one."""
-        cloud = self.cloud
-        slope = cloud.per_context_token_s * decoding
-        return (
-            cloud.base_s + cloud.per_sequence_s * decoding + cloud.per_context_token_s * self.context + slope,
-            slope,
-        )
+        per_token = self.per_token_s
+        slope = per_token * decoding
+        return self.base_s + self.per_sequence_s * decoding + per_token * self.context + slope, slope
