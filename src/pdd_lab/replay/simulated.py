@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice
     from pdd_lab.replay.replay_figures import Reader
-    from pdd_lab.simulator.choices import Choices
     from pdd_lab.simulator.evaluation import Evaluation
+    from pdd_lab.simulator.outcomes import Choices
     from pdd_lab.simulator.scenario import Truth
     from pdd_lab.traces import Trace
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pdd_core.planner.cost import prefill_weight
 from pdd_core.planner.lengths import OutputLengths
-from pdd_lab.simulator.outcomes import CLOUD_ONLY, HANDOFF
+from pdd_lab.simulator.outcomes import CLOUD_ONLY, HANDOFF, Choices
 from pdd_lab.simulator.scenario import expected_speeds
 from pdd_lab.simulator.vector_planner import Circumstances, plan_many
 
@@ -25,23 +24,6 @@ _BATCH = 256
 """Requests that are planned before the planner learns how long their answers were."""
 _MOST_LEARNT = 20_000
 """Answers that it learns from, evenly spread over the trace: more would cost only time."""
-_UNCAPPED = 1 << 40
-
-
-@dataclass(frozen=True, slots=True)
-class Choices:
-    """One policy's decisions; arrays of shape (requests,)."""
-
-    verdict: NDArray[np.int8]
-    """Codes as in `pdd_lab.simulator.outcomes.VERDICTS`."""
-    decode_budget: NDArray[np.int64]
-    """Of handoffs."""
-    refine_ratio: NDArray[np.float64]
-
-    def cloud_tokens(self, output_tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return what the cloud is asked to decode, where it has a part; at least 1."""
-        capped = np.where(self.verdict == HANDOFF, self.decode_budget, _UNCAPPED)
-        return np.asarray(np.minimum(output_tokens, np.maximum(capped, 1)))
 
 
 def plain(scenario: Scenario) -> Choices:

@@ -16,8 +16,8 @@ from pdd_lab.simulator.scenario import expected_speeds
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pdd_lab.simulator.choices import Choices
     from pdd_lab.simulator.offered_load import Served
+    from pdd_lab.simulator.outcomes import Choices
     from pdd_lab.simulator.scenario import Scenario, Truth
 
 _DEVIATIONS_PER_MAD = 1.4826

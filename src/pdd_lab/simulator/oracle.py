@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pdd_core.planner.rules import RATIOS
-from pdd_lab.simulator.choices import Choices
 from pdd_lab.simulator.outcomes import (
     CLOUD_ONLY,
     DEVICE_ONLY,
     HANDOFF,
+    Choices,
     Requests,
     least_tokens,
     outcomes,
