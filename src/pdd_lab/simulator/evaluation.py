@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pdd_core.planner.lengths import OutputLengths
-from pdd_lab.simulator.choices import fixed, plain, planner
+from pdd_lab.simulator.choices import fixed, oracle, plain, planner
 from pdd_lab.simulator.cloud_times import CloudTimes, cloud_times, part_of
 from pdd_lab.simulator.instance import simulate
 from pdd_lab.simulator.offered_load import Load
-from pdd_lab.simulator.oracle import oracle
 from pdd_lab.simulator.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF, Choices, Outcomes, Requests, outcomes
 from pdd_lab.simulator.scenario import true_speeds
 

@@ -7,9 +7,8 @@ from rich.console import Console
 
 from pdd_lab.evaluate.evaluation_settings import BAD, INFORMED, NONE
 from pdd_lab.evaluate.examination import MeasuredCase
-from pdd_lab.evaluate.plot import draw
+from pdd_lab.evaluate.presentation import draw, tables
 from pdd_lab.evaluate.report import GUARD_TOKENS, TaskResults, figures
-from pdd_lab.evaluate.table import tables
 
 ALIKE, FAR = -0.1, -9.0
 

@@ -66,7 +66,7 @@ def model(monkeypatch, tmp_path):
         readers.append(CopyingReader(gguf, **options))
         return readers[-1]
 
-    monkeypatch.setitem(sys.modules, "pdd_lab.evaluate.reader", SimpleNamespace(Reader=opened))
+    monkeypatch.setitem(sys.modules, "pdd_lab.evaluate.eval_model", SimpleNamespace(EvalModel=opened))
     monkeypatch.setattr(run, "require", lambda *_, **__: None)
     monkeypatch.setattr(demo_model, "device_gguf", lambda **_: tmp_path / "model.gguf")
     monkeypatch.setattr(ResultStore, "of_model", classmethod(lambda cls, _: cls(tmp_path / "store")))
