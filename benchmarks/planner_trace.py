@@ -21,13 +21,13 @@ from pdd_core.planner.calibration import CloudCalibration, DeviceCalibration
 from pdd_core.planner.lengths import OutputLengths
 from pdd_core.planner.planner import Planner
 from pdd_core.planner.profiles import MeasuredDevice, RatePoint
-from pdd_core.planner.types import Goals, PlanRequest
+from pdd_core.planner.types import CLOSING_MARGIN, Goals, PlanRequest
 from pdd_lab.simulator.outcomes import VERDICTS, Requests, World, outcomes
 from pdd_lab.simulator.vector_planner import Circumstances, plan_many
 
 RATE, PREFILL_TPS, DECODE_TPS, TTFT_S, RTT_S = 20.0, 1000.0, 40.0, 0.1, 0.05
 LONGEST = 4096
-CLOSING_MARGIN, FORECAST_SD = 0.15, 0.05
+FORECAST_SD = 0.05
 
 
 def read(path):

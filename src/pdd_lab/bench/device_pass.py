@@ -2,7 +2,7 @@
 
 A pass fills the context as a prompt does, in chunks; stops at certain lengths to decode a few tokens one by one;
 and at one length processes batches of several sizes, as the device does with tokens that it has received. Passes
-with different numbers of threads take turns, so that a change of the machine's mood hits all of them.
+with different numbers of threads take turns, so that a change of the machine's speed hits all of them.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ QUESTIONS = (
 )
 OWNERS = ("harbour", "library", "museum", "station", "bakery", "garden", "theatre", "hospital")
 PAIRS = 4
-"""Codes in a text, of which one is asked for."""
+"""Codes in a text; one is asked for."""
 DEPTHS = 5
 BEGINNING = 4
 """Words of the sentence that are put into the model's mouth."""

@@ -145,7 +145,7 @@ def run_fleet(file: Path, *, json_path: Path | None, console: Console) -> None:
     """Plan, show, and write what is asked for.
 
     Raises:
-        ConfigurationError: the file cannot be used, or scipy is not installed.
+        ConfigurationError: the file cannot be used.
     """
     check_writable(json_path)
     fleet = FleetFile.load(file)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from pdd_lab.plan.plan_options import PlanOptions
     from pdd_lab.simulator.evaluation import Evaluation
-    from pdd_lab.simulator.scenario import Scenario
+    from pdd_lab.simulator.trace_scenario import Scenario
 
 _COLOURS = (BLUE, VERMILLION, GREEN, ORANGE)
 _MARKERS = ("o", "s", "^", "D")

@@ -23,7 +23,7 @@ from pdd_lab.simulator.outcomes import (
     reading_s,
     rhythm_s,
 )
-from pdd_lab.simulator.scenario import expected_speeds
+from pdd_lab.simulator.trace_scenario import expected_speeds
 from pdd_lab.simulator.vector_planner import Circumstances, plan_many
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from pdd_core.planner.length_table import LengthTable
     from pdd_lab.simulator.cloud_times import CloudTimes
-    from pdd_lab.simulator.scenario import Scenario, Truth
+    from pdd_lab.simulator.trace_scenario import Scenario, Truth
     from pdd_lab.simulator.vector_planner import Plans
 
 _BATCH = 256

@@ -1,4 +1,4 @@
-"""Request traces: who asked when, for how many tokens; no text. Files need the extra `bench`."""
+"""Request traces: who asked when, for how many tokens; no text."""
 
 from pdd_lab.traces.formats import FORMATS
 from pdd_lab.traces.synthetic import SYNTHETIC, synthesise

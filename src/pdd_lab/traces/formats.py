@@ -39,7 +39,7 @@ class AzureCSV(CSVRow):
 
     @classmethod
     def seconds(cls, text: pl.Expr) -> pl.Expr:
-        """Timestamps have up to seven decimals, of which microseconds are kept; some files add ``+00:00``."""
+        """Timestamps have up to seven decimals; microseconds are kept. Some files add ``+00:00``."""
         time = text.str.strip_suffix(_UTC)
         return time.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False).dt.epoch("us") / 1e6
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pdd_lab.traces.row import Row
 
 _AT_ONCE = 20_000
-"""Lines of which polars says whether all of them are sound."""
+"""Lines that polars reads at a time."""
 
 
 def filled_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

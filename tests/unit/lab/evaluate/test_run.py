@@ -59,7 +59,7 @@ def test_a_task_that_the_model_cannot_do_ends():
 
 @pytest.fixture
 def model(monkeypatch, tmp_path):
-    """Stands for the model; what is imported of the real one needs llama.cpp."""
+    """A model in place of the real one, whose imports need llama.cpp."""
     readers = []
 
     def opened(gguf, **options):

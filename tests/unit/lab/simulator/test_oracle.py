@@ -16,7 +16,7 @@ from pdd_lab.simulator.evaluation import compare
 from pdd_lab.simulator.instance import simulate
 from pdd_lab.simulator.offered_load import Load
 from pdd_lab.simulator.outcomes import DEVICE_ONLY, HANDOFF, Requests, outcomes
-from pdd_lab.simulator.scenario import Scenario, Truth
+from pdd_lab.simulator.trace_scenario import Scenario, Truth
 from pdd_lab.traces import Trace, synthesise
 
 CLOUD = MeasuredCloud(
