@@ -133,7 +133,6 @@ def test_the_report_is_json_and_tables_and_a_picture(recall, agreement, tmp_path
     assert "90 (60-98)" in text
     assert "KL from the full prompt" in words
     assert any("protected alone" in line and "0 (0-28)" in line for line in text.splitlines())
-    pytest.importorskip("matplotlib")
     picture = tmp_path / "figure.png"
     draw(report, picture)
     first = picture.read_bytes()

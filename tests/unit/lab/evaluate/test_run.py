@@ -83,7 +83,6 @@ SMALL = EvalSettings(cases=2, shortest=200, longest=260, tasks=("recall",), rati
 
 
 def test_an_evaluation_leaves_tables_a_file_and_a_picture(model, tmp_path):
-    pytest.importorskip("matplotlib")
     report, text = evaluated(SMALL, tmp_path)
     rows = {(row["refiner"], row["ratio"]): row for row in report["tasks"]["recall"]["settings"]}
     refiners = ("attention", "lexical", "truncation", "random")
@@ -103,7 +102,6 @@ def test_an_evaluation_leaves_tables_a_file_and_a_picture(model, tmp_path):
 
 
 def test_a_second_run_reads_nothing_again(model, tmp_path):
-    pytest.importorskip("matplotlib")
     first, _ = evaluated(SMALL, tmp_path)
     again, _ = evaluated(SMALL, tmp_path)
     assert first == again
@@ -111,7 +109,6 @@ def test_a_second_run_reads_nothing_again(model, tmp_path):
 
 
 def test_the_report_says_what_was_measured(model, tmp_path):
-    pytest.importorskip("matplotlib")
     report, _ = evaluated(SMALL, tmp_path)
     told = report["settings"]
     assert (told["cases"], told["first"], told["lengths"]) == (2, 0, "200:260")
@@ -143,7 +140,6 @@ def test_a_text_without_a_case_is_refused_before_anything_is_measured(model, tmp
 
 
 def test_a_case_that_does_not_fit_the_context_is_left_out(model, tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib")
     read = CopyingReader.read
 
     def overflows(self, ids, **options):

@@ -14,9 +14,6 @@ from pdd_lab.plan.builtin import CLOUDS, DEVICES, cloud_profile, device_profile,
 from pdd_lab.plan.plan_options import PlanOptions
 from pdd_lab.plan.run import draw
 
-pytest.importorskip("polars")
-pytest.importorskip("matplotlib")
-
 KEYS = {
     "decode_ratio", "prefill_ratio", "stalled_share", "handed_off_share", "cloud_only_share", "device_only_share",
     "ttft_p50_ms", "ttft_p99_ms", "qoe_mean",

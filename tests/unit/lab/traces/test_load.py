@@ -9,8 +9,6 @@ from pdd_core.errors import InvalidTrace
 from pdd_lab.traces import FORMATS, load
 from pdd_lab.traces.formats import AzureCSV
 
-pytest.importorskip("polars")
-
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 BURST = "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
 
