@@ -6,9 +6,9 @@ lengths are the trace's own, by prompt length; with `--online` the planner begin
 wrong by four and knows no lengths, and learns both request by request. The oracle knows every length, speed and
 round trip.
 
-    python benchmarks/planner_trace.py TRACE.csv [--online] [--anywhere] [--tpot 0.025]
+    python benchmarks/planner_trace.py TRACE [--online] [--anywhere] [--tpot 0.025]
 
-The trace has a header and the columns TIMESTAMP, ContextTokens, GeneratedTokens, as Azure's public ones do.
+The trace is a file of any format that `pdd-device plan` reads; requests without tokens are left out.
 """
 
 import argparse
@@ -21,18 +21,14 @@ from pdd_core.planner.calibration import CloudCalibration, DeviceCalibration
 from pdd_core.planner.lengths import OutputLengths
 from pdd_core.planner.planner import Planner
 from pdd_core.planner.profiles import MeasuredDevice, RatePoint
-from pdd_core.planner.types import Goals, PlanRequest
-from pdd_lab.simulator.outcomes import VERDICTS, Requests, World, outcomes
+from pdd_core.planner.types import CLOSING_MARGIN, Goals, PlanRequest
+from pdd_lab.simulator.outcomes import VERDICTS, Requests, World, least_tokens, outcomes
 from pdd_lab.simulator.vector_planner import Circumstances, plan_many
+from pdd_lab.traces import load
 
 RATE, PREFILL_TPS, DECODE_TPS, TTFT_S, RTT_S = 20.0, 1000.0, 40.0, 0.1, 0.05
 LONGEST = 4096
-CLOSING_MARGIN, FORECAST_SD = 0.15, 0.05
-
-
-def read(path):
-    rows = np.genfromtxt(path, delimiter=",", skip_header=1, usecols=(1, 2))
-    return np.maximum(rows, 1).astype(int).T
+FORECAST_SD = 0.05
 
 
 def at_once(prompt, output, noise, jitter, tpot, goals):
@@ -83,7 +79,8 @@ def online(prompt, output, speeds, rtt, tpot, goals):
 
 
 def figures(path, *, noise, jitter, learns, anywhere, tpot):
-    prompt, output = read(path)
+    trace = load(Path(path))
+    prompt, output = trace.prompt_tokens, trace.output_tokens
     generator = np.random.default_rng(0)
     log_sd = np.sqrt(np.log1p(noise**2))
     speeds = PREFILL_TPS * generator.lognormal(-(log_sd**2) / 2, log_sd, len(prompt))
@@ -108,8 +105,7 @@ def figures(path, *, noise, jitter, learns, anywhere, tpot):
     requests = Requests(prompt_tokens=prompt, output_tokens=output)
     planned = outcomes(requests, world, verdict=verdict, decode_budget=budget)
     plain = outcomes(requests, world, verdict=1, decode_budget=0)
-    needed = np.ceil((prompt / speeds + 1 / DECODE_TPS - first) / (1 / RATE - 1 / speeds) - 1e-9)
-    least = np.minimum(output, np.where(speeds > RATE, np.maximum(needed, 1), np.inf))
+    least = np.minimum(output, least_tokens((prompt / speeds + 1 / DECODE_TPS - first, 1 / RATE - 1 / speeds)))
     if anywhere:
         least[prompt / speeds + 1 / DECODE_TPS <= goals.ttft_s] = 0
     return {

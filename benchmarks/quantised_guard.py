@@ -74,7 +74,7 @@ def main():
     parser.add_argument("--types", default="F16,Q8_0,Q4_K_M")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    from pdd_lab.evaluate.reader import Reader
+    from pdd_lab.evaluate.eval_model import EvalModel
 
     n_ctx, results = EvalSettings().n_ctx, {}
     with TemporaryDirectory() as folder:
@@ -84,7 +84,7 @@ def main():
         print(f"{len(cases)} cases that the F16 model answers rightly", flush=True)
         for kind in options.types.split(","):
             file = device_gguf() if kind == "F16" else quantised(device_gguf(), kind, Path(folder))
-            reader = Reader(file, n_ctx=n_ctx, threads=1)
+            reader = EvalModel(file, n_ctx=n_ctx, threads=1)
             found = [(case[0], *excesses(reader, case)) for case in cases]
             reader.close()
             results[kind] = figures(found)

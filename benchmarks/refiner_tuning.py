@@ -40,12 +40,12 @@ TASKS = ("agreement", "recall", "answers")
 
 
 def opened(folder, threads=1):
+    from pdd_lab.evaluate.eval_model import EvalModel
     from pdd_lab.evaluate.measure import Examiner
-    from pdd_lab.evaluate.reader import Reader
     from pdd_lab.evaluate.results import ResultStore
 
     settings = EvalSettings()
-    reader = Reader(device_gguf(), n_ctx=settings.n_ctx, threads=threads)
+    reader = EvalModel(device_gguf(), n_ctx=settings.n_ctx, threads=threads)
     source = CaseSource(read_library(()), lambda text: len(reader.vocab.tokenize(text)), settings.length)
     examiner = Examiner(
         reader, ResultStore(folder), window=max(WINDOWS), layers=range(reader.n_layer), heads="max"

@@ -36,7 +36,7 @@ def read_trace(path: Path, *, max_tokens: int) -> list[Arrival]:
 
 
 def _seconds(timestamp: str) -> float:
-    # the files give seven decimals, of which datetime takes six
+    # the files give seven decimals, and datetime takes six
     return datetime.fromisoformat(timestamp[:26]).timestamp()
 
 

@@ -121,7 +121,7 @@ class Burst:
         begins, ends = load.seconds[0], load.seconds[0] + load.seconds[1]
         before = [row for row in rows if begins / 2 <= row.arrival.at < begins]
         hit = [row for row in rows if begins <= row.arrival.at < ends]
-        calm = max(2 * _quantile([row.ttft(now) for row in before], 99), 0.2)
+        calm = max(2 * quantile([row.ttft(now) for row in before], 99), 0.2)
         slow = [row.arrival.at for row in rows if row.arrival.at >= ends and row.ttft(now) > calm]
         lowered = [
             row.arrival.at for row in rows if row.arrival.at >= ends and row.done and row.tokens < row.asked
@@ -130,9 +130,9 @@ class Burst:
         return {
             "requests": len(rows),
             "in_burst": len(hit),
-            "ttft_p50_s": _quantile([row.ttft(now) for row in hit], 50),
-            "ttft_p99_s": _quantile([row.ttft(now) for row in hit], 99),
-            "ttft_p99_before_s": _quantile([row.ttft(now) for row in before], 99),
+            "ttft_p50_s": quantile([row.ttft(now) for row in hit], 50),
+            "ttft_p99_s": quantile([row.ttft(now) for row in hit], 99),
+            "ttft_p99_before_s": quantile([row.ttft(now) for row in before], 99),
             "ttft_normal_after_s": max(slow, default=ends) - ends,
             "budgets_normal_after_s": max(lowered, default=ends) - ends,
             "never_begun": sum(row.first is None for row in rows),
@@ -166,5 +166,6 @@ def poisson(phases: list[tuple[float, float]], prompt: int, output: int) -> list
     return arrivals
 
 
-def _quantile(values: list[float], percent: float) -> float:
-    return float(np.percentile(values, percent, method="higher")) if values else math.nan
+def quantile(values: list[float], percent: float, *, of_none: float = math.nan) -> float:
+    """Return the smallest value that so many percent do not exceed; `of_none` where there is no value."""
+    return float(np.percentile(values, percent, method="higher")) if values else of_none

@@ -19,10 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from arrivals import Arrival, at_rates, read_trace
 from budgets import planner_budget
-from burst import Burst, BurstLoad
+from burst import Burst, BurstLoad, quantile
 from engine_process import EngineSettings
 from online_engine import Cloud, Served
 from plots import draw_if_possible
@@ -158,11 +157,11 @@ class Bench:
             "without_token": sum(one.first is None for one in served),
             "unfinished": sum(one.tokens < one.asked for one in served),
             "cloud_tokens_asked": sum(one.asked for one in served),
-            "ttft_p50_s": _quantile(ttft, 50),
-            "ttft_p99_s": _quantile(ttft, 99),
-            "tpot_p50_ms": _quantile(tpot, 50),
-            "tpot_p99_ms": _quantile(tpot, 99),
-            "sent_late_p99_s": _quantile(lateness, 99),
+            "ttft_p50_s": quantile(ttft, 50, of_none=0.0),
+            "ttft_p99_s": quantile(ttft, 99, of_none=0.0),
+            "tpot_p50_ms": quantile(tpot, 50, of_none=0.0),
+            "tpot_p99_ms": quantile(tpot, 99, of_none=0.0),
+            "sent_late_p99_s": quantile(lateness, 99, of_none=0.0),
         }
 
     def write(self) -> None:
@@ -178,10 +177,6 @@ def burst_load(options: argparse.Namespace) -> BurstLoad:
     if not options.cpu:
         return BurstLoad()
     return BurstLoad(prompt=32, output=64, budget=32, seconds=(4.0, 2.0, 4.0), concurrency=8, measuring_s=6.0)
-
-
-def _quantile(values: list[float], percent: float) -> float:
-    return float(np.percentile(values, percent, method="higher")) if values else 0.0
 
 
 def _rounded(value: Any) -> Any:

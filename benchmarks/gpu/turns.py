@@ -1,4 +1,4 @@
-"""Two engines on one GPU, of which one works at a time."""
+"""Two engines on one GPU; one works at a time."""
 
 import json
 from contextlib import suppress

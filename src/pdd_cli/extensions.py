@@ -28,6 +28,8 @@ def add_installed(app: Typer) -> None:
     for entry in entry_points(group=GROUP):
         try:
             command = entry.load()
+            if not callable(command):
+                raise TypeError("neither a function nor a Typer")  # noqa: TRY301 - told as any other mistake is
         except Exception as error:  # noqa: BLE001 - whatever a third party's module raises
             print(f"pdd-device: the command {entry.name} cannot be loaded: {error!r}", file=sys.stderr)  # noqa: T201
             continue

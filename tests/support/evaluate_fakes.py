@@ -55,7 +55,7 @@ class WordVocabulary:
 
 
 class CopyingReader:
-    """Stands for `pdd_lab.evaluate.reader.Reader`. What comes next is what came after the same words before."""
+    """In the place of an `EvalModel`. What comes next is what came after the same words before."""
 
     n_layer, n_ctx_train = 10, 8192
 

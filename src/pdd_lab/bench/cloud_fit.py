@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pdd_core.errors import ConfigurationError
+from pdd_lab.bench.cloud_measure import Decode, Prefill
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pdd_lab.bench.cloud_measure import CloudMeasured, Decode, Prefill
+    from pdd_lab.bench.cloud_measure import CloudMeasured
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,6 @@ def _attended(length: int) -> float:
 
 def medians_of_prompts(found: Sequence[Prefill]) -> list[Prefill]:
     """Return one entry per length: the median of its repetitions."""
-    from pdd_lab.bench.cloud_measure import Prefill
-
     return [
         Prefill(length, float(np.median([one.seconds for one in found if one.length == length])))
         for length in sorted({one.length for one in found})
@@ -90,8 +89,6 @@ def medians_of_prompts(found: Sequence[Prefill]) -> list[Prefill]:
 
 def medians_of_answers(found: Sequence[Decode]) -> list[Decode]:
     """Return one entry per width and prompt length: the medians of its repetitions."""
-    from pdd_lab.bench.cloud_measure import Decode
-
     kinds = sorted({(one.prompt_tokens, one.width) for one in found})
     own = {kind: [one for one in found if (one.prompt_tokens, one.width) == kind] for kind in kinds}
     return [

@@ -56,7 +56,7 @@ class CloudMeasured:
     prefill: list[Prefill] = field(default_factory=list)
     decode: list[Decode] = field(default_factory=list)
     unusable: int = 0
-    """Groups of answers of which too few ran side by side for long enough."""
+    """Groups of answers that ran side by side too shortly."""
 
     @property
     def rtt_s(self) -> float:

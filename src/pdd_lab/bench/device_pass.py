@@ -2,7 +2,7 @@
 
 A pass fills the context as a prompt does, in chunks; stops at certain lengths to decode a few tokens one by one;
 and at one length processes batches of several sizes, as the device does with tokens that it has received. Passes
-with different numbers of threads take turns, so that a change of the machine's mood hits all of them.
+with different numbers of threads take turns, so that a change of the machine's speed hits all of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,27 +20,14 @@ from pdd_llamacpp_adapter.engine.device_profile import DEFAULT_CHUNK
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from pdd_llamacpp_adapter.engine.context import LlamaContext
+
 STEPS = 8
 """Tokens decoded one by one at each length."""
 BATCH_TIMES = 3
 """How often each batch size is measured in a pass; the median counts."""
 _LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
-
-
-class Context(Protocol):
-    """`LlamaContext`, as far as it is timed."""
-
-    ids: list[int]
-
-    def decode(self, ids: Sequence[int], *, want_logits: bool) -> Any:
-        """Process `ids`."""
-
-    def rewind(self, length: int) -> int:
-        """Keep the first `length` tokens."""
-
-    def use_threads(self, count: int) -> None:
-        """Compute with `count` threads from now on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +92,7 @@ class Sample:
 
 
 def one_pass(
-    context: Context, plan: DevicePlan, ids: Sequence[int], *, clock: Callable[[], float] = time.perf_counter
+    context: LlamaContext, plan: DevicePlan, ids: Sequence[int], *, clock: Callable[[], float] = time.perf_counter
 ) -> Iterator[Sample]:
     """Fill the context once, and yield what was measured on the way. `ids` has at least `plan.room` tokens."""
     context.rewind(0)

@@ -29,7 +29,7 @@ def build_prompt(case: ExamCase, vocab: Vocabulary) -> RefinePrompt:
 def opening_ids(case: ExamCase, vocab: Vocabulary) -> list[int]:
     """Return the answer's first tokens, which are put into the model's mouth.
 
-    They stand behind full and refined prompts alike, and are no part of what is scored or refined: a cloud that
+    They come after full and refined prompts alike, and are no part of what is scored or refined: a cloud that
     captures attention has not decoded yet.
     """
     return vocab.tokenize(case.opening if _has_template(vocab) else f" {case.opening}") if case.opening else []

@@ -28,7 +28,7 @@ class ExamCase:
     expected: str = ""
     """What has to follow; empty where any answer will do."""
     depth: float | None = None
-    """Where in the document the answer stands, 0 to 1."""
+    """Where in the document the answer is, 0 to 1."""
     evidence: str = ""
     """The words of the document that hold the answer, once in it; empty where there is no such place."""
 

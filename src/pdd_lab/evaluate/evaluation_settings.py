@@ -139,7 +139,7 @@ def refine_settings(
     threads: int | None,
     quick: bool,
 ) -> EvalSettings:
-    """Return what the command line asks for; None and nothing stand for the defaults.
+    """Return what the command line asks for; a setting that is None or empty has its default.
 
     Raises:
         ConfigurationError: a value cannot be read, or cannot work.

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pdd_core.refinement.prompt import RefinePrompt, Span
     from pdd_core.refinement.scores import PromptScores
     from pdd_lab.evaluate.documents import Library
+    from pdd_lab.evaluate.eval_model import EvalModel
     from pdd_lab.evaluate.evaluation_settings import EvalSettings, Setting
     from pdd_lab.evaluate.measure import Examiner, Outcome, Record
-    from pdd_lab.evaluate.reader import Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def check_cases(settings: EvalSettings, library: Library, count: Callable[[str],
 class Examination:
     """One model, and the cases of one evaluation. Has to be closed."""
 
-    def __init__(self, settings: EvalSettings, source: CaseSource, examiner: Examiner, reader: Reader) -> None:
+    def __init__(self, settings: EvalSettings, source: CaseSource, examiner: Examiner, reader: EvalModel) -> None:
         self._settings = settings
         self._source = source
         self._examiner = examiner
@@ -61,13 +61,13 @@ class Examination:
 
     @classmethod
     def open(cls, settings: EvalSettings, gguf: Path, store: Path, layers: tuple[int, ...]) -> Self:
-        """Load the model, with its share of the threads; raises what `Reader` and `read_library` raise."""
+        """Load the model, with its share of the threads; raises what `EvalModel` and `read_library` raise."""
+        from pdd_lab.evaluate.eval_model import EvalModel
         from pdd_lab.evaluate.measure import Examiner
-        from pdd_lab.evaluate.reader import Reader
         from pdd_lab.evaluate.results import ResultStore
 
         library = read_library(settings.texts)
-        reader = Reader(gguf, n_ctx=settings.n_ctx, threads=settings.threads_per_job)
+        reader = EvalModel(gguf, n_ctx=settings.n_ctx, threads=settings.threads_per_job)
         counted: dict[str, int] = {}
 
         def count(text: str) -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pdd_core.refinement.capture import Heads
     from pdd_core.refinement.prompt import RefinePrompt
     from pdd_lab.evaluate.cases import ExamCase
-    from pdd_lab.evaluate.reader import Reader
+    from pdd_lab.evaluate.eval_model import EvalModel
     from pdd_lab.evaluate.results import ResultStore
 
 GIVEN = 8
@@ -37,7 +37,7 @@ class Examiner:
     """Measures cases on one model, and remembers."""
 
     def __init__(
-        self, reader: Reader, store: ResultStore, *, window: int, layers: Collection[int], heads: Heads
+        self, reader: EvalModel, store: ResultStore, *, window: int, layers: Collection[int], heads: Heads
     ) -> None:
         self._reader = reader
         self._store = store

@@ -44,10 +44,10 @@ class ModelFacts:
 
     @classmethod
     def of(cls, gguf: Path, settings: EvalSettings, library: Library) -> ModelFacts:
-        """Load `gguf` with as little context as possible; raises what `Reader` and `check_cases` raise."""
-        from pdd_lab.evaluate.reader import Reader
+        """Load `gguf` with as little context as possible; raises what `EvalModel` and `check_cases` raise."""
+        from pdd_lab.evaluate.eval_model import EvalModel
 
-        reader = Reader(gguf, n_ctx=ROOM, threads=1)
+        reader = EvalModel(gguf, n_ctx=ROOM, threads=1)
         try:
             check_cases(settings, library, cache(lambda text: len(reader.vocab.tokenize(text))))
             return cls(gguf, reader.n_layer, reader.n_ctx_train)
@@ -119,8 +119,7 @@ def measure(task: str, settings: EvalSettings, measure_all: MeasureAll, step: St
 
 def show(report: dict[str, Any], settings: EvalSettings, *, out: Path, console: Console) -> None:
     """Print the tables, write the files, and say where the model could not do what was asked for."""
-    from pdd_lab.evaluate.plot import draw
-    from pdd_lab.evaluate.table import tables
+    from pdd_lab.evaluate.presentation import draw, tables
 
     for table in tables(report):
         console.print(table)

@@ -11,7 +11,6 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Z95 = 1.959963984540054
 RESAMPLES = 2000
 
 
@@ -27,23 +26,24 @@ class ConfidenceInterval:
 
 def wilson(successes: int, n: int) -> ConfidenceInterval:
     """Return a share with Wilson's score interval (Wilson, 1927); of no case, the interval is 0 to 1."""
+    from scipy.stats import binomtest
+
     if n == 0:
         return ConfidenceInterval(math.nan, 0.0, 1.0, 0)
-    share = successes / n
-    shrink = 1 + Z95**2 / n
-    centre = (share + Z95**2 / (2 * n)) / shrink
-    half = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n * n)) / shrink
-    return ConfidenceInterval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)), n)
+    found = binomtest(successes, n).proportion_ci(method="wilson")
+    return ConfidenceInterval(successes / n, float(found.low), float(found.high), n)
 
 
 def bootstrap(values: Sequence[float], *, seed: int = 0) -> ConfidenceInterval:
     """Return a mean over cases with its percentile bootstrap interval (Efron, 1979): the same one each time."""
-    if not values:
-        return ConfidenceInterval(math.nan, math.nan, math.nan, 0)
-    held = np.asarray(values, dtype=np.float64)
-    drawn = np.random.default_rng(seed).integers(0, held.size, (RESAMPLES, held.size))
-    low, high = np.percentile(held[drawn].mean(axis=1), [2.5, 97.5])
-    return ConfidenceInterval(float(held.mean()), float(low), float(high), held.size)
+    from scipy import stats
+
+    if len(values) < 2:
+        only = values[0] if values else math.nan
+        return ConfidenceInterval(only, only, only, len(values))
+    found = stats.bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=seed)
+    low, high = found.confidence_interval
+    return ConfidenceInterval(float(np.mean(values)), float(low), float(high), len(values))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

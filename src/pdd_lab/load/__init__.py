@@ -1,1 +1,1 @@
-"""Requests against a live server, timed: what `bench cloud` and `replay` stand on."""
+"""Requests against a live server, timed: what `bench cloud` and `replay` measure with."""

@@ -124,6 +124,6 @@ def plan(
 
 
 def _given(context: typer.Context) -> set[str]:
-    """Return the names of the options that stand on the command line."""
+    """Return the names of the options that the command line gives."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}

@@ -16,7 +16,7 @@ from pdd_core.planner.lengths import PROMPT_EDGES
 from pdd_core.planner.profiles import mean_rate, rate_at
 from pdd_lab.plan.builtin import cloud_profile, device_profile, trace
 from pdd_lab.simulator.fleet_planner import FleetClass, Harm, plan_fleet, settings_of
-from pdd_lab.traces.columns import MOST_TOKENS
+from pdd_lab.traces.trace import MOST_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -145,7 +145,7 @@ def run_fleet(file: Path, *, json_path: Path | None, console: Console) -> None:
     """Plan, show, and write what is asked for.
 
     Raises:
-        ConfigurationError: the file cannot be used, or scipy is not installed.
+        ConfigurationError: the file cannot be used.
     """
     check_writable(json_path)
     fleet = FleetFile.load(file)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pdd_lab.simulator.evaluation import Evaluation
     from pdd_lab.simulator.front import Point
-    from pdd_lab.simulator.scenario import Scenario
+    from pdd_lab.simulator.trace_scenario import Scenario
 
 
 def figures(

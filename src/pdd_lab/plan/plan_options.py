@@ -12,7 +12,7 @@ from pdd_core.planner.profiles import RatePoint
 from pdd_core.planner.types import Goals
 from pdd_lab.plan.builtin import cloud_profile, device_profile, trace
 from pdd_lab.simulator.evaluation import FIXED
-from pdd_lab.simulator.scenario import Scenario
+from pdd_lab.simulator.trace_scenario import Scenario
 
 if TYPE_CHECKING:
     from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice

@@ -55,7 +55,7 @@ def show(figures: Mapping[str, Any], policy: str, console: Console) -> None:
 
 
 def sentences(figures: Mapping[str, Any], policy: str) -> Iterator[str]:
-    """Yield what the figures mean. Tokens and requests per second always stand together."""
+    """Yield what the figures mean. Tokens and requests per second are always given together."""
     chosen, plain = figures["policies"][policy], figures["policies"]["plain"]
     ceiling = figures["ceiling_requests_per_s"]
     most, requests = figures["goals"]["stall_probability"], figures["trace"]["requests"]

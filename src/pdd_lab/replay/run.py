@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +13,14 @@ from pdd_cli.cloud import ended_by_sigterm
 from pdd_cli.host import version_of
 from pdd_cli.options import check_number
 from pdd_cli.plots.style import check_picture
-from pdd_cli.plots.timeline import PlottedAnswer
 from pdd_cli.progress import ConsoleProgress
 from pdd_cli.urls import openai_base_url
 from pdd_core.errors import ConfigurationError
-from pdd_core.timeline import Source
 from pdd_lab.load.measuring_client import LoadClient
 from pdd_lab.load.random_prompts import VOCAB_SIZE, Prompts
 from pdd_lab.plan.builtin import cloud_profile, device_profile
 from pdd_lab.plan.builtin import trace as named_trace
+from pdd_lab.replay.drawn_answer import live_median, simulated_median
 from pdd_lab.replay.live_replay import Run, replay_live
 from pdd_lab.replay.replay_figures import SCHEMA, Reader, answers, figures
 from pdd_lab.replay.replay_plots import draw_replay
@@ -34,9 +32,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from pdd_cli.plots.timeline import PlottedAnswer
     from pdd_cli.progress import Step
     from pdd_lab.load.measuring_client import ServedModel
-    from pdd_lab.load.reply import Reply
     from pdd_lab.traces import Trace
 
 
@@ -132,7 +130,6 @@ class _Replayed:
 
 def _simulated(wanted: Replay, trace: Trace) -> _Replayed:
     from pdd_lab.replay.simulated import as_answers, as_figures, simulated
-    from pdd_lab.replay.written_out import median_answer
 
     device, cloud = device_profile(wanted.device), cloud_profile(wanted.cloud)
     made = simulated(trace, device, cloud, wanted.reader, policy=wanted.policy, seed=wanted.seed)
@@ -143,7 +140,7 @@ def _simulated(wanted: Replay, trace: Trace) -> _Replayed:
         "figures": as_figures(made, wanted.reader),
         "answers": as_answers(made),
     }
-    return _Replayed(report, median_answer(made, wanted.reader))
+    return _Replayed(report, simulated_median(made, wanted.reader))
 
 
 def _live(wanted: Replay, trace: Trace, step: Step) -> _Replayed:
@@ -156,7 +153,7 @@ def _live(wanted: Replay, trace: Trace, step: Step) -> _Replayed:
             raise
         facts["interrupted"] = True
     report = {**facts, "figures": figures(run, wanted.reader), "answers": answers(run, wanted.reader)}
-    return _Replayed(report, typical(run, wanted.reader))
+    return _Replayed(report, live_median(run, wanted.reader))
 
 
 async def _replay(wanted: Replay, trace: Trace, run: Run, facts: dict[str, Any], step: Step) -> None:
@@ -176,31 +173,3 @@ def _described(served: ServedModel) -> dict[str, Any]:
         "kind": "device" if served.device else "cloud",
         "engine": None if served.info is None else served.info.get("engine"),
     }
-
-
-def typical(run: Run, reader: Reader) -> PlottedAnswer | None:
-    """Return the answer with the median wait for its first token, ready to be drawn; None where there is none."""
-    done = [reply for reply in run.replies if reply.ok and reply.ttft is not None]
-    if not done:
-        return None
-    middle = statistics.median_low(reply.ttft or 0.0 for reply in done)
-    chosen = next(reply for reply in done if reply.ttft == middle)
-    told = chosen.pdd or {}
-    return PlottedAnswer(
-        title="Median wait",
-        received_at=chosen.shown(),
-        received_as="arrived here, and shown at once",
-        shown_at=chosen.shown(),
-        source=sources(chosen),
-        rate=reader.rate,
-        caught_up_at=told.get("caught_up_s"),
-        took_over_at=told.get("took_over_s"),
-    )
-
-
-def sources(reply: Reply) -> list[Source]:
-    """Return who made each token that was seen: where both engines had a part, the cloud made the first ones."""
-    counts = reply.by_source()
-    seen = len(reply.token_times)
-    from_cloud = seen if not counts[Source.DEVICE] else min(seen, counts[Source.CLOUD])
-    return [Source.CLOUD] * from_cloud + [Source.DEVICE] * (seen - from_cloud)

@@ -17,16 +17,16 @@ from pdd_lab.simulator import choices as policies
 from pdd_lab.simulator.cloud_times import cloud_times
 from pdd_lab.simulator.evaluation import evaluate
 from pdd_lab.simulator.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF, rhythm_s
-from pdd_lab.simulator.scenario import Scenario, true_speeds
+from pdd_lab.simulator.trace_scenario import Scenario, true_speeds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice
     from pdd_lab.replay.replay_figures import Reader
-    from pdd_lab.simulator.choices import Choices
     from pdd_lab.simulator.evaluation import Evaluation
-    from pdd_lab.simulator.scenario import Truth
+    from pdd_lab.simulator.outcomes import Choices
+    from pdd_lab.simulator.trace_scenario import Truth
     from pdd_lab.traces import Trace
 
     Floats = NDArray[np.float64]
@@ -200,7 +200,7 @@ def _gaps(made: Simulated) -> tuple[Floats, Floats]:
 
 
 def _weighted(values: Floats, counts: Floats) -> dict[str, float | None]:
-    """Return the percentiles of `values`, each of which stands for `counts` of its kind."""
+    """Return the percentiles of `values`, each of them `counts` times."""
     keep = counts > 0
     if not keep.any():
         return {"p50": None, "p99": None, "max": None}

@@ -8,22 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pdd_core.planner.cost import prefill_weight
+from pdd_core.planner.types import CLOSING_MARGIN
 from pdd_lab.simulator.instance import simulate
 from pdd_lab.simulator.offered_load import Load
 from pdd_lab.simulator.outcomes import DEVICE_ONLY, World
-from pdd_lab.simulator.scenario import expected_speeds
+from pdd_lab.simulator.trace_scenario import expected_speeds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pdd_lab.simulator.choices import Choices
     from pdd_lab.simulator.offered_load import Served
-    from pdd_lab.simulator.scenario import Scenario, Truth
+    from pdd_lab.simulator.outcomes import Choices
+    from pdd_lab.simulator.trace_scenario import Scenario, Truth
 
 _DEVIATIONS_PER_MAD = 1.4826
 """Of a normal distribution."""
-CLOSING_MARGIN = 0.15
-"""As a device's runtime closes the cloud: with this share of time to spare."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pdd_core.planner.lengths import OutputLengths
-from pdd_lab.simulator.choices import Choices, fixed, plain, planner
+from pdd_lab.simulator.choices import fixed, oracle, plain, planner
 from pdd_lab.simulator.cloud_times import CloudTimes, cloud_times, part_of
 from pdd_lab.simulator.instance import simulate
 from pdd_lab.simulator.offered_load import Load
-from pdd_lab.simulator.oracle import oracle
-from pdd_lab.simulator.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF, Outcomes, Requests, outcomes
-from pdd_lab.simulator.scenario import true_speeds
+from pdd_lab.simulator.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF, Choices, Outcomes, Requests, outcomes
+from pdd_lab.simulator.trace_scenario import true_speeds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from pdd_lab.simulator.scenario import Scenario, Truth
+    from pdd_lab.simulator.trace_scenario import Scenario, Truth
 
 FIXED = (8, 16, 32, 64, 128)
 """Budgets that are tried as they are."""

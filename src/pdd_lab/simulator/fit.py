@@ -96,10 +96,9 @@ def fit_cloud_profile(
         name: of the profile.
         model: that was measured.
         kv_tokens: that the KV cache holds, as vLLM logs it at its start.
-        more: other fields of the profile; by default the limits are the largest measured, the round trip is 0. A
-        cost
-            among them is taken as known, and only the others are fitted: full batches tell little of `base_s`,
-            which one answer alone shows by the time between its tokens.
+        more: other fields of the profile; by default the limits are the largest measured, the round trip is 0.
+            A cost among them is taken as known, and only the others are fitted: full batches tell little of
+            `base_s`, which one answer alone shows by the time between its tokens.
 
     Raises:
         ConfigurationError: there are fewer than six measurements.

@@ -55,7 +55,7 @@ class Harm:
     stall: float = 0.5
     """An answer that stalls."""
     unread: float = 0.02
-    """A prompt of which nothing is read: half a prompt counts half of it."""
+    """A prompt that is not read at all; half a prompt counts half of it."""
     poor: float = 1.0
     """Quality of experience that is lost against plain serving, all of it; half of it counts half."""
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pdd_core.planner.lengths import OutputLengths
-from pdd_lab.simulator.choices import Choices, fixed, learnt_planner, planner
+from pdd_lab.simulator.choices import fixed, learnt_planner, planner
 from pdd_lab.simulator.cloud_times import CloudTimes, cloud_times
 from pdd_lab.simulator.evaluation import outcomes_of
-from pdd_lab.simulator.scenario import true_speeds
+from pdd_lab.simulator.trace_scenario import true_speeds
 
 if TYPE_CHECKING:
-    from pdd_lab.simulator.scenario import Scenario, Truth
+    from pdd_lab.simulator.outcomes import Choices
+    from pdd_lab.simulator.trace_scenario import Scenario, Truth
 
 STALLS = (0.001, 0.003, 0.01, 0.03, 0.1)
 """Stall probabilities that the planner is given."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from pdd_lab.traces.trace import HASH_BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pdd_lab.simulator.step_clock import StepClock
     from pdd_lab.traces.trace import Trace
 
 _SLAB = 1 << 16
@@ -35,7 +40,7 @@ class Load:
     hash_offsets: NDArray[np.int64] = field(default_factory=_none)
     """As in a `Trace`."""
     hash_values: NDArray[np.int64] = field(default_factory=_none)
-    block_tokens: int = 512
+    block_tokens: int = HASH_BLOCK
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -118,3 +123,46 @@ class Served:
         """Requests served over the time it took; nan for none."""
         served = int(np.count_nonzero(np.isfinite(self.finish_s)))
         return served / self.end_s if self.end_s else float("nan")
+
+
+class Tally:
+    """What becomes of a load, while it is served."""
+
+    def __init__(self, requests: int) -> None:
+        self.first = array("d", bytes(8 * requests))
+        self.finish = array("d", bytes(8 * requests))
+        self.cached = array("q", bytes(8 * requests))
+        self.prefilled = self.decoded = self.preempted = self.refused = 0
+        self.most_running = self.most_batched = self.most_blocks = 0
+
+    def refuse(self, index: int) -> None:
+        """Count a request that the KV cache can never hold."""
+        self.refused += 1
+        self.first[index] = self.finish[index] = math.nan
+
+    def note(self, running: int, batched: int, blocks: int) -> None:
+        """Note a step's sequences, its tokens, and the blocks held."""
+        if running > self.most_running:
+            self.most_running = running
+        if batched > self.most_batched:
+            self.most_batched = batched
+        if blocks > self.most_blocks:
+            self.most_blocks = blocks
+
+    def served(self, clock: StepClock) -> Served:
+        """Return it all, once the last step has ended."""
+        return Served(
+            first_token_s=np.frombuffer(self.first, dtype=np.float64),
+            finish_s=np.frombuffer(self.finish, dtype=np.float64),
+            cached_tokens=np.frombuffer(self.cached, dtype=np.int64),
+            end_s=clock.now,
+            busy_s=clock.busy,
+            steps=clock.step,
+            prefill_tokens=self.prefilled,
+            decode_tokens=self.decoded,
+            preemptions=self.preempted,
+            refused=self.refused,
+            most_running=self.most_running,
+            most_batched_tokens=self.most_batched,
+            most_blocks=self.most_blocks,
+        )

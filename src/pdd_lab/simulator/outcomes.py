@@ -28,6 +28,7 @@ HANDOFF, CLOUD_ONLY, DEVICE_ONLY = range(3)
 _NEVER = 1e15
 """Tokens: more than any answer has."""
 _TOLERANCE_S = 1e-9
+_UNCAPPED = 1 << 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,22 @@ class Requests:
     """The length that the answer has if nobody cuts it short."""
     held_tokens: ArrayLike = 0
     """The beginning of the prompt that the device holds already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """One policy's decisions for the requests of a trace; arrays of shape (requests,)."""
+
+    verdict: NDArray[np.int8]
+    """Codes as in `VERDICTS`."""
+    decode_budget: NDArray[np.int64]
+    """Of handoffs."""
+    refine_ratio: NDArray[np.float64]
+
+    def cloud_tokens(self, output_tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return what the cloud is asked to decode, where it has a part; at least 1."""
+        capped = np.where(self.verdict == HANDOFF, self.decode_budget, _UNCAPPED)
+        return np.asarray(np.minimum(output_tokens, np.maximum(capped, 1)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

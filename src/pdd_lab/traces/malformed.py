@@ -9,16 +9,19 @@ from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
 from pdd_core.errors import InvalidTrace
-from pdd_lab.traces.columns import sound_rows
+from pdd_lab.traces.row import MOST_SECONDS
+from pdd_lab.traces.trace import HASH_BLOCK, MOST_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from pdd_lab.traces.columns import Format
+    import polars as pl
+
+    from pdd_lab.traces.row import Row
 
 _AT_ONCE = 20_000
-"""Lines of which polars says whether all of them are sound."""
+"""Lines that polars reads at a time."""
 
 
 def filled_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -42,7 +45,7 @@ def decoded(line: bytes) -> str:
         raise ValueError(f"not UTF-8: byte 0x{byte:02x} at position {error.start + 1}") from error
 
 
-def find_malformed(path: Path, kind: Format) -> None:
+def find_malformed(path: Path, kind: type[Row]) -> None:
     """Pass if every line that is not blank can be read.
 
     Raises:
@@ -58,13 +61,31 @@ def find_malformed(path: Path, kind: Format) -> None:
                 _raise(path, *some[sound], kind, header)
 
 
+def sound_rows(frame: pl.DataFrame) -> pl.Series:
+    """Return for each row of a trace's columns whether all of it could be read, and is what a trace may have."""
+    import polars as pl
+
+    tokens = [pl.col(name).is_between(0, MOST_TOKENS) for name in ("prompt", "output")]
+    in_time = pl.col("arrival").is_between(-MOST_SECONDS, MOST_SECONDS)
+    sound = pl.all_horizontal(in_time, *tokens).fill_null(value=False)
+    block = pl.lit(HASH_BLOCK)
+    if "block_tokens" in frame.columns:
+        block = pl.col("block_tokens").fill_null(HASH_BLOCK)
+        sound &= block.is_between(1, MOST_TOKENS)
+    if "hashes" in frame.columns:
+        fits = (pl.col("hashes").list.len().cast(pl.Int64) - 1) * block < pl.max_horizontal(pl.col("prompt"), 1)
+        unknown = pl.col("hashes").list.eval(pl.element().is_null()).list.any()
+        sound &= fits.fill_null(value=True) & ~unknown.fill_null(value=False)
+    return frame.select(sound=sound)["sound"]
+
+
 def line_of(path: Path, row: int) -> int:
     """Return the number of the line that holds this row, from 0; blank lines and a header are none."""
     with path.open("rb") as file:
         return next(islice(filled_lines(file), row, None))[0]
 
 
-def _sound(lines: Sequence[tuple[int, bytes]], kind: Format, header: bytes) -> bool:
+def _sound(lines: Sequence[tuple[int, bytes]], kind: type[Row], header: bytes) -> bool:
     import polars as pl
 
     text = b"\n".join([*([header] if kind.header else []), *(line for _, line in lines)])
@@ -75,7 +96,7 @@ def _sound(lines: Sequence[tuple[int, bytes]], kind: Format, header: bytes) -> b
     return frame.height == len(lines) and bool(sound_rows(frame).all())
 
 
-def _raise(path: Path, number: int, line: bytes, kind: Format, header: bytes) -> None:
+def _raise(path: Path, number: int, line: bytes, kind: type[Row], header: bytes) -> None:
     try:
         kind.check(decoded(line), decoded(header))
     except ValueError as error:

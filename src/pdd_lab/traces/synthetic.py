@@ -1,6 +1,6 @@
 """Traces made up here, for when no file is at hand: log-normal lengths, Poisson arrivals.
 
-They are no measurement of anybody's traffic. The shapes stand for three kinds of use: a chat has prompts of about
+They are no measurement of anybody's traffic. There are three kinds of use: a chat has prompts of about
 a thousand tokens and answers of about a hundred, completion in an editor has long prompts and very short answers,
 and questions about documents have long prompts and answers of a paragraph or two.
 """

@@ -10,6 +10,11 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+MOST_TOKENS = 2**31 - 1
+"""Of one prompt or answer. More is a broken file."""
+HASH_BLOCK = 512
+"""Prompt tokens of a hash block where nobody says otherwise: Mooncake's."""
+
 
 def _none() -> NDArray[np.int64]:
     return np.zeros(0, dtype=np.int64)
@@ -30,7 +35,7 @@ class Trace:
     """Request i has the blocks ``hash_values[hash_offsets[i]:hash_offsets[i + 1]]``; empty: none are known."""
     hash_values: NDArray[np.int64] = field(default_factory=_none)
     """Two prompts whose first k hashes are equal have their first ``k * block_tokens`` tokens in common."""
-    block_tokens: int = 512
+    block_tokens: int = HASH_BLOCK
     """Prompt tokens per hash block."""
     groups: NDArray[np.int64] = field(default_factory=_none)
     """Index into `group_names`; empty: all are of one group."""

@@ -5,28 +5,22 @@ from __future__ import annotations
 from codecs import BOM_UTF8
 from io import BytesIO
 from itertools import chain
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pdd_core.errors import InvalidTrace
-from pdd_lab.traces.columns import HASH_BLOCK, Format, sound_rows
-from pdd_lab.traces.csv_formats import AzureCSV, BurstGPT
-from pdd_lab.traces.jsonl_formats import Mooncake, OwnJSONL
-from pdd_lab.traces.malformed import decoded, filled_lines, find_malformed, line_of
-from pdd_lab.traces.trace import Trace
+from pdd_lab.traces.formats import FORMATS
+from pdd_lab.traces.malformed import decoded, filled_lines, find_malformed, line_of, sound_rows
+from pdd_lab.traces.trace import HASH_BLOCK, Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     import polars as pl
 
-FORMATS: Mapping[str, Format] = MappingProxyType(
-    {one.name: one for one in (AzureCSV(), Mooncake(), BurstGPT(), OwnJSONL())}
-)
-"""Formats by name."""
+    from pdd_lab.traces.row import Row
+
 _SHOWN = 60
 
 
@@ -65,7 +59,7 @@ def load(path: Path, *, format: str | None = None) -> Trace:  # noqa: A002 - the
     return trace
 
 
-def detect(first_line: str, path: Path) -> Format:
+def detect(first_line: str, path: Path) -> type[Row]:
     """Return the format of a file that begins with this line.
 
     Raises:
@@ -91,7 +85,7 @@ def _first_line(path: Path) -> str:
         raise InvalidTrace(path, number, str(error)) from error
 
 
-def _source(path: Path, kind: Format) -> Path | BytesIO:
+def _source(path: Path, kind: type[Row]) -> Path | BytesIO:
     """Return what polars is to read: a byte order mark before JSON is more than it can take."""
     if not kind.header:
         with path.open("rb") as file:

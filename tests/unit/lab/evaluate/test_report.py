@@ -7,9 +7,8 @@ from rich.console import Console
 
 from pdd_lab.evaluate.evaluation_settings import BAD, INFORMED, NONE
 from pdd_lab.evaluate.examination import MeasuredCase
-from pdd_lab.evaluate.plot import draw
+from pdd_lab.evaluate.presentation import draw, tables
 from pdd_lab.evaluate.report import GUARD_TOKENS, TaskResults, figures
-from pdd_lab.evaluate.table import tables
 
 ALIKE, FAR = -0.1, -9.0
 
@@ -134,7 +133,6 @@ def test_the_report_is_json_and_tables_and_a_picture(recall, agreement, tmp_path
     assert "90 (60-98)" in text
     assert "KL from the full prompt" in words
     assert any("protected alone" in line and "0 (0-28)" in line for line in text.splitlines())
-    pytest.importorskip("matplotlib")
     picture = tmp_path / "figure.png"
     draw(report, picture)
     first = picture.read_bytes()

@@ -59,14 +59,14 @@ def test_a_task_that_the_model_cannot_do_ends():
 
 @pytest.fixture
 def model(monkeypatch, tmp_path):
-    """Stands for the model; what is imported of the real one needs llama.cpp."""
+    """A model in place of the real one, whose imports need llama.cpp."""
     readers = []
 
     def opened(gguf, **options):
         readers.append(CopyingReader(gguf, **options))
         return readers[-1]
 
-    monkeypatch.setitem(sys.modules, "pdd_lab.evaluate.reader", SimpleNamespace(Reader=opened))
+    monkeypatch.setitem(sys.modules, "pdd_lab.evaluate.eval_model", SimpleNamespace(EvalModel=opened))
     monkeypatch.setattr(run, "require", lambda *_, **__: None)
     monkeypatch.setattr(demo_model, "device_gguf", lambda **_: tmp_path / "model.gguf")
     monkeypatch.setattr(ResultStore, "of_model", classmethod(lambda cls, _: cls(tmp_path / "store")))
@@ -83,7 +83,6 @@ SMALL = EvalSettings(cases=2, shortest=200, longest=260, tasks=("recall",), rati
 
 
 def test_an_evaluation_leaves_tables_a_file_and_a_picture(model, tmp_path):
-    pytest.importorskip("matplotlib")
     report, text = evaluated(SMALL, tmp_path)
     rows = {(row["refiner"], row["ratio"]): row for row in report["tasks"]["recall"]["settings"]}
     refiners = ("attention", "lexical", "truncation", "random")
@@ -103,7 +102,6 @@ def test_an_evaluation_leaves_tables_a_file_and_a_picture(model, tmp_path):
 
 
 def test_a_second_run_reads_nothing_again(model, tmp_path):
-    pytest.importorskip("matplotlib")
     first, _ = evaluated(SMALL, tmp_path)
     again, _ = evaluated(SMALL, tmp_path)
     assert first == again
@@ -111,7 +109,6 @@ def test_a_second_run_reads_nothing_again(model, tmp_path):
 
 
 def test_the_report_says_what_was_measured(model, tmp_path):
-    pytest.importorskip("matplotlib")
     report, _ = evaluated(SMALL, tmp_path)
     told = report["settings"]
     assert (told["cases"], told["first"], told["lengths"]) == (2, 0, "200:260")
@@ -143,7 +140,6 @@ def test_a_text_without_a_case_is_refused_before_anything_is_measured(model, tmp
 
 
 def test_a_case_that_does_not_fit_the_context_is_left_out(model, tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib")
     read = CopyingReader.read
 
     def overflows(self, ids, **options):

@@ -11,11 +11,8 @@ from pdd_core.errors import ConfigurationError, InvalidTrace
 from pdd_core.planner.lengths import OutputLengths
 from pdd_core.planner.plan_file import PlanFile
 from pdd_lab.plan.builtin import CLOUDS, DEVICES, cloud_profile, device_profile, trace
-from pdd_lab.plan.picture import draw
 from pdd_lab.plan.plan_options import PlanOptions
-
-pytest.importorskip("polars")
-pytest.importorskip("matplotlib")
+from pdd_lab.plan.run import draw
 
 KEYS = {
     "decode_ratio", "prefill_ratio", "stalled_share", "handed_off_share", "cloud_only_share", "device_only_share",
@@ -80,7 +77,7 @@ def test_the_picture_is_there_in_both_formats(planned):
 
 def test_no_words_lie_among_the_points(monkeypatch, tmp_path, planned):
     pictures = []
-    monkeypatch.setattr("pdd_lab.plan.picture.save", lambda made, _: pictures.append(made))
+    monkeypatch.setattr("pdd_lab.plan.run.save", lambda made, _: pictures.append(made))
     draw(json.loads((planned[1] / "figures.json").read_text()), tmp_path / "x.png")
     [axes] = pictures[0].axes
     assert not axes.texts

@@ -16,10 +16,11 @@ from rich.console import Console
 from pdd_core.errors import CloudUnreachable, ConfigurationError, InvalidTrace
 from pdd_core.timeline import Source
 from pdd_lab.load.reply import Reply
+from pdd_lab.replay.drawn_answer import live_median, sources
 from pdd_lab.replay.live_replay import Run
 from pdd_lab.replay.replay_figures import Reader, answers, figures
 from pdd_lab.replay.replay_table import lines
-from pdd_lab.replay.run import Replay, run_replay, sources, typical
+from pdd_lab.replay.run import Replay, run_replay
 
 READER = Reader(rate=10.0, ttft_s=0.5)
 
@@ -244,14 +245,14 @@ def test_nothing_at_all_has_figures_without_numbers() -> None:
     assert found["requests_per_s"] is found["ttft_s"]["p99"] is found["qoe"]["mean"] is None
     report = {"figures": found, "trace": {"name": "t"}, "speedup": 1.0}
     assert "0 of 0 requests completed" in "\n".join(lines(report))
-    assert typical(run, READER) is None
+    assert live_median(run, READER) is None
 
 
 def test_the_answer_that_is_drawn_is_the_one_with_the_median_wait() -> None:
     run = Run(begun=0.0)
     told = {"mode": "handoff", "tokens": {"cloud": 1, "device": 2}, "took_over_s": 0.4, "caught_up_s": 0.3}
     run.replies = [reply(101.0), reply(102.0, 102.1, 102.2, index=1, pdd=told), reply(109.0, index=2)]
-    drawn = typical(run, READER)
+    drawn = live_median(run, READER)
     assert drawn.shown_at == drawn.received_at == pytest.approx([2.0, 2.1, 2.2])
     assert drawn.source == [Source.CLOUD, Source.DEVICE, Source.DEVICE]
     assert drawn.took_over_at == 0.4

@@ -16,12 +16,12 @@ from pdd_core.errors import ConfigurationError
 from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice, RatePoint
 from pdd_core.timeline import Source
 from pdd_lab.load.reply import Reply
+from pdd_lab.replay.drawn_answer import plotted, simulated_median
 from pdd_lab.replay.live_replay import Run
 from pdd_lab.replay.replay_figures import Reader, answers, figures
 from pdd_lab.replay.replay_plots import _draw_waits
 from pdd_lab.replay.run import Replay, run_replay
 from pdd_lab.replay.simulated import _weighted, as_answers, as_figures, simulated
-from pdd_lab.replay.written_out import median_answer, written_out
 from pdd_lab.traces import Trace
 
 READER = Reader(rate=20.0, ttft_s=0.5)
@@ -77,11 +77,11 @@ def slower(**changes) -> MeasuredDevice:
         (slower(prefill_tps=1e6, decode_tps=100.0), CLOUD),
     ],
 )
-def test_every_answer_can_be_written_out_and_stalls_as_a_live_one_would(policy, device, cloud) -> None:
+def test_every_answer_can_be_drawn_and_stalls_as_a_live_one_would(policy, device, cloud) -> None:
     one = simulated(TRACE.first(5), device, cloud, READER, policy=policy, seed=0)
     stalled = 0
     for index, row in enumerate(as_answers(one)):
-        drawn = written_out(one, index, READER)
+        drawn = plotted(one, index, READER)
         seen = Reply(index=index, due=0.0, prompt_tokens=1, token_times=list(drawn.shown_at))
         stalled += READER.stalled(seen)
         assert (drawn.source.count(Source.CLOUD), drawn.source.count(Source.DEVICE)) == (
@@ -109,7 +109,7 @@ def test_a_moments_lateness_is_no_stall_and_half_a_gap_more_is() -> None:
 
 
 def test_the_answer_with_the_median_wait_is_drawn() -> None:
-    drawn = median_answer(made("fixed_16"), READER)
+    drawn = simulated_median(made("fixed_16"), READER)
     rows = as_answers(made("fixed_16"))
     assert drawn.shown_at[0] == pytest.approx(sorted(row["ttft_s"] for row in rows)[19], abs=1e-5)
     assert drawn.caught_up_at == pytest.approx(1.0)  # 1000 tokens at 1000 a second
@@ -210,12 +210,12 @@ def test_many_requests_are_drawn_as_medians_and_few_one_by_one(tmp_path) -> None
 
 
 @given(st.lists(st.tuples(st.floats(0, 9), st.integers(0, 5)), max_size=30))
-def test_weighted_percentiles_are_those_of_the_values_written_out(pairs) -> None:
+def test_weighted_percentiles_are_those_of_the_repeated_values(pairs) -> None:
     values, counts = (np.array([pair[at] for pair in pairs], dtype=float) for at in (0, 1))
-    written_out = np.repeat(values, counts.astype(int))
+    repeated = np.repeat(values, counts.astype(int))
     found = _weighted(values, counts)
-    if not written_out.size:
+    if not repeated.size:
         assert found == {"p50": None, "p99": None, "max": None}
     else:
-        p50, p99 = np.percentile(written_out, (50, 99), method="inverted_cdf")
+        p50, p99 = np.percentile(repeated, (50, 99), method="inverted_cdf")
         assert (found["p50"], found["p99"]) == (pytest.approx(p50, abs=1e-5), pytest.approx(p99, abs=1e-5))

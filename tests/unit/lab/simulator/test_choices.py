@@ -9,7 +9,7 @@ from pdd_core.planner.types import Goals
 from pdd_lab.simulator import choices
 from pdd_lab.simulator.choices import learnt_planner, plain, planner
 from pdd_lab.simulator.cloud_times import cloud_times
-from pdd_lab.simulator.scenario import Scenario
+from pdd_lab.simulator.trace_scenario import Scenario
 from pdd_lab.simulator.vector_planner import plan_many
 from pdd_lab.traces import synthesise
 

@@ -7,11 +7,10 @@ import pytest
 
 from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice, RatePoint
 from pdd_core.planner.types import Goals
-from pdd_lab.simulator.choices import fixed, planner
+from pdd_lab.simulator.choices import fixed, oracle, planner
 from pdd_lab.simulator.cloud_times import cloud_times
 from pdd_lab.simulator.evaluation import best_fixed, evaluate
-from pdd_lab.simulator.oracle import oracle
-from pdd_lab.simulator.scenario import Scenario, true_speeds
+from pdd_lab.simulator.trace_scenario import Scenario, true_speeds
 from pdd_lab.traces import Trace
 
 CLOUD = MeasuredCloud(

@@ -11,7 +11,7 @@ from pdd_lab.simulator.evaluation import ceiling, compare, evaluate
 from pdd_lab.simulator.front import RATIOS, front
 from pdd_lab.simulator.offered_load import Load
 from pdd_lab.simulator.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF
-from pdd_lab.simulator.scenario import Scenario, expected_speeds, reading_seconds, true_speeds
+from pdd_lab.simulator.trace_scenario import Scenario, expected_speeds, reading_seconds, true_speeds
 from pdd_lab.traces import Trace, synthesise
 
 CLOUD = MeasuredCloud(

@@ -7,8 +7,6 @@ from pdd_core.errors import ConfigurationError
 from pdd_core.planner.profiles import MeasuredCloud
 from pdd_lab.simulator.fit import COSTS, Measurement, fit_cloud_profile, predicted, replay
 
-pytest.importorskip("scipy")
-
 MEASURED = [
     Measurement.model_validate(row)
     for row in json.loads((Path(__file__).parents[3] / "data/h200_8b_throughput.json").read_text())

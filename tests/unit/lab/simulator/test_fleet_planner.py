@@ -11,8 +11,6 @@ from pdd_lab.simulator.fleet_planner import FleetClass, Harm, Setting, gpu_secon
 from pdd_lab.simulator.instance import simulate
 from pdd_lab.simulator.offered_load import Load
 
-pytest.importorskip("scipy")
-
 CLOUD = MeasuredCloud(
     name="c", model="m", base_s=0.004, per_prefill_token_s=2.3e-5, per_sequence_s=2.3e-5, per_context_token_s=3e-8,
     kv_tokens=900_000, max_num_seqs=512, max_num_batched_tokens=2048, rtt_s=0.04, jitter_s=0.0,

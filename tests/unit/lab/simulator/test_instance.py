@@ -163,7 +163,7 @@ def test_an_arrival_during_a_step_waits_for_its_end():
 
 
 def test_however_far_the_next_arrival_is_no_steps_are_counted_up_to_it(monkeypatch):
-    monkeypatch.setattr("pdd_lab.simulator.instance.steps_until", lambda *_: pytest.fail("counted"))
+    monkeypatch.setattr("pdd_lab.simulator.step_clock.steps_until", lambda *_: pytest.fail("counted"))
     load = Load(np.array([0.0, 1e25]), np.full(2, 100), np.full(2, 50))
     assert np.isfinite(simulate(load, cloud()).finish_s).all()
 

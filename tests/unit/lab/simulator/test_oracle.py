@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice, RatePoint
 from pdd_core.planner.rules import RATIOS
 from pdd_core.planner.types import Goals
+from pdd_lab.simulator.choices import oracle
 from pdd_lab.simulator.cloud_times import CloudTimes
 from pdd_lab.simulator.evaluation import compare
 from pdd_lab.simulator.instance import simulate
 from pdd_lab.simulator.offered_load import Load
-from pdd_lab.simulator.oracle import oracle
 from pdd_lab.simulator.outcomes import DEVICE_ONLY, HANDOFF, Requests, outcomes
-from pdd_lab.simulator.scenario import Scenario, Truth
+from pdd_lab.simulator.trace_scenario import Scenario, Truth
 from pdd_lab.traces import Trace, synthesise
 
 CLOUD = MeasuredCloud(

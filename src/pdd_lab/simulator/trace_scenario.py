@@ -9,7 +9,7 @@ import numpy as np
 
 from pdd_core.errors import ConfigurationError
 from pdd_core.planner.types import Goals
-from pdd_lab.traces.columns import MOST_TOKENS
+from pdd_lab.traces.trace import MOST_TOKENS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

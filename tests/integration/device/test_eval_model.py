@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pdd_lab.evaluate.reader import Reader
+from pdd_lab.evaluate.eval_model import EvalModel
 
 
 @pytest.fixture(scope="module")
 def reader(gguf):
-    reader = Reader(gguf, n_ctx=1024, threads=1)
+    reader = EvalModel(gguf, n_ctx=1024, threads=1)
     yield reader
     reader.close()
 

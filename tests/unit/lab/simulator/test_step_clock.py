@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdd_lab.simulator.series import series, steps_until
+from pdd_lab.simulator.step_clock import series, steps_until
 
 seconds = st.floats(1e-6, 1.0)
 

@@ -1,7 +1,8 @@
-"""Single answers of the simulator, token by token, as a live replay sees them."""
+"""The answer of a replay that is drawn token by token: the one with the median wait for its first token."""
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,20 +12,50 @@ from pdd_core.timeline import Source
 from pdd_lab.simulator.outcomes import CLOUD_ONLY, DEVICE_ONLY, reading_s
 
 if TYPE_CHECKING:
+    from pdd_lab.load.reply import Reply
+    from pdd_lab.replay.live_replay import Run
     from pdd_lab.replay.replay_figures import Reader
     from pdd_lab.replay.simulated import Simulated
 
 
-def median_answer(made: Simulated, reader: Reader) -> PlottedAnswer | None:
+def live_median(run: Run, reader: Reader) -> PlottedAnswer | None:
+    """Return the answer with the median wait for its first token, ready to be drawn; None where there is none."""
+    done = [reply for reply in run.replies if reply.ok and reply.ttft is not None]
+    if not done:
+        return None
+    middle = statistics.median_low(reply.ttft or 0.0 for reply in done)
+    chosen = next(reply for reply in done if reply.ttft == middle)
+    told = chosen.pdd or {}
+    return PlottedAnswer(
+        title="Median wait",
+        received_at=chosen.shown(),
+        received_as="arrived here, and shown at once",
+        shown_at=chosen.shown(),
+        source=sources(chosen),
+        rate=reader.rate,
+        caught_up_at=told.get("caught_up_s"),
+        took_over_at=told.get("took_over_s"),
+    )
+
+
+def sources(reply: Reply) -> list[Source]:
+    """Return who made each token that was seen: where both engines had a part, the cloud made the first ones."""
+    counts = reply.by_source()
+    seen = len(reply.token_times)
+    from_cloud = seen if not counts[Source.DEVICE] else min(seen, counts[Source.CLOUD])
+    return [Source.CLOUD] * from_cloud + [Source.DEVICE] * (seen - from_cloud)
+
+
+def simulated_median(made: Simulated, reader: Reader) -> PlottedAnswer | None:
     """Return the answer with the median wait for its first token, ready to be drawn; None where none is served."""
     served = np.flatnonzero(made.served)
     if not served.size:
         return None
     by_wait = served[np.argsort(made.evaluation.outcomes.ttft_s[served], kind="stable")]
-    return written_out(made, int(by_wait[(served.size - 1) // 2]), reader)
+    return plotted(made, int(by_wait[(served.size - 1) // 2]), reader)
 
 
-def written_out(made: Simulated, index: int, reader: Reader) -> PlottedAnswer:
+def plotted(made: Simulated, index: int, reader: Reader) -> PlottedAnswer:
     """Return a served request's answer, its tokens spaced as in the figures.
 
     What the cloud made arrives as the cloud makes it. The device makes its first token once it has read the prompt

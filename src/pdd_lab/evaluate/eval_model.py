@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pdd_core.refinement.scores import Attention
 
 
-class Reader:
+class EvalModel:
     """One model. Not thread-safe."""
 
     def __init__(self, gguf: Path, *, n_ctx: int, threads: int) -> None:
