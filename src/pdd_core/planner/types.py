@@ -1,8 +1,8 @@
 """What a planner is given and what it decides. Times are in seconds, speeds in tokens per second.
 
-A planner decides for each answer: who makes it (`Verdict`), how many tokens the cloud decodes before the device goes
-on (the decode budget, N), and which share of the prompt the device prefills (the refine ratio). docs/planner.md has a
-worked example; the idea is that of arXiv 2508.09035.
+A planner decides three things for each answer: who makes it (`Verdict`), how many tokens the cloud decodes before
+the device goes on (the decode budget, N), and which share of the prompt the device prefills (the refine ratio).
+docs/planner.md has a worked example; the idea is that of arXiv 2508.09035.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Estimate:
     """Standard deviation, in the unit of `mean`: how much requests differ, and how little is known yet. 0 means
     that the value is known exactly."""
     doubt: float = 0.0
-    """Additional standard deviation of the value's logarithm, towards lower values. It is above 0 if the latest value
-    was lower than expected: that may have been an outlier or a lasting change."""
+    """Additional standard deviation of the value's logarithm, towards lower values. It is above 0 if the latest
+    value was lower than expected: that may have been an outlier or a lasting change."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mean) and 0 <= self.sd < math.inf and 0 <= self.doubt < math.inf):
@@ -60,8 +60,8 @@ class PlanRequest:
     num_held_tokens: int = 0
     """Tokens at the beginning of the prompt that the device has already processed, in an earlier turn."""
     num_held_whole_tokens: int | None = None
-    """How many of the held tokens the device has processed in full, not as a refined prompt. A device that makes the
-    answer alone can use only these, because no cloud tokens are there to check the refined prompt by. None: all of
+    """How many of the held tokens the device has processed in full, not as a refined prompt. A device that makes
+    the answer alone can use only these, because it has no cloud tokens to check a refined prompt by. None: all of
     `num_held_tokens`."""
     max_tokens: int
     """The longest that the answer can get, in tokens."""
@@ -70,7 +70,7 @@ class PlanRequest:
     group: str = ""
     """App or tenant. The planner learns how long answers get for each group."""
     refine_ratio: float | None = None
-    """Share of the prompt that the device prefills, if the client or a setting fixes it. None: the planner chooses."""
+    """Share of the prompt that the device prefills, if client or settings fix it. None: the planner chooses."""
     refinable: bool = False
     """True if the planner may choose a refined prompt."""
     verdict: Verdict | None = None
@@ -145,7 +145,7 @@ class Alternative:
 
     verdict: Verdict
     decode_budget: int | None = None
-    """Tokens that the cloud may decode before the device goes on; None if the cloud is not capped or has no part."""
+    """Tokens that the cloud may decode before the device goes on; None if it is not capped or has no part."""
     refine_ratio: float | None = None
     """Share of the prompt that the device prefills; None for all of it."""
     cost: float = 0.0
@@ -214,7 +214,7 @@ class Plan:
 
     verdict: Verdict
     decode_budget: int | None = None
-    """Tokens that the cloud may decode before the device goes on; None if the cloud is not capped or has no part."""
+    """Tokens that the cloud may decode before the device goes on; None if it is not capped or has no part."""
     refine_ratio: float | None = None
     """Share of the prompt that the device prefills; None for all of it."""
     why: Why = field(default_factory=lambda: Why("a policy of its own"))
