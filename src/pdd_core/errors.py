@@ -1,30 +1,30 @@
-"""Every error this project raises, in one place.
+"""Every error that this project raises.
 
 ::
 
     PDDError
-    ├── ConfigurationError          a setting that cannot work; raised at start-up, names the setting
-    │   └── UnsupportedDeployment   a deployment the plugin cannot serve (several API servers, data parallel)
+    ├── ConfigurationError          a setting that cannot work; the message names it
+    │   └── UnsupportedDeployment   the plugin cannot serve this deployment (several API servers, data parallel)
     ├── InvalidRequest              a field of a request to the device is wrong             (HTTP 400)
     │   └── InvalidGrammar          a JSON schema or grammar that cannot be compiled        (HTTP 400)
-    ├── DeviceBusy                  more answers are asked for than the device's queue holds (HTTP 429)
-    ├── ServerStopping              the device's server was told to stop before an answer began (HTTP 503)
+    ├── DeviceBusy                  the device's queue is full                              (HTTP 429)
+    ├── ServerStopping              the device's server stops, and the answer has not begun (HTTP 503)
     ├── InvalidOptIn                a pdd_* request field is wrong                          (HTTP 400)
     │   └── HandoffInUse            the handoff id belongs to a running or deleted request  (HTTP 400)
     ├── HandoffNotFound             unknown or expired id                                   (HTTP 404)
-    ├── SchemaVersionError          the other side speaks a newer major version of the wire schema
+    ├── SchemaVersionError          the other side uses a newer major version of the wire schema
     ├── TokenizerMismatch           device and cloud do not share one vocabulary
     ├── CloudError
     │   ├── CloudUnreachable        no connection, or no server that answers as vLLM does
-    │   ├── CloudRefused            the cloud answered with an error of its own
+    │   ├── CloudRefused            the cloud answered with an error
     │   └── CloudLost               the stream broke off before the cloud's part had ended
     ├── DeviceError
     │   ├── ContextOverflow         prompt and answer do not fit the device's context
     │   ├── DeviceEngineFailed      llama.cpp returned an error code, or made no token in time
-    │   └── GrammarRejected         the cloud's tokens do not fit the device's reading of the grammar
-    ├── NotCaptured                 a prompt's attention was not seen: it is not refined
-    ├── ModelError                  a model file is missing, unreadable or not what it claims to be
-    ├── InvalidRefinement           a refined prompt breaks its contract
+    │   └── GrammarRejected         the device's grammar engine rejects the cloud's tokens
+    ├── NotCaptured                 a prompt's attention was not captured, so it is not refined
+    ├── ModelError                  a model file is missing, unreadable or of another kind
+    ├── InvalidRefinement           a refined prompt has wrong indices or misses a protected token
     ├── InvalidTrace                a trace file has a line that cannot be read
     └── PolicyError                 a third-party hook failed, and `strict` asks for a stop
 """
@@ -67,7 +67,7 @@ __all__ = [
 
 
 def named(error: BaseException) -> str:
-    """Return ``Type: message``, as errors stand in outcomes, decisions and warnings."""
+    """Return ``Type: message``, the form of errors in outcomes, decisions and warnings."""
     return f"{type(error).__name__}: {error}"
 
 
@@ -80,13 +80,13 @@ class ConfigurationError(PDDError):
 
 
 class UnsupportedDeployment(ConfigurationError):
-    """A deployment the plugin cannot serve. Raised at start-up, never per request."""
+    """The plugin cannot serve this deployment. Raised at start-up, never per request."""
 
 
 class InvalidRequest(PDDError):
-    """A field of a request has a value that cannot be obeyed. The message says what to send instead.
+    """A field of a request has a value that cannot be used. The message says what to send instead.
 
-    `param` is the field's path in the request, `code` a stable word for programs, or None.
+    `param` is the field's path in the request. `code` is a stable word for programs. Each can be None.
     """
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
@@ -100,7 +100,7 @@ class InvalidGrammar(InvalidRequest):
 
 
 class DeviceBusy(PDDError):
-    """The device's queue is full. `retry_after` is a guess of the seconds until it is not."""
+    """The device's queue is full. `retry_after` estimates the seconds until it has room."""
 
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
@@ -108,7 +108,7 @@ class DeviceBusy(PDDError):
 
 
 class ServerStopping(PDDError):
-    """The device's server was told to stop before the answer began."""
+    """The device's server is stopping, and the answer has not begun."""
 
 
 class InvalidOptIn(PDDError):
@@ -123,7 +123,7 @@ class InvalidOptIn(PDDError):
 
 
 class HandoffInUse(InvalidOptIn):
-    """The handoff id names a request that is running, or one that was deleted a moment ago."""
+    """The handoff id belongs to a running request, or to one that was deleted within the last minute."""
 
 
 class HandoffNotFound(PDDError):
@@ -135,11 +135,11 @@ class SchemaVersionError(PDDError):
 
 
 class TokenizerMismatch(PDDError):
-    """Device and cloud disagree on a token, so token ids cannot cross. Names the first difference."""
+    """Device and cloud disagree on a token, so ids cannot cross. The message names the first difference."""
 
 
 class CloudError(PDDError):
-    """Anything that goes wrong between the device and the cloud."""
+    """Base of the errors between the device and the cloud."""
 
 
 class CloudUnreachable(CloudError):
@@ -147,7 +147,7 @@ class CloudUnreachable(CloudError):
 
 
 class CloudRefused(CloudError):
-    """The cloud answered with an error. `status` is its HTTP status, `code` the code in its error object."""
+    """The cloud answered with an error. `status` is the HTTP status, `code` the code in the error object."""
 
     def __init__(self, message: str, *, status: int | None = None, code: str | int | None = None) -> None:
         super().__init__(message)
@@ -160,7 +160,7 @@ class CloudLost(CloudError):
 
 
 class DeviceError(PDDError):
-    """Anything that goes wrong in the device's engine."""
+    """Base of the errors in the device's engine."""
 
 
 class ContextOverflow(DeviceError):
@@ -172,19 +172,19 @@ class DeviceEngineFailed(DeviceError):
 
 
 class GrammarRejected(DeviceError):
-    """The device's grammar engine refuses tokens that the cloud's let through: the cloud has to finish."""
+    """The device's grammar engine rejects tokens that the cloud's engine accepted. The cloud has to finish."""
 
 
 class ModelError(PDDError):
-    """A model file is missing, unreadable, or not what it claims to be."""
+    """A model file is missing, unreadable, or of another kind."""
 
 
 class NotCaptured(PDDError):
-    """The attention of a prompt was not, or not wholly, captured. Its request goes on without a refined prompt."""
+    """The attention of a prompt was not fully captured. The request continues without a refined prompt."""
 
 
 class InvalidRefinement(PDDError):
-    """A refined prompt breaks its contract: indices out of order or range, a protected token dropped, no fit."""
+    """A refined prompt has indices out of order or range, misses a protected token, or does not fit the prompt."""
 
 
 class InvalidTrace(PDDError):
@@ -197,4 +197,4 @@ class InvalidTrace(PDDError):
 
 
 class PolicyError(PDDError):
-    """A third-party hook raised or returned nonsense while `strict` is set."""
+    """No policy answered, or, with `strict`, a third-party policy could not be loaded, failed or was too late."""
