@@ -36,7 +36,8 @@ class Env(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PDD_", extra="ignore")
 
     cache_dir: Path = Field(default_factory=_default_cache)
-    """PDD_CACHE_DIR: the folder for prepared models and for what the planner has learnt."""
+    """PDD_CACHE_DIR: the folder for prepared models and what the planner learnt. Unset: `pdd-device` in the user's
+    cache folder."""
     policies: str | None = None
     """PDD_POLICIES: names of the policy plugins to load, comma-separated; unset loads all, empty loads none."""
     strict: bool = False
@@ -68,7 +69,8 @@ class ServeSettings(BaseSettings):
     cloud_model: str | None = None
     """PDD_CLOUD_MODEL: the name of the model in the cloud. Unset: the model that the cloud serves."""
     cloud_tenant: str | None = Field(default=None, pattern=TENANT_PATTERN)
-    """PDD_CLOUD_TENANT: the tenant to name to the cloud, if the cloud has budgets per tenant."""
+    """PDD_CLOUD_TENANT: the tenant to name to the cloud, if the cloud has ceilings per tenant:
+    docs/policies.md#tenants."""
     host: str = "127.0.0.1"
     """PDD_HOST: the address to listen on."""
     port: int = Field(default=8090, ge=0, le=65535)
@@ -76,7 +78,8 @@ class ServeSettings(BaseSettings):
     api_key: SecretStr | None = None
     """PDD_API_KEY: the key that clients must send. Unset: everyone who reaches the port can use the server."""
     allow_origins: tuple[str, ...] = ()
-    """PDD_ALLOW_ORIGINS: origins of web pages that may use the server (CORS), as a JSON list."""
+    """PDD_ALLOW_ORIGINS: origins of web pages that may use the server (CORS), as a JSON list such as
+    `["https://chat.example"]`, or `["*"]`."""
     model_name: str | None = None
     """PDD_MODEL_NAME: the model name that clients see. Unset: the name of the model file."""
     n_ctx: int = Field(default=4096, ge=64)
@@ -87,15 +90,18 @@ class ServeSettings(BaseSettings):
     """PDD_FLASH_ATTN: use flash attention. It is faster for long prompts, but greedy answers may then differ from
     the cloud's at near-ties."""
     rate: Literal["auto", "unlimited"] | PositiveFloat = "auto"
-    """PDD_RATE: tokens per second at which streamed answers are shown. ``auto``: nearly the device's own rate."""
+    """PDD_RATE: tokens per second at which streamed answers are shown. ``auto``: nine tenths of the device's own
+    decode rate, so that the take-over does not show. ``unlimited``: each token as it comes."""
     pacing: str = "adaptive"
-    """PDD_PACING: how tokens are paced: adaptive, fixed, ewma, reading or unlimited."""
+    """PDD_PACING: how tokens are paced: ``adaptive``, ``fixed``, ``ewma``, ``reading`` or ``unlimited``:
+    docs/hooks.md#pacing."""
     decode_budget: Literal["auto"] | PositiveInt = "auto"
     """PDD_DECODE_BUDGET: tokens that the cloud may decode before the device goes on. ``auto``: as many as last
-    until the device has caught up."""
+    until the device is ready, by the planner. A number: a handoff each time, with so many tokens."""
     plan: Literal["auto", "off", "handoff", "cloud", "device"] = "auto"
     """PDD_PLAN: who makes an answer. ``auto``: the planner decides for each answer. ``handoff``, ``cloud`` or
-    ``device``: always so. ``off``: always a handoff, with the budget of the base formula."""
+    ``device``: always so. ``off``: always a handoff, with the budget of the base formula. For
+    this and the next four see docs/planner.md#settings."""
     stall_probability: float = Field(default=0.01, gt=0, lt=1)
     """PDD_STALL_PROBABILITY: share of answers whose user may wait at the handoff."""
     ttft_target_s: PositiveFloat = 0.5
@@ -107,16 +113,18 @@ class ServeSettings(BaseSettings):
     refine: str | float = "off"
     """PDD_REFINE: how much of a prompt the device reads, while the cloud chooses which tokens: ``off`` (all),
     ``auto`` (less if a handoff needs it), a share such as 0.25, ``512 tokens``, ``2 s`` (what the device reads in
-    this time) or ``context`` (what fits)."""
+    this time) or ``context`` (what fits): docs/server.md#refined-prompts."""
     guard_nats: PositiveFloat = THRESHOLD
     """PDD_GUARD_NATS: by how many nats per token the device may find the cloud's tokens less likely after a
-    refined prompt. Above that, the device reads the whole prompt. A model quantised to 4 bits needs more."""
+    refined prompt. Above that, the device reads the whole prompt. A model quantised to 4 bits needs more:
+    docs/refinement.md#quantised-devices."""
     max_queue: int = Field(default=8, ge=0)
-    """PDD_MAX_QUEUE: answers that may wait for the device, besides the one that it makes. More are refused."""
+    """PDD_MAX_QUEUE: answers that may wait for the device, besides the one that it makes. More are refused.
+    With a cloud, they begin there meanwhile."""
     grace_s: float = Field(default=5.0, ge=0)
-    """PDD_GRACE_S: seconds in which answers in flight can finish when the server is stopped."""
+    """PDD_GRACE_S: seconds in which answers in flight can finish on Ctrl-C or SIGTERM."""
     patience: Patience = Patience()
-    """PDD_PATIENCE__*: time limits and retry budgets."""
+    """PDD_PATIENCE__*: time limits and retry budgets, each in a row of its own below."""
 
     @field_validator("refine", mode="before")
     @classmethod

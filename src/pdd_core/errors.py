@@ -72,21 +72,34 @@ def named(error: BaseException) -> str:
 
 
 class PDDError(Exception):
-    """Base of all errors of this project."""
+    """The base of all errors. It is never raised itself.
+
+    What to do: catch it to catch all errors.
+    """
 
 
 class ConfigurationError(PDDError):
-    """A setting that cannot work. The message names the setting and what to change."""
+    """A setting or an argument cannot work: it is unknown or out of range, or an extra is not installed.
+
+    What to do: the message names the setting and what to change.
+    """
 
 
 class UnsupportedDeployment(ConfigurationError):
-    """The plugin cannot serve this deployment. Raised at start-up, never per request."""
+    """The plugin cannot serve this deployment. Raised at vLLM's start, never per request.
+
+    Reasons are several API servers, data parallel, no tokenizer, another scheduler class, and `--tokens-only`.
+
+    What to do: start one server per engine, and add the scheduler flag that the message names.
+    """
 
 
 class InvalidRequest(PDDError):
-    """A field of a request has a value that cannot be used. The message says what to send instead.
+    """A field of a request to the device has a value that an engine cannot obey; a 400 over HTTP.
 
     `param` is the field's path in the request. `code` is a stable word for programs. Each can be None.
+
+    What to do: correct the field in `param`. The message says what to send instead.
     """
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
@@ -96,11 +109,19 @@ class InvalidRequest(PDDError):
 
 
 class InvalidGrammar(InvalidRequest):
-    """A JSON schema, regular expression or grammar that cannot be compiled."""
+    """A JSON schema, regular expression or grammar cannot be compiled, or not safely; a 400 over HTTP.
+
+    A grammar that is too large could end the process.
+
+    What to do: the message has the grammar engine's reason.
+    """
 
 
 class DeviceBusy(PDDError):
-    """The device's queue is full. `retry_after` estimates the seconds until it has room."""
+    """The device's queue is full; a 429 over HTTP. `retry_after` estimates the seconds until it has room.
+
+    What to do: ask again later, or raise `max_queue`.
+    """
 
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
@@ -108,13 +129,18 @@ class DeviceBusy(PDDError):
 
 
 class ServerStopping(PDDError):
-    """The device's server is stopping, and the answer has not begun."""
+    """The device's server stops, and the answer has not begun; a 503 with the code `server_shutting_down`.
+
+    What to do: start the server again.
+    """
 
 
 class InvalidOptIn(PDDError):
-    """A ``pdd_*`` field of a request is wrong.
+    """A ``pdd_*`` field of a request is wrong; a 400 over HTTP.
 
     `param` is the field's path in the request body, such as ``vllm_xargs.pdd_decode_budget``.
+
+    What to do: correct the field in `param`.
     """
 
     def __init__(self, message: str, *, param: str) -> None:
@@ -123,31 +149,53 @@ class InvalidOptIn(PDDError):
 
 
 class HandoffInUse(InvalidOptIn):
-    """The handoff id belongs to a running request, or to one that was deleted within the last minute."""
+    """The handoff id belongs to a running request, or to one that was deleted within the last minute; a 400.
+
+    What to do: use a new id.
+    """
 
 
 class HandoffNotFound(PDDError):
-    """No state for this id: it never existed, has expired, or was deleted."""
+    """No state has this id: it never existed, has expired, or was deleted; a 404 over HTTP.
+
+    What to do: start anew.
+    """
 
 
 class SchemaVersionError(PDDError):
-    """The other side's schema has a higher major version than this reader knows."""
+    """The other side's wire schema has a higher major version than this reader knows.
+
+    What to do: upgrade pdd-device here, or pin the other side.
+    """
 
 
 class TokenizerMismatch(PDDError):
-    """Device and cloud disagree on a token, so ids cannot cross. The message names the first difference."""
+    """Device and cloud disagree on a token, the end of sequence, or which tokens are control tokens.
+
+    So the two sides cannot exchange token ids. The message names the first difference.
+
+    What to do: use a GGUF of the model that the cloud serves.
+    """
 
 
 class CloudError(PDDError):
-    """Base of the errors between the device and the cloud."""
+    """The base of errors between the device and the cloud. It is never raised itself."""
 
 
 class CloudUnreachable(CloudError):
-    """No connection to the cloud."""
+    """There is no connection to the cloud, or a server that was started does not serve in time.
+
+    What to do: check the address, and that vLLM is up.
+    """
 
 
 class CloudRefused(CloudError):
-    """The cloud answered with an error. `status` is the HTTP status, `code` the code in the error object."""
+    """The cloud answered with an error, has no plugin, or sent an answer that does not fit the schema.
+
+    `status` is the HTTP status, `code` the code in its error object.
+
+    What to do: with 401, give the key. With 404, start vLLM with `VLLM_PLUGINS=pdd`. With 429, ask again later.
+    """
 
     def __init__(self, message: str, *, status: int | None = None, code: str | int | None = None) -> None:
         super().__init__(message)
@@ -156,39 +204,72 @@ class CloudRefused(CloudError):
 
 
 class CloudLost(CloudError):
-    """The stream ended without a finish reason, or with an error event."""
+    """The stream broke off, was aborted, or ended with an error event or without a finish reason.
+
+    It is also raised if no first token came within the device's patience, or if a started server ended by itself.
+
+    What to do: nothing if a device takes part, since the device goes on.
+    """
 
 
 class DeviceError(PDDError):
-    """Base of the errors in the device's engine."""
+    """The base of errors in the device's engine. Raised itself if the vocabulary of a closed engine is used."""
 
 
 class ContextOverflow(DeviceError):
-    """Prompt plus answer need more tokens than the device's context holds."""
+    """Prompt and `max_tokens` do not fit the device's context. Raised before anything is sent or computed.
+
+    What to do: open the engine with a larger `n_ctx`, or ask for fewer tokens.
+    """
 
 
 class DeviceEngineFailed(DeviceError):
-    """llama.cpp returned an error code, made no token in time, or its engine thread died."""
+    """llama.cpp returned an error code, did not come back in time, or cannot make a context.
+
+    It is also raised if the engine's thread died, or if the engine was closed during an answer.
+
+    What to do: if there is a cloud, it finishes the answer: docs/device.md#faults.
+    """
 
 
 class GrammarRejected(DeviceError):
-    """The device's grammar engine rejects tokens that the cloud's engine accepted. The cloud has to finish."""
+    """The device's grammar engine rejects tokens that the cloud's engine accepted.
+
+    What to do: nothing, since the cloud finishes the answer.
+    """
 
 
 class ModelError(PDDError):
-    """A model file is missing, unreadable, or of another kind."""
+    """A model file is missing, not a GGUF, damaged, or has no chat template.
+
+    What to do: the message names the file.
+    """
 
 
 class NotCaptured(PDDError):
-    """The attention of a prompt was not fully captured. The request continues without a refined prompt."""
+    """The attention of a prompt was not fully captured. The request continues without a refined prompt.
+
+    What to do: see the reason in `refinement` of the state: docs/wire.md#refinement.
+    """
 
 
 class InvalidRefinement(PDDError):
-    """A refined prompt has indices out of order or range, misses a protected token, or does not fit the prompt."""
+    """A refined prompt is wrong.
+
+    The kept indices are not ints that strictly increase within the prompt, or a protected index is missing, or
+    scores, weights or texts do not fit the prompt.
+
+    What to do: correct the refiner: docs/hooks.md#refinement. Device and cloud fall back by themselves.
+    """
 
 
 class InvalidTrace(PDDError):
-    """A trace file cannot be read. `line` is the number of the first malformed line, from 1, or None."""
+    """A trace file has no known format, or a malformed line.
+
+    `line` is the number of the first such line, from 1, or None. `reason` says why.
+
+    What to do: correct the line, or name the format with `--format`.
+    """
 
     def __init__(self, path: Path, line: int | None, reason: str) -> None:
         super().__init__(f"{path}, line {line}: {reason}" if line else f"{path}: {reason}")
@@ -197,4 +278,9 @@ class InvalidTrace(PDDError):
 
 
 class PolicyError(PDDError):
-    """No policy answered, or, with `strict`, a third-party policy could not be loaded, failed or was too late."""
+    """No policy answered, or, with `strict`, a third-party policy failed.
+
+    A policy fails if it cannot be loaded, raises, returns something unusable, or gives no refined prompt in time.
+
+    What to do: the message names the plugin and the hook.
+    """

@@ -53,8 +53,10 @@ class DecodeBudget(_Wire):
     """How many tokens the cloud may decode, and which policy said so."""
 
     tokens: int
+    """How many."""
     set_by: str
-    """Name of the plugin that decided: ``client``, ``default``, or a third party's."""
+    """``client``, ``default``, ``max_decode_budget``, ``load``, ``tenant``, ``priority``, ``fixed``, or the name
+    of a third party's plugin."""
 
 
 class Refinement(_Wire):
@@ -68,7 +70,7 @@ class Refinement(_Wire):
     kept_indices: list[int]
     """Positions in `prompt_token_ids`, strictly increasing."""
     kept_token_ids: list[int]
-    """The ids at these positions."""
+    """The ids at these positions: the refined prompt, to be processed at consecutive positions."""
     protected: list[tuple[int, int]]
     """Half-open spans of positions that had to stay."""
     window: int
@@ -84,16 +86,20 @@ class NoRefinement(_Wire):
     reason: Literal["not_requested", "not_enabled", "pending", "too_long", "not_captured", "failed"]
     """``pending`` may still become a refined prompt; the others stay."""
     message: str
+    """The same for people, with what is known besides."""
 
 
 class HandoffState(_Wire):
     """Everything needed to go on with a request elsewhere. ``GET /v1/pdd/handoffs/{id}``."""
 
     schema_version: SchemaVersion = SCHEMA_VERSION
+    """See docs/wire.md#versions."""
     handoff_id: str
+    """As in the request."""
     request_id: str
     """The ``id`` of the completion as the client saw it."""
     model: str
+    """The served model's name, or the LoRA adapter's."""
     tokenizer: str
     """Digest of the server's tokenizer fingerprint."""
     created: float
@@ -101,62 +107,82 @@ class HandoffState(_Wire):
     expires: float
     """Unix time in seconds at which the state is dropped; moves on while the request runs."""
     status: Status
+    """Where the cloud's part stands."""
     finish_reason: str | None = None
+    """As in the stream; null while the request runs, and when the client left."""
     stop_reason: int | str | None = None
+    """As in the stream."""
     prompt_token_ids: list[int]
-    """Empty until the engine has answered for the first time."""
+    """The whole prompt; empty until the engine has answered for the first time, where the prompt came as text."""
     output_token_ids: list[int]
     """Exactly the ids that were streamed so far, end-of-sequence included; from `after` on."""
     after: int = 0
     """How many output ids were left out on request (``?after=K``)."""
     output_logprobs: list[dict[int, float]] | None = None
-    """Per output id: token id -> log probability, when the client asked for logprobs."""
+    """Per output id, token id to log probability; null unless the client asked for logprobs."""
     sampling_params: dict[str, Any]
-    """The sampling parameters as the client gave them, under vLLM's own names."""
+    """vLLM's `SamplingParams` as the client gave them, less those that are null."""
     decode_budget: DecodeBudget | None = None
-    """None until the scheduler has admitted the request."""
+    """While the request runs, the budget as last told; in the end, the one that held then. Null until the
+    scheduler has told of it."""
     refinement: Annotated[Refinement | NoRefinement, Field(discriminator="kind")]
+    """The refined prompt, or why there is none."""
 
 
 class Limits(_Wire):
     """Bounds the server enforces."""
 
     max_decode_budget: int
+    """Tokens: ceiling on any budget."""
     max_handoffs: int
+    """States kept at once."""
     ttl_s: float
+    """Seconds for which the state of an ended request can be read."""
     cancel_timeout_s: float
+    """Seconds: longest wait for the engine's word on a DELETE."""
 
 
 class CloudInfo(_Wire):
     """``GET /v1/pdd/info``: what the plugin is and what it has switched on."""
 
     schema_version: SchemaVersion = SCHEMA_VERSION
+    """See docs/wire.md#versions."""
     plugin_version: str
+    """Version of pdd-device on the server."""
     engine: str
     """Such as ``vllm 0.32.0``."""
     model: str
     """The name that a request's `model` field takes."""
     max_model_len: int
+    """Tokens of prompt and answer that fit."""
     tokenizer: TokenizerFingerprint
+    """The vocabulary's fingerprint."""
     features: list[str]
-    """``decode_budget`` and what else is active."""
+    """``decode_budget``, ``budget_policies`` (the server knows ``pdd_least_budget``, ``pdd_tenant``,
+    ``pdd_extends`` and ``used``), ``handoff_state``, and ``refinement`` where it is on."""
     refinement: str
-    """``off``, or the capture backend."""
+    """``off``, or where refined prompts come from: ``attention``, ``lexical``, ``truncation``, ``random``."""
     limits: Limits
+    """What the server enforces."""
 
 
 class VocabularyPiece(_Wire):
     """``GET /v1/pdd/vocabulary?start=K``: raw token strings from id `start` on, null at holes."""
 
     start: int
+    """Id of the first of them."""
     tokens: list[str | None]
+    """At most 1,024 token strings."""
 
 
 class HandoffDeleted(_Wire):
     """Answer to ``DELETE /v1/pdd/handoffs/{id}``."""
 
     id: str
+    """The handoff id, or the completion's, as in the route."""
     object: str = "pdd.handoff.deleted"
+    """``chat.completion.deleted`` where a completion was."""
     deleted: bool = True
+    """Always true."""
     confirmed: bool
     """True: the engine has confirmed that it makes no further token. False: it did not answer in time."""

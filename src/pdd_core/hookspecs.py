@@ -35,7 +35,9 @@ class BudgetRequest:
     """An opted-in request in the scheduler: on admission, and again when the load has changed."""
 
     handoff_id: str
+    """The id that the client chose."""
     num_prompt_tokens: int
+    """Tokens of the whole prompt."""
     max_tokens: int
     """The client's limit on the answer, in tokens."""
     decode_budget: int | None
@@ -76,6 +78,7 @@ class PaceRequest:
     """A request on the device, before its first token."""
 
     num_prompt_tokens: int
+    """Tokens of the whole prompt."""
     max_tokens: int
     """The longest that the answer can get, in tokens."""
 

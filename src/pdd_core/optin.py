@@ -46,17 +46,22 @@ class OptIn:
     """A request's valid opt-in."""
 
     handoff_id: str
-    """Client-chosen and unguessable: the only handle by which the state is read."""
+    """Chosen by the client; required with any other ``pdd_`` field. It is the only handle of the state, so it
+    must be unguessable: use ``uuid4().hex``."""
     decode_budget: int | None = None
-    """Tokens the cloud may decode, >= 1. None leaves it to the cloud's policy."""
+    """Tokens the cloud may decode. A policy or the server's ceiling can lower it, nothing raises it. None leaves
+    it to the cloud's policy."""
     refine_ratio: float | None = None
-    """Share of the prompt's tokens to keep, 0 < ratio <= 1. None asks for no refinement."""
+    """Share of the prompt's tokens to keep in a refined prompt. None asks for no refinement."""
     protect: tuple[tuple[int, int], ...] = ()
-    """Half-open spans of prompt positions that a refined prompt keeps, increasing and apart."""
+    """Half-open spans of prompt positions that a refined prompt keeps, increasing and apart. Template tokens, the
+    system prompt and the last paragraph of the last user turn (at most 128 tokens) are kept anyway."""
     least_budget: int | None = None
-    """The budget below which the user would wait. Under load the cloud may go down to it; None: not at all."""
+    """The budget below which the user would wait. Under load the cloud may go down to it, also while the request
+    runs: docs/policies.md#under-load. None: not at all."""
     tenant: str | None = None
-    """For whom the request is made: the key of per-tenant budgets. A name, not a proof."""
+    """For whom the request is made: the key of ceilings per tenant, docs/policies.md#tenants. A name, not a
+    proof."""
     extends: str | None = None
     """Handoff id of the request that this one goes on from; it is only counted."""
 

@@ -39,13 +39,14 @@ class PDDConfig:
     """Ceiling on any budget, whoever asks."""
     budget_policy: Literal["load", "client", "fixed"] = "load"
     """What a request gets: what its client asks for (client), less under load where that harms nobody (load), or
-    `default_decode_budget` (fixed)."""
+    `default_decode_budget` (fixed): docs/policies.md."""
     tenant_budgets: Mapping[str, int] = field(default_factory=dict)
     """Ceilings by the request's tenant; ``*`` is for all other tenants, and for requests that name none."""
     priority_budgets: Mapping[int, int] = field(default_factory=dict)
     """Ceilings by vLLM's priority: each holds for its value and all higher ones, which are less urgent."""
     load_levels: tuple[float, ...] = _PRESSURE.levels
-    """Utilisations at which the levels of pressure begin, each a step towards the least budget."""
+    """Utilisations at which the levels of pressure begin, each a step towards the least budget:
+    docs/policies.md#pressure."""
     load_hysteresis: float = _PRESSURE.hysteresis
     """How far below its begin a level of pressure ends."""
     load_relax_s: float = _PRESSURE.relax_s
@@ -63,13 +64,14 @@ class PDDConfig:
     cancel_timeout_s: float = 10.0
     """Longest wait for the engine's confirmation of a DELETE: the rest of its running step."""
     refine: str = "auto"
-    """Where refined prompts come from: auto, off, attention, lexical, truncation or random."""
+    """Where refined prompts come from: ``attention``, ``lexical``, ``truncation``, ``random``, ``off``, or
+    ``auto``, which is ``attention`` with our `--worker-cls`, else ``off``."""
     refine_window: int = CAPTURE_WINDOW
-    """How many of the prompt's last tokens say what matters: those whose attention is captured."""
+    """How many of the prompt's last tokens say what matters: those whose attention is captured. At most 256."""
     refine_layers: tuple[float, ...] = CAPTURE_DEPTHS
     """Depths of the captured layers, as shares of the model's depth. Each costs time and little memory."""
     refine_heads: Heads = CAPTURE_HEADS
-    """How a layer's heads are made one: the attention of the head that cares most, or of the mean."""
+    """How a layer's heads are made one: ``max``, the attention of the head that cares most, or ``mean``."""
     refine_max_prompt_tokens: int = 131_072
     """Longer prompts are not refined: a bound on memory and on the time of a request."""
     refine_timeout_s: float = 2.0

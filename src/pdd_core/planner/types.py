@@ -38,6 +38,7 @@ class Estimate:
     """
 
     mean: float
+    """The expected value."""
     sd: float = 0.0
     """Standard deviation, in the unit of `mean`: how much requests differ, and how little is known yet. 0 means
     that the value is known exactly."""
@@ -57,6 +58,7 @@ class PlanRequest:
     """A request on the device, before the device sends or computes anything for it."""
 
     num_prompt_tokens: int
+    """Tokens of the whole prompt."""
     num_held_tokens: int = 0
     """Tokens at the beginning of the prompt that the device has already processed, in an earlier turn."""
     num_held_whole_tokens: int | None = None
@@ -213,11 +215,13 @@ class Plan:
     """The decision for one request."""
 
     verdict: Verdict
+    """Who makes the answer."""
     decode_budget: int | None = None
     """Tokens that the cloud may decode before the device goes on; None if it is not capped or has no part."""
     refine_ratio: float | None = None
     """Share of the prompt that the device prefills; None for all of it."""
     why: Why = field(default_factory=lambda: Why("a policy of its own"))
+    """The explanation, for people. It goes into the `pdd` object of the answer and into the log."""
 
 
 def _short(value: float | None) -> float | None:

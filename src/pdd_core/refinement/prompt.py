@@ -20,6 +20,7 @@ class RefinePrompt:
     """
 
     token_ids: tuple[int, ...]
+    """The whole prompt."""
     pieces: tuple[str, ...]
     """The text of each token, as it stands in the prompt: with its blanks and newlines, special tokens spelt out
     (``<|im_end|>``). A token that is part of a character has any text without blanks, or none."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptScores:
-    """Softmax weights of the last `window` prompt tokens as queries, per layer."""
+    """Softmax weights of the last `window` prompt tokens as queries, per layer; `over_layers()` is their mean."""
 
     values: np.ndarray
     """float32, shape (layers, prompt tokens): mean over the queries, reduced over the heads as `heads` says. It

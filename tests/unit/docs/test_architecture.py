@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 SRC = ROOT / "src"
 TEXT = (ROOT / "ARCHITECTURE.md").read_text()
@@ -16,11 +18,26 @@ def test_every_package_is_known():
     assert {path.parent.name for path in SRC.glob("*/__init__.py")} == set(PACKAGES)
 
 
-def test_the_modules_page_is_what_the_code_says():
-    """Every module is on it, with the first line of its docstring: a missing one ends the script."""
-    script = ROOT / "tools" / "module_table.py"
-    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("page", ["modules", "cli", "settings", "errors", "hooks", "wire"])
+def test_the_reference_pages_are_what_the_code_says(page):
+    """Every module is on its page, with the first line of its docstring: a missing one ends the script."""
+    script = ROOT / "tools" / "reference.py"
+    done = subprocess.run([sys.executable, script, "--check", page], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_reference_page_is_written_by_the_script():
+    assert {path.stem for path in (ROOT / "docs/reference").iterdir()} == {
+        "cli",
+        "settings",
+        "errors",
+        "hooks",
+        "wire",
+    }
+
+
+def test_it_is_short():
+    assert len(TEXT.encode()) <= 10_000
 
 
 def test_every_step_names_what_is_there():

@@ -18,6 +18,9 @@ from pdd_core.fingerprint import TokenizerFingerprint
 from pdd_core.handoff import CloudInfo, DecodeBudget, HandoffState, Limits, NoRefinement, Refinement, Status
 from pdd_core.optin import FIELDS, HANDOFF_ID_CHARS, MAX_DECODE_BUDGET, STOP_REASON
 from pdd_core.patience import Patience
+from pdd_core.planner import types
+from pdd_core.refinement.prompt import RefinePrompt
+from pdd_core.refinement.scores import PromptScores
 from pdd_core.timeline import Timeline
 from pdd_llamacpp_adapter.request import AnswerRequest
 from pdd_llamacpp_adapter.server.app import create_app
@@ -36,14 +39,18 @@ from pdd_vllm_plugin.store import MAX_TOMBSTONES, NOT_STARTED_TTL_S, TOMBSTONE_T
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
-README = (ROOT / "README.md").read_text()
+REFERENCE = DOCS / "reference"
+SETTINGS = (REFERENCE / "settings.md").read_text()
+FIELDS_ON_THE_WIRE = (REFERENCE / "wire.md").read_text()
+GIVEN_TO_HOOKS = (REFERENCE / "hooks.md").read_text()
 WIRE = (DOCS / "wire.md").read_text()
 HOOKS = (DOCS / "hooks.md").read_text()
 POLICIES = (DOCS / "policies.md").read_text()
 DEVICE = (DOCS / "device.md").read_text()
 SERVER = (DOCS / "server.md").read_text()
-ERRORS = (DOCS / "errors.md").read_text()
+ERRORS = (REFERENCE / "errors.md").read_text()
 PYTHON = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [*PYTHON, *sorted(REFERENCE.glob("*.md"))]
 
 
 def unnamed(names, text):
@@ -54,26 +61,27 @@ def section(text, title):
     return text.split(f"## {title}\n")[1].split("\n## ")[0]
 
 
-@pytest.mark.parametrize("model", [HandoffState, CloudInfo])
+@pytest.mark.parametrize(
+    "model", [HandoffState, CloudInfo, Limits, DecodeBudget, Refinement, NoRefinement, TokenizerFingerprint]
+)
 def test_every_field_has_its_row(model):
-    table = section(WIRE, model.__name__)
+    table = section(FIELDS_ON_THE_WIRE, model.__name__)
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(model.model_fields)
 
 
-@pytest.mark.parametrize("model", [Limits, DecodeBudget, Refinement, NoRefinement, TokenizerFingerprint])
-def test_every_field_inside_a_field_is_named(model):
-    assert not unnamed(model.model_fields, WIRE)
+def test_every_opt_in_field_has_its_row():
+    table = section(FIELDS_ON_THE_WIRE, "Opt-in fields")
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(FIELDS)
 
 
 def test_opt_in_fields_statuses_and_sampling_parameters_are_named():
-    assert not unnamed([*FIELDS, STOP_REASON, *Status, *SAMPLING_FIELDS, *PATHS], WIRE)
+    assert not unnamed([*FIELDS, STOP_REASON, *PATHS], WIRE)
+    assert not unnamed([*Status, *SAMPLING_FIELDS], section(FIELDS_ON_THE_WIRE, "HandoffState"))
 
 
 def test_bounds_are_the_codes():
     shortest, longest = HANDOFF_ID_CHARS
     for text in (
-        f"{shortest} to {longest} characters",
-        f"1 to {MAX_DECODE_BUDGET:,}",
         f"0 to {MAX_WAIT_S:g} seconds",
         f"after {NOT_STARTED_TTL_S:g} seconds",
         f"lasts {TOMBSTONE_TTL_S:g} seconds",
@@ -84,6 +92,8 @@ def test_bounds_are_the_codes():
         f"({PDDConfig().max_state_tokens:,})",
     ):
         assert text in " ".join(WIRE.split()), text
+    for text in (f"{shortest} to {longest} characters", f"1 to {MAX_DECODE_BUDGET:,}"):
+        assert text in section(FIELDS_ON_THE_WIRE, "Opt-in fields"), text
 
 
 def test_every_route_has_its_row_and_no_other():
@@ -104,13 +114,13 @@ def test_the_end_of_the_clouds_part_is_as_the_record_sees_it():
 
 
 def test_every_setting_and_variable_is_named():
-    everything = "\n".join(path.read_text() for path in PYTHON)
+    everything = "\n".join(path.read_text() for path in PAGES)
     assert not unnamed([field.name for field in fields(PDDConfig)], everything)
     assert not unnamed([f"PDD_{name.upper()}" for name in Env.model_fields], everything)
 
 
 def test_every_setting_of_the_server_has_its_row_with_its_default():
-    rows = dict(re.findall(r"^\| `(\w+)`, `PDD_\w+`[^|]*\| ([^|]*) \|", SERVER, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)`, `PDD_\w+`[^|]*\| ([^|]*) \|", SETTINGS, re.MULTILINE))
     assert list(rows) == list(ServeSettings.model_fields)
     for name, field in ServeSettings.model_fields.items():
         if isinstance(field.default, bool | int | float):
@@ -118,7 +128,7 @@ def test_every_setting_of_the_server_has_its_row_with_its_default():
         elif field.default == "auto" or name in ("gguf", "host", "pacing"):
             assert rows[name] == field.default
     for name in ServeSettings.model_fields:
-        assert f"`PDD_{name.upper()}" in SERVER
+        assert f"`PDD_{name.upper()}" in SETTINGS
 
 
 def test_the_settings_file_that_is_shown_can_be_read(tmp_path):
@@ -129,7 +139,7 @@ def test_the_settings_file_that_is_shown_can_be_read(tmp_path):
 
 
 def test_every_limit_of_the_patience_has_its_row_with_its_default():
-    rows = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", section(DEVICE, "Patience"), re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", section(SETTINGS, "Patience"), re.MULTILINE))
     assert {name: float(value) for name, value in rows.items()} == asdict(Patience())
 
 
@@ -145,12 +155,14 @@ def test_what_the_server_tells_of_an_answer_is_named():
     assert not unnamed([*set(told) - {"finish_reason"}, *told["tokens"]], section(SERVER, "What happened"))
 
 
-def test_the_defaults_of_the_settings_are_the_codes():
-    shown = dict(re.findall(r"`(\w+)`: [^|]*\| ([\d,]+|true|false) \|$", README, re.MULTILINE))
+def test_every_setting_of_the_plugin_has_its_row_with_its_default():
+    table = section(SETTINGS, "vLLM's plugin")
+    shown = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", table, re.MULTILINE))
+    assert list(shown) == [field.name for field in fields(PDDConfig)]
     for name in ("default_decode_budget", "max_decode_budget", "ttl_s", "cancel_timeout_s"):
         assert float(shown[name].replace(",", "")) == getattr(PDDConfig(), name)
     assert (shown["strict"], PDDConfig().strict) == ("false", False)
-    assert "`max_handoffs`, `max_state_tokens`: bounds on the states kept | 1,024; 16,000,000 |" in README
+    assert (shown["max_handoffs"], shown["max_state_tokens"]) == ("1024", "16,000,000")
 
 
 def test_the_load_settings_have_their_rows_with_the_codes_defaults():
@@ -186,10 +198,16 @@ def test_every_hook_has_its_row_with_its_arguments():
             assert f"| `{name}{signature}` |" in HOOKS
 
 
-def test_everything_that_a_hook_is_given_is_named():
-    for given in (hookspecs.BudgetRequest, hookspecs.CloudLoad, hookspecs.PaceRequest, hookspecs.PaceTarget):
-        row = re.search(rf"^\| `{given.__name__}` \|.*$", HOOKS, re.MULTILINE)[0]
-        assert not unnamed([field.name for field in fields(given)], row)
+def test_everything_that_a_hook_is_given_has_its_rows():
+    own = (hookspecs.BudgetRequest, hookspecs.CloudLoad, hookspecs.PaceRequest, hookspecs.PaceTarget)
+    for given in (*own, types.PlanRequest, types.DeviceState, types.CloudState, PromptScores, RefinePrompt):
+        rows = re.findall(r"^\| `(\w+)` \|", section(GIVEN_TO_HOOKS, given.__name__), re.MULTILINE)
+        assert rows == [field.name for field in fields(given)]
+
+
+def test_every_argument_of_a_pacer_has_its_row():
+    rows = re.findall(r"^\| `(\w+)` \|", section(GIVEN_TO_HOOKS, "Pacer"), re.MULTILINE)
+    assert rows == [name for name in inspect.signature(hookspecs.Pacer.due).parameters if name != "self"]
 
 
 def test_the_example_policy_is_the_one_shown():

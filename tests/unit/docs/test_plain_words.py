@@ -6,7 +6,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 PAGES = [
-    ROOT / "CONTRIBUTING.md",
+    *ROOT.glob("*.md"),
     *ROOT.glob("docs/*.md"),
     *ROOT.glob("docs/adr/*.md"),
     *ROOT.glob("examples/**/*.md"),

@@ -49,7 +49,16 @@ def test_the_command_is_that_of_pdd_device_cloud():
     assert argv == ["vllm", "serve", "MODEL", *(word for flag in PLUGIN_FLAGS for word in flag)]
 
 
-def test_both_python_blocks_are_whole_programs():
+def test_all_python_blocks_are_whole_programs():
     for block in blocks(README, "python"):
         compile(block, "README.md", "exec")
-    assert len(blocks(README, "python")) == 2
+    assert len(blocks(README, "python")) == 3
+
+
+def test_the_policy_grants_less_under_load_and_else_leaves_it_to_the_next():
+    module = {}
+    exec(blocks(README, "python")[2], module)  # noqa: S102
+    wish = module["BudgetRequest"]("id", num_prompt_tokens=9, max_tokens=99, decode_budget=None, priority=0)
+    load = module["CloudLoad"]
+    assert module["pdd_decode_budget"](wish, load(running=33, waiting=0, kv_cache_usage=0.5)) == 8
+    assert module["pdd_decode_budget"](wish, load(running=32, waiting=0, kv_cache_usage=0.5)) is None
