@@ -16,14 +16,14 @@ from pdd_cli.serve.command import serve
 from pdd_core.errors import ConfigurationError, PDDError
 
 app = typer.Typer(
-    help="One LLM answer, two engines: it begins on vLLM in the cloud and ends on llama.cpp on the device.",
+    help="Begin an LLM answer with vLLM in the cloud, and finish it with llama.cpp on the device.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 BAD_SETTING = 2
-"""Exit code: nothing was done, because something has to be installed or set otherwise."""
+"""Exit code: nothing was done, because a setting is wrong or something is not installed."""
 FAILED = 1
 INTERRUPTED = 130
 
@@ -36,10 +36,10 @@ app.command()(generate)
 def model(
     gguf: Gguf = "demo",
     out: Annotated[
-        Path | None, typer.Option(help="Copy the prepared files here, besides the cache.", file_okay=False)
+        Path | None, typer.Option(help="A folder to copy the prepared files to.", file_okay=False)
     ] = None,
 ) -> None:
-    """Make one set of weights for both engines: an F16 GGUF for llama.cpp, a float32 folder for vLLM."""
+    """Prepare a model for both engines: an F16 GGUF for llama.cpp and a float32 folder for vLLM."""
     from pdd_cli.demo_model import copy_to, prepare
     from pdd_cli.progress import ConsoleProgress
 
@@ -54,13 +54,17 @@ def model(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def cloud(
     context: typer.Context,
-    model: Annotated[str, typer.Option(help="A model folder or name, or `demo`.", metavar="demo|MODEL")],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
-    api_key: Annotated[str | None, typer.Option(help="Clients must present it.", envvar="VLLM_API_KEY")] = None,
-    only_print: Annotated[bool, typer.Option("--print", help="Only print the command.")] = False,
+    model: Annotated[
+        str, typer.Option(help="The model: a folder, a name on the model hub, or `demo`.", metavar="demo|MODEL")
+    ],
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option(help="The key that clients must send.", envvar="VLLM_API_KEY")
+    ] = None,
+    only_print: Annotated[bool, typer.Option("--print", help="Print the command, and start nothing.")] = False,
 ) -> None:
-    """Start vLLM with the plugin. Flags that are not listed here go to `vllm serve`, and win over ours."""
+    """Start vLLM with the plugin. Other flags are passed to `vllm serve`, and override those of this command."""
     from pdd_cli.cloud import print_command, serve, server_of
     from pdd_cli.progress import ConsoleProgress
 
@@ -76,14 +80,17 @@ def cloud(
 
 @app.command()
 def doctor(
-    url: Annotated[str | None, typer.Option(help="A cloud to check, such as http://host:8000/v1.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="The URL of a cloud to check, such as http://host:8000/v1.")
+    ] = None,
     api_key: ApiKey = None,
     gguf: Annotated[
-        str | None, typer.Option(help="A device model to check against the cloud.", metavar="demo|PATH")
+        str | None,
+        typer.Option(help="A device model to compare with the model of the cloud.", metavar="demo|PATH"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Check this installation, and a cloud: what is missing, what would go wrong, and how to mend it."""
+    """Check this installation and a cloud: report what is missing or would fail, and how to fix it."""
     from pdd_cli.doctor import report
 
     raise typer.Exit(report(url=url, api_key=api_key, gguf=gguf, as_json=json, console=new_console()))

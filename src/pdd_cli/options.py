@@ -12,22 +12,34 @@ from pdd_core.errors import ConfigurationError
 if TYPE_CHECKING:
     from rich.console import Console
 
-Gguf = Annotated[str, typer.Option(help="A GGUF file, or `demo` for the demo model.", metavar="demo|PATH")]
-ApiKey = Annotated[str | None, typer.Option(help="The cloud's key.", envvar="PDD_CLOUD_API_KEY")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.", dir_okay=False)]
-Plot = Annotated[
-    Path | None, typer.Option(help="Draw what was measured: a PNG, and an SVG beside it.", dir_okay=False)
+Gguf = Annotated[
+    str, typer.Option(help="The GGUF file of the model, or `demo` for the demo model.", metavar="demo|PATH")
 ]
-Seed = Annotated[int, typer.Option(help="Makes chance repeatable.", min=0)]
-VocabSize = Annotated[int, typer.Option(help="Prompts are random ids below this.", min=2)]
-Rate = Annotated[str | None, typer.Option(help="Tokens per second to show.", metavar="auto|unlimited|R")]
-DecodeBudget = Annotated[str | None, typer.Option(help="Tokens that the cloud may decode.", metavar="auto|N")]
+ApiKey = Annotated[str | None, typer.Option(help="The API key of the cloud.", envvar="PDD_CLOUD_API_KEY")]
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Write all figures to this file, as JSON.", dir_okay=False)
+]
+Plot = Annotated[
+    Path | None, typer.Option(help="Write a plot to this PNG file, and an SVG beside it.", dir_okay=False)
+]
+Seed = Annotated[int, typer.Option(help="The seed of the random numbers.", min=0)]
+VocabSize = Annotated[int, typer.Option(help="Prompts are random token ids below this number.", min=2)]
+Rate = Annotated[
+    str | None, typer.Option(help="Tokens per second at which the answer is shown.", metavar="auto|unlimited|R")
+]
+DecodeBudget = Annotated[
+    str | None, typer.Option(help="Tokens that the cloud may decode before the device goes on.", metavar="auto|N")
+]
 Refine = Annotated[
     str | None,
-    typer.Option(help="How much of a prompt the device reads.", metavar="off|auto|0.25|'N tokens'|'N s'|context"),
+    typer.Option(
+        help="How much of the prompt the device reads.", metavar="off|auto|0.25|'N tokens'|'N s'|context"
+    ),
 ]
-Threads = Annotated[int | None, typer.Option(help="The device's CPU threads.")]
-ContextSize = Annotated[int | None, typer.Option(help="Tokens that the device's context holds.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of the device.")]
+ContextSize = Annotated[
+    int | None, typer.Option(help="Tokens of prompt and answer that the device's context holds.")
+]
 
 
 def check_number(flag: str, value: float | None, least: float, most: float) -> None:

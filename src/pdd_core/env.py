@@ -1,6 +1,6 @@
 """Every environment variable of this project.
 
-Nothing else reads a ``PDD_*`` name, but the command line, whose help names PDD_CLOUD_API_KEY beside `--api-key`.
+Nothing else reads ``PDD_*`` variables, except the command line: `--api-key` also reads PDD_CLOUD_API_KEY.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ def _default_cache() -> Path:
 
 
 class Env(BaseSettings):
-    """``PDD_*`` variables; read when made."""
+    """``PDD_*`` variables of both sides, read when the object is made."""
 
     model_config = SettingsConfigDict(env_prefix="PDD_", extra="ignore")
 
     cache_dir: Path = Field(default_factory=_default_cache)
-    """PDD_CACHE_DIR: prepared models; unset: `pdd-device` in the user's cache folder."""
+    """PDD_CACHE_DIR: the folder for prepared models and what the planner learnt. Unset: `pdd-device` in the user's
+    cache folder."""
     policies: str | None = None
-    """PDD_POLICIES: comma-separated policy plugins to load; unset loads all, empty loads none."""
+    """PDD_POLICIES: names of the policy plugins to load, comma-separated; unset loads all, empty loads none."""
     strict: bool = False
     """PDD_STRICT: a failing policy plugin is an error instead of a warning."""
     cloud_api_key: SecretStr | None = None
-    """PDD_CLOUD_API_KEY: the key for the cloud."""
+    """PDD_CLOUD_API_KEY: the API key of the cloud."""
 
     def allowed_policies(self) -> list[str] | None:
         """Names in PDD_POLICIES; None when it is unset."""
@@ -52,7 +53,7 @@ class Env(BaseSettings):
 
 
 class ServeSettings(BaseSettings):
-    """What ``pdd-device serve`` is told: its flags, else ``PDD_*`` variables, else a TOML file, else the defaults.
+    """The settings of ``pdd-device serve``, from flags, or else ``PDD_*`` variables, a TOML file, the defaults.
 
     In the environment, the fields of `patience` are ``PDD_PATIENCE__FIRST_TOKEN_S`` and so on; in a file, a table.
     """
@@ -60,66 +61,68 @@ class ServeSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PDD_", env_nested_delimiter="__", extra="forbid")
 
     gguf: str = "demo"
-    """PDD_GGUF: the device's model file, or ``demo``."""
+    """PDD_GGUF: the GGUF file of the device's model, or ``demo`` for the demo model."""
     cloud_url: str | None = None
-    """PDD_CLOUD_URL: the cloud's base URL, ``http://host:port/v1``; unset: the device answers alone."""
+    """PDD_CLOUD_URL: the base URL of the cloud, ``http://host:port/v1``. Unset: the device answers alone."""
     cloud_api_key: SecretStr | None = None
-    """PDD_CLOUD_API_KEY: the key for the cloud."""
+    """PDD_CLOUD_API_KEY: the API key of the cloud."""
     cloud_model: str | None = None
-    """PDD_CLOUD_MODEL: the name to ask the cloud for; unset: what it serves."""
+    """PDD_CLOUD_MODEL: the name of the model in the cloud. Unset: the model that the cloud serves."""
     cloud_tenant: str | None = Field(default=None, pattern=TENANT_PATTERN)
-    """PDD_CLOUD_TENANT: for whom the cloud works, where it has ceilings per tenant: docs/policies.md#tenants."""
+    """PDD_CLOUD_TENANT: the tenant to name to the cloud, if the cloud has ceilings per tenant:
+    docs/policies.md#tenants."""
     host: str = "127.0.0.1"
-    """PDD_HOST: address to listen on."""
+    """PDD_HOST: the address to listen on."""
     port: int = Field(default=8090, ge=0, le=65535)
-    """PDD_PORT: port to listen on; 0 takes a free one."""
+    """PDD_PORT: the port to listen on; 0 takes a free port."""
     api_key: SecretStr | None = None
-    """PDD_API_KEY: clients must present it; unset: anyone who reaches the port may ask."""
+    """PDD_API_KEY: the key that clients must send. Unset: everyone who reaches the port can use the server."""
     allow_origins: tuple[str, ...] = ()
-    """PDD_ALLOW_ORIGINS: origins of web pages that may use the server (CORS), a JSON list such as
+    """PDD_ALLOW_ORIGINS: origins of web pages that may use the server (CORS), as a JSON list such as
     `["https://chat.example"]`, or `["*"]`."""
     model_name: str | None = None
-    """PDD_MODEL_NAME: the name that clients see; unset: the model file's."""
+    """PDD_MODEL_NAME: the model name that clients see. Unset: the name of the model file."""
     n_ctx: int = Field(default=4096, ge=64)
     """PDD_N_CTX: tokens of prompt and answer that the device's context holds."""
     threads: int = Field(default=1, ge=1)
     """PDD_THREADS: the device's CPU threads."""
     flash_attn: bool = False
-    """PDD_FLASH_ATTN: faster for long prompts; greedy answers may then differ from the cloud's at near-ties."""
+    """PDD_FLASH_ATTN: use flash attention. It is faster for long prompts, but greedy answers may then differ from
+    the cloud's at near-ties."""
     rate: Literal["auto", "unlimited"] | PositiveFloat = "auto"
-    """PDD_RATE: tokens per second at which streamed answers are shown; ``auto``: nine tenths of the device's own
-    decode rate, so that the take-over does not show; ``unlimited``: as they come."""
+    """PDD_RATE: tokens per second at which streamed answers are shown. ``auto``: nine tenths of the device's own
+    decode rate, so that the take-over does not show. ``unlimited``: each token as it comes."""
     pacing: str = "adaptive"
-    """PDD_PACING: how the rate is kept: ``adaptive``, ``fixed``, ``ewma``, ``reading`` or ``unlimited``:
+    """PDD_PACING: how tokens are paced: ``adaptive``, ``fixed``, ``ewma``, ``reading`` or ``unlimited``:
     docs/hooks.md#pacing."""
     decode_budget: Literal["auto"] | PositiveInt = "auto"
-    """PDD_DECODE_BUDGET: tokens that the cloud may decode; ``auto``: what lasts until the device is ready, as the
-    planner finds; a number: a handoff each time, with so many."""
+    """PDD_DECODE_BUDGET: tokens that the cloud may decode before the device goes on. ``auto``: as many as last
+    until the device is ready, by the planner. A number: a handoff each time, with so many tokens."""
     plan: Literal["auto", "off", "handoff", "cloud", "device"] = "auto"
-    """PDD_PLAN: who makes an answer; ``auto``: decided for each by what is known of device, cloud and answers;
-    ``handoff``, ``cloud`` or ``device``: always so; ``off``: always a handoff, with the budget of a formula. This
-    and the next four: docs/planner.md#settings."""
+    """PDD_PLAN: who makes an answer. ``auto``: the planner decides for each answer. ``handoff``, ``cloud`` or
+    ``device``: always so. ``off``: always a handoff, with the budget of the base formula. For
+    this and the next four see docs/planner.md#settings."""
     stall_probability: float = Field(default=0.01, gt=0, lt=1)
-    """PDD_STALL_PROBABILITY: share of answers that may stall at the handoff."""
+    """PDD_STALL_PROBABILITY: share of answers whose user may wait at the handoff."""
     ttft_target_s: PositiveFloat = 0.5
-    """PDD_TTFT_TARGET_S: seconds within which the device alone has to begin, to be given an answer alone."""
+    """PDD_TTFT_TARGET_S: seconds within which an answer that the device makes alone has to begin."""
     must_begin_in_cloud: bool = False
-    """PDD_MUST_BEGIN_IN_CLOUD: begin every answer in the cloud, also where the device alone would do."""
+    """PDD_MUST_BEGIN_IN_CLOUD: begin every answer in the cloud, as long as there is a cloud."""
     plan_file: Path | None = None
-    """PDD_PLAN_FILE: settings and profiles from ``pdd-device plan``; what is set elsewhere wins."""
+    """PDD_PLAN_FILE: a file with settings and profiles from ``pdd-device plan``. Other settings win over it."""
     refine: str | float = "off"
-    """PDD_REFINE: how much of a prompt the device reads, by the cloud's choice: ``off`` (all), ``auto`` (less
-    where all takes long), a share such as 0.25, ``512 tokens``, what ``2 s`` suffice for, or ``context`` (what
-    fits): docs/server.md#refined-prompts."""
+    """PDD_REFINE: how much of a prompt the device reads, while the cloud chooses which tokens: ``off`` (all),
+    ``auto`` (less if a handoff needs it), a share such as 0.25, ``512 tokens``, ``2 s`` (what the device reads in
+    this time) or ``context`` (what fits): docs/server.md#refined-prompts."""
     guard_nats: PositiveFloat = THRESHOLD
-    """PDD_GUARD_NATS: nats per token by which the device may find the cloud's tokens less likely behind a refined
-    prompt; above it, the whole prompt is read. A model quantised to 4 bits needs more:
+    """PDD_GUARD_NATS: by how many nats per token the device may find the cloud's tokens less likely after a
+    refined prompt. Above that, the device reads the whole prompt. A model quantised to 4 bits needs more:
     docs/refinement.md#quantised-devices."""
     max_queue: int = Field(default=8, ge=0)
-    """PDD_MAX_QUEUE: answers that may wait for the device besides the one it makes; more are refused. With
-    a cloud they begin there meanwhile."""
+    """PDD_MAX_QUEUE: answers that may wait for the device, besides the one that it makes. More are refused.
+    With a cloud, they begin there meanwhile."""
     grace_s: float = Field(default=5.0, ge=0)
-    """PDD_GRACE_S: seconds that answers in flight have to finish on Ctrl-C or SIGTERM."""
+    """PDD_GRACE_S: seconds in which answers in flight can finish on Ctrl-C or SIGTERM."""
     patience: Patience = Patience()
     """PDD_PATIENCE__*: time limits and retry budgets, each in a row of its own below."""
 
@@ -131,7 +134,7 @@ class ServeSettings(BaseSettings):
 
     @property
     def refine_target(self) -> RefineTarget:
-        """`refine`, as it was read."""
+        """`refine`, parsed."""
         return RefineTarget.parse(self.refine)
 
     @classmethod
@@ -143,7 +146,7 @@ class ServeSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings calls by name
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags win over the environment, the environment over the file."""
+        """Flags win over the environment, and the environment wins over the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     @classmethod

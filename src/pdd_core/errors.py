@@ -1,30 +1,30 @@
-"""Every error this project raises, in one place.
+"""Every error that this project raises.
 
 ::
 
     PDDError
-    ├── ConfigurationError          a setting that cannot work; raised at start-up, names the setting
-    │   └── UnsupportedDeployment   a deployment the plugin cannot serve (several API servers, data parallel)
+    ├── ConfigurationError          a setting that cannot work; the message names it
+    │   └── UnsupportedDeployment   the plugin cannot serve this deployment (several API servers, data parallel)
     ├── InvalidRequest              a field of a request to the device is wrong             (HTTP 400)
     │   └── InvalidGrammar          a JSON schema or grammar that cannot be compiled        (HTTP 400)
-    ├── DeviceBusy                  more answers are asked for than the device's queue holds (HTTP 429)
-    ├── ServerStopping              the device's server was told to stop before an answer began (HTTP 503)
+    ├── DeviceBusy                  the device's queue is full                              (HTTP 429)
+    ├── ServerStopping              the device's server stops, and the answer has not begun (HTTP 503)
     ├── InvalidOptIn                a pdd_* request field is wrong                          (HTTP 400)
     │   └── HandoffInUse            the handoff id belongs to a running or deleted request  (HTTP 400)
     ├── HandoffNotFound             unknown or expired id                                   (HTTP 404)
-    ├── SchemaVersionError          the other side speaks a newer major version of the wire schema
+    ├── SchemaVersionError          the other side uses a newer major version of the wire schema
     ├── TokenizerMismatch           device and cloud do not share one vocabulary
     ├── CloudError
     │   ├── CloudUnreachable        no connection, or no server that answers as vLLM does
-    │   ├── CloudRefused            the cloud answered with an error of its own
+    │   ├── CloudRefused            the cloud answered with an error
     │   └── CloudLost               the stream broke off before the cloud's part had ended
     ├── DeviceError
     │   ├── ContextOverflow         prompt and answer do not fit the device's context
     │   ├── DeviceEngineFailed      llama.cpp returned an error code, or made no token in time
-    │   └── GrammarRejected         the cloud's tokens do not fit the device's reading of the grammar
-    ├── NotCaptured                 a prompt's attention was not seen: it is not refined
-    ├── ModelError                  a model file is missing, unreadable or not what it claims to be
-    ├── InvalidRefinement           a refined prompt breaks its contract
+    │   └── GrammarRejected         the device's grammar engine rejects the cloud's tokens
+    ├── NotCaptured                 a prompt's attention was not captured, so it is not refined
+    ├── ModelError                  a model file is missing, unreadable or of another kind
+    ├── InvalidRefinement           a refined prompt has wrong indices or misses a protected token
     ├── InvalidTrace                a trace file has a line that cannot be read
     └── PolicyError                 a third-party hook failed, and `strict` asks for a stop
 """
@@ -67,14 +67,14 @@ __all__ = [
 
 
 def named(error: BaseException) -> str:
-    """Return ``Type: message``, as errors stand in outcomes, decisions and warnings."""
+    """Return ``Type: message``, as errors appear in outcomes, decisions and warnings."""
     return f"{type(error).__name__}: {error}"
 
 
 class PDDError(Exception):
-    """Never raised itself: the base of all.
+    """The base of all errors. It is never raised itself.
 
-    What to do: catch it to catch all.
+    What to do: catch it to catch all errors.
     """
 
 
@@ -86,20 +86,20 @@ class ConfigurationError(PDDError):
 
 
 class UnsupportedDeployment(ConfigurationError):
-    """A deployment the plugin cannot serve. Raised at vLLM's start, never per request.
+    """The plugin cannot serve this deployment. Raised at vLLM's start, never per request.
 
-    Such are several API servers, data parallel, no tokenizer, another scheduler class, and `--tokens-only`.
+    Reasons are several API servers, data parallel, no tokenizer, another scheduler class, and `--tokens-only`.
 
-    What to do: start one server per engine; add the scheduler flag that the message names.
+    What to do: start one server per engine, and add the scheduler flag that the message names.
     """
 
 
 class InvalidRequest(PDDError):
-    """A field of a request to the device has a value that neither engine could obey; a 400 over HTTP.
+    """A field of a request to the device has a value that an engine cannot obey; a 400 over HTTP.
 
-    `param` is the field's path in the request, `code` a stable word for programs, or None.
+    `param` is the field's path in the request. `code` is a stable word for programs. Each can be None.
 
-    What to do: mend the field in `param`; the message says what to send instead.
+    What to do: correct the field in `param`. The message says what to send instead.
     """
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
@@ -111,14 +111,14 @@ class InvalidRequest(PDDError):
 class InvalidGrammar(InvalidRequest):
     """A JSON schema, regular expression or grammar cannot be compiled, or not safely; a 400 over HTTP.
 
-    One that is too large could take the process with it.
+    A grammar that is too large could end the process.
 
     What to do: the message has the grammar engine's reason.
     """
 
 
 class DeviceBusy(PDDError):
-    """The device's queue is full; a 429 over HTTP. `retry_after` is a guess of the seconds until it is not.
+    """The device's queue is full; a 429 over HTTP. `retry_after` estimates the seconds until it has room.
 
     What to do: ask again later, or raise `max_queue`.
     """
@@ -129,9 +129,9 @@ class DeviceBusy(PDDError):
 
 
 class ServerStopping(PDDError):
-    """The device's server was told to stop before the answer began; a 503 with the code `server_shutting_down`.
+    """The device's server stops, and the answer has not begun; a 503 with the code `server_shutting_down`.
 
-    What to do: start it again.
+    What to do: start the server again.
     """
 
 
@@ -140,7 +140,7 @@ class InvalidOptIn(PDDError):
 
     `param` is the field's path in the request body, such as ``vllm_xargs.pdd_decode_budget``.
 
-    What to do: mend the field in `param`.
+    What to do: correct the field in `param`.
     """
 
     def __init__(self, message: str, *, param: str) -> None:
@@ -149,7 +149,7 @@ class InvalidOptIn(PDDError):
 
 
 class HandoffInUse(InvalidOptIn):
-    """The handoff id names a request that is running, or one that was deleted within the last minute; a 400.
+    """The handoff id belongs to a running request, or to one that was deleted within the last minute; a 400.
 
     What to do: use a new id.
     """
@@ -172,29 +172,29 @@ class SchemaVersionError(PDDError):
 class TokenizerMismatch(PDDError):
     """Device and cloud disagree on a token, the end of sequence, or which tokens are control tokens.
 
-    So token ids cannot cross. The message names the first difference.
+    So the two sides cannot exchange token ids. The message names the first difference.
 
     What to do: use a GGUF of the model that the cloud serves.
     """
 
 
 class CloudError(PDDError):
-    """Never raised itself: the base of what goes wrong between the device and the cloud."""
+    """The base of errors between the device and the cloud. It is never raised itself."""
 
 
 class CloudUnreachable(CloudError):
-    """No connection to the cloud, or a server that is started does not serve in time.
+    """There is no connection to the cloud, or a server that was started does not serve in time.
 
     What to do: check the address, and that vLLM is up.
     """
 
 
 class CloudRefused(CloudError):
-    """The cloud answered with an error, has no plugin, or sent what is no answer of this schema.
+    """The cloud answered with an error, has no plugin, or sent an answer that does not fit the schema.
 
     `status` is the HTTP status, `code` the code in its error object.
 
-    What to do: 401: give the key. 404: start vLLM with `VLLM_PLUGINS=pdd`. 429: ask again later.
+    What to do: with 401, give the key. With 404, start vLLM with `VLLM_PLUGINS=pdd`. With 429, ask again later.
     """
 
     def __init__(self, message: str, *, status: int | None = None, code: str | int | None = None) -> None:
@@ -204,38 +204,38 @@ class CloudRefused(CloudError):
 
 
 class CloudLost(CloudError):
-    """The stream broke off, was aborted, ended without a finish reason, or with an error event.
+    """The stream broke off, was aborted, or ended with an error event or without a finish reason.
 
-    Also: no first token within the device's patience, or a server that was started ended by itself.
+    It is also raised if no first token came within the device's patience, or if a started server ended by itself.
 
-    What to do: nothing, where a device takes part: it goes on.
+    What to do: nothing if a device takes part, since the device goes on.
     """
 
 
 class DeviceError(PDDError):
-    """The vocabulary of a closed engine is used; else the base of what goes wrong in the device's engine."""
+    """The base of errors in the device's engine. Raised itself if the vocabulary of a closed engine is used."""
 
 
 class ContextOverflow(DeviceError):
     """Prompt and `max_tokens` do not fit the device's context. Raised before anything is sent or computed.
 
-    What to do: open the engine with a larger `n_ctx`, or ask for less.
+    What to do: open the engine with a larger `n_ctx`, or ask for fewer tokens.
     """
 
 
 class DeviceEngineFailed(DeviceError):
     """llama.cpp returned an error code, did not come back in time, or cannot make a context.
 
-    Also: its engine's thread died, or the engine was closed in mid-answer.
+    It is also raised if the engine's thread died, or if the engine was closed during an answer.
 
-    What to do: where there is a cloud, it finishes: docs/device.md#faults.
+    What to do: if there is a cloud, it finishes the answer: docs/device.md#faults.
     """
 
 
 class GrammarRejected(DeviceError):
-    """The device's grammar engine refuses tokens that the cloud's let through.
+    """The device's grammar engine rejects tokens that the cloud's engine accepted.
 
-    What to do: nothing: the cloud finishes.
+    What to do: nothing, since the cloud finishes the answer.
     """
 
 
@@ -247,28 +247,28 @@ class ModelError(PDDError):
 
 
 class NotCaptured(PDDError):
-    """The attention of a prompt was not, or not wholly, captured. Its request goes on without a refined prompt.
+    """The attention of a prompt was not fully captured. The request continues without a refined prompt.
 
     What to do: see the reason in `refinement` of the state: docs/wire.md#refinement.
     """
 
 
 class InvalidRefinement(PDDError):
-    """A refined prompt breaks its contract.
+    """A refined prompt is wrong.
 
-    Kept indices are not ints that strictly increase within the prompt, or a protected one is missing; or scores,
-    weights or texts do not fit the prompt.
+    The kept indices are not ints that strictly increase within the prompt, or a protected index is missing, or
+    scores, weights or texts do not fit the prompt.
 
-    What to do: mend the refiner: docs/hooks.md#refinement. Device and cloud fall back by themselves.
+    What to do: correct the refiner: docs/hooks.md#refinement. Device and cloud fall back by themselves.
     """
 
 
 class InvalidTrace(PDDError):
-    """A trace file is of no known format, or has a malformed line.
+    """A trace file has no known format, or a malformed line.
 
-    `line` is the number of the first such line, from 1, or None; `reason` says why.
+    `line` is the number of the first such line, from 1, or None. `reason` says why.
 
-    What to do: mend the line, or name the format with `--format`.
+    What to do: correct the line, or name the format with `--format`.
     """
 
     def __init__(self, path: Path, line: int | None, reason: str) -> None:
@@ -278,9 +278,9 @@ class InvalidTrace(PDDError):
 
 
 class PolicyError(PDDError):
-    """No policy answered; or a third party's failed while `strict` is set.
+    """No policy answered, or, with `strict`, a third-party policy failed.
 
-    It cannot be loaded, raised, returned what is unusable, or gave no refined prompt in time.
+    A policy fails if it cannot be loaded, raises, returns something unusable, or gives no refined prompt in time.
 
     What to do: the message names the plugin and the hook.
     """

@@ -1,4 +1,4 @@
-"""The hooks a policy plugin can implement. Each is resolved once per request, or a few times; never per token.
+"""The hooks that a policy plugin can implement. Each is called once or a few times per request, never per token.
 
 Implement one in a module of your own and name that module in the entry-point group ``pdd``::
 
@@ -32,45 +32,45 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @dataclass(frozen=True, slots=True)
 class BudgetRequest:
-    """An opted-in request, as the scheduler sees it: on admission, and again when the load has changed."""
+    """An opted-in request in the scheduler: on admission, and again when the load has changed."""
 
     handoff_id: str
-    """The request's, as its client chose it."""
+    """The id that the client chose."""
     num_prompt_tokens: int
     """Tokens of the whole prompt."""
     max_tokens: int
-    """The client's own limit on the answer."""
+    """The client's limit on the answer, in tokens."""
     decode_budget: int | None
-    """The budget the client asked for, if it did."""
+    """The budget that the client asked for, in tokens; None if it named none."""
     priority: int
-    """vLLM's: a request with a lower value goes first."""
+    """vLLM's priority: a lower value is more urgent."""
     least_budget: int | None = None
-    """Below this budget the user would wait, says the client; None if it does not say."""
+    """The budget below which the user would wait, by the client's estimate; None if it named none."""
     tenant: str | None = None
-    """The tenant that the client, or a gateway before the server, has named. Nobody has checked it."""
+    """The tenant that the client or a gateway in front of the server named. Nobody has checked it."""
     num_output_tokens: int = 0
-    """Tokens decoded so far, 0 on admission. A budget below this and what is in flight is raised to it."""
+    """Tokens decoded so far, 0 on admission. A budget below these and those in flight is raised to them."""
     current_budget: int | None = None
-    """The budget that holds until this decision; None on admission."""
+    """The budget before this decision, in tokens; None on admission."""
 
 
 @dataclass(frozen=True, slots=True)
 class CloudLoad:
-    """What the scheduler holds at this moment."""
+    """How loaded the scheduler is at this moment."""
 
     running: int
-    """Requests in the running batch."""
+    """Requests in the batch."""
     waiting: int
-    """Requests in line."""
+    """Requests that wait for a slot in the batch."""
     kv_cache_usage: float
-    """Share of KV blocks in use, 0 to 1."""
+    """Share of the KV cache blocks in use, 0 to 1."""
     capacity: int = 0
-    """Most requests that run at once (vLLM's `max_num_seqs`); 0 if unknown."""
+    """The most requests that run at once (vLLM's `max_num_seqs`); 0 if unknown."""
     waited_s: float = 0.0
-    """Seconds since the arrival of the request that is next in line; 0 if none waits."""
+    """Seconds since the next request in line arrived; 0 if none waits."""
     pressure: float = 0.0
-    """How hard pressed the server is, 0 to 1 in a few levels that do not flap. Policies are asked again when it
-    changes."""
+    """How scarce the scarcest resource is, from 0 to 1, in a few levels with hysteresis. Policies are asked again
+    when it changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,11 @@ class PaceRequest:
     num_prompt_tokens: int
     """Tokens of the whole prompt."""
     max_tokens: int
-    """The longest the answer can get, in tokens."""
+    """The longest that the answer can get, in tokens."""
 
 
 FLUSH_WITHIN_S = 0.5
-"""Seconds by which the pacing may delay a finished answer, unless it is told otherwise."""
+"""The default of `PaceTarget.flush_within`, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +96,14 @@ class PaceTarget:
     """
 
     rate: float
-    """Tokens per second at most; ``inf`` shows each token as it comes."""
+    """The most tokens per second; ``inf`` shows each token as it comes."""
     max_gap: float = 1.0
-    """Seconds to which a pacer may stretch a gap while it has a token at hand, to make the buffer last. One second
-    is about the limit for a user's thought to stay uninterrupted (Nielsen, Usability Engineering, 1993). Where
-    1 / `rate` is longer, that holds."""
+    """The longest gap, in seconds, to which a pacer may hold back a buffered token so that the buffer lasts. After
+    about one second a user's flow of thought is interrupted (Nielsen, Usability Engineering, 1993). If 1 / `rate`
+    is longer, that is the limit."""
     flush_within: float = FLUSH_WITHIN_S
-    """Seconds after the end of the answer by which all of it is shown, if need be faster than `rate`; 0 shows at
-    once what is left, ``inf`` keeps to `rate`."""
+    """Seconds after the end of the answer by which all of it is shown, if necessary faster than `rate`. 0 shows
+    the remaining tokens at once; ``inf`` keeps to `rate`."""
 
     def __post_init__(self) -> None:
         if not self.rate > 0:
@@ -115,7 +115,7 @@ class PaceTarget:
 
 
 class Pacer(Protocol):
-    """Shows one answer. Not shared between answers."""
+    """Decides when each token of one answer is shown. Each answer has its own pacer."""
 
     def due(
         self,
@@ -131,55 +131,57 @@ class Pacer(Protocol):
         device_step: float | None,
         idle: float,
     ) -> float:
-        """Return when to show the next token, in the clock of `now` (seconds). At or before `now` means at once.
+        """Return when to show the next token, in seconds on the clock of `now`. At or before `now` means at once.
 
-        Asked when the token is at hand and the one before it has been shown; asked again, for the same token,
-        whenever the state of the answer changes while it waits. The last result counts; a wait that ends shows the
-        token. So asking must not commit to anything: that a token was shown is seen from `shown` and `shown_at`.
-        The first token of an answer is shown on arrival: a pacer need not be asked about it, nor heard.
+        The session calls this when the token is buffered and the one before it has been shown. It calls again for
+        the same token whenever the state of the answer changes in the meantime. The last result counts: when that
+        time comes, the token is shown. So a pacer must not assume that an earlier result was followed; `shown` and
+        `shown_at` say whether a token was shown. The first token of an answer is shown on arrival, whatever this
+        returns.
 
-        All arguments but `now` are keywords, and all are given each time; ``**_`` takes those of no interest.
-        Estimates may be wrong and may change from call to call.
+        All arguments but `now` are keywords, and all are passed each time; ``**_`` takes the others.
+        Estimates may be wrong, and may change from call to call.
 
         Args:
             now: seconds since the request began.
             shown: tokens of the answer that have been shown.
-            shown_at: when the last of them was shown; None before the first.
-            buffered: tokens at hand that have not been shown, >= 1.
+            shown_at: when the last of them was shown, on the clock of `now`; None before the first.
+            buffered: received tokens that have not been shown, >= 1.
             complete: True when no token will follow the buffered ones.
-            cloud_left: tokens that the cloud may still add if the device does not take over before; 0 once it adds
+            cloud_left: tokens that the cloud may still send if the device does not take over before; 0 if it sends
                 no more, None if its budget is not known.
-            cloud_step: seconds from one of the cloud's tokens to the next, an estimate; None before there is one.
-            ready_in: the device's own estimate of the seconds until it has caught up; 0 after the take-over, None
-                while it has no estimate or takes no part.
-            device_step: seconds in which the device makes a token, an estimate; None before there is one.
+            cloud_step: estimated seconds from one cloud token to the next; None before there is an estimate.
+            ready_in: the device's estimate of the seconds until it has caught up; 0 after the take-over, None if
+                it has no estimate or takes no part.
+            device_step: estimated seconds per token of the device; None before there is an estimate.
             idle: seconds since the last token arrived, from either side.
         """
 
 
 class PDDSpecs(Protocol):
-    """All hooks. An implementation may take fewer arguments than the spec names."""
+    """All hooks. An implementation may take fewer arguments than listed here."""
 
     @hookspec(firstresult=True)
     def pdd_decode_budget(self, request: BudgetRequest, load: CloudLoad) -> int | None:
-        """Return how many tokens the cloud may decode (>= 1). Stops at the first result that is not None.
+        """Return how many tokens the cloud may decode, at least 1, or None to leave it to the next policy.
 
-        Asked on admission, and again when ``load.pressure`` has changed: then the result holds for what is left.
+        Called on admission, and again when ``load.pressure`` has changed. The result counts from the first token
+        of the answer.
         """
 
     @hookspec(firstresult=True)
     def pdd_plan(self, request: PlanRequest, device: DeviceState, cloud: CloudState) -> Plan | None:
-        """Return who makes an answer and how. Stops at the first result that is not None."""
+        """Return who makes an answer and how, or None to leave it to the next policy."""
 
     @hookspec(firstresult=True)
     def pdd_pace(self, request: PaceRequest, target: PaceTarget) -> Pacer | None:
-        """Return the pacer of one answer. Stops at the first result that is not None."""
+        """Return a new pacer for one answer, or None to leave it to the next policy."""
 
     @hookspec(firstresult=True)
     def pdd_refine(self, scores: PromptScores | None, prompt: RefinePrompt, ratio: float) -> Sequence[int] | None:
-        """Return the indices of the prompt tokens that stay, increasing. Stops at the first that is not None.
+        """Return the indices of the prompt tokens to keep, or None to leave it to the next policy.
 
-        `scores` is None where no attention was captured. `ratio` is the share of the tokens to keep, above 0 and
-        at most 1; ``prompt.protected`` must be among them, and counts. The result is a list or tuple of ints, and
-        is checked.
+        `scores` is None if no attention was captured. `ratio` is the share of the tokens to keep, above 0 and at
+        most 1. The tokens of ``prompt.protected`` must be kept, and count towards it. The result is a list or
+        tuple of ints that increase strictly. It is checked.
         """

@@ -22,21 +22,28 @@ class Profile(StrEnum):
 def demo(
     json: Json = None,
     prompt_file: Annotated[
-        Path | None, typer.Option(help="The document to ask about.", exists=True, dir_okay=False)
+        Path | None,
+        typer.Option(help="The document to ask about. Default: the demo's own.", exists=True, dir_okay=False),
     ] = None,
-    question: Annotated[str | None, typer.Option(help="What to ask about it.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=2)] = 288,
-    budget: Annotated[str, typer.Option(help="Tokens the cloud may decode.", metavar="auto|N")] = "auto",
-    rate: Annotated[str, typer.Option(help="Tokens per second to show the answer at.", metavar="auto|R")] = "auto",
-    device_profile: Annotated[Profile, typer.Option(help="Hold the device to this speed.")] = Profile.PHONE,
+    question: Annotated[str | None, typer.Option(help="The question about the document.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="The longest answer, in tokens.", min=2)] = 288,
+    budget: Annotated[
+        str, typer.Option(help="Tokens that the cloud may decode before the device goes on.", metavar="auto|N")
+    ] = "auto",
+    rate: Annotated[
+        str, typer.Option(help="Tokens per second at which the answer is shown.", metavar="auto|R")
+    ] = "auto",
+    device_profile: Annotated[
+        Profile, typer.Option(help="Hold the device to the speed of this one; `none` does not.")
+    ] = Profile.PHONE,
     model: Gguf = "demo",
-    threads: Annotated[int, typer.Option(help="The device's CPU threads.", min=1)] = 1,
-    url: Annotated[str | None, typer.Option(help="A running cloud, instead of starting one.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads of the device.", min=1)] = 1,
+    url: Annotated[str | None, typer.Option(help="The URL of a running cloud. Default: start one.")] = None,
     api_key: ApiKey = None,
-    port: Annotated[int | None, typer.Option(help="Port of the cloud to start.  [default: a free one]")] = None,
+    port: Annotated[int | None, typer.Option(help="The port of the cloud to start. Default: a free port.")] = None,
     plot: Plot = None,
 ) -> None:
-    """See one answer made in three ways: handed off, by the device alone, by the cloud alone."""
+    """Make one answer in three ways, and compare them: handed off, by the device alone, by the cloud alone."""
     from pdd_cli.demo.run import run_demo
     from pdd_cli.demo.scenario import DemoScenario
 

@@ -21,20 +21,22 @@ from pdd_cli.options import (
 
 
 def generate(
-    prompt: Annotated[str | None, typer.Argument(help="What to ask.  [default: standard input]")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="The prompt. Default: standard input.")] = None,
     file: Annotated[
-        Path | None, typer.Option(help="Text to put before the prompt; - is standard input.", dir_okay=False)
+        Path | None, typer.Option(help="A file to put before the prompt; - is standard input.", dir_okay=False)
     ] = None,
-    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
-    gguf: Annotated[str | None, typer.Option(help="The device's model.", metavar="demo|PATH")] = None,
+    system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
+    gguf: Annotated[
+        str | None, typer.Option(help="The GGUF file of the device's model.", metavar="demo|PATH")
+    ] = None,
     cloud: Annotated[
-        str | None, typer.Option(help="The cloud, such as http://host:8000/v1.  [default: none]")
+        str | None, typer.Option(help="The URL of the cloud, such as http://host:8000/v1. Default: none.")
     ] = None,
     cloud_api_key: ApiKey = None,
-    cloud_model: Annotated[str | None, typer.Option(help="The name to ask the cloud for.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest answer.", min=1)] = None,
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.", min=0, max=2)] = 0.0,
-    seed: Annotated[int | None, typer.Option(help="Makes a sampled answer repeatable.")] = None,
+    cloud_model: Annotated[str | None, typer.Option(help="The name of the model in the cloud.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="The longest answer, in tokens.", min=1)] = None,
+    temperature: Annotated[float, typer.Option(help="The sampling temperature; 0 is greedy.", min=0, max=2)] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="The seed of a sampled answer.")] = None,
     rate: Rate = None,
     decode_budget: DecodeBudget = None,
     refine: Refine = None,
@@ -43,10 +45,10 @@ def generate(
     json: Json = None,
     plot: Plot = None,
 ) -> None:
-    """Answer one prompt on the terminal: by this device alone, or begun by a cloud.
+    """Answer one prompt on the terminal, with this device alone or with a cloud that begins the answer.
 
-    The answer goes to standard output, in the colours of who made it if that is a terminal; one line about it to
-    standard error. Settings that `serve` reads from the environment count here too.
+    The answer goes to standard output. On a terminal, the tokens of each engine have a colour of their own. One
+    line about the answer goes to standard error. The environment variables of `serve` apply here, too.
     """
     from pdd_cli.generate.question import Question, read_prompt
     from pdd_cli.generate.run import run_generate

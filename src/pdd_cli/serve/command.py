@@ -11,37 +11,40 @@ from pdd_cli.options import ApiKey, ContextSize, DecodeBudget, Rate, Refine, Thr
 
 
 def serve(
-    config: Annotated[
-        Path | None, typer.Option(help="A TOML file with any of these settings, and more.", dir_okay=False)
-    ] = None,
-    cloud: Annotated[str | None, typer.Option(help="The cloud, such as http://host:8000/v1.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file with settings.", dir_okay=False)] = None,
+    cloud: Annotated[str | None, typer.Option(help="The URL of the cloud, such as http://host:8000/v1.")] = None,
     cloud_api_key: ApiKey = None,
-    cloud_model: Annotated[str | None, typer.Option(help="The name to ask the cloud for.")] = None,
-    cloud_tenant: Annotated[str | None, typer.Option(help="For whom the cloud works, if it has tenants.")] = None,
-    gguf: Annotated[str | None, typer.Option(help="The device's model.", metavar="demo|PATH")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
-    api_key: Annotated[str | None, typer.Option(help="Clients must present it.")] = None,
+    cloud_model: Annotated[str | None, typer.Option(help="The name of the model in the cloud.")] = None,
+    cloud_tenant: Annotated[str | None, typer.Option(help="The tenant whose budgets apply in the cloud.")] = None,
+    gguf: Annotated[
+        str | None, typer.Option(help="The GGUF file of the device's model.", metavar="demo|PATH")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="The port to listen on; 0 takes a free port.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="The key that clients must send.")] = None,
     rate: Rate = None,
     pacing: Annotated[
-        str | None, typer.Option(help="How to keep the rate.", metavar="adaptive|fixed|ewma|reading|unlimited")
+        str | None, typer.Option(help="How tokens are paced.", metavar="adaptive|fixed|ewma|reading|unlimited")
     ] = None,
     decode_budget: DecodeBudget = None,
     plan: Annotated[
-        str | None, typer.Option(help="Who makes an answer.", metavar="auto|handoff|cloud|device|off")
+        str | None, typer.Option(help="Who makes the answers.", metavar="auto|handoff|cloud|device|off")
     ] = None,
     plan_file: Annotated[
-        Path | None, typer.Option(help="Settings and profiles that `pdd-device plan` wrote.", dir_okay=False)
+        Path | None,
+        typer.Option(help="A file with settings and profiles, from `pdd-device plan`.", dir_okay=False),
     ] = None,
     refine: Refine = None,
     threads: Threads = None,
     n_ctx: ContextSize = None,
-    max_queue: Annotated[int | None, typer.Option(help="Answers that may wait for the device.")] = None,
+    max_queue: Annotated[
+        int | None, typer.Option(help="Answers that may wait for the device; more are refused.")
+    ] = None,
 ) -> None:
-    """Serve OpenAI's API on this device: the cloud begins each answer, the device finishes it.
+    """Serve OpenAI's API on this device: the cloud begins an answer, and the device finishes it.
 
-    Every setting can also stand in the file, or in the environment as PDD_NAME; flags win over the environment,
-    the environment over the file.
+    You can also give every setting in the file, or in the environment as PDD_NAME. Flags win over the
+    environment, and the environment wins over the file.
     """
     from pdd_cli.serve.run import run_serve
     from pdd_core.env import ServeSettings

@@ -1,4 +1,9 @@
-"""What a planner is given and what it decides. Times in seconds, speeds in tokens per second."""
+"""What a planner is given and what it decides. Times are in seconds, speeds in tokens per second.
+
+A planner decides three things for each answer: who makes it (`Verdict`), how many tokens the cloud decodes before
+the device goes on (the decode budget, N), and which share of the prompt the device prefills (the refine ratio).
+docs/planner.md has a worked example; the idea is that of arXiv 2508.09035.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +14,37 @@ from enum import StrEnum
 from pdd_core.errors import ConfigurationError
 
 CLOSING_MARGIN = 0.15
-"""Share of time to spare with which a device closes the cloud early, once what is at hand lasts until it is
-ready."""
+"""A device stops the cloud early, once the tokens it has received last this share longer than the time that it
+still needs to catch up."""
 
 
 class Verdict(StrEnum):
     """Who makes an answer."""
 
     HANDOFF = "handoff"
-    """The cloud begins, the device goes on."""
+    """A handoff: the cloud decodes the first tokens, the device the others."""
     CLOUD_ONLY = "cloud only"
-    """The cloud makes all of it; the device stays idle, and steps in only if the cloud is lost."""
+    """The cloud makes the whole answer. The device stays idle, and steps in only if the cloud is lost."""
     DEVICE_ONLY = "device only"
-    """The device makes all of it; the cloud steps in only if the device fails."""
+    """The device makes the whole answer. The cloud steps in only if the device fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What is believed of one quantity, for the next request."""
+    """The expected value of one quantity for the next request, such as a prefill rate, and how uncertain it is.
+
+    Raises:
+        ConfigurationError: a mean or deviation that is not finite, or a negative deviation.
+    """
 
     mean: float
-    """The value that is expected."""
+    """The expected value."""
     sd: float = 0.0
-    """Standard deviation of the next request's value: what requests differ by, and what is not known yet."""
+    """Standard deviation, in the unit of `mean`: how much requests differ, and how little is known yet. 0 means
+    that the value is known exactly."""
     doubt: float = 0.0
-    """Standard deviation of the logarithm by which the next value may be lower besides: the latest one was, which
-    may have been a hiccup or a change."""
+    """Additional standard deviation of the value's logarithm, towards lower values. It is above 0 if the latest
+    value was lower than expected: that may have been an outlier or a lasting change."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mean) and 0 <= self.sd < math.inf and 0 <= self.doubt < math.inf):
@@ -45,79 +55,80 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRequest:
-    """A request on the device, before anything is sent or computed for it."""
+    """A request on the device, before the device sends or computes anything for it."""
 
     num_prompt_tokens: int
     """Tokens of the whole prompt."""
     num_held_tokens: int = 0
-    """The beginning of the prompt that the device holds already, from an earlier turn."""
+    """Tokens at the beginning of the prompt that the device has already processed, in an earlier turn."""
     num_held_whole_tokens: int | None = None
-    """Of its beginning, what the device holds as it is, and not a refined prompt in its place: a device alone goes
-    on from no more, since nobody could judge the rest. None: all of `num_held_tokens`."""
+    """How many of the held tokens the device has processed in full, not as a refined prompt. A device that makes
+    the answer alone can use only these, because it has no cloud tokens to check a refined prompt by. None: all of
+    `num_held_tokens`."""
     max_tokens: int
-    """The longest the answer can get."""
+    """The longest that the answer can get, in tokens."""
     rate: float
-    """Tokens per second at which the answer is shown at most; ``inf`` shows each as it comes."""
+    """The most tokens per second at which the answer is shown; ``inf`` shows each token as it comes."""
     group: str = ""
-    """App or tenant: whose answers tell how long this one may get."""
+    """App or tenant. The planner learns how long answers get for each group."""
     refine_ratio: float | None = None
-    """Share of the prompt that the device reads, where client or setting fix it; None leaves it to the planner."""
+    """Share of the prompt that the device prefills, if client or settings fix it. None: the planner chooses."""
     refinable: bool = False
-    """Whether the planner may choose a refined prompt."""
+    """True if the planner may choose a refined prompt."""
     verdict: Verdict | None = None
-    """Where the settings fix it; None leaves it to the planner."""
+    """Who makes the answer, if the settings fix it. None: the planner chooses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceState:
-    """The device, for a prompt and an answer of about this request's length."""
+    """How fast the device is, for a prompt and an answer of about this request's length."""
 
     prefill_tps: Estimate
-    """Prompt tokens that it reads in a second."""
+    """Prompt tokens that the device processes per second."""
     decode_tps: Estimate
-    """Tokens that it makes in a second."""
+    """Answer tokens that the device decodes per second."""
     n_ctx: int
-    """Tokens that its context holds."""
+    """Tokens of prompt and answer that the device's context holds."""
     wait_s: Estimate = Estimate(0.0)
-    """Before it can begin: it makes one answer at a time."""
+    """Seconds until the device can begin. It makes one answer at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudState:
-    """The cloud, as the device sees it."""
+    """How fast the cloud is, as measured by the device."""
 
     ttft_s: Estimate
-    """From the request to the first token's arrival, without the round trip `rtt_s`."""
+    """Time from the request to the first token (TTFT), without the round trip `rtt_s`."""
     tpot_s: Estimate
-    """Between two tokens of one answer."""
+    """Time from one token of an answer to the next (TPOT)."""
     rtt_s: Estimate
-    """One round trip."""
+    """Time of one network round trip (RTT)."""
     refines: bool = False
-    """Whether it makes refined prompts."""
+    """True if the cloud makes refined prompts."""
     max_model_len: int | None = None
-    """Tokens of the longest prompt and answer that it takes; None where that is not known."""
+    """The most tokens of prompt and answer together that the cloud takes; None if this is not known."""
     available: bool = True
-    """Whether it would answer now."""
+    """True if the cloud can be reached and takes requests now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goals:
-    """What a plan has to keep to.
+    """The limits that a plan has to keep. The planner takes the plan that costs the cloud least within them.
 
     Raises:
         ConfigurationError: a value out of its range; the message names the field.
     """
 
     stall_probability: float = 0.01
-    """Share of answers that may stall, above 0 and below 1."""
+    """Share of answers whose user may wait at the handoff, above 0 and below 1."""
     ttft_s: float = 0.5
-    """Seconds within which an answer has to begin where the device makes all of it."""
+    """Seconds within which an answer that the device makes alone has to begin."""
     qoe: float = 0.95
-    """Quality of experience that an answer has to be expected to reach, 0 to 1: Andes' 1 - S_delay / S_whole."""
+    """Expected quality of experience that an answer has to reach, 0 to 1: Andes' 1 - S_delay / S_whole."""
     must_begin_in_cloud: bool = False
-    """Whether every answer begins in the cloud, while there is one."""
+    """True if every answer has to begin in the cloud, as long as there is a cloud."""
     lowest_ratio: float = 0.25
-    """The smallest share of a prompt that the planner keeps by its own choice."""
+    """The smallest refine ratio that the planner chooses by itself."""
 
     def __post_init__(self) -> None:
         for name, holds, rule in (
@@ -132,22 +143,25 @@ class Goals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alternative:
-    """One plan that was looked at."""
+    """One plan that the planner looked at, and what to expect of it."""
 
     verdict: Verdict
     decode_budget: int | None = None
+    """Tokens that the cloud may decode before the device goes on; None if it is not capped or has no part."""
     refine_ratio: float | None = None
+    """Share of the prompt that the device prefills; None for all of it."""
     cost: float = 0.0
-    """Expected cloud token-seconds."""
+    """Expected cost in the cloud, in token-seconds: tokens in its KV cache times the seconds they stay there."""
     saved: float = 0.0
-    """Expected share of the cloud's decode tokens that is saved."""
+    """Expected share of the cloud's decode tokens that this plan saves."""
     stall_probability: float = 0.0
+    """Probability that the user waits at the handoff."""
     ttft_s: float = 0.0
     """Expected time to the first token."""
     qoe: float = 1.0
     """Expected quality of experience."""
     rejected: str | None = None
-    """The goal that it misses; None where it keeps all."""
+    """The goal that this plan misses, in words; None if it keeps all goals."""
 
     def __str__(self) -> str:
         parts = [self.verdict.value]
@@ -159,7 +173,7 @@ class Alternative:
         return " ".join(parts) + (f" ({self.rejected})" if self.rejected else "")
 
     def as_json(self) -> dict[str, object]:
-        """Return it with short numbers, ready for JSON."""
+        """Return the alternative as JSON-ready values, floats rounded to four digits."""
         return {
             "verdict": self.verdict.value,
             "decode_budget": self.decode_budget,
@@ -175,17 +189,17 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """How a decision came about. Numbers and names only, nothing of the prompt."""
+    """Why a plan was chosen. It holds numbers and names only, no text of the prompt."""
 
     reason: str
-    """One sentence: why the winner won."""
+    """One sentence: why this plan was chosen."""
     inputs: dict[str, float | int | str | bool | None] = field(default_factory=dict)
-    """What the decision went by."""
+    """What the planner knew, by name."""
     alternatives: tuple[Alternative, ...] = ()
-    """The plans that were looked at."""
+    """All plans that the planner looked at, the chosen one included."""
 
     def as_json(self) -> dict[str, object]:
-        """Return it ready for JSON."""
+        """Return the explanation as JSON-ready values."""
         inputs = {
             name: _short(value) if isinstance(value, float) else value for name, value in self.inputs.items()
         }
@@ -198,20 +212,20 @@ class Why:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done with one request."""
+    """The decision for one request."""
 
     verdict: Verdict
     """Who makes the answer."""
     decode_budget: int | None = None
-    """Tokens that the cloud may decode; None where it is not capped, or has no part."""
+    """Tokens that the cloud may decode before the device goes on; None if it is not capped or has no part."""
     refine_ratio: float | None = None
-    """Share of the prompt that the device reads; None for all of it."""
+    """Share of the prompt that the device prefills; None for all of it."""
     why: Why = field(default_factory=lambda: Why("a policy of its own"))
-    """For people: it goes into the answer's `pdd` object and the log."""
+    """The explanation, for people. It goes into the `pdd` object of the answer and into the log."""
 
 
 def _short(value: float | None) -> float | None:
-    """Return `value` to four digits; JSON has no infinity."""
+    """Return `value` rounded to four digits; None for what JSON has no number for."""
     if value is None or not math.isfinite(value):
         return None
     return float(f"{value:.4g}")

@@ -17,35 +17,43 @@ def refine(
     gguf: Gguf = "demo",
     text: Annotated[
         list[Path] | None,
-        typer.Option(help="A document; give more than one.  [default: Python's reference]", dir_okay=False),
+        typer.Option(help="A document; can be repeated. Default: Python's reference.", dir_okay=False),
     ] = None,
-    cases: Annotated[int | None, typer.Option(help="Scored cases per task.  [default: 100]", min=1)] = None,
+    cases: Annotated[int | None, typer.Option(help="Scored cases per task. Default: 100.", min=1)] = None,
     lengths: Annotated[
-        str | None, typer.Option(help="Tokens of the documents.  [default: 512:1536]", metavar="MIN:MAX")
+        str | None, typer.Option(help="Lengths of the documents, in tokens. Default: 512:1536.", metavar="MIN:MAX")
     ] = None,
     ratios: Annotated[
-        str | None, typer.Option(help="Shares of the prompt to keep, with commas.", metavar="0.1,0.25,...")
+        str | None, typer.Option(help="Shares of the prompt to keep, separated by commas.", metavar="0.1,0.25,...")
     ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="agreement, recall or answers.  [default: all]")] = None,
-    refiner: Annotated[list[str] | None, typer.Option(help="One to compare.  [default: all]")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="agreement, recall or answers; can be repeated. Default: all.")
+    ] = None,
+    refiner: Annotated[
+        list[str] | None, typer.Option(help="A refiner to compare; can be repeated. Default: all.")
+    ] = None,
     layers: Annotated[
         str | None, typer.Option(help="Depths of the layers whose attention counts.", metavar="0.47,0.57,...")
     ] = None,
-    window: Annotated[int | None, typer.Option(help="How many of the prompt's last tokens are looked at.")] = None,
+    window: Annotated[
+        int | None, typer.Option(help="How many of the prompt's last tokens have their attention captured.")
+    ] = None,
     heads: Annotated[
-        str | None, typer.Option(help="How a layer's heads are made one.", metavar="max|mean")
+        str | None, typer.Option(help="How the heads of a layer are combined.", metavar="max|mean")
     ] = None,
-    first: Annotated[int | None, typer.Option(help="Number of the first case.  [default: 0]", min=0)] = None,
-    jobs: Annotated[int | None, typer.Option(help="Processes that share the cases.  [default: 1]", min=1)] = None,
+    first: Annotated[int | None, typer.Option(help="The number of the first case. Default: 0.", min=0)] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes that share the cases. Default: 1.", min=1)] = None,
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads, of all processes together.  [default: all CPUs]", min=1)
+        int | None, typer.Option(help="CPU threads of all processes together. Default: all CPUs.", min=1)
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A few short cases: does it work here?")] = False,
-    out: Annotated[Path, typer.Option(help="Folder for the JSON and the PNG.", file_okay=False)] = Path(),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Run a few short cases, to see if it works here.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="The folder for the JSON and the PNG.", file_okay=False)] = Path(),
 ) -> None:
     """Measure how good answers stay with a refined prompt, for each refiner and share of tokens kept.
 
-    Results are kept per case: a run that was stopped goes on where it was.
+    Results are kept per case, so a run that was stopped continues.
     """
     from pdd_lab.evaluate.evaluation_settings import refine_settings
     from pdd_lab.evaluate.run import run_refine

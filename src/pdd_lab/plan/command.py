@@ -9,14 +9,16 @@ import typer
 
 from pdd_cli.options import Json, Seed, new_console
 
-_PICTURE = typer.Option(help="Draw the Pareto front: a PNG, and an SVG beside it.", dir_okay=False)
+_PICTURE = typer.Option(
+    help="Write a plot of the Pareto front to this PNG file, and an SVG beside it.", dir_okay=False
+)
 
 
 def plan(
     context: typer.Context,
     trace: Annotated[
         str,
-        typer.Option(help="Whose requests: a trace file, or a made-up one.", metavar="FILE|chat|editor|documents"),
+        typer.Option(help="The requests: a trace file, or a made-up trace.", metavar="FILE|chat|editor|documents"),
     ] = "chat",
     device: Annotated[
         str, typer.Option(help="A profile from `bench device`, or a built-in one.", metavar="FILE|phone|laptop")
@@ -29,32 +31,37 @@ def plan(
     ] = None,
     policy: Annotated[
         str,
-        typer.Option(help="Whose settings to write.", metavar="planner|best_fixed|fixed_N|oracle|plain"),
+        typer.Option(
+            help="The policy whose settings are written.", metavar="planner|best_fixed|fixed_N|oracle|plain"
+        ),
     ] = "planner",
     rate: Annotated[float, typer.Option(help="Tokens per second at which answers are shown.", min=0.1)] = 20.0,
     ratio: Annotated[
         str | None,
         typer.Option(
-            help="Share of a prompt that devices read; 1 if not given, auto where the cloud refines.",
+            help="Share of a prompt that devices read. Default: 1. `auto`: the planner chooses.",
             metavar="auto|RHO",
         ),
     ] = None,
     device_prefill_tps: Annotated[
-        float | None, typer.Option(help="The device's prefill, tokens per second, at every length.", min=0.1)
+        float | None,
+        typer.Option(help="The device's prefill rate at every length, in tokens per second.", min=0.1),
     ] = None,
     noise: Annotated[
         float | None,
-        typer.Option(help="Relative spread of devices' speeds from request to request.", min=0, max=5),
+        typer.Option(help="Relative spread of the device's speed from request to request.", min=0, max=5),
     ] = None,
     rtt_ms: Annotated[
-        float | None, typer.Option(help="Round trip to the cloud, ms, and its standard deviation.", min=0)
+        float | None, typer.Option(help="Round trip to the cloud and its standard deviation, in ms.", min=0)
     ] = None,
     jitter_ms: Annotated[
-        float | None, typer.Option(help="Standard deviation of the round trip, if it is another, ms.", min=0)
+        float | None, typer.Option(help="Another standard deviation of the round trip, in ms.", min=0)
     ] = None,
-    stall_probability: Annotated[float, typer.Option(help="Share of answers that may stall.")] = 0.01,
+    stall_probability: Annotated[
+        float, typer.Option(help="Share of answers that may stall at the handoff.")
+    ] = 0.01,
     ttft_target: Annotated[
-        float, typer.Option(help="Seconds within which a device has to begin to make an answer alone.")
+        float, typer.Option(help="Seconds within which an answer of the device alone has to begin.")
     ] = 0.5,
     must_begin_in_cloud: Annotated[
         bool, typer.Option("--must-begin-in-cloud", help="Begin every answer in the cloud.")
@@ -62,13 +69,14 @@ def plan(
     max_tokens: Annotated[
         int | None,
         typer.Option(
-            help="Longest answer that clients allow; longer ones end there. If not given, nobody's does.",
+            help="The longest answer, in tokens; longer ones of the trace end there. Default: none does.",
             min=1,
         ),
     ] = None,
-    requests: Annotated[int | None, typer.Option(help="Only the first so many requests.", min=2)] = None,
+    requests: Annotated[int | None, typer.Option(help="Use only the first N requests.", min=2)] = None,
     format: Annotated[  # noqa: A002 - the flag's name
-        str | None, typer.Option(help="The trace's format.", metavar="azure|mooncake|burstgpt|jsonl")
+        str | None,
+        typer.Option(help="The format of the trace. Default: detected.", metavar="azure|mooncake|burstgpt|jsonl"),
     ] = None,
     seed: Seed = 0,
     json: Json = None,
@@ -77,10 +85,10 @@ def plan(
         Path | None, typer.Option(help="Write a settings file for `serve --plan-file`.", dir_okay=False)
     ] = None,
 ) -> None:
-    """Find out what handing off would be worth on a trace, with the devices and the cloud of two profiles.
+    """Simulate what handing off would be worth on a trace, with the profiles of a device and a cloud.
 
-    Nothing is started: a simulator serves the trace with plain vLLM, with fixed decode budgets, with the
-    planner, and with an oracle that knows every answer's length beforehand.
+    No server is started. A simulator serves the trace with plain vLLM, with fixed decode budgets, with the
+    planner, and with an oracle that knows the length of every answer beforehand.
     """
     from pdd_core.errors import ConfigurationError
     from pdd_lab.traces import FORMATS

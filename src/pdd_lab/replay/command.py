@@ -13,30 +13,33 @@ def replay(
     trace: Annotated[
         str,
         typer.Option(
-            help="Request trace: Azure or BurstGPT CSV, Mooncake or own JSONL, or a made-up one.",
+            help="The trace: a CSV of Azure or BurstGPT, JSON lines, or a made-up trace.",
             metavar="FILE|chat|editor|documents",
         ),
     ],
-    url: Annotated[str | None, typer.Option(help="A server to ask, such as http://host:8000/v1.")] = None,
-    simulate: Annotated[bool, typer.Option("--simulate", help="Ask the simulator instead.")] = False,
+    url: Annotated[str | None, typer.Option(help="The URL of the server, such as http://host:8000/v1.")] = None,
+    simulate: Annotated[bool, typer.Option("--simulate", help="Use the simulator in place of a server.")] = False,
     device: Annotated[
-        str, typer.Option(help="Profile of the simulated devices, of `bench device`.", metavar="FILE|phone|laptop")
+        str,
+        typer.Option(
+            help="The profile of the simulated devices, from `bench device`.", metavar="FILE|phone|laptop"
+        ),
     ] = "laptop",
     cloud: Annotated[
-        str, typer.Option(help="Profile of the simulated cloud, of `bench cloud`.", metavar="FILE|h200-8b")
+        str, typer.Option(help="The profile of the simulated cloud, from `bench cloud`.", metavar="FILE|h200-8b")
     ] = "h200-8b",
     policy: Annotated[
-        str, typer.Option(help="Of the simulated handoffs.", metavar="planner|plain|fixed_N")
+        str, typer.Option(help="The policy of the simulated handoffs.", metavar="planner|plain|fixed_N")
     ] = "planner",
     api_key: ApiKey = None,
-    model: Annotated[str | None, typer.Option(help="The name to ask for.  [default: what is served]")] = None,
+    model: Annotated[str | None, typer.Option(help="The name of the model. Default: the served model.")] = None,
     format: Annotated[  # noqa: A002 - the flag's name
         str | None,
-        typer.Option(help="Of the trace.  [default: found out]", metavar="azure|burstgpt|mooncake|jsonl"),
+        typer.Option(help="The format of the trace. Default: detected.", metavar="azure|burstgpt|mooncake|jsonl"),
     ] = None,
-    speedup: Annotated[float, typer.Option(help="Arrivals this many times as fast as in the trace.")] = 1.0,
-    limit: Annotated[int | None, typer.Option(help="Only this many requests, from the first on.", min=1)] = None,
-    concurrency: Annotated[int, typer.Option(help="Most requests at a time.", min=1, max=1000)] = 256,
+    speedup: Annotated[float, typer.Option(help="How many times faster requests arrive than in the trace.")] = 1.0,
+    limit: Annotated[int | None, typer.Option(help="Replay only the first N requests.", min=1)] = None,
+    concurrency: Annotated[int, typer.Option(help="The most requests at a time.", min=1, max=1000)] = 256,
     rate: Annotated[float, typer.Option(help="Tokens per second that the user reads, for QoE and stalls.")] = 20.0,
     ttft: Annotated[float, typer.Option(help="Seconds after which the user expects the first token.")] = 0.5,
     vocab_size: VocabSize = 32_000,
@@ -46,9 +49,9 @@ def replay(
 ) -> None:
     """Replay a request trace against a server (`pdd-device serve`, or any vLLM), or against the simulator.
 
-    Requests arrive when the trace says, whatever becomes of the ones before. Prompts are random token ids of the
-    trace's lengths, with common beginnings where the trace knows them; answers are as long as in the trace where
-    the server takes ignore_eos and min_tokens. Ctrl-C stops all requests and reports what there is.
+    Requests arrive at the times of the trace, even if earlier ones have not ended. Prompts are random token ids
+    with the trace's lengths, and share prefixes if the trace has them. Answers are as long as in the trace if the
+    server supports ignore_eos and min_tokens. Ctrl-C stops all requests and reports the answers so far.
     """
     from pdd_lab.replay.replay_figures import Reader
     from pdd_lab.replay.run import Replay, run_replay

@@ -230,7 +230,7 @@ def test_the_code_about_hooks_runs():
 
 
 def test_the_code_about_the_planner_runs():
-    assert run(DOCS / "planner.md") == 5
+    assert run(DOCS / "planner.md") == 6
 
 
 def test_what_the_device_page_says_of_a_wrong_request_is_so():
