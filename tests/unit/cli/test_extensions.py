@@ -116,7 +116,7 @@ def test_without_the_laboratory_its_commands_say_how_to_install_it(arguments) ->
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert line.startswith(f"pdd-device: pdd-device {arguments[0]} is part of pdd-lab: ")
-    assert "pip install ./src/pdd_lab" in line
+    assert "pip install . ./src/pdd_lab" in line
 
 
 def test_without_the_laboratory_the_help_does_not_name_its_commands(installed) -> None:
