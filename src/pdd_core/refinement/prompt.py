@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pdd_core.errors import InvalidRefinement
-from pdd_core.refinement.spans import merge_spans
-
-Span = tuple[int, int]
-"""Half-open range of token positions."""
+from pdd_core.refinement.spans import Span, merge_spans
 
 
 @dataclass(frozen=True, slots=True)

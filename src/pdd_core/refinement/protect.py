@@ -12,7 +12,7 @@ from pdd_core.refinement.turns import Chat, locate, read_chat
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pdd_core.refinement.prompt import Span
+    from pdd_core.refinement.spans import Span
 
 TAIL = 128
 """Tokens of the last paragraph that are protected, its end: a question, not a document."""

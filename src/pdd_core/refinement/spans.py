@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from pdd_core.refinement.prompt import Span
-
+Span = tuple[int, int]
+"""Half-open range of token positions."""
 Unit = Literal["token", "word", "line"]
 UNITS: tuple[Unit, ...] = ("token", "word", "line")
 

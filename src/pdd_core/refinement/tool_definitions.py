@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pdd_core.refinement.prompt import Span
+    from pdd_core.refinement.spans import Span
 
 _PREFACE = re.compile(r"\s*Given the following functions, please respond with a JSON for a function call\b")
 _FIRST = re.compile(r"\n\n(?=\{)")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pdd_core.refinement.prompt import Span
+    from pdd_core.refinement.spans import Span
 
 HEADER = 8
 """Tokens of the longest header: a role, perhaps with a name, and the newline after it."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pdd_core.handoff import HandoffState, Refinement
-    from pdd_core.refinement.prompt import Span
+    from pdd_core.refinement.spans import Span
     from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.session.live_answer import LiveAnswer

@@ -69,9 +69,9 @@ def test_the_load_lowers_nothing_where_that_policy_is_not_chosen():
 
 
 def test_strict_logs_a_failure_and_asks_the_built_in_ones(caplog):
-    grants = BudgetDecider(PDDConfig(strict=True))
-    grants.policies.manager.register(Theirs("many"), "theirs")
+    decider = BudgetDecider(PDDConfig(strict=True))
+    decider.policies.manager.register(Theirs("many"), "theirs")
     with pytest.raises(PolicyError):
-        decide_budget(grants.policies, wish(10), IDLE, PDDConfig(strict=True))
-    assert grants.decide(wish(10), IDLE) == (10, "client")
+        decide_budget(decider.policies, wish(10), IDLE, PDDConfig(strict=True))
+    assert decider.decide(wish(10), IDLE) == (10, "client")
     assert "'theirs', pdd_decode_budget: returned 'many', which is not usable" in caplog.text
