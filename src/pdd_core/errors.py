@@ -67,7 +67,7 @@ __all__ = [
 
 
 def named(error: BaseException) -> str:
-    """Return ``Type: message``, as errors stand in outcomes, decisions and warnings."""
+    """Return ``Type: message``, as errors appear in outcomes, decisions and warnings."""
     return f"{type(error).__name__}: {error}"
 
 

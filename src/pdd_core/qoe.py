@@ -30,7 +30,7 @@ STALL_GAPS = 1.5
 
 
 def qoe(shown_at: ArrayLike, *, rate: float = RATE, ttft: float = TTFT_S) -> float:
-    """Return the QoE of one answer, 0 to 1; 1 for one without a token: nobody was kept waiting for any.
+    """Return the QoE of one answer, 0 to 1; 1 for one without a token: its reader waited for none.
 
     Args:
         shown_at: when each token was there for the reader, seconds since the request began, shape (tokens,),
@@ -55,7 +55,7 @@ def qoe(shown_at: ArrayLike, *, rate: float = RATE, ttft: float = TTFT_S) -> flo
 
 
 def longest_wait(shown_at: ArrayLike, *, rate: float) -> float:
-    """Return the longest time between two tokens for who reads at `rate`, seconds; 0 with fewer than two tokens.
+    """Return the longest time between two tokens for a reader at `rate`, seconds; 0 with fewer than two tokens.
 
     Counted from the moment at which the reader had taken in the token before: what came in a burst is still being
     read while nothing comes, and that is no wait. A smooth answer has ``1 / rate``, a stalled one more than

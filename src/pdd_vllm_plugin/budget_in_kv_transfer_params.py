@@ -5,7 +5,7 @@ between them, and the API server must not wait for the scheduler. So the budget 
 
 1. `BudgetMixin.update_from_output`, in the engine's process, writes the report (`BudgetedRequest.report`) under
    the key ``pdd`` on the request's ``EngineCoreOutput``: on the first one, on the last one, and on the next one
-   after the budget or the pressure has changed. A KV connector's own fields in ``kv_transfer_params`` stay beside it.
+   after the budget or the pressure has changed. A KV connector's own fields stay beside it.
 2. vLLM sends ``EngineCoreOutput`` to the API server's process. ``OutputProcessor.process_outputs`` passes its
    ``kv_transfer_params`` on unchanged (vllm.v1.engine.output_processor); they become
    ``RequestOutput.kv_transfer_params`` (vllm.outputs).

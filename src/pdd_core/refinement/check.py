@@ -1,4 +1,4 @@
-"""What every refined prompt must keep to, whoever made it. Both sides check it."""
+"""The rules of every refined prompt. Cloud and device both check them."""
 
 from __future__ import annotations
 

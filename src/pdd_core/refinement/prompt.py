@@ -18,7 +18,7 @@ class RefinePrompt:
 
     token_ids: tuple[int, ...]
     pieces: tuple[str, ...]
-    """The text of each token, as it stands in the prompt: with its blanks and newlines, special tokens spelt out
+    """The text of each token, as in the prompt: with its blanks and newlines, special tokens spelt out
     (``<|im_end|>``). A token that is part of a character has any text without blanks, or none."""
     special_ids: frozenset[int] = frozenset()
     """Ids that are control tokens of the model, not text."""

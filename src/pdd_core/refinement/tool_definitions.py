@@ -20,7 +20,7 @@ _DECODER = json.JSONDecoder(strict=False)
 
 
 def tool_definitions(pieces: Sequence[str], content: Span) -> Span:
-    """Return where the tools of a turn stand, with the words before them; an empty span where there are none.
+    """Return the span of a turn's tools, with the words before them; an empty span where there are none.
 
     Args:
         pieces: the text of each token of the prompt.

@@ -1,6 +1,6 @@
 """The turns of a chat, read off its tokens: who speaks where, and which tokens are the template's.
 
-A template is known by how it looks, not by name: a role stands in a control token (``<|user|>``, ``[INST]``), or
+A template is known by how it looks, not by name: a role is written in a control token (``<|user|>``, ``[INST]``), or
 in a short header after one (``<|im_start|>user``, ``<|start_header_id|>user<|end_header_id|>``).
 """
 
@@ -28,7 +28,7 @@ ROLES: dict[str, Role] = {
     **dict.fromkeys(("assistant", "model", "chatbot", "bot", "gpt", "/inst"), "other"),
     **dict.fromkeys(("/system_prompt", "/available_tools", "/tool_results", "/tool_response"), "other"),
 }
-"""What a control token or a header says -> who speaks from there on."""
+"""What a control token or a header says -> the role that speaks from there on."""
 PLAIN: dict[str, Role] = {"[INST]": "user", "[/INST]": "other", "<<SYS>>": "system", "<</SYS>>": "user"}
 """Marks of Llama 2 and of Mistral's first templates, which are text."""
 
