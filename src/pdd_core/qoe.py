@@ -1,9 +1,9 @@
 """Quality of experience of one streamed answer, as Andes defines it (arXiv 2404.16283).
 
-A reader expects the first token after `ttft` seconds and then one every ``1 / rate``. Who reads at that pace takes
-a token in when it is there, when the one before it has been read, and no sooner than expected: tokens that come
-early earn nothing, a stall delays everything behind it. ``QoE = 1 - S_delay / S_whole``, where `S_delay` is the
-area between the expected and the real curve of tokens taken in over time, and `S_whole` the area below the
+A reader expects the first token after `ttft` seconds and then one every ``1 / rate``. A reader at that
+pace takes a token in when it is there, when the one before it has been read, and no sooner than expected: tokens
+that come early earn nothing, a stall delays everything behind it. ``QoE = 1 - S_delay / S_whole``, where `S_delay`
+is the area between the expected and the real curve of tokens taken in over time, and `S_whole` the area below the
 expected one, both up to the moment at which the last token has been read, for which ``1 / rate`` is allowed. So 1
 is an answer that never kept its reader waiting. It is a share of the time up to the end: of two answers that began
 equally late the longer one scores better.

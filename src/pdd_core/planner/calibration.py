@@ -53,7 +53,7 @@ class DeviceCalibration:
             self._prefill.observe(middle, (end - begin) / seconds, shape=_mean(self._prefill_shape, begin, end))
 
     def decoded(self, context: int, tokens: int, seconds: float) -> None:
-        """Learn that `tokens` were decoded, one by one, in `seconds`, with about `context` tokens in the context."""
+        """Learn that `tokens` were decoded, one by one, in `seconds`, at about `context` tokens."""
         if tokens > 0 and seconds > 0:
             self._decode.observe(context, tokens / seconds, shape=_at(self._decode_shape, context))
 

@@ -48,8 +48,8 @@ def _prior() -> NDArray[np.float64]:
 class OutputLengths:
     """Distributions of answers' lengths. Bounded: the groups whose answers came last, fixed tables for each.
 
-    A distribution for one group and bucket of prompts falls back on that of the whole group, this on everybody's, and
-    that on the prior, each while few answers have been seen. Old answers fade.
+    A distribution for one group and bucket of prompts falls back on that of the whole group, this on everybody's,
+    and that on the prior, each while few answers have been seen. Old answers fade.
     """
 
     def __init__(self) -> None:

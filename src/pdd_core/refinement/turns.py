@@ -1,7 +1,7 @@
 """The turns of a chat, read off its tokens: who speaks where, and which tokens are the template's.
 
-A template is known by how it looks, not by name: a role is written in a control token (``<|user|>``, ``[INST]``), or
-in a short header after one (``<|im_start|>user``, ``<|start_header_id|>user<|end_header_id|>``).
+A template is known by how it looks, not by name: a role is written in a control token (``<|user|>``, ``[INST]``),
+or in a short header after one (``<|im_start|>user``, ``<|start_header_id|>user<|end_header_id|>``).
 """
 
 from __future__ import annotations
