@@ -102,11 +102,14 @@ def one_by_one(lengths, goals, one, **options):
 )
 def test_as_one_by_one(many, median, goals, option) -> None:
     lengths = LENGTHS[median]
-    arrays = {name: np.array([one[name] for one in many]) for name in many[0]}
+    columns = {name: np.array([one[name] for one in many]) for name in many[0]}
+    prompts = columns.pop("prompt_tokens")
+    # what all requests have in common is given as one number
+    arrays = {name: column if len(set(column)) > 1 else column[0] for name, column in columns.items()}
     plans = plan_many(
-        Circumstances(**arrays),
+        Circumstances(prompt_tokens=prompts, **arrays),
         lengths.tables(),
-        lengths.buckets(arrays["prompt_tokens"]),
+        lengths.buckets(prompts),
         goals=goals,
         **option,
     )
