@@ -63,7 +63,7 @@ class Cloud:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         from pdd_vllm_plugin.config import PDDConfig
-        from pdd_vllm_plugin.service import HandoffService
+        from pdd_vllm_plugin.handoff_service import HandoffService
 
         # in chunks, but for the first token: thousands of tokens a second are much for one Python thread
         arguments = settings.arguments() | {"disable_log_stats": True, "stream_interval": 8}

@@ -34,7 +34,7 @@ SchemaVersion = Annotated[str, AfterValidator(_readable)]
 
 
 class Status(StrEnum):
-    """Where a request's part in the cloud stands."""
+    """State of a request's part in the cloud."""
 
     RUNNING = "running"
     HANDED_OFF = "handed_off"

@@ -1,4 +1,4 @@
-"""How long to wait for whom, and how often to ask again."""
+"""Time limits and retry budgets of one answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pdd_core.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """Time limits in seconds, and retry budgets, of one answer.
+    """How long to wait for cloud and device, in seconds, and how often to ask again.
 
     Raises:
         ConfigurationError: a negative value; the message names the field.

@@ -1,9 +1,9 @@
 """Quality of experience of one streamed answer, as Andes defines it (arXiv 2404.16283).
 
-A reader expects the first token after `ttft` seconds and then one every ``1 / rate``. Who reads at that pace takes
-a token in when it is there, when the one before it has been read, and no sooner than expected: tokens that come
-early earn nothing, a stall delays everything behind it. ``QoE = 1 - S_delay / S_whole``, where `S_delay` is the
-area between the expected and the real curve of tokens taken in over time, and `S_whole` the area below the
+A reader expects the first token after `ttft` seconds and then one every ``1 / rate``. A reader at that
+pace takes a token in when it is there, when the one before it has been read, and no sooner than expected: tokens
+that come early earn nothing, a stall delays everything behind it. ``QoE = 1 - S_delay / S_whole``, where `S_delay`
+is the area between the expected and the real curve of tokens taken in over time, and `S_whole` the area below the
 expected one, both up to the moment at which the last token has been read, for which ``1 / rate`` is allowed. So 1
 is an answer that never kept its reader waiting. It is a share of the time up to the end: of two answers that began
 equally late the longer one scores better.
@@ -30,7 +30,7 @@ STALL_GAPS = 1.5
 
 
 def qoe(shown_at: ArrayLike, *, rate: float = RATE, ttft: float = TTFT_S) -> float:
-    """Return the QoE of one answer, 0 to 1; 1 for one without a token: nobody was kept waiting for any.
+    """Return the QoE of one answer, 0 to 1; 1 for one without a token: its reader waited for none.
 
     Args:
         shown_at: when each token was there for the reader, seconds since the request began, shape (tokens,),
@@ -55,7 +55,7 @@ def qoe(shown_at: ArrayLike, *, rate: float = RATE, ttft: float = TTFT_S) -> flo
 
 
 def longest_wait(shown_at: ArrayLike, *, rate: float) -> float:
-    """Return the longest time between two tokens for who reads at `rate`, seconds; 0 with fewer than two tokens.
+    """Return the longest time between two tokens for a reader at `rate`, seconds; 0 with fewer than two tokens.
 
     Counted from the moment at which the reader had taken in the token before: what came in a burst is still being
     read while nothing comes, and that is no wait. A smooth answer has ``1 / rate``, a stalled one more than

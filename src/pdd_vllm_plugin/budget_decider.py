@@ -1,4 +1,4 @@
-"""Who grants a decode budget: third parties first, else the least that a built-in policy would."""
+"""Decides decode budgets: a third party's policy first, else the least that a built-in policy grants."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class BudgetDecider:
         self.policies = budget_policies(config)
         self._built_in = budget_policies(config, third_parties=False)
 
-    def decide(self, wish: BudgetRequest, load: CloudLoad) -> tuple[int, str]:
+    def decide(self, request: BudgetRequest, load: CloudLoad) -> tuple[int, str]:
         """Return the budget of a request and who set it. Never raises."""
         try:
-            return decide_budget(self.policies, wish, load, self._config)
+            return decide_budget(self.policies, request, load, self._config)
         except PolicyError as error:
             # `strict`. An exception here would end the engine, and with it everybody's requests.
             logger.error("pdd: %s; the built-in policies decide", error)  # noqa: TRY400 - its cause is in it
-            return decide_budget(self._built_in, wish, load, self._config)
+            return decide_budget(self._built_in, request, load, self._config)
 
 
 def budget_policies(config: PDDConfig, *, third_parties: bool = True) -> Policies:
@@ -64,7 +64,9 @@ def budget_policies(config: PDDConfig, *, third_parties: bool = True) -> Policie
     return Policies(built_in, allow=allow, strict=config.strict)
 
 
-def decide_budget(policies: Policies, wish: BudgetRequest, load: CloudLoad, config: PDDConfig) -> tuple[int, str]:
+def decide_budget(
+    policies: Policies, request: BudgetRequest, load: CloudLoad, config: PDDConfig
+) -> tuple[int, str]:
     """Return the budget of a request and who set it.
 
     The first third party that answers decides; if none does, the least that a built-in policy grants. No policy
@@ -73,17 +75,17 @@ def decide_budget(policies: Policies, wish: BudgetRequest, load: CloudLoad, conf
     Raises:
         PolicyError: ``strict``, and a policy failed.
     """
-    budget, set_by = _granted(policies, wish, load)
-    if wish.decode_budget is not None and budget > wish.decode_budget:
-        budget, set_by = wish.decode_budget, "client"
+    budget, set_by = _first_or_least(policies, request, load)
+    if request.decode_budget is not None and budget > request.decode_budget:
+        budget, set_by = request.decode_budget, "client"
     if budget > config.max_decode_budget:
         budget, set_by = config.max_decode_budget, "max_decode_budget"
     return budget, set_by
 
 
-def _granted(policies: Policies, wish: BudgetRequest, load: CloudLoad) -> tuple[int, str]:
+def _first_or_least(policies: Policies, request: BudgetRequest, load: CloudLoad) -> tuple[int, str]:
     least: tuple[int, str] | None = None
-    for budget, name in policies.answers("pdd_decode_budget", _is_budget, request=wish, load=load):
+    for budget, name in policies.answers("pdd_decode_budget", _is_budget, request=request, load=load):
         if not policies.is_built_in(name):
             if least is None:
                 return budget, name

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class BudgetedRequest:
-    """An opted-in request between its admission and its last output."""
+    """An opted-in request between ``add_request`` and its last output."""
 
     request: Request
     opt_in: OptIn
@@ -27,17 +27,17 @@ class BudgetedRequest:
     budget: int | None = None
     set_by: str = ""
     pressure: float = 0.0
-    """Under which it was decided last."""
+    """Pressure under which the budget was decided last."""
     lowered: int = 0
-    """How often its budget was lowered after admission."""
+    """How often its budget was lowered after ``add_request``."""
     raised: int = 0
     begun: bool = False
     """A step has computed something of it."""
     to_report: bool = True
-    """The API process does not know this budget, or the pressure of now."""
+    """The API server does not know this budget, or the present pressure."""
     min_tokens_lowered: bool = False
 
-    def wish(self) -> BudgetRequest:
+    def budget_request(self) -> BudgetRequest:
         """What the policies are asked."""
         request, opt_in = self.request, self.opt_in
         return BudgetRequest(
@@ -52,8 +52,8 @@ class BudgetedRequest:
             current_budget=self.budget,
         )
 
-    def grant(self, budget: int, set_by: str, pressure: float) -> None:
-        """Let `budget` hold from now on. It is lowered at most to what is made already and in flight."""
+    def set_budget(self, budget: int, set_by: str, pressure: float) -> None:
+        """Let `budget` hold from now on. It is never lowered below the tokens made already or in flight."""
         request, before = self.request, self.budget
         self.to_report = self.to_report or pressure != self.pressure
         self.pressure = pressure
@@ -84,7 +84,7 @@ class BudgetedRequest:
         return budget is not None and budget < self.client_max_tokens and self.request.num_output_tokens >= budget
 
     def report(self) -> dict[str, Any]:
-        """What the API process is told of it."""
+        """Return what the API server is told of the budget; see `budget_in_kv_transfer_params`."""
         self.to_report = False
         return {
             "tokens": self.budget,

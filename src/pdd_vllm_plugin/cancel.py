@@ -9,7 +9,7 @@ import anyio
 from pdd_core.handoff import Status
 
 if TYPE_CHECKING:
-    from pdd_vllm_plugin.record import HandoffRecord
+    from pdd_vllm_plugin.handoff_record import HandoffRecord
 
 _ENDED_BY_ENGINE = frozenset({Status.HANDED_OFF, Status.FINISHED})
 

@@ -36,7 +36,7 @@ class PDDConfig:
     default_decode_budget: int = 64
     """Tokens granted to an opted-in request that names no budget; with `budget_policy` fixed, to every one."""
     max_decode_budget: int = MAX_DECODE_BUDGET
-    """Ceiling on any budget, whoever asks."""
+    """Ceiling on every budget."""
     budget_policy: Literal["load", "client", "fixed"] = "load"
     """What a request gets: what its client asks for (client), less under load where that harms nobody (load), or
     `default_decode_budget` (fixed): docs/policies.md."""

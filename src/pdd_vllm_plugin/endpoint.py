@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.deployment import check_api_server
+from pdd_vllm_plugin.handoff_routes import make_router
+from pdd_vllm_plugin.handoff_service import HandoffService
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.middleware import OptInCheck
-from pdd_vllm_plugin.routes import make_router
-from pdd_vllm_plugin.service import HandoffService
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -1,6 +1,6 @@
-"""Sees what the engine answers to opted-in requests, by standing around ``EngineClient.generate``.
+"""Replaces ``EngineClient.generate``, to record what the engine answers to opted-in requests.
 
-Every OpenAI route of vLLM goes through that one method, streamed or not. A request that has not opted in gets the
+Every OpenAI route of vLLM calls that one method, streamed or not. A request that has not opted in gets the
 original generator back, untouched.
 """
 
@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 from pdd_core.errors import InvalidOptIn
 from pdd_core.handoff import DecodeBudget, Status
 from pdd_core.optin import check_one_answer, parse_opt_in
+from pdd_vllm_plugin.budget_in_kv_transfer_params import take_budget_report
 from pdd_vllm_plugin.compat import completion_id, request_error
-from pdd_vllm_plugin.config import KEY
-from pdd_vllm_plugin.record import NOT_ENABLED, NOT_REQUESTED, NOT_STREAMED, PENDING, HandoffRecord
+from pdd_vllm_plugin.handoff_record import NOT_ENABLED, NOT_REQUESTED, NOT_STREAMED, PENDING, HandoffRecord
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
     from pdd_core.handoff import NoRefinement
     from pdd_core.optin import OptIn
+    from pdd_vllm_plugin.handoff_store import HandoffStore
     from pdd_vllm_plugin.metrics import CloudMetrics
     from pdd_vllm_plugin.prompt_refiner import PromptRefiner
-    from pdd_vllm_plugin.store import HandoffStore
 
 SAMPLING_FIELDS = (
     "temperature", "top_p", "top_k", "min_p", "seed",
@@ -37,7 +37,7 @@ SAMPLING_FIELDS = (
 
 
 class GenerateRecorder:
-    """Wraps one engine client's ``generate``."""
+    """Holds one engine client's own ``generate``; `HandoffService.start` puts `generate` in its place."""
 
     def __init__(
         self,
@@ -47,19 +47,19 @@ class GenerateRecorder:
         model: str,
         tokenizer: str,
         metrics: CloudMetrics,
-        refining: PromptRefiner | None = None,
+        refiner: PromptRefiner | None = None,
     ) -> None:
         self._generate = engine_client.generate
         self._store = store
         self._model = model
         self._tokenizer = tokenizer
         self._metrics = metrics
-        self._refining = refining
+        self._refiner = refiner
 
     def generate(
         self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any
     ) -> AsyncGenerator[Any, None]:
-        """Stand in for ``EngineClient.generate``.
+        """Replace ``EngineClient.generate``: record an opted-in request, pass every other one through.
 
         A plain function, not an async generator: what it raises reaches the client as a 400, before the engine.
 
@@ -101,7 +101,7 @@ class GenerateRecorder:
     def _refinement_of(self, opt_in: OptIn, *, streamed: bool) -> NoRefinement:
         if opt_in.refine_ratio is None:
             return NOT_REQUESTED
-        if self._refining is None:
+        if self._refiner is None:
             return NOT_ENABLED
         return PENDING if streamed else NOT_STREAMED
 
@@ -129,8 +129,8 @@ class GenerateRecorder:
             await inner.aclose()
 
     def _begin_refining(self, record: HandoffRecord) -> None:
-        if self._refining is not None:
-            self._refining.begin(record, then=self._refined)
+        if self._refiner is not None:
+            self._refiner.begin(record, then=self._refined)
 
     def _refined(self, record: HandoffRecord) -> None:
         self._metrics.refined(record)
@@ -139,14 +139,11 @@ class GenerateRecorder:
     def _take_in(self, output: Any, record: HandoffRecord, *, delta: bool) -> None:
         if not record.prompt_token_ids and output.prompt_token_ids:
             record.prompt_token_ids.extend(output.prompt_token_ids)
-        report = (output.kv_transfer_params or {}).get(KEY)
+        report = take_budget_report(output)
         if report is not None:
             record.decode_budget = DecodeBudget(**report)
             record.budget_report = report
             self._metrics.reported(report)
-            # For this process only: a client's answer looks as it does without the plugin.
-            rest = {key: value for key, value in output.kv_transfer_params.items() if key != KEY}
-            output.kv_transfer_params = rest or None
         for completion in output.outputs:
             record.add_output(completion, delta=delta)
         if record.status is not Status.RUNNING:

@@ -17,7 +17,7 @@ from pdd_vllm_plugin.config import PDDConfig
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pdd_vllm_plugin.record import HandoffRecord
+    from pdd_vllm_plugin.handoff_record import HandoffRecord
 
 _TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
@@ -88,7 +88,7 @@ class CloudMetrics:
             self._extensions.inc()
 
     def reported(self, report: Mapping[str, Any]) -> None:
-        """Take in what the scheduler says with a request's output: see `Admitted.report`."""
+        """Take in what the scheduler says with a request's output: see `BudgetedRequest.report`."""
         self._press(report.get("pressure", 0.0))
 
     def ended(self, record: HandoffRecord) -> None:

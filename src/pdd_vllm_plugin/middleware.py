@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import InvalidOptIn
 from pdd_core.optin import HANDOFF, check_one_answer, parse_opt_in
-from pdd_vllm_plugin import answers
+from pdd_vllm_plugin import openai_json
 
 if TYPE_CHECKING:
     from starlette.responses import JSONResponse
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from pdd_vllm_plugin.service import HandoffService
+    from pdd_vllm_plugin.handoff_service import HandoffService
 
 PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
 MAX_PARSED_BYTES = 8 * 1024 * 1024
@@ -63,9 +63,9 @@ class OptInCheck:
             _check_single(request)
             self._service.store.check_free(opt_in.handoff_id)
         except InvalidOptIn as error:
-            return answers.error(400, str(error), param=error.param)
+            return openai_json.error(400, str(error), param=error.param)
         if self._service.store.full_of_running():
-            return answers.error(
+            return openai_json.error(
                 429,
                 "the server keeps as many running handoffs as additional_config.pdd.max_handoffs allows; "
                 "retry later, or send the request without pdd_ fields",

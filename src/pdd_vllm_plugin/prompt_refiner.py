@@ -16,7 +16,7 @@ from pdd_core.refinement.prompt import RefinePrompt
 from pdd_core.refinement.protect import protected_spans
 from pdd_core.refinement.refiners import refiner
 from pdd_vllm_plugin.refiner_threads import RefinerThreads
-from pdd_vllm_plugin.scores import ScoreFetcher
+from pdd_vllm_plugin.score_fetcher import ScoreFetcher
 from pdd_vllm_plugin.token_texts import TokenTexts
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pdd_core.refinement.scores import PromptScores
     from pdd_vllm_plugin.config import PDDConfig
-    from pdd_vllm_plugin.record import HandoffRecord
+    from pdd_vllm_plugin.handoff_record import HandoffRecord
 
 logger = logging.getLogger("vllm.pdd")
 
@@ -34,8 +34,8 @@ class PromptRefiner:
 
     def __init__(self, engine_client: Any, config: PDDConfig, method: str, tokenizer: Any) -> None:
         self._config = config
-        self._fetcher = ScoreFetcher(engine_client, config.refine_heads) if method == "attention" else None
-        self._pieces = TokenTexts(tokenizer)
+        self._score_fetcher = ScoreFetcher(engine_client, config.refine_heads) if method == "attention" else None
+        self._token_texts = TokenTexts(tokenizer)
         allowed = Env().allowed_policies()
         self._policies = Policies({method: refiner(method)}, allow=allowed, strict=config.strict)
         self._built_in = Policies({method: refiner(method)}, allow=(), strict=False)
@@ -69,7 +69,7 @@ class PromptRefiner:
         if length > most:  # no worker has looked at it either
             problem = f"the prompt has {length} tokens, more than additional_config.pdd.refine_max_prompt_tokens"
             return NoRefinement(reason="too_long", message=f"{problem} ({most})")
-        scores = None if self._fetcher is None else await self._fetcher.fetch(record.opt_in.handoff_id)
+        scores = None if self._score_fetcher is None else await self._score_fetcher.fetch(record.opt_in.handoff_id)
         if scores is not None and scores.values.shape[1] != length:
             return NoRefinement(reason="not_captured", message="the workers saw another prompt")
         # tens of milliseconds for a long prompt: not on the loop that streams everybody's tokens
@@ -114,7 +114,7 @@ class PromptRefiner:
 
     def _prompt(self, record: HandoffRecord) -> RefinePrompt:
         token_ids = tuple(record.prompt_token_ids)
-        pieces = self._pieces.of(token_ids)
-        special = self._pieces.special_ids
+        pieces = self._token_texts.of(token_ids)
+        special = self._token_texts.special_ids
         protected = protected_spans(token_ids, pieces, special, marked=record.opt_in.protect)
         return RefinePrompt(token_ids, pieces, special, protected)

@@ -91,7 +91,7 @@ def _begun(call: Callable[[], T], who: str) -> asyncio.Future[T]:
         result, error = None, None
         try:
             result = call()
-        except BaseException as raised:  # noqa: BLE001 - a third party's; whoever waits gets it
+        except BaseException as raised:  # noqa: BLE001 - a third party's; the waiting call raises it
             error = raised
         with suppress(RuntimeError):  # the loop is closed: nobody waits
             loop.call_soon_threadsafe(settle, result, error)

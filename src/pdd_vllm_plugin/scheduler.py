@@ -1,4 +1,4 @@
-"""The classes that ``--scheduler-cls`` names. The policy is in `admission`."""
+"""The classes that ``--scheduler-cls`` names: vLLM's schedulers with `scheduler_mixin.BudgetMixin`."""
 
 from __future__ import annotations
 

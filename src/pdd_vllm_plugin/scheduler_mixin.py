@@ -11,9 +11,10 @@ from pdd_core.hookspecs import CloudLoad
 from pdd_core.optin import REFINE_RATIO, STOP_REASON, OptIn, parse_opt_in
 from pdd_core.policies.pressure import PressureGauge
 from pdd_vllm_plugin.budget_decider import BudgetDecider
+from pdd_vllm_plugin.budget_in_kv_transfer_params import write_budget_report
 from pdd_vllm_plugin.budgeted_request import BudgetedRequest
 from pdd_vllm_plugin.compat import keep_from_prefix_cache
-from pdd_vllm_plugin.config import KEY, PDDConfig
+from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.deployment import refine_method, refuse_data_parallel
 
 if TYPE_CHECKING:
@@ -41,32 +42,32 @@ class BudgetMixin:
         self.vllm_config: Any
         refuse_data_parallel(self.vllm_config)
         self._pdd_config = PDDConfig.from_vllm(self.vllm_config)
-        self._pdd_grants = BudgetDecider(self._pdd_config)
+        self._pdd_decider = BudgetDecider(self._pdd_config)
         self._pdd_gauge = PressureGauge(self._pdd_config.pressure)
-        self._pdd_admitted: dict[str, BudgetedRequest] = {}
+        self._pdd_budgeted: dict[str, BudgetedRequest] = {}
         if refine_method(self._pdd_config, self.vllm_config) == "attention":
-            keep_from_prefix_cache(self.kv_cache_manager, self._pdd_window)  # type: ignore[attr-defined]
-        described = self._pdd_grants.policies.describe()
+            keep_from_prefix_cache(self.kv_cache_manager, self._pdd_tokens_to_compute)  # type: ignore[attr-defined]
+        described = self._pdd_decider.policies.describe()
         logger.info("pdd: %s grants decode budgets (%s)", type(self).__name__, described)
 
     def add_request(self, request: Request) -> None:
-        """Admit `request`, with its budget if it has opted in."""
-        # A streaming-input session adds its id again: the budget of its first part stands.
+        """Add `request`, with its budget if it has opted in."""
+        # A streaming-input session adds its id again: the budget of its first part holds.
         new = request.request_id not in self.requests  # type: ignore[attr-defined]
         opt_in = _opt_in_of(request) if new else None
-        admitted = None
+        budgeted = None
         if opt_in is not None:
-            admitted = BudgetedRequest(request, opt_in, client_max_tokens=request.max_tokens)
-            if not self._pdd_admitted:  # nobody has looked at the load since the last one left
+            budgeted = BudgetedRequest(request, opt_in, client_max_tokens=request.max_tokens)
+            if not self._pdd_budgeted:  # nobody has looked at the load since the last one left
                 self._pdd_gauge.restart(self._pdd_load())
-            self._pdd_ask(admitted, self._pdd_load())
+            self._pdd_decide_budget(budgeted, self._pdd_load())
         super().add_request(request)  # type: ignore[misc]
-        if admitted is not None:
-            self._pdd_admitted[request.request_id] = admitted
+        if budgeted is not None:
+            self._pdd_budgeted[request.request_id] = budgeted
 
-    def _pdd_ask(self, admitted: BudgetedRequest, load: CloudLoad) -> None:
-        budget, set_by = self._pdd_grants.decide(admitted.wish(), load)
-        admitted.grant(budget, set_by, load.pressure)
+    def _pdd_decide_budget(self, budgeted: BudgetedRequest, load: CloudLoad) -> None:
+        budget, set_by = self._pdd_decider.decide(budgeted.budget_request(), load)
+        budgeted.set_budget(budget, set_by, load.pressure)
 
     def _pdd_load(self) -> CloudLoad:
         running, waiting = self.get_request_counts()  # type: ignore[attr-defined]
@@ -84,49 +85,49 @@ class BudgetMixin:
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
     ) -> dict[int, EngineCoreOutputs]:
         """Process a step; mark the outputs that a budget has ended; then look whether the load has changed."""
-        if self._pdd_admitted:
+        if self._pdd_budgeted:
             self._pdd_note_begun(scheduler_output)
         outputs: dict[int, EngineCoreOutputs] = super().update_from_output(  # type: ignore[misc]
             scheduler_output, model_runner_output
         )
-        if self._pdd_admitted:
+        if self._pdd_budgeted:
             for of_client in outputs.values():
                 for output in of_client.outputs:
-                    admitted = self._pdd_admitted.get(output.request_id)
-                    if admitted is not None:
-                        self._pdd_report(output, admitted)
+                    budgeted = self._pdd_budgeted.get(output.request_id)
+                    if budgeted is not None:
+                        self._pdd_write_report(output, budgeted)
             if self._pdd_gauge.observe(self._pdd_load(), time.monotonic()):
                 load = self._pdd_load()
-                for admitted in self._pdd_admitted.values():
-                    if admitted.begun:
-                        self._pdd_ask(admitted, load)
+                for budgeted in self._pdd_budgeted.values():
+                    if budgeted.begun:
+                        self._pdd_decide_budget(budgeted, load)
         return outputs
 
     def _pdd_note_begun(self, scheduler_output: SchedulerOutput) -> None:
         for new in scheduler_output.scheduled_new_reqs:
-            admitted = self._pdd_admitted.get(new.req_id)
-            if admitted is not None and not admitted.begun:
-                admitted.begun = True
-                if admitted.pressure != self._pdd_gauge.pressure:
-                    self._pdd_ask(admitted, self._pdd_load())
+            budgeted = self._pdd_budgeted.get(new.req_id)
+            if budgeted is not None and not budgeted.begun:
+                budgeted.begun = True
+                if budgeted.pressure != self._pdd_gauge.pressure:
+                    self._pdd_decide_budget(budgeted, self._pdd_load())
 
-    def _pdd_report(self, output: EngineCoreOutput, admitted: BudgetedRequest) -> None:
+    def _pdd_write_report(self, output: EngineCoreOutput, budgeted: BudgetedRequest) -> None:
         if output.finish_reason is not None:
-            del self._pdd_admitted[output.request_id]
-            if str(output.finish_reason) == "length" and admitted.budget_ended_it:
+            del self._pdd_budgeted[output.request_id]
+            if str(output.finish_reason) == "length" and budgeted.budget_ended_it:
                 output.stop_reason = STOP_REASON
-        elif not admitted.to_report:
+        elif not budgeted.to_report:
             return
-        output.kv_transfer_params = {**(output.kv_transfer_params or {}), KEY: admitted.report()}
+        write_budget_report(output, budgeted.report())
 
     def finish_requests(self, request_ids: Any, finished_status: RequestStatus) -> list[Request]:
         """Finish requests from outside (abort, disconnect), and forget their budgets."""
         finished: list[Request] = super().finish_requests(request_ids, finished_status)  # type: ignore[misc]
         for request in finished:
-            self._pdd_admitted.pop(request.request_id, None)
+            self._pdd_budgeted.pop(request.request_id, None)
         return finished
 
-    def _pdd_window(self, request: Request) -> int:
+    def _pdd_tokens_to_compute(self, request: Request) -> int:
         """Return how many prompt tokens have to be computed, so that their attention can be captured."""
         params = request.sampling_params
         if params is None or not params.extra_args or REFINE_RATIO not in params.extra_args:

@@ -24,7 +24,7 @@ logger = logging.getLogger("vllm.pdd")
 class PDDWorker(platform_worker()):  # type: ignore[misc]
     """Scores the prompts of requests that ask for a refined prompt. All others pass it by untouched."""
 
-    _pdd_recorder: WindowScorer | None = None
+    _pdd_scorer: WindowScorer | None = None
 
     def load_model(self, **kwargs: Any) -> None:
         """Load the model with backends that can be looked at, unless refinement is off.
@@ -51,11 +51,11 @@ class PDDWorker(platform_worker()):  # type: ignore[misc]
         config = self._pdd_config
         layers = capture_layers(self._pdd_layers, self._pdd_attention_layers(), kv_cache_config.kv_cache_groups)
         self._pdd_tracker = WindowTracker(config.refine_window, most=config.refine_max_prompt_tokens)
-        self._pdd_recorder = WindowScorer(
+        self._pdd_scorer = WindowScorer(
             layers,
             window=config.refine_window,
             heads=config.refine_heads,
-            shelf=ScoreStore(config.max_handoffs),
+            score_store=ScoreStore(config.max_handoffs),
             strict=config.strict,
         )
         logger.info(
@@ -64,35 +64,35 @@ class PDDWorker(platform_worker()):  # type: ignore[misc]
         )  # fmt: skip
 
     def execute_model(self, scheduler_output: SchedulerOutput) -> Any:
-        """Run a step; look on if a window passes in it."""
-        recorder = self._pdd_recorder
-        if recorder is None:
+        """Run a step; score the prompts whose window it computes."""
+        scorer = self._pdd_scorer
+        if scorer is None:
             return super().execute_model(scheduler_output)
         chunks = self._pdd_tracker.step(scheduler_output)
-        recorder.forget(scheduler_output.finished_req_ids)
+        scorer.forget(scheduler_output.finished_req_ids)
         if not chunks:
             return super().execute_model(scheduler_output)
-        recorder.begin_step(chunks)
-        backends.recorder = recorder
+        scorer.begin_step(chunks)
+        backends.scorer = scorer
         try:
             result = super().execute_model(scheduler_output)
         finally:
-            backends.recorder = None
-        recorder.end_step()
+            backends.scorer = None
+        scorer.end_step()
         return result
 
     def pdd_take_scores(self, handoff_ids: list[str]) -> list[dict[str, Any] | None]:
-        """RPC: give this rank's scores out, each once; see `capture.shelf`."""
-        if self._pdd_recorder is None:  # a pipeline rank without a captured layer
+        """RPC: give this rank's scores out, each once; see `ScoreStore`."""
+        if self._pdd_scorer is None:  # a pipeline rank without a captured layer
             return [{"layers": [], "window": 0, "values": b""} for _ in handoff_ids]
-        return [self._pdd_recorder.shelf.take(handoff_id) for handoff_id in handoff_ids]
+        return [self._pdd_scorer.score_store.take(handoff_id) for handoff_id in handoff_ids]
 
     def pdd_capture_counts(self) -> dict[str, int]:
         """RPC: what this rank has captured and holds."""
-        recorder = self._pdd_recorder
-        if recorder is None:
+        scorer = self._pdd_scorer
+        if scorer is None:
             return {}
-        return {**recorder.counts(), "followed": len(self._pdd_tracker)}
+        return {**scorer.counts(), "followed": len(self._pdd_tracker)}
 
     def _pdd_attention_layers(self) -> dict[str, Any]:
         from vllm.config import get_layers_from_vllm_config

@@ -107,7 +107,7 @@ class World:
         return self.llm.collective_rpc("pdd_capture_counts")[0]
 
     def scores(self, handoff):
-        from pdd_vllm_plugin.scores import combine
+        from pdd_vllm_plugin.score_fetcher import combine
 
         return combine([rank[0] for rank in self.llm.collective_rpc("pdd_take_scores", args=([handoff],))], "max")
 

@@ -47,13 +47,13 @@ class DeviceCalibration:
         self._decode = Curve(noise=noise, sd=sd)
 
     def read(self, begin: int, end: int, seconds: float) -> None:
-        """Take note that tokens `begin` to `end` of a context were prefilled in so many seconds."""
+        """Learn that tokens `begin` to `end` of a context were prefilled in so many seconds."""
         if end > begin and seconds > 0:
             middle = (begin + end) / 2
             self._prefill.observe(middle, (end - begin) / seconds, shape=_mean(self._prefill_shape, begin, end))
 
     def decoded(self, context: int, tokens: int, seconds: float) -> None:
-        """Take note that `tokens` were decoded, one by one, at about `context` tokens."""
+        """Learn that `tokens` were decoded, one by one, in `seconds`, at about `context` tokens."""
         if tokens > 0 and seconds > 0:
             self._decode.observe(context, tokens / seconds, shape=_at(self._decode_shape, context))
 
@@ -105,7 +105,7 @@ class CloudCalibration:
             self._tpot, self._rtt = Tracker(_TPOT_S), Tracker(_RTT_S)
             self._ttft = Curve(noise=_TTFT_NOISE)
             return
-        # a prefill is a step of its own where nothing else runs; half the sequences stand for the usual load
+        # a prefill is a step of its own where nothing else runs; half the sequences are taken as the usual load
         self._first_s = max(1e-4, profile.base_s + profile.per_request_s)
         self._per_token_s = profile.per_prefill_token_s
         step = profile.base_s + profile.per_sequence_s * profile.max_num_seqs / 2
@@ -115,16 +115,16 @@ class CloudCalibration:
         self._rtt = Tracker(max(profile.rtt_s, 1e-4), noise=min(1.0, max(0.03, jitter)), sd=_MEASURED_SD)
 
     def first_token(self, prompt_tokens: int, seconds: float) -> None:
-        """Take note of the time from a request to its first token's arrival, round trip included."""
+        """Learn the time from a request to its first token's arrival, round trip included."""
         own = max(seconds - self._rtt.median, _LEAST_SHARE * seconds)
         self._ttft.observe(prompt_tokens, own, shape=self._shape(prompt_tokens))
 
     def step(self, seconds: float) -> None:
-        """Take note of the mean time between two tokens of one answer."""
+        """Learn the mean time between two tokens of one answer."""
         self._tpot.observe(seconds)
 
     def round_trip(self, seconds: float) -> None:
-        """Take note of one round trip."""
+        """Learn the time of one round trip."""
         self._rtt.observe(seconds)
 
     def state(

@@ -34,7 +34,7 @@ class Curve:
         self._offsets: dict[int, float] = {}
 
     def observe(self, length: float, value: float, *, shape: float) -> None:
-        """Take note that the quantity was `value` at `length`, where the shape has `shape`."""
+        """Learn that the quantity was `value` at `length`, where the shape has `shape`."""
         if not (0 < value < math.inf and shape > 0):
             return
         octave = _octave(length)
@@ -58,7 +58,7 @@ class Curve:
         return self._offsets[nearest]
 
     def surer(self, other: Curve) -> Curve:
-        """Return that one of both which knows its level better."""
+        """Return the curve that knows its level better."""
         return self if self._tracker.surer(other._tracker) is self._tracker else other
 
     def as_json(self, shape: Callable[[float], float]) -> dict[str, Any]:

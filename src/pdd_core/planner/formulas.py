@@ -12,67 +12,43 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from numpy.typing import NDArray
 
 _LEAST_S = 1e-6
 """Seconds; so that there is a logarithm where nothing is left."""
 _LEAST_VARIANCE = 1e-18
 """So that there is a quotient where nothing is uncertain."""
-_FARTHEST = 12.0
-"""Standard deviations."""
 _SQRT_2 = math.sqrt(2.0)
-_ERFCC = (
-    0.17087277,
-    -0.82215223,
-    1.48851587,
-    -1.13520398,
-    0.27886807,
-    -0.18628806,
-    0.09678418,
-    0.37409196,
-    1.00002368,
-    -1.26551223,
-)
 
 
 class Ops(NamedTuple):
-    """Functions of numbers, or of arrays."""
+    """The functions to compute with: `NUMBERS` has those of `math`. A module with arrays brings its own."""
 
     log: Callable[[Any], Any]
     log1p: Callable[[Any], Any]
     exp: Callable[[Any], Any]
     sqrt: Callable[[Any], Any]
+    hypot: Callable[[Any, Any], Any]
     ceil: Callable[[Any], Any]
     maximum: Callable[[Any, Any], Any]
     minimum: Callable[[Any, Any], Any]
     where: Callable[[Any, Any, Any], Any]
-    upper_tail: Callable[[Any], Any]
-    """The chance that a normal quantity is above its mean by more than so many standard deviations."""
-
-
-def _tail(deviations: float) -> float:
-    return 0.5 * math.erfc(deviations / _SQRT_2)
-
-
-def _tails(deviations: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return `_tail` of each to 1.2e-7 of itself, after Numerical Recipes, 6.2: numpy has no erfc."""
-    z = np.clip(deviations, -_FARTHEST, _FARTHEST) / _SQRT_2
-    x = np.abs(z)
-    t = 1.0 / (1.0 + 0.5 * x)
-    series = np.polyval(_ERFCC, t)
-    tail = 0.5 * t * np.exp(-x * x + series)
-    return np.asarray(np.where(z >= 0, tail, 1.0 - tail))
+    erfc: Callable[[Any], Any]
 
 
 NUMBERS = Ops(
-    math.log, math.log1p, math.exp, math.sqrt, math.ceil, max, min, lambda holds, a, b: a if holds else b, _tail
+    log=math.log,
+    log1p=math.log1p,
+    exp=math.exp,
+    sqrt=math.sqrt,
+    hypot=math.hypot,
+    ceil=math.ceil,
+    maximum=max,
+    minimum=min,
+    where=lambda holds, a, b: a if holds else b,
+    erfc=math.erfc,
 )
-ARRAYS = Ops(np.log, np.log1p, np.exp, np.sqrt, np.ceil, np.maximum, np.minimum, np.where, _tails)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +66,11 @@ class Race:
     """1 / p, at the median of p."""
     sigma: Any
     """Standard deviation of log p."""
+
+
+def upper_tail(ops: Ops, deviations: Any) -> Any:
+    """Return the chance that a normal quantity is above its mean by more than so many standard deviations."""
+    return 0.5 * ops.erfc(deviations / _SQRT_2)
 
 
 def log_sigma(ops: Ops, mean: Any, sd: Any) -> Any:
@@ -115,10 +96,14 @@ def margin(ops: Ops, race: Race, budget: Any) -> Any:
     return early / ops.sqrt(race.sigma * race.sigma + spread + _LEAST_VARIANCE)
 
 
-def break_even(ops: Ops, race: Race) -> Any:
-    """Return the least N, from 1 on, at which a device of median speed is ready in time, or ``inf``."""
-    gains = race.gap - race.per_token
-    needed = race.work * race.per_token - race.credit
+def break_even(ops: Ops, race: Race, slower: float = 0.0) -> Any:
+    """Return the least N, from 1 on, at which a device of median speed is ready in time, or ``inf``.
+
+    `slower` is the share of time by which the device is taken to be slower.
+    """
+    per_token = race.per_token * (1.0 + slower)
+    gains = race.gap - per_token
+    needed = race.work * per_token - race.credit
     usable = ops.maximum(gains, 1e-12)
     later = ops.where(gains > 1e-12, ops.maximum(ops.ceil(needed / usable - 1e-9), 1.0), math.inf)
     return ops.where(needed <= gains, 1.0, later)

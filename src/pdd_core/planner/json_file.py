@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class JsonFile(BaseModel):
-    """What stands in such a file. Fields that are not known are ignored, unless a kind of file refuses them."""
+    """The content of such a file. Fields that are not known are ignored, unless a kind of file refuses them."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

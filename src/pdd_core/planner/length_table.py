@@ -74,11 +74,6 @@ class LengthTable:
         """Return the mean of min(O, limit), and that of its square."""
         return _between(self.mean_min, limit), _between(self.mean_square, limit)
 
-    @staticmethod
-    def column(values: tuple[float, ...], tokens: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return one of the table's columns at many lengths."""
-        return np.interp(tokens, EDGES, values)
-
 
 def _between(values: tuple[float, ...], tokens: float) -> float:
     if tokens >= LONGEST:

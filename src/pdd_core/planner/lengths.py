@@ -48,8 +48,8 @@ def _prior() -> NDArray[np.float64]:
 class OutputLengths:
     """Distributions of answers' lengths. Bounded: the groups whose answers came last, fixed tables for each.
 
-    A distribution for one group and bucket of prompts leans on that of the whole group, this on everybody's, and
-    that on the prior, each as long as few answers have been seen. Old answers fade.
+    A distribution for one group and bucket of prompts falls back on that of the whole group, this on everybody's,
+    and that on the prior, each while few answers have been seen. Old answers fade.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class OutputLengths:
         self._seen = 0
 
     def observe(self, group: str, prompt_tokens: int, output_tokens: int, *, cut_short: bool = False) -> None:
-        """Take note of an answer that has ended.
+        """Learn the length of an answer that has ended.
 
         `cut_short` where it would have gone on: a limit ended it, or its reader left. Then it says that answers
         get longer than this, and no more: its weight goes to the longer ones, as likely as they are (Efron 1967).
@@ -103,7 +103,7 @@ class OutputLengths:
         return table
 
     def _table_of_everyone(self) -> LengthTable:
-        """Return what a group of which nothing was seen leans on."""
+        """Return the distribution for a group that has not been seen."""
         if self._of_everyone is None or self._of_everyone[0] != self._seen:
             self._of_everyone = (self._seen, LengthTable.of(_lean(self._everyone, self._prior)))
         return self._of_everyone[1]

@@ -38,7 +38,7 @@ _FARTHEST = math.log(1000.0)
 _BOUND = 50.0
 """Of the logarithm of any quantity."""
 _MOST_VARIANCE = (2 * UNKNOWN_SD) ** 2
-"""Of the logarithm: who knows nothing does not plan by the mean of a distribution that has hardly any."""
+"""Of the logarithm: the mean of a wider log-normal distribution is too far out to plan by."""
 _NOISE_COUNTS = 8.0
 """Observations that the first guess of the noise is worth."""
 _NOISE_MEMORY = 40.0
@@ -65,7 +65,7 @@ class Tracker:
         self._off = 0.0
 
     def observe(self, value: float) -> None:
-        """Take note of one observation; what is not positive and finite is passed over."""
+        """Learn from one observation; ignore what is not positive and finite."""
         if not 0 < value < math.inf:
             return
         self._variance += _DRIFT_SD * _DRIFT_SD
@@ -118,7 +118,7 @@ class Tracker:
         return math.exp(self._level)
 
     def surer(self, other: Tracker) -> Tracker:
-        """Return that one of both which knows its level better."""
+        """Return the tracker that knows its level better."""
         return self if self._variance < other._variance else other
 
     def as_json(self) -> dict[str, float]:

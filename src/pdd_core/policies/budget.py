@@ -81,7 +81,7 @@ class LoadBudget:
     """Lowers budgets as the pressure rises: in equal steps from the client's wish to the least without a stall.
 
     Where a client does not say from which budget on its user would wait, nothing is known to be harmless, and its
-    wish stands. `floor` is the operator's own word for the requests that named neither; None leaves them alone.
+    wish holds. `floor` is the operator's setting for requests that named neither; None does not lower those.
     """
 
     default: int

@@ -1,4 +1,4 @@
-"""What every refined prompt must keep to, whoever made it. Both sides check it."""
+"""The rules of every refined prompt. Cloud and device both check them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pdd_core.errors import InvalidRefinement
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pdd_core.refinement.prompt import RefinePrompt, Span
+    from pdd_core.refinement.prompt import RefinePrompt
+    from pdd_core.refinement.spans import Span
 
 
 def check_kept(kept: Any, prompt_length: int, protected: Iterable[Span]) -> None:

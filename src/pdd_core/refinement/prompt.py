@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pdd_core.errors import InvalidRefinement
-from pdd_core.refinement.spans import merge_spans
-
-Span = tuple[int, int]
-"""Half-open range of token positions."""
+from pdd_core.refinement.spans import Span, merge_spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +19,7 @@ class RefinePrompt:
     token_ids: tuple[int, ...]
     """The whole prompt."""
     pieces: tuple[str, ...]
-    """The text of each token, as it stands in the prompt: with its blanks and newlines, special tokens spelt out
+    """The text of each token, as in the prompt: with its blanks and newlines, special tokens spelt out
     (``<|im_end|>``). A token that is part of a character has any text without blanks, or none."""
     special_ids: frozenset[int] = frozenset()
     """Ids that are control tokens of the model, not text."""

@@ -12,7 +12,7 @@ from pdd_core.refinement.turns import Chat, locate, read_chat
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pdd_core.refinement.prompt import Span
+    from pdd_core.refinement.spans import Span
 
 TAIL = 128
 """Tokens of the last paragraph that are protected, its end: a question, not a document."""
@@ -67,7 +67,7 @@ def protected_spans(
 def question_span(
     token_ids: Sequence[int], pieces: Sequence[str], special_ids: frozenset[int], *, tail: int = TAIL
 ) -> Span:
-    """Return where the question stands: the last paragraph of the last user turn, its end.
+    """Return the span of the question: the last paragraph of the last user turn, its end.
 
     At most `tail` tokens. Of a prompt without roles, the last paragraph. The span is empty where there is no text.
     """

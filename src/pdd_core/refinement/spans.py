@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from pdd_core.refinement.prompt import Span
-
+Span = tuple[int, int]
+"""Half-open range of token positions."""
 Unit = Literal["token", "word", "line"]
 UNITS: tuple[Unit, ...] = ("token", "word", "line")
 
@@ -88,7 +88,7 @@ def unit_starts(pieces: Sequence[str], unit: Unit) -> np.ndarray:
 def _kind(piece: str) -> int:
     stripped = piece.strip()
     if not stripped:
-        # An empty piece is a part of a character, and joins whatever it stands in.
+        # An empty piece is a part of a character, and belongs to the unit around it.
         blank = _STARTS_BLANK | _ENDS_BLANK | _BLANK if piece else 0
         return blank | (_NEWLINE if "\n" in piece else 0)
     return (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pdd_core.refinement.prompt import Span
+    from pdd_core.refinement.spans import Span
 
 _PREFACE = re.compile(r"\s*Given the following functions, please respond with a JSON for a function call\b")
 _FIRST = re.compile(r"\n\n(?=\{)")
@@ -20,7 +20,7 @@ _DECODER = json.JSONDecoder(strict=False)
 
 
 def tool_definitions(pieces: Sequence[str], content: Span) -> Span:
-    """Return where the tools of a turn stand, with the words before them; an empty span where there are none.
+    """Return the span of a turn's tools, with the words before them; an empty span where there are none.
 
     Args:
         pieces: the text of each token of the prompt.

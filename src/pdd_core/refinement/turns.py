@@ -1,7 +1,7 @@
 """The turns of a chat, read off its tokens: who speaks where, and which tokens are the template's.
 
-A template is known by how it looks, not by name: a role stands in a control token (``<|user|>``, ``[INST]``), or
-in a short header after one (``<|im_start|>user``, ``<|start_header_id|>user<|end_header_id|>``).
+A template is known by how it looks, not by name: a role is written in a control token (``<|user|>``, ``[INST]``),
+or in a short header after one (``<|im_start|>user``, ``<|start_header_id|>user<|end_header_id|>``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pdd_core.refinement.prompt import Span
+    from pdd_core.refinement.spans import Span
 
 HEADER = 8
 """Tokens of the longest header: a role, perhaps with a name, and the newline after it."""
@@ -28,7 +28,7 @@ ROLES: dict[str, Role] = {
     **dict.fromkeys(("assistant", "model", "chatbot", "bot", "gpt", "/inst"), "other"),
     **dict.fromkeys(("/system_prompt", "/available_tools", "/tool_results", "/tool_response"), "other"),
 }
-"""What a control token or a header says -> who speaks from there on."""
+"""What a control token or a header says -> the role that speaks from there on."""
 PLAIN: dict[str, Role] = {"[INST]": "user", "[/INST]": "other", "<<SYS>>": "system", "<</SYS>>": "user"}
 """Marks of Llama 2 and of Mistral's first templates, which are text."""
 

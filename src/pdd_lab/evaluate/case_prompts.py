@@ -11,7 +11,7 @@ from pdd_core.refinement.prompt import RefinePrompt
 from pdd_core.refinement.protect import protected_spans
 
 if TYPE_CHECKING:
-    from pdd_core.refinement.prompt import Span
+    from pdd_core.refinement.spans import Span
     from pdd_lab.evaluate.cases import ExamCase
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
 

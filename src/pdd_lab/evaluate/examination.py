@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from pdd_core.refinement.prompt import RefinePrompt, Span
+    from pdd_core.refinement.prompt import RefinePrompt
     from pdd_core.refinement.scores import PromptScores
+    from pdd_core.refinement.spans import Span
     from pdd_lab.evaluate.documents import Library
     from pdd_lab.evaluate.eval_model import EvalModel
     from pdd_lab.evaluate.evaluation_settings import EvalSettings, Setting

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pdd_core.planner.length_table import LengthTable
     from pdd_lab.simulator.cloud_times import CloudTimes
     from pdd_lab.simulator.trace_scenario import Scenario, Truth
-    from pdd_lab.simulator.vector_planner import Plans
+    from pdd_lab.simulator.vector_cases import Plans
 
 _BATCH = 256
 """Requests that are planned before the planner learns how long their answers were."""

@@ -17,7 +17,7 @@ from pdd_llamacpp_adapter.engine.history import common_prefix
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pdd_core.refinement.prompt import Span
+    from pdd_core.refinement.spans import Span
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
 
 MARK = "pdd_protect"

@@ -20,7 +20,7 @@ from pdd_llamacpp_adapter.server.tools.tool_use import plan_tools
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pdd_core.refinement.prompt import Span
+    from pdd_core.refinement.spans import Span
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
     from pdd_llamacpp_adapter.request import Grammar
     from pdd_llamacpp_adapter.server.answering import Call

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from pdd_core.handoff import HandoffState, Refinement
-    from pdd_core.refinement.prompt import Span
+    from pdd_core.refinement.spans import Span
     from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
     from pdd_llamacpp_adapter.request import AnswerRequest

@@ -18,8 +18,8 @@ BACKENDS = {
 }
 """Class paths: vLLM imports the one it needs."""
 
-recorder: WindowScorer | None = None
-"""Who looks on in this step; None in almost every step, and then this costs one comparison per layer."""
+scorer: WindowScorer | None = None
+"""The rank's scorer in a step that computes a window; None in all others, which pay one comparison per layer."""
 
 
 class CapturingImpl:
@@ -38,8 +38,8 @@ class CapturingImpl:
     ) -> Any:
         """Compute as the backend does; then, with the keys in the cache, let the capture look."""
         result = super().forward(layer, query, key, value, kv_cache, attn_metadata, *args, **kwargs)  # type: ignore[misc]
-        if recorder is not None and attn_metadata is not None:
-            recorder.on_layer(layer, self, query, kv_cache, attn_metadata)
+        if scorer is not None and attn_metadata is not None:
+            scorer.on_layer(layer, self, query, kv_cache, attn_metadata)
         return result
 
 

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import UnsupportedDeployment
 from pdd_core.refinement.capture import choose_layers
 from pdd_vllm_plugin.capture.backends import CapturingImpl
+from pdd_vllm_plugin.capture.capture_layer import CaptureLayer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pdd_vllm_plugin.capture.layout import KeyLayout
-    from pdd_vllm_plugin.capture.windows import WindowChunk
 
 OFF = 'or switch refinement off: --additional-config \'{"pdd": {"refine": "off"}}\''
-
-
-@dataclass(frozen=True, slots=True)
-class CaptureLayer:
-    """One captured layer: its number, how its cache is laid out, and to which KV cache group it belongs."""
-
-    index: int
-    layout: KeyLayout
-    group: int
-    block_size: int
-    """Tokens of a block as the scheduler counts them: a multiple of the kernel's."""
-
-    def written_block(self, chunk: WindowChunk) -> tuple[int, int]:
-        """Return column and id, in the kernel's block table, of the block that the step's last token goes to.
-
-        Nobody else's row has it: blocks that are being written are not shared.
-        """
-        position, kernel = chunk.start + chunk.tokens - 1, self.layout.block_size
-        block = chunk.block_ids[self.group][position // self.block_size]
-        # vllm.v1.worker.block_table.BlockTable.map_to_kernel_blocks
-        return position // kernel, block * (self.block_size // kernel) + position % self.block_size // kernel
 
 
 def refuse_unsupported(vllm_config: Any) -> None:

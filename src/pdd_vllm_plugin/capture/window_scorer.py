@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pdd_vllm_plugin.capture.layers import CaptureLayer
+    from pdd_vllm_plugin.capture.capture_layer import CaptureLayer
     from pdd_vllm_plugin.capture.windows import WindowChunk
 
 logger = logging.getLogger("vllm.pdd")
@@ -44,7 +44,7 @@ class WindowScorer:
         layers: by vLLM's layer name, those whose attention counts.
         window: how many of a prompt's last tokens count.
         heads: how a layer's heads are reduced.
-        shelf: where the scores go.
+        score_store: where the scores go.
         strict: log each prompt that passed unseen, as an error. It never raises: that would end the engine.
     """
 
@@ -54,17 +54,17 @@ class WindowScorer:
         *,
         window: int,
         heads: Literal["max", "mean"],
-        shelf: ScoreStore,
+        score_store: ScoreStore,
         strict: bool,
     ) -> None:
         self._layers = layers
         self._window = window
         self._heads = heads
         self._strict = strict
-        self.shelf = shelf
+        self.score_store = score_store
         self._partial: dict[str, _Partial] = {}
-        self._shelved: dict[str, str] = {}
-        """Handoff ids of the running requests that have something on the shelf, or had, by vLLM's request id."""
+        self._stored: dict[str, str] = {}
+        """Handoff ids of the running requests whose scores are stored, or were, by vLLM's request id."""
         self._chunks: tuple[WindowChunk, ...] = ()
         self._seen: Counter[str] = Counter()
         self._rows: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
@@ -79,18 +79,18 @@ class WindowScorer:
         return {
             "scored": self.scored,
             "missed": self.missed,
-            "shelved": len(self.shelf),
+            "stored": len(self.score_store),
             "partial": len(self._partial),
         }
 
     def forget(self, request_ids: Any) -> None:
         """Drop what was begun for requests that are over; what is complete begins to age."""
-        if not self._partial and not self._shelved:
+        if not self._partial and not self._stored:
             return
         for request_id in request_ids:
             self._partial.pop(request_id, None)
-            if (handoff_id := self._shelved.pop(request_id, None)) is not None:
-                self.shelf.ended(handoff_id)
+            if (handoff_id := self._stored.pop(request_id, None)) is not None:
+                self.score_store.ended(handoff_id)
 
     def begin_step(self, chunks: tuple[WindowChunk, ...]) -> None:
         """Expect `chunks` in the coming step."""
@@ -160,7 +160,7 @@ class WindowScorer:
         return self._rows[key]
 
     def end_step(self) -> None:
-        """Shelve what is complete, and notice what passed unseen."""
+        """Store what is complete, and notice what passed unseen."""
         chunks, self._chunks = self._chunks, ()
         for chunk in chunks:
             seen = self._seen[chunk.request_id]
@@ -192,8 +192,8 @@ class WindowScorer:
         self.scored += 1
 
     def _put(self, chunk: WindowChunk, result: Scores | Missed) -> None:
-        self._shelved[chunk.request_id] = chunk.handoff_id
-        self.shelf.put(chunk.handoff_id, result)
+        self._stored[chunk.request_id] = chunk.handoff_id
+        self.score_store.put(chunk.handoff_id, result)
 
     def _miss(self, chunk: WindowChunk, problem: str) -> None:
         self._partial.pop(chunk.request_id, None)

@@ -64,7 +64,7 @@ class WindowTracker:
         return len(self._followed)
 
     def step(self, scheduler_output: SchedulerOutput) -> tuple[WindowChunk, ...]:
-        """Take note of a step; return what of it counts, which in most steps is nothing."""
+        """Follow a step; return the parts of it that count, which in most steps are none."""
         for request_id in scheduler_output.finished_req_ids:
             self._followed.pop(request_id, None)
         chunks = list(self._begun(scheduler_output))

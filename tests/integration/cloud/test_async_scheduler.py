@@ -73,7 +73,7 @@ def test_budgets_are_exact_with_steps_in_flight(make_scheduler, in_flight):
         expected[name] = budget if handed_off else limit
         ends[name] = ("length", "pdd_handoff" if handed_off else None)
     assert run(scheduler, in_flight=in_flight) == (expected, ends)
-    assert scheduler._pdd_admitted == {}
+    assert scheduler._pdd_budgeted == {}
 
 
 class Usage:
@@ -99,15 +99,15 @@ def test_a_running_budget_is_lowered_to_what_is_made_and_in_flight(make_schedule
         if made.get("a", 0) >= at:
             usage.share = 1.0
 
-    asked = scheduler._pdd_ask
+    asked = scheduler._pdd_decide_budget
 
-    def watched(admitted, load):
-        asked(admitted, load)
+    def watched(budgeted, load):
+        asked(budgeted, load)
         if load.pressure:
-            made, flying = admitted.request.num_output_tokens, admitted.request.num_output_placeholders
-            lowered.append((admitted.request.request_id, made, flying, admitted.budget))
+            made, flying = budgeted.request.num_output_tokens, budgeted.request.num_output_placeholders
+            lowered.append((budgeted.request.request_id, made, flying, budgeted.budget))
 
-    scheduler._pdd_ask = watched
+    scheduler._pdd_decide_budget = watched
     made, ends = run(scheduler, in_flight=in_flight, before_step=load)
     assert sorted(name for name, *_ in lowered) == ["a", "b", "c"]
     for name, so_far, flying, budget in lowered:
@@ -160,7 +160,7 @@ def test_any_load_leaves_budgets_within_their_bounds(make_scheduler, monkeypatch
         for name, (least, most, limit) in bounds.items():
             assert least <= made[name] <= most
             assert ends[name] == ("length", "pdd_handoff" if made[name] < limit else None)
-        assert scheduler._pdd_admitted == {}
+        assert scheduler._pdd_budgeted == {}
 
 
 def test_the_classes_keep_vllms_schedulers_behind_the_policy():

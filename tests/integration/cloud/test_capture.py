@@ -97,4 +97,4 @@ def test_a_thousand_requests_leave_what_the_settings_allow(outcome):
     before, after = outcome["residue"]["before"], outcome["residue"]["after"]
     assert after["scored"] - before["scored"] == 1000
     assert after["missed"] == after["partial"] == after["followed"] == 0
-    assert after["shelved"] <= 64  # additional_config.pdd.max_handoffs of that engine
+    assert after["stored"] <= 64  # additional_config.pdd.max_handoffs of that engine

@@ -1,4 +1,4 @@
-"""What becomes of a window that passes in parts, some of them unseen. No server: the recorder and torch alone."""
+"""What becomes of a window that passes in parts, some of them unseen. No server: the scorer and torch alone."""
 
 import logging
 import time
@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pdd_vllm_plugin.capture import window_attention as attention
-from pdd_vllm_plugin.capture.layers import CaptureLayer, capture_layers
+from pdd_vllm_plugin.capture.capture_layer import CaptureLayer
+from pdd_vllm_plugin.capture.layers import capture_layers
 from pdd_vllm_plugin.capture.layout import KeyLayout, probe_layout
 from pdd_vllm_plugin.capture.score_store import KEEP_S, ScoreStore
 from pdd_vllm_plugin.capture.window_scorer import WindowScorer
@@ -30,20 +31,20 @@ def cache():
 
 
 @pytest.fixture
-def recorder():
+def scorer():
     return made()
 
 
 def made(*, strict=False, clock=time.monotonic):
     layers = {"L": CaptureLayer(3, layout(), 0, BLOCK)}
-    return WindowScorer(layers, window=WINDOW, heads="max", shelf=ScoreStore(8, clock), strict=strict)
+    return WindowScorer(layers, window=WINDOW, heads="max", score_store=ScoreStore(8, clock), strict=strict)
 
 
-def step(recorder, start, end, *, cache=None, name="a", handoff=ID):
+def step(scorer, start, end, *, cache=None, name="a", handoff=ID):
     """Run the prompt's tokens from `start` to `end`; they are seen where there is a `cache`."""
     first = max(start, PROMPT - WINDOW)
     chunk = WindowChunk(name, handoff, PROMPT, start, end - start, first, end, ((1, 2),))
-    recorder.begin_step((chunk,))
+    scorer.begin_step((chunk,))
     if cache is not None:
         metadata = SimpleNamespace(
             query_start_loc=torch.tensor([0, end - start]), seq_lens=torch.tensor([end]),
@@ -51,69 +52,69 @@ def step(recorder, start, end, *, cache=None, name="a", handoff=ID):
         )  # fmt: skip
         query = torch.randn(end - start, 4, SIZE, generator=torch.Generator().manual_seed(end))
         impl = SimpleNamespace(head_size=SIZE, scale=1.0)
-        recorder.on_layer(SimpleNamespace(layer_name="L"), impl, query, cache, metadata)
-    recorder.end_step()
+        scorer.on_layer(SimpleNamespace(layer_name="L"), impl, query, cache, metadata)
+    scorer.end_step()
 
 
-def test_a_window_in_two_seen_parts_is_whole(recorder, cache):
-    step(recorder, 0, 30, cache=cache)
-    step(recorder, 30, PROMPT, cache=cache)
-    assert recorder.shelf.take(ID)["window"] == WINDOW
-    assert (recorder.scored, recorder.missed) == (1, 0)
+def test_a_window_in_two_seen_parts_is_whole(scorer, cache):
+    step(scorer, 0, 30, cache=cache)
+    step(scorer, 30, PROMPT, cache=cache)
+    assert scorer.score_store.take(ID)["window"] == WINDOW
+    assert (scorer.scored, scorer.missed) == (1, 0)
 
 
-def test_a_window_whose_first_part_passed_unseen_gives_no_scores(recorder, cache):
-    step(recorder, 0, 30)
-    step(recorder, 30, PROMPT, cache=cache)
-    assert "10 of the prompt's last 16 tokens" in recorder.shelf.take(ID)["missed"]
-    assert (recorder.scored, recorder.missed) == (0, 1)
+def test_a_window_whose_first_part_passed_unseen_gives_no_scores(scorer, cache):
+    step(scorer, 0, 30)
+    step(scorer, 30, PROMPT, cache=cache)
+    assert "10 of the prompt's last 16 tokens" in scorer.score_store.take(ID)["missed"]
+    assert (scorer.scored, scorer.missed) == (0, 1)
 
 
-def test_a_window_that_was_computed_elsewhere_gives_no_scores(recorder, cache):
+def test_a_window_that_was_computed_elsewhere_gives_no_scores(scorer, cache):
     """A KV connector, or the prefill server of a pair, leaves one token to compute."""
-    step(recorder, PROMPT - 1, PROMPT, cache=cache)
-    assert "1 of the prompt's last 16 tokens" in recorder.shelf.take(ID)["missed"]
-    assert (recorder.scored, recorder.missed) == (0, 1)
+    step(scorer, PROMPT - 1, PROMPT, cache=cache)
+    assert "1 of the prompt's last 16 tokens" in scorer.score_store.take(ID)["missed"]
+    assert (scorer.scored, scorer.missed) == (0, 1)
 
 
-def test_a_part_that_passed_unseen_is_made_up_for_when_the_prompt_is_computed_anew(recorder, cache):
-    step(recorder, 0, 30)
-    step(recorder, 0, PROMPT, cache=cache)
-    assert recorder.shelf.take(ID)["window"] == WINDOW
-    assert (recorder.scored, recorder.missed) == (1, 0)
+def test_a_part_that_passed_unseen_is_made_up_for_when_the_prompt_is_computed_anew(scorer, cache):
+    step(scorer, 0, 30)
+    step(scorer, 0, PROMPT, cache=cache)
+    assert scorer.score_store.take(ID)["window"] == WINDOW
+    assert (scorer.scored, scorer.missed) == (1, 0)
 
 
-def test_what_passed_unseen_is_told_of_once(recorder, caplog):
+def test_what_passed_unseen_is_told_of_once(scorer, caplog):
     for name in "ab":
-        step(recorder, 20, PROMPT, name=name)
-        assert "0 of 1 layers" in recorder.shelf.take(ID)["missed"]
+        step(scorer, 20, PROMPT, name=name)
+        assert "0 of 1 layers" in scorer.score_store.take(ID)["missed"]
     assert [entry.levelno for entry in caplog.records] == [logging.WARNING]
-    assert recorder.counts() == {"scored": 0, "missed": 2, "shelved": 0, "partial": 0}
+    assert scorer.counts() == {"scored": 0, "missed": 2, "stored": 0, "partial": 0}
 
 
 def test_strict_tells_of_each_and_ends_nothing(cache, caplog):
     """An exception in a step would end the engine, and with it everybody's requests."""
-    recorder = made(strict=True)
-    step(recorder, 20, PROMPT)
-    step(recorder, PROMPT - 1, PROMPT, cache=cache)
+    scorer = made(strict=True)
+    step(scorer, 20, PROMPT)
+    step(scorer, PROMPT - 1, PROMPT, cache=cache)
     assert [entry.levelno for entry in caplog.records] == [logging.ERROR] * 2
-    step(recorder, 0, PROMPT, cache=cache)
-    assert recorder.shelf.take(ID)["window"] == WINDOW
+    step(scorer, 0, PROMPT, cache=cache)
+    assert scorer.score_store.take(ID)["window"] == WINDOW
 
 
 def test_scores_begin_to_age_when_their_request_has_ended(cache, monkeypatch):
     now = [0.0]
-    recorder = made(clock=lambda: now[0])
-    step(recorder, 0, PROMPT, cache=cache)
+    scorer = made(clock=lambda: now[0])
+    step(scorer, 0, PROMPT, cache=cache)
     now[0] = 2 * KEEP_S
-    step(recorder, 20, PROMPT, name="b", handoff="i" * 32)
-    recorder.forget({"a", "plain"})
+    step(scorer, 20, PROMPT, name="b", handoff="i" * 32)
+    scorer.forget({"a", "plain"})
     now[0] += KEEP_S
-    recorder.forget({"b"})
-    assert recorder.shelf.take(ID)["window"] == WINDOW
+    scorer.forget({"b"})
+    assert scorer.score_store.take(ID)["window"] == WINDOW
     now[0] += KEEP_S + 1
-    step(recorder, 0, PROMPT, cache=cache)
-    assert recorder.shelf.take("i" * 32) is None
+    step(scorer, 0, PROMPT, cache=cache)
+    assert scorer.score_store.take("i" * 32) is None
 
 
 class Quantised:

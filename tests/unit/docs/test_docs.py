@@ -30,12 +30,12 @@ from pdd_llamacpp_adapter.session.answer_session import AnswerSession
 from pdd_llamacpp_adapter.session.outcome import Mode, Outcome
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.generate_recorder import SAMPLING_FIELDS
+from pdd_vllm_plugin.handoff_record import HandoffRecord
+from pdd_vllm_plugin.handoff_routes import MAX_WAIT_S, make_router
+from pdd_vllm_plugin.handoff_service import HandoffService
+from pdd_vllm_plugin.handoff_store import MAX_TOMBSTONES, NOT_STARTED_TTL_S, TOMBSTONE_TTL_S
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.middleware import MAX_PARSED_BYTES, PATHS
-from pdd_vllm_plugin.record import HandoffRecord
-from pdd_vllm_plugin.routes import MAX_WAIT_S, make_router
-from pdd_vllm_plugin.service import HandoffService
-from pdd_vllm_plugin.store import MAX_TOMBSTONES, NOT_STARTED_TTL_S, TOMBSTONE_TTL_S
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"

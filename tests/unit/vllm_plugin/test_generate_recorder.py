@@ -8,8 +8,8 @@ from vllm_fakes import FakeEngine, output, sampling_params
 from pdd_core.handoff import Status
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.generate_recorder import GenerateRecorder
+from pdd_vllm_plugin.handoff_store import HandoffStore
 from pdd_vllm_plugin.metrics import CloudMetrics
-from pdd_vllm_plugin.store import HandoffStore
 
 pytestmark = pytest.mark.anyio
 ID = "a" * 32
@@ -201,7 +201,7 @@ async def test_a_prompt_that_is_to_be_refined_says_what_it_waits_for(kind, said)
     store = HandoffStore(PDDConfig())
     metrics = CloudMetrics(CollectorRegistry())
     recorder = GenerateRecorder(
-        FakeEngine(), store, model="m", tokenizer="digest", metrics=metrics, refining=object()
+        FakeEngine(), store, model="m", tokenizer="digest", metrics=metrics, refiner=object()
     )
     recorder.generate({}, sampling_params({**OPT_IN, "pdd_refine_ratio": 0.5}, kind=kind), "cmpl-1-0")
     refinement = store.get(ID).state(expires=0).refinement

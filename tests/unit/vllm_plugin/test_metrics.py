@@ -7,8 +7,8 @@ from vllm_fakes import FakeEngine, output, sampling_params
 from pdd_core.handoff import NoRefinement, Refinement
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.generate_recorder import GenerateRecorder
+from pdd_vllm_plugin.handoff_store import HandoffStore
 from pdd_vllm_plugin.metrics import CloudMetrics
-from pdd_vllm_plugin.store import HandoffStore
 
 pytestmark = pytest.mark.anyio
 ID = "a" * 32
@@ -19,13 +19,13 @@ def report(tokens, set_by, **more):
 
 
 class Counted:
-    def __init__(self, refining=None):
+    def __init__(self, refiner=None):
         self.registry = CollectorRegistry()
         self.metrics = CloudMetrics(self.registry)
         self.store = HandoffStore(PDDConfig())
         self.engine = FakeEngine()
         self.recorder = GenerateRecorder(
-            self.engine, self.store, model="m", tokenizer="d", metrics=self.metrics, refining=refining
+            self.engine, self.store, model="m", tokenizer="d", metrics=self.metrics, refiner=refiner
         )
 
     def __call__(self, name, **labels):

@@ -14,8 +14,8 @@ from pdd_core.handoff import NoRefinement, Refinement
 from pdd_core.hookspecs import hookimpl
 from pdd_core.optin import OptIn
 from pdd_vllm_plugin.config import PDDConfig
+from pdd_vllm_plugin.handoff_record import NOT_ENABLED, PENDING, HandoffRecord
 from pdd_vllm_plugin.prompt_refiner import PromptRefiner
-from pdd_vllm_plugin.record import NOT_ENABLED, PENDING, HandoffRecord
 from pdd_vllm_plugin.refiner_threads import THREADS
 
 pytestmark = pytest.mark.anyio

@@ -19,7 +19,7 @@ def test_a_budget_is_exact_and_only_its_own_end_is_a_handoff(budget, max_tokens,
     assert last.stop_reason == ("pdd_handoff" if budget < max_tokens else None)
     assert reports[0] == reports[-1] == told(budget, "client")
     assert len(reports) <= 2
-    assert scheduler._pdd_admitted == {}
+    assert scheduler._pdd_budgeted == {}
 
 
 def test_a_request_without_opt_in_is_untouched():
@@ -56,10 +56,10 @@ def test_strict_never_ends_the_engine(caplog):
             raise ZeroDivisionError("oops")
 
     scheduler = Scheduler({"pdd": {"strict": True}})
-    scheduler._pdd_grants.policies.manager.register(Broken(), "broken")
+    scheduler._pdd_decider.policies.manager.register(Broken(), "broken")
     for name in "ab":
         scheduler.add_request(request(name, budget=3))
-    assert scheduler._pdd_admitted["b"].report() == told(3, "client")
+    assert scheduler._pdd_budgeted["b"].report() == told(3, "client")
     assert caplog.text.count("'broken', pdd_decode_budget: ZeroDivisionError: oops") == 2
 
 
@@ -67,14 +67,14 @@ def test_an_abort_forgets_the_budget():
     scheduler = Scheduler()
     scheduler.add_request(request(budget=3))
     scheduler.finish_requests(["r"], None)
-    assert scheduler._pdd_admitted == {}
+    assert scheduler._pdd_budgeted == {}
 
 
 def test_a_session_that_adds_its_id_again_keeps_its_budget():
     scheduler = Scheduler()
     scheduler.add_request(request(budget=3))
     scheduler.add_request(request(budget=9))
-    assert scheduler._pdd_admitted["r"].budget == 3
+    assert scheduler._pdd_budgeted["r"].budget == 3
 
 
 def test_an_unchecked_wrong_opt_in_runs_as_on_plain_vllm(caplog):
@@ -98,8 +98,8 @@ def test_the_prefix_cache_is_kept_from_no_more_than_what_is_scored(change, windo
     asked.sampling_params.extra_args["pdd_refine_ratio"] = 0.5
     vars(asked).update(change)
     scheduler = Scheduler({"pdd": {"refine_max_prompt_tokens": 100}})
-    assert scheduler._pdd_window(asked) == window
-    assert scheduler._pdd_window(request(opted_in=False)) == 0
+    assert scheduler._pdd_tokens_to_compute(asked) == window
+    assert scheduler._pdd_tokens_to_compute(request(opted_in=False)) == 0
 
 
 def test_data_parallel_is_refused_by_name(caplog):

@@ -40,7 +40,7 @@ def test_running_budgets_go_down_with_the_load_and_up_again_after_it(clock):
     assert first == {"known": told(50, "client"), "unknown": told(50, "client")}
     scheduler.kv_cache_manager.usage = 1.0
     scheduler.step()
-    assert {name: one.request.max_tokens for name, one in scheduler._pdd_admitted.items()} == {
+    assert {name: one.request.max_tokens for name, one in scheduler._pdd_budgeted.items()} == {
         "known": 8,
         "unknown": 50,
     }
@@ -86,7 +86,7 @@ def test_a_request_that_waits_is_asked_about_when_it_begins(clock):
     scheduler = Scheduler(capacity=1)
     scheduler.add_request(request("first", budget=50, least=2))
     scheduler.add_request(request("second", budget=50, least=3))
-    asked = scheduler._pdd_admitted["second"]
+    asked = scheduler._pdd_budgeted["second"]
     assert asked.budget == 50  # as the load was when it came: one running of one is seen in the next step
     outputs = scheduler.step()
     while "second" not in reports_of(outputs):
@@ -128,7 +128,7 @@ def test_a_third_partys_hook_is_asked_again_too(clock):
             return 9 if load.pressure else 30
 
     scheduler = Scheduler()
-    scheduler._pdd_grants.policies.manager.register(Theirs(), "theirs")
+    scheduler._pdd_decider.policies.manager.register(Theirs(), "theirs")
     scheduler.add_request(request(budget=50, max_tokens=90))
     scheduler.step(3)
     scheduler.step(1)
@@ -152,10 +152,10 @@ def test_a_pressure_of_yesterday_is_forgotten(clock):
     scheduler.kv_cache_manager.usage = 1.0
     scheduler.add_request(request("old", budget=1))
     scheduler.step()
-    assert not scheduler._pdd_admitted
+    assert not scheduler._pdd_budgeted
     scheduler.kv_cache_manager.usage = 0.1
     scheduler.add_request(request("new", budget=50, least=2))
-    assert scheduler._pdd_admitted["new"].budget == 50
+    assert scheduler._pdd_budgeted["new"].budget == 50
 
 
 class AnyLoad(RuleBasedStateMachine):
@@ -215,7 +215,7 @@ class AnyLoad(RuleBasedStateMachine):
 
     @rule(tokens=st.integers(1, 3))
     def step(self, tokens):
-        told_before = {name: one.to_report for name, one in self.scheduler._pdd_admitted.items()}
+        told_before = {name: one.to_report for name, one in self.scheduler._pdd_budgeted.items()}
         for one in self.scheduler.step(tokens):
             opted_in, most, least, limit = self.asked[one.request_id]
             self.made[one.request_id] += len(one.new_token_ids)
@@ -236,7 +236,7 @@ class AnyLoad(RuleBasedStateMachine):
 
     @invariant()
     def within_bounds(self):
-        for name, one in self.scheduler._pdd_admitted.items():
+        for name, one in self.scheduler._pdd_budgeted.items():
             _, most, least, limit = self.asked[name]
             assert least <= one.budget <= most
             assert one.request.max_tokens == min(one.budget, limit)
@@ -245,7 +245,7 @@ class AnyLoad(RuleBasedStateMachine):
     @invariant()
     def nobody_is_forgotten(self):
         held = {name for name in self.scheduler.requests if self.asked[name][0]}
-        assert set(self.scheduler._pdd_admitted) == held
+        assert set(self.scheduler._pdd_budgeted) == held
 
 
 AnyLoad.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -62,7 +62,7 @@ class SteadyPacer:
         raise NotImplementedError
 
     def _commit(self, shown: int, shown_at: float) -> None:
-        """Take note that the token asked about has been shown."""
+        """Record that the token asked about has been shown."""
         self.before = self._slot - self._start if self._held else None
         late = shown_at - self._slot
         # A timer that overshoots must not slow the answer down: the grid stays where it was planned.

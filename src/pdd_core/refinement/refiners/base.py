@@ -59,7 +59,7 @@ def choose(
 ) -> list[int]:
     """Return the protected tokens and the best of the others, increasing: `keep_count` of them.
 
-    A unit is worth as much as its best token, so that no number is kept by half. Units are taken whole, the best
+    A unit is worth as much as its best token, so that no number is kept in part. Units are taken whole, the best
     ones first, until the count is reached; only the last one may be cut, to its best tokens.
 
     Args:
@@ -68,7 +68,7 @@ def choose(
         ratio: share of its tokens to keep.
         unit: what is taken whole.
         ties: second weights, which order what `weights` makes equal. Among equals the earlier go first.
-        peaks: weights of which the best token stays in the unit that is cut, whatever its `weights`.
+        peaks: other weights. The unit that is cut keeps its best token by these, even if `weights` would drop it.
 
     Raises:
         ConfigurationError: `ratio` is not above 0 and at most 1.

@@ -15,8 +15,9 @@ from pdd_core.refinement.refiners.base import choose
 from pdd_core.refinement.spans import lines
 
 if TYPE_CHECKING:
-    from pdd_core.refinement.prompt import RefinePrompt, Span
+    from pdd_core.refinement.prompt import RefinePrompt
     from pdd_core.refinement.scores import PromptScores
+    from pdd_core.refinement.spans import Span
 
 WORD = re.compile(r"[぀-ヿ㐀-鿿가-힯]|\w+")
 """A word; of Japanese, Chinese and Korean, which may have no blanks, a character."""

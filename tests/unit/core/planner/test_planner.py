@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdd_core.errors import ConfigurationError
-from pdd_core.planner.formulas import ARRAYS, NUMBERS, Race, break_even, margin
+from pdd_core.planner.formulas import NUMBERS, Race, break_even, margin, upper_tail
 from pdd_core.planner.lengths import OutputLengths
 from pdd_core.planner.planner import Planner
 from pdd_core.planner.rules import LEAST_REFINED, NEGLIGIBLE
 from pdd_core.planner.types import CloudState, DeviceState, Estimate, Goals, PlanRequest, Verdict
 from pdd_core.plugins import Policies
 from pdd_lab.simulator.outcomes import CLOUD_ONLY, HANDOFF, Requests, World, outcomes
+from pdd_lab.simulator.vector_cases import ARRAYS
 from pdd_lab.simulator.vector_planner import Circumstances, plan_many
 
 
@@ -329,7 +330,7 @@ def test_goals_that_cannot_be_are_refused(goals) -> None:
 
 @given(z=st.floats(-9, 9))
 def test_numbers_and_arrays_are_computed_alike(z) -> None:
-    assert ARRAYS.upper_tail(np.array([z]))[0] == pytest.approx(NUMBERS.upper_tail(z), rel=2e-7, abs=1e-30)
+    assert upper_tail(ARRAYS, np.array([z]))[0] == pytest.approx(upper_tail(NUMBERS, z), rel=1e-12, abs=1e-30)
 
 
 @given(st.integers(1, 8000), st.floats(30, 4000), st.floats(-1, 3), st.floats(0.01, 0.5), st.floats(0.001, 0.5))

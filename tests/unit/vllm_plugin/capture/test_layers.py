@@ -6,7 +6,8 @@ import pytest
 
 from pdd_core.errors import UnsupportedDeployment
 from pdd_vllm_plugin.capture.backends import CapturingImpl
-from pdd_vllm_plugin.capture.layers import CaptureLayer, layers_of, of_target, refuse_unsupported
+from pdd_vllm_plugin.capture.capture_layer import CaptureLayer
+from pdd_vllm_plugin.capture.layers import layers_of, of_target, refuse_unsupported
 from pdd_vllm_plugin.capture.windows import WindowChunk
 
 

@@ -13,12 +13,12 @@ from pdd_core.errors import HandoffNotFound, InvalidOptIn
 from pdd_core.fingerprint import PIECE
 from pdd_core.handoff import CloudInfo, HandoffDeleted, HandoffState, Status, VocabularyPiece
 from pdd_core.optin import check_handoff_id
-from pdd_vllm_plugin import answers
+from pdd_vllm_plugin import openai_json
 from pdd_vllm_plugin.cancel import cancel, confirm
 
 if TYPE_CHECKING:
-    from pdd_vllm_plugin.record import HandoffRecord
-    from pdd_vllm_plugin.service import HandoffService
+    from pdd_vllm_plugin.handoff_record import HandoffRecord
+    from pdd_vllm_plugin.handoff_service import HandoffService
 
 MAX_WAIT_S = 60.0
 
@@ -54,7 +54,7 @@ def make_router(service: HandoffService) -> APIRouter:
         try:
             record = service.store.get(handoff_id)
         except HandoffNotFound as error:
-            return answers.error(404, str(error))
+            return openai_json.error(404, str(error))
         if record.refinement_pending and (wait or record.refining):
             with anyio.move_on_after(service.config.cancel_timeout_s if wait is None else wait):
                 await record.refined.wait()
@@ -86,8 +86,8 @@ def make_router(service: HandoffService) -> APIRouter:
             # It may have overtaken its POST: the id is refused for a minute.
             service.store.delete(check_handoff_id(handoff_id))
         except InvalidOptIn:
-            return answers.error(404, str(error))
-        return answers.error(404, f"{error}; a request that comes with this id within a minute is refused")
+            return openai_json.error(404, str(error))
+        return openai_json.error(404, f"{error}; a request that comes with this id within a minute is refused")
 
     @router.get("/v1/chat/completions/{completion_id}")
     async def get_chat_completion(completion_id: str) -> Response:
@@ -95,7 +95,7 @@ def make_router(service: HandoffService) -> APIRouter:
         record = the_one(completion_id)
         if isinstance(record, Response):
             return record
-        return JSONResponse(answers.chat_completion(record, state_of(record)))
+        return JSONResponse(openai_json.chat_completion(record, state_of(record)))
 
     @router.delete("/v1/chat/completions/{completion_id}")
     async def delete_chat_completion(completion_id: str) -> Response:
@@ -112,9 +112,9 @@ def make_router(service: HandoffService) -> APIRouter:
     def the_one(completion_id: str) -> HandoffRecord | Response:
         records = service.store.find(completion_id)
         if not records:
-            return answers.error(404, "no opted-in completion has this id: it is unknown, expired or deleted")
+            return openai_json.error(404, "no opted-in completion has this id: it is unknown, expired or deleted")
         if len(records) > 1:
-            return answers.error(409, "several requests were sent with this X-Request-Id: use the handoff id")
+            return openai_json.error(409, "several requests were sent with this X-Request-Id: use the handoff id")
         return records[0]
 
     async def stopped(shown_id: str, record: HandoffRecord | None, *, object_name: str) -> Response:

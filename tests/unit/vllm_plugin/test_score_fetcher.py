@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pdd_core.errors import NotCaptured
-from pdd_vllm_plugin.scores import RPC, ScoreFetcher, combine
+from pdd_vllm_plugin.score_fetcher import RPC, ScoreFetcher, combine
 
 
 def message(rows, layers, window=16):

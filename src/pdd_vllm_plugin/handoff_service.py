@@ -13,9 +13,9 @@ from pdd_vllm_plugin.compat import engine_version, eos_ids
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.deployment import refine_method
 from pdd_vllm_plugin.generate_recorder import GenerateRecorder
+from pdd_vllm_plugin.handoff_store import HandoffStore
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.prompt_refiner import PromptRefiner
-from pdd_vllm_plugin.store import HandoffStore
 
 
 class HandoffService:
@@ -69,7 +69,7 @@ class HandoffService:
             model=served_model_name,
             tokenizer=info.tokenizer.digest,
             metrics=self.metrics,
-            refining=None if method == "off" else PromptRefiner(engine_client, config, method, tokenizer),
+            refiner=None if method == "off" else PromptRefiner(engine_client, config, method, tokenizer),
         )
         engine_client.generate = recorder.generate
         self.engine_client = engine_client

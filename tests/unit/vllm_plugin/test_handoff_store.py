@@ -10,8 +10,8 @@ from pdd_core.errors import HandoffInUse, HandoffNotFound
 from pdd_core.handoff import Status
 from pdd_core.optin import OptIn
 from pdd_vllm_plugin.config import PDDConfig
-from pdd_vllm_plugin.record import HandoffRecord
-from pdd_vllm_plugin.store import MAX_TOMBSTONES, NOT_STARTED_TTL_S, TOMBSTONE_TTL_S, HandoffStore
+from pdd_vllm_plugin.handoff_record import HandoffRecord
+from pdd_vllm_plugin.handoff_store import MAX_TOMBSTONES, NOT_STARTED_TTL_S, TOMBSTONE_TTL_S, HandoffStore
 
 LONG = "x" * 20
 

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse
 
 if TYPE_CHECKING:
     from pdd_core.handoff import HandoffState
-    from pdd_vllm_plugin.record import HandoffRecord
+    from pdd_vllm_plugin.handoff_record import HandoffRecord
 
 _TYPES = {400: "BadRequestError", 404: "NotFoundError", 409: "ConflictError", 429: "RateLimitError"}
 

@@ -9,11 +9,11 @@ from vllm_fakes import FakeEngine, output, sampling_params
 
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.generate_recorder import GenerateRecorder
+from pdd_vllm_plugin.handoff_routes import make_router
+from pdd_vllm_plugin.handoff_service import HandoffService
+from pdd_vllm_plugin.handoff_store import HandoffStore
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.middleware import OptInCheck
-from pdd_vllm_plugin.routes import make_router
-from pdd_vllm_plugin.service import HandoffService
-from pdd_vllm_plugin.store import HandoffStore
 
 pytestmark = pytest.mark.anyio
 ID = "a" * 32

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdd_core.optin import OptIn
-from pdd_vllm_plugin.record import _IDS_PER_LOGPROB, HandoffRecord
+from pdd_vllm_plugin.handoff_record import _IDS_PER_LOGPROB, HandoffRecord
 
 ROWS = st.lists(st.dictionaries(st.integers(0, 9), st.just(SimpleNamespace(logprob=-0.5))), max_size=3)
 OUTPUTS = st.lists(

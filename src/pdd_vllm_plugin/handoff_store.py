@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pdd_vllm_plugin.config import PDDConfig
-    from pdd_vllm_plugin.record import HandoffRecord
+    from pdd_vllm_plugin.handoff_record import HandoffRecord
 
 T = TypeVar("T")
 
