@@ -16,7 +16,7 @@ import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C fu
 import numpy as np
 
 from pdd_core.errors import ContextOverflow, DeviceEngineFailed, ModelError
-from pdd_llamacpp_adapter.engine.aborted import DecodeAborted
+from pdd_llamacpp_adapter.engine.abort_flag import DecodeAborted
 from pdd_llamacpp_adapter.engine.held_signals import held_signals
 from pdd_llamacpp_adapter.engine.shared_model import SharedModel
 

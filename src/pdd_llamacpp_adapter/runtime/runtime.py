@@ -19,8 +19,7 @@ from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
 from pdd_llamacpp_adapter.cloud.cloud_monitor import CloudMonitor
 from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
 from pdd_llamacpp_adapter.engine.grammar import GrammarEngine
-from pdd_llamacpp_adapter.engine.probe import probe
-from pdd_llamacpp_adapter.engine.speed import DeviceSpeed
+from pdd_llamacpp_adapter.engine.speed import DeviceSpeed, probe
 from pdd_llamacpp_adapter.engine.upgrade import upgrade_when_idle
 from pdd_llamacpp_adapter.request import Grammar, GrammarKind
 from pdd_llamacpp_adapter.runtime.planning import Planning

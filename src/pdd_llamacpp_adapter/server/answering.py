@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from contextlib import contextmanager
@@ -12,7 +13,6 @@ from uuid import uuid4
 import anyio
 
 from pdd_core.errors import PDDError
-from pdd_llamacpp_adapter.server.decisions import log_decision
 from pdd_llamacpp_adapter.server.failures import INTERNAL, error_object
 from pdd_llamacpp_adapter.server.prepared_answer import AnswerStep, ErrorObject, Finished, PreparedAnswer
 from pdd_llamacpp_adapter.server.transcript import Transcript
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.session.outcome import Outcome
 
 logger = logging.getLogger(__name__)
+decisions = logging.getLogger("pdd_llamacpp_adapter.decisions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,5 +184,26 @@ class RunningAnswer:
             self._outcome, self._session, self._ended = self.outcome, None, True
             if self._outcome is not None:
                 service.metrics.count_answer(self._outcome)
-            log_decision(self.call, self._outcome, self.error)
+            _log_decision(self.call, self._outcome, self.error)
             service.ended(self)
+
+
+def _log_decision(call: Call, outcome: Outcome | None, error: ErrorObject | None) -> None:
+    """Log one line that says who made the answer and why. Never any of its text.
+
+    `outcome` is None when its session never began.
+    """
+    if not decisions.isEnabledFor(logging.INFO):
+        return
+    line: dict[str, object] = {"request_id": call.request_id, "id": call.answer_id, "route": call.route}
+    if error is not None:
+        # an error's message may quote the request; its code may not
+        line["error"] = {"status": error.status, "type": error.type, "code": error.code}
+    if outcome is not None:
+        summary = outcome.summary()
+        if outcome.cloud_error is not None:  # likewise: a cloud's refusal may quote what it was sent
+            summary["cloud_error"] = outcome.cloud_error.partition(":")[0]
+        line.update(summary)
+        if outcome.plan is not None:
+            line["plan"] = outcome.plan.short()
+    decisions.info("%s", json.dumps(line, separators=(",", ":"), default=str))

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdd_core.timeline import ShownToken, Source
-from pdd_llamacpp_adapter.server.responses.word_tokens import WordTokens
+from pdd_llamacpp_adapter.server.responses.events import WordTokens
 
 
 def reading(*texts):
