@@ -99,7 +99,7 @@ async def probe(engine: DeviceEngine, speed: DeviceSpeed, *, size: int) -> Work:
     """
     work = Work()
     async with engine.exclusive():
-        await engine.start([0])
+        await engine.memory.start([0])
         ids = [token % size for token in range(min(_PROBE_TOKENS, engine.n_ctx // 2))]
         for batch in (ids[:8], ids, *([1] for _ in range(_PROBE_STEPS))):
             begun = time.monotonic()
@@ -107,5 +107,5 @@ async def probe(engine: DeviceEngine, speed: DeviceSpeed, *, size: int) -> Work:
             seconds = time.monotonic() - begun
             speed.measured(len(batch), seconds)
             work.add(len(batch), seconds)
-        await engine.rewind(0)
+        await engine.memory.rewind(0)
     return work

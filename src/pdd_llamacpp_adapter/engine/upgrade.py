@@ -33,9 +33,9 @@ async def upgrade_when_idle(engine: DeviceEngine, chunk: Callable[[], int]) -> N
             logger.info("the device has read in full what was refined before")
 
     while True:
-        await engine.turns.answered()
+        await engine.queue.answered()
         try:
-            await engine.turns.when_idle(work)
+            await engine.queue.when_idle(work)
         except DeviceError as error:
             logger.warning("the device could not read in full what was refined before: %s", named(error))
         except Exception:
@@ -51,16 +51,17 @@ async def upgrade(engine: DeviceEngine, chunk: Callable[[], int]) -> bool:
     Raises:
         DeviceError: llama.cpp returned an error.
     """
-    whole = engine.whole()
-    if engine.history is None or len(whole) > engine.n_ctx:
+    memory = engine.memory
+    whole = memory.whole()
+    if memory.history is None or len(whole) > engine.n_ctx:
         return False
-    saved = await engine.save()
+    saved = await memory.save()
     if saved is None:
         return False
     done = False
-    with engine.standing_for(saved):
+    with memory.standing_for(saved):
         try:
-            read = await engine.rewind(common_prefix(saved.ids, whole))
+            read = await memory.rewind(common_prefix(saved.ids, whole))
             while read < len(whole):
                 batch = whole[read : read + chunk()]
                 await engine.extend(batch)
@@ -69,5 +70,5 @@ async def upgrade(engine: DeviceEngine, chunk: Callable[[], int]) -> bool:
         finally:
             if not done:
                 with anyio.CancelScope(shield=True):
-                    await engine.load(saved)
+                    await memory.load(saved)
     return True

@@ -177,8 +177,8 @@ class Runtime:
         info = self.cloud.info
         if info is not None and needed > info.max_model_len:
             cloud = None
-        held = self._engine.holds(request.prompt_token_ids)
-        held_whole = self._engine.holds(request.prompt_token_ids, refined=False)
+        held = self._engine.memory.holds(request.prompt_token_ids)
+        held_whole = self._engine.memory.holds(request.prompt_token_ids, refined=False)
         rate = self._terms.rate(has_cloud=cloud is not None) if paced else math.inf
         if cloud is None:
             why = Why("there is no cloud" if self.cloud.client is None else "it does not fit the cloud")

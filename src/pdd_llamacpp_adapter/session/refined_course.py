@@ -148,7 +148,7 @@ class RefinedCourse:
         reading = self._reading
         if reading.refined and reading.prompt_done and self._remembered != len(reading.ids):
             self._remembered = len(reading.ids)
-            self._batches.engine.remember(RefinedHistory(tuple(reading.ids), reading.prompt))
+            self._batches.engine.memory.remember(RefinedHistory(tuple(reading.ids), reading.prompt))
 
     def took_over(self) -> None:
         """Take note of the verdict, which is final."""
