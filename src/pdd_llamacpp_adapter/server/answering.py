@@ -76,13 +76,13 @@ class RunningAnswer:
         described: Callable[[RunningAnswer], Json] | None = None,
     ) -> None:
         self.call = call
-        self.described = described
         self.transcript = Transcript(keep_logprobs=turn.request.logprobs is not None)
         self.finished: Finished | None = None
         self.error: ErrorObject | None = None
         """Why there is no end, if there is none."""
         self.id_went_out = False
         """Whether its client has begun to receive it. Of a refused one nobody ever knows the id."""
+        self._described = described
         self._turn = turn
         self._paced = paced
         self._ended = False
@@ -90,6 +90,20 @@ class RunningAnswer:
         self._withholding: Session | None = None
         self._scope = anyio.CancelScope()
         self._outcome: Outcome | None = None
+
+    @property
+    def answer_id(self) -> str:
+        """What its objects have as `id`."""
+        return self.call.answer_id
+
+    @property
+    def is_retrievable(self) -> bool:
+        """Whether it can be read by its id."""
+        return self._described is not None
+
+    def described(self) -> Json:
+        """Return the answer as it is now. Only for one that `is_retrievable`."""
+        return {} if self._described is None else self._described(self)
 
     @property
     def outcome(self) -> Outcome | None:
@@ -128,13 +142,13 @@ class RunningAnswer:
             except PDDError as error:
                 self._failed(error_object(error), error)
             except Exception as error:
-                logger.exception("answer %s failed", self.call.answer_id)
+                logger.exception("answer %s failed", self.answer_id)
                 self._failed(INTERNAL, error)
             if self.finished is None:
                 try:
                     await self._rest(emit)
                 except Exception:
-                    logger.exception("answer %s: what was held back is lost", self.call.answer_id)
+                    logger.exception("answer %s: what was held back is lost", self.answer_id)
 
     async def _run(self, emit: Callable[[AnswerStep | Finished], Awaitable[None]]) -> None:
         async with self.call.service.queue.place() as leave_place:
@@ -170,7 +184,7 @@ class RunningAnswer:
 
     def _failed(self, why: ErrorObject, error: Exception) -> None:
         if self.finished is not None:
-            logger.warning("answer %s was complete, then: %s", self.call.answer_id, type(error).__name__)
+            logger.warning("answer %s was complete, then: %s", self.answer_id, type(error).__name__)
         elif self.error is None:
             self.error = why
 

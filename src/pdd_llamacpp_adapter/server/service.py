@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from pdd_core.timeline import ShownToken
     from pdd_llamacpp_adapter.request import AnswerRequest
-    from pdd_llamacpp_adapter.server.answering import RunningAnswer
     from pdd_llamacpp_adapter.server.http_limits import HttpLimits
+    from pdd_llamacpp_adapter.server.stored import KeptAnswer
     from pdd_llamacpp_adapter.session.outcome import Outcome
 
 _PREPARING = 4
@@ -99,7 +99,7 @@ class Service:
         self.stored = StoredAnswers(settings.stored_answers, settings.stored_ttl, settings.stored_bytes)
         self.metrics = ServerMetrics(self.queue)
         self.incoming = IncomingRequests(self._ring)
-        self._answers: set[RunningAnswer] = set()
+        self._answers: set[KeptAnswer] = set()
         self._bell = anyio.Event()
 
     def loaded(self) -> AnswerSource:
@@ -108,14 +108,14 @@ class Service:
             raise RuntimeError("the model is not loaded yet")
         return self.runtime
 
-    def begun(self, answer: RunningAnswer) -> None:
+    def begun(self, answer: KeptAnswer) -> None:
         """Take note that `answer` is waiting or being made; once the server stops, it is stopped at once."""
         self._answers.add(answer)
         if self.stopping:
             answer.stop(SHUTTING_DOWN)
         self.stored.begun(answer)
 
-    def ended(self, answer: RunningAnswer) -> None:
+    def ended(self, answer: KeptAnswer) -> None:
         """Take note that `answer` is no longer at work, however it ended."""
         self._answers.discard(answer)
         self.stored.ended(answer)

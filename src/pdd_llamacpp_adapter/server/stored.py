@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pydantic_core import to_json
 
@@ -13,7 +13,29 @@ from pdd_llamacpp_adapter.server.failures import DELETED
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pdd_llamacpp_adapter.server.answering import RunningAnswer
+    from pdd_llamacpp_adapter.server.prepared_answer import ErrorObject, Json
+
+
+class KeptAnswer(Protocol):
+    """A `RunningAnswer`, as far as the books know it: who makes answers imports the books."""
+
+    @property
+    def answer_id(self) -> str:
+        """Its id."""
+
+    @property
+    def is_retrievable(self) -> bool:
+        """Whether it is of a kind that can be read by its id."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is something to read, or somebody who may ask what became of it."""
+
+    def described(self) -> Json:
+        """Return the answer as it is now. Only for one that `is_retrievable`."""
+
+    def stop(self, why: ErrorObject) -> None:
+        """End it with the error `why`, unless it has ended."""
 
 
 class StoredAnswers:
@@ -31,24 +53,24 @@ class StoredAnswers:
         self._ttl = ttl
         self._size = size
         self._clock = clock
-        self._running: dict[str, RunningAnswer] = {}
+        self._running: dict[str, KeptAnswer] = {}
         self._ended: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
         self._used = 0
         """Bytes of all in `_ended`."""
 
-    def begun(self, answer: RunningAnswer) -> None:
+    def begun(self, answer: KeptAnswer) -> None:
         """Keep `answer`, if it is of a kind that can be retrieved."""
-        if answer.described is not None:
-            self._running[answer.call.answer_id] = answer
+        if answer.is_retrievable:
+            self._running[answer.answer_id] = answer
 
-    def ended(self, answer: RunningAnswer) -> None:
+    def ended(self, answer: KeptAnswer) -> None:
         """Keep what `answer` has become, unless it was removed, or refused before anyone knew of it.
 
         Its engines' objects are let go.
         """
-        known = self._running.pop(answer.call.answer_id, None) is not None and answer.is_known
-        if known and (told := _encoded(answer)) is not None and len(told) <= self._size:
-            self._ended[answer.call.answer_id] = (self._clock(), told)
+        known = self._running.pop(answer.answer_id, None) is not None and answer.is_known
+        if known and len(told := to_json(answer.described())) <= self._size:
+            self._ended[answer.answer_id] = (self._clock(), told)
             self._used += len(told)
         self._drop_old()
 
@@ -57,7 +79,7 @@ class StoredAnswers:
         self._drop_old()
         running = self._running.get(answer_id)
         if running is not None:
-            return _encoded(running)
+            return to_json(running.described())
         return self._ended[answer_id][1] if answer_id in self._ended else None
 
     def remove(self, answer_id: str) -> bool:
@@ -84,7 +106,3 @@ class StoredAnswers:
         _, told = self._ended.pop(answer_id, (0.0, None))
         self._used -= len(told or b"")
         return told is not None
-
-
-def _encoded(answer: RunningAnswer) -> bytes | None:
-    return None if answer.described is None else to_json(answer.described(answer))

@@ -1,5 +1,4 @@
 import json
-from types import SimpleNamespace
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -17,12 +16,15 @@ class Clock:
 
 class Running:
     def __init__(self, answer_id, kept, known, text):
-        self.call = SimpleNamespace(answer_id=answer_id)
-        self.described = (lambda answer: {"text": text, "ended": answer.over}) if kept else None
+        self.answer_id, self.is_retrievable = answer_id, kept
+        self.text = text
         self.is_known = known
         self.over = False
         self.size = len(json.dumps({"text": text, "ended": True}, separators=(",", ":")))
         self.stopped = None
+
+    def described(self):
+        return {"text": self.text, "ended": self.over}
 
     def stop(self, why):
         self.stopped = why
@@ -52,7 +54,7 @@ class Store(RuleBasedStateMachine):
             self.running.remove(answer)
             answer.over = True
             self.store.ended(answer)
-            if answer.described and answer.stopped is None and answer.is_known and answer.size <= self.most:
+            if answer.is_retrievable and answer.stopped is None and answer.is_known and answer.size <= self.most:
                 self.ended.append((self.clock.now, answer))
                 self.ended = self.ended[max(0, len(self.ended) - self.count) :]
                 while sum(other.size for _, other in self.fresh()) > self.most:
@@ -67,7 +69,7 @@ class Store(RuleBasedStateMachine):
         there = self.expected()
         if there:
             answer = data.draw(st.sampled_from(there))
-            assert self.store.remove(answer.call.answer_id)
+            assert self.store.remove(answer.answer_id)
             assert (answer.stopped is not None) == (not answer.over)
             self.ended = [(end, other) for end, other in self.ended if other is not answer]
         assert not self.store.remove("unknown")
@@ -77,12 +79,12 @@ class Store(RuleBasedStateMachine):
 
     def expected(self):
         fresh = [answer for _, answer in self.fresh()]
-        running = [answer for answer in self.running if answer.described and answer.stopped is None]
+        running = [answer for answer in self.running if answer.is_retrievable and answer.stopped is None]
         return fresh + running
 
     @invariant()
     def exactly_the_expected_ones_can_be_read(self):
-        expected = {answer.call.answer_id: answer for answer in self.expected()}
+        expected = {answer.answer_id: answer for answer in self.expected()}
         for number in range(1, self.number + 1):
             found = self.store.get(str(number))
             assert (found is not None) == (str(number) in expected)
