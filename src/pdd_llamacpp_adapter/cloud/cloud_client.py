@@ -15,7 +15,7 @@ from pdd_core.env import Env
 from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable
 from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, HandoffDeleted, HandoffState, VocabularyPiece
 from pdd_llamacpp_adapter.cloud.cloud_request import openai_fields, vllm_fields
-from pdd_llamacpp_adapter.cloud.stream import CloudChunk, read_stream
+from pdd_llamacpp_adapter.cloud.cloud_stream import CloudChunk, read_stream
 from pdd_llamacpp_adapter.cloud.tokenizer_check import check_tokenizer
 
 if TYPE_CHECKING:

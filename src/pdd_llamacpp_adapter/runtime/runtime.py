@@ -159,7 +159,7 @@ class Runtime:
         error = self.cloud.error
         return {
             "url": self._settings.cloud_url,
-            "state": self.cloud.state.value,
+            "state": self.cloud.connection.value,
             "error": None if error is None else named(error),
         }
 

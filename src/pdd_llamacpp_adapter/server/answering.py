@@ -61,7 +61,7 @@ class RunningAnswer:
 
     Args:
         call: the request it answers.
-        turn: what to answer.
+        prepared: what to answer.
         paced: show the answer at the speed the user is to see; False for a client that waits for all of it.
         described: makes the JSON by which the answer can be retrieved, while it is made and after its end;
             None for answers that cannot be.
@@ -70,20 +70,20 @@ class RunningAnswer:
     def __init__(
         self,
         call: Call,
-        turn: PreparedAnswer,
+        prepared: PreparedAnswer,
         *,
         paced: bool,
         described: Callable[[RunningAnswer], Json] | None = None,
     ) -> None:
         self.call = call
-        self.transcript = Transcript(keep_logprobs=turn.request.logprobs is not None)
+        self.transcript = Transcript(keep_logprobs=prepared.request.logprobs is not None)
         self.finished: Finished | None = None
         self.error: ErrorObject | None = None
         """Why there is no end, if there is none."""
         self.id_went_out = False
         """Whether its client has begun to receive it. Of a refused one nobody ever knows the id."""
         self._described = described
-        self._turn = turn
+        self._prepared = prepared
         self._paced = paced
         self._ended = False
         self._session: Session | None = None
@@ -152,9 +152,9 @@ class RunningAnswer:
 
     async def _run(self, emit: Callable[[AnswerStep | Finished], Awaitable[None]]) -> None:
         async with self.call.service.queue.place() as leave_place:
-            parser = self._turn.parser
+            parser = self._prepared.parser
             async with self.call.runtime.session(
-                self._turn.request, paced=self._paced, group=self.call.group
+                self._prepared.request, paced=self._paced, group=self.call.group
             ) as session:
                 self._session = self._withholding = session
                 async for token in session:
@@ -173,7 +173,7 @@ class RunningAnswer:
         session, self._withholding = self._withholding, None
         if session is None:
             return
-        parser, tail = self._turn.parser, session.tail
+        parser, tail = self._prepared.parser, session.tail
         rest = [*(parser.push(tail) if tail else ()), *parser.finish()]
         if rest:
             await self._step(emit, AnswerStep(rest, None))

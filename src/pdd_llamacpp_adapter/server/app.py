@@ -42,11 +42,11 @@ def create_app(service: Service) -> Starlette:
     ]
     paths: dict[object, str] = {route.endpoint: route.path for route in routes}
     middleware = [Middleware(RequestBooks, service=service, paths=paths)]
-    if service.settings.allow_origins:
+    if service.limits.allow_origins:
         middleware.append(
             Middleware(
                 CORSMiddleware,
-                allow_origins=list(service.settings.allow_origins),
+                allow_origins=list(service.limits.allow_origins),
                 allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=[REQUEST_ID, PDD_HEADER],

@@ -31,19 +31,19 @@ def routes(service: Service) -> list[Route]:
 
     async def create(request: Request) -> Response:
         body, call = await read_request(request, ChatRequest, service, answer_id=new_id("chatcmpl-"))
-        turn = await prepare_body(body, call)
+        prepared = await prepare_body(body, call)
         if body.stream:
             writer = ChatChunks(
                 call,
                 include_usage=body.stream_options.include_usage,
                 with_logprobs=body.logprobs,
             )
-            return stream_answer(call, turn, writer, described=retrieved_completion)
+            return stream_answer(call, prepared, writer, described=retrieved_completion)
 
         def build(transcript: Transcript, finished: Finished) -> Json:
             return chat_completion(call, transcript, finished)
 
-        return await whole_answer(call, turn, build, receive=request.receive, described=retrieved_completion)
+        return await whole_answer(call, prepared, build, receive=request.receive, described=retrieved_completion)
 
     async def retrieve(request: Request) -> Response:
         completion = service.stored.get(request.path_params["completion_id"])

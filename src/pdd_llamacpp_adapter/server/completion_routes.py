@@ -12,7 +12,7 @@ from pdd_llamacpp_adapter.server.completion_objects import CompletionChunks, tex
 from pdd_llamacpp_adapter.server.completion_request import CompletionRequest, one_prompt
 from pdd_llamacpp_adapter.server.delivery import stream_answer, whole_answer
 from pdd_llamacpp_adapter.server.deltas import ContentDelta
-from pdd_llamacpp_adapter.server.prepare import answer_request, in_turn
+from pdd_llamacpp_adapter.server.prepare import answer_request, on_worker_thread
 from pdd_llamacpp_adapter.server.prepared_answer import PreparedAnswer
 from pdd_llamacpp_adapter.server.wire import read_request
 
@@ -34,7 +34,7 @@ def routes(service: Service) -> list[Route]:
     async def create(request: Request) -> Response:
         body, call = await read_request(request, CompletionRequest, service, answer_id=new_id("cmpl-"))
         body.check()
-        turn, prompt = await in_turn(service, lambda: _prepare(body, call.runtime))
+        prepared, prompt = await on_worker_thread(service, lambda: _prepare(body, call.runtime))
         echo = prompt if body.echo else ""
         if body.stream:
             writer = CompletionChunks(
@@ -43,18 +43,18 @@ def routes(service: Service) -> list[Route]:
                 include_usage=body.stream_options.include_usage,
                 with_logprobs=body.logprobs is not None,
             )
-            return stream_answer(call, turn, writer)
+            return stream_answer(call, prepared, writer)
 
         def build(transcript: Transcript, finished: Finished) -> Json:
             return text_completion(call, transcript, finished, echo=echo)
 
-        return await whole_answer(call, turn, build, receive=request.receive)
+        return await whole_answer(call, prepared, build, receive=request.receive)
 
     return [Route(PATH, create, methods=["POST"])]
 
 
 def _prepare(body: CompletionRequest, runtime: AnswerSource) -> tuple[PreparedAnswer, str]:
-    """Return the turn, and the prompt as text."""
+    """Return the prepared answer, and the prompt as text."""
     vocab, prompt = runtime.vocab, one_prompt(body.prompt)
     if isinstance(prompt, str):
         # as llama.cpp's server and vLLM do: who writes a raw prompt writes its control tokens too

@@ -32,7 +32,7 @@ PDD_HEADER = "x-pdd"
 
 async def whole_answer(
     call: Call,
-    turn: PreparedAnswer,
+    prepared: PreparedAnswer,
     build: Callable[[Transcript, Finished], Json],
     *,
     receive: Receive,
@@ -43,7 +43,7 @@ async def whole_answer(
     The header ``x-pdd`` says who made it: ``cloud=12;device=30;took_over=0.8`` are the tokens of each engine and,
     if the device took over, when it did, in seconds since the answer began. The body's `pdd` says more.
     """
-    answer = RunningAnswer(call, turn, paced=False, described=described)
+    answer = RunningAnswer(call, prepared, paced=False, described=described)
 
     async def nowhere(_: AnswerStep | Finished) -> None:
         pass
@@ -60,7 +60,7 @@ async def whole_answer(
 
 def stream_answer(
     call: Call,
-    turn: PreparedAnswer,
+    prepared: PreparedAnswer,
     writer: EventWriter,
     *,
     described: Callable[[RunningAnswer], Json] | None = None,
@@ -71,7 +71,7 @@ def stream_answer(
     is due is a stream from then on, and a failure an event in it. The header ``x-pdd`` tells which engines take
     part, ``mode=handoff``, if that is known by then; the last events' `pdd` says who made what.
     """
-    return _AnswerStream(RunningAnswer(call, turn, paced=True, described=described), writer)
+    return _AnswerStream(RunningAnswer(call, prepared, paced=True, described=described), writer)
 
 
 class _AnswerStream(Response):
@@ -84,7 +84,7 @@ class _AnswerStream(Response):
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
         self._answer = answer
         self._writer = writer
-        self._settings = answer.call.service.settings
+        self._limits = answer.call.service.limits
         self._steps = _Mailbox()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,7 +109,7 @@ class _AnswerStream(Response):
 
     async def _deliver(self, send: Send) -> bool:
         """Send everything but the end of the response; False when the client takes nothing."""
-        steps = await self._steps.take(self._settings.keep_alive)
+        steps = await self._steps.take(self._limits.keep_alive)
         self._began = bool(steps) or not self._steps.over
         if not self._began:
             return True
@@ -126,7 +126,7 @@ class _AnswerStream(Response):
             if data or anyio.current_time() >= due:
                 if not await self._send(send, data or KEEP_ALIVE):
                     return False
-                due = anyio.current_time() + self._settings.keep_alive
+                due = anyio.current_time() + self._limits.keep_alive
             if ended:
                 return True
             # not every step says something: the client may have heard nothing for longer than this one took
@@ -137,7 +137,7 @@ class _AnswerStream(Response):
         return self._writer.finish(step) if isinstance(step, Finished) else self._writer.step(step)
 
     async def _send(self, send: Send, data: bytes, *, more: bool = True) -> bool:
-        with anyio.move_on_after(self._settings.send_timeout) as patience:
+        with anyio.move_on_after(self._limits.send_timeout) as patience:
             await send({"type": "http.response.body", "body": data, "more_body": more})
         return not patience.cancelled_caught
 

@@ -1,4 +1,4 @@
-"""How the server is to behave."""
+"""What the server lets in, how much of it, and how long it waits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LEAST = {"max_running": 1, "max_queue": 0, "max_body_bytes": 1, "stored_answers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpLimits:
-    """All settings of the server; times in seconds.
+    """What the server lets in and how long it waits; times in seconds.
 
     Raises:
         ConfigurationError: a value that cannot work; the message names the setting.

@@ -73,9 +73,9 @@ class Gate:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
         self._service = service
-        self._hosts = tuple(host.lower() for host in service.settings.allow_hosts)
-        self._origins = frozenset(service.settings.allow_origins)
-        key = service.settings.api_key
+        self._hosts = tuple(host.lower() for host in service.limits.allow_hosts)
+        self._origins = frozenset(service.limits.allow_origins)
+        key = service.limits.api_key
         self._key = None if key is None else key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -50,12 +50,12 @@ async def prepare_body(body: ChatBody, call: Call) -> PreparedAnswer:
 
     Raises:
         InvalidRequest, ContextOverflow: as `prepare` and `body.chat_input`.
-        DeviceBusy: as `in_turn`.
+        DeviceBusy: as `on_worker_thread`.
     """
-    return await in_turn(call.service, lambda: _prepare(body.chat_input(), call.runtime))
+    return await on_worker_thread(call.service, lambda: _prepare(body.chat_input(), call.runtime))
 
 
-async def in_turn(service: Service, work: Callable[[], Made]) -> Made:
+async def on_worker_thread(service: Service, work: Callable[[], Made]) -> Made:
     """Return what `work` makes of a request, on a worker thread. Only a few are at work at a time.
 
     Raises:

@@ -3,10 +3,10 @@
 A route's body makes a `ChatInput` of its wire format, `prepare` makes a `PreparedAnswer` of that, and `answering`
 runs it::
 
-    turn = await prepare_body(body, call)
+    prepared = await prepare_body(body, call)
     if streamed:
-        return stream_answer(call, turn, writer)    # an `EventWriter` of the route
-    return await whole_answer(call, turn, build)    # `build(transcript, finished)` makes the route's JSON
+        return stream_answer(call, prepared, writer)    # an `EventWriter` of the route
+    return await whole_answer(call, prepared, build)    # `build(transcript, finished)` makes the route's JSON
 """
 
 from __future__ import annotations

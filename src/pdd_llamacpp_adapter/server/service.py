@@ -43,7 +43,7 @@ class Session(Protocol):
 
 
 class AnswerSource(Protocol):
-    """What the server serves: a model on the device, and a cloud that may begin its answers."""
+    """A `Runtime`, as far as the server needs it: the runtime's own module imports the server."""
 
     @property
     def model_name(self) -> str:
@@ -88,15 +88,15 @@ class Service:
     Not tied to HTTP: whoever runs the application sets `runtime` and calls `shut_down`.
     """
 
-    def __init__(self, settings: HttpLimits, runtime: AnswerSource | None = None) -> None:
-        self.settings = settings
+    def __init__(self, limits: HttpLimits, runtime: AnswerSource | None = None) -> None:
+        self.limits = limits
         self.runtime = runtime
         self.stopping = False
         """True once `shut_down` was called: every new request is answered with 503."""
-        self.queue = AdmissionQueue(settings.max_running, settings.max_queue)
+        self.queue = AdmissionQueue(limits.max_running, limits.max_queue)
         self.preparing = anyio.CapacityLimiter(_PREPARING)
         """Held while a prompt is made of a request."""
-        self.stored = StoredAnswers(settings.stored_answers, settings.stored_ttl, settings.stored_bytes)
+        self.stored = StoredAnswers(limits.stored_answers, limits.stored_ttl, limits.stored_bytes)
         self.metrics = ServerMetrics(self.queue)
         self.incoming = IncomingRequests(self._ring)
         self._answers: set[KeptAnswer] = set()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class ToolCall:
+class MadeToolCall:
     """One tool call, complete or in the making."""
 
     call_id: str
@@ -29,7 +29,7 @@ class Transcript:
     keep_logprobs: bool = False
     """Whether the tokens have logprobs."""
     steps: list[AnswerStep] = field(default_factory=list)
-    tool_calls: list[ToolCall] = field(default_factory=list)
+    tool_calls: list[MadeToolCall] = field(default_factory=list)
     _content: list[str] = field(default_factory=list)
     _reasoning: list[str] = field(default_factory=list)
 
@@ -47,7 +47,7 @@ class Transcript:
 
     def _add_call(self, delta: ToolCallDelta) -> None:
         if delta.index == len(self.tool_calls):
-            self.tool_calls.append(ToolCall(delta.call_id or "", delta.name or "", ""))
+            self.tool_calls.append(MadeToolCall(delta.call_id or "", delta.name or "", ""))
         self.tool_calls[delta.index].arguments += delta.arguments
 
     @property

@@ -138,7 +138,7 @@ async def read_request(
     longest = runtime.context_limit()
     # a message of one part has six values, and no template writes it in fewer than three tokens
     most = _FURTHER_VALUES + 2 * longest
-    limit = service.settings.max_body_bytes
+    limit = service.limits.max_body_bytes
     body = await service.incoming.receive(lambda: read_body(request, model, limit=limit, most=most))
     check_model(body.model, runtime)
     body.check_length(longest)

@@ -14,7 +14,7 @@ from pdd_core.plugins import Policies
 from pdd_core.policies.pacing import FixedRatePacing
 from pdd_core.timeline import Source
 from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, DeviceProfile, generate
-from pdd_llamacpp_adapter.cloud.stream import CloudChunk, CloudEnd
+from pdd_llamacpp_adapter.cloud.cloud_stream import CloudChunk, CloudEnd
 
 POLICIES = Policies({"fixed-rate": FixedRatePacing()}, allow=())
 OPTIONS = {"policies": POLICIES, "rate": math.inf}

@@ -43,8 +43,8 @@ class FakeSession:
 
 
 class FakeRuntime:
-    def __init__(self, session, state=Connection.CONNECTED) -> None:
-        self.cloud = SimpleNamespace(state=state, error="no connection")
+    def __init__(self, session, connection=Connection.CONNECTED) -> None:
+        self.cloud = SimpleNamespace(connection=connection, error="no connection")
         self.session = lambda _: session
 
     @asynccontextmanager

@@ -31,15 +31,15 @@ def routes(service: Service) -> list[Route]:
 
     async def create(request: Request) -> Response:
         body, call = await read_request(request, ResponsesRequest, service, answer_id=new_id("resp_"))
-        turn = await prepare_body(body, call)
+        prepared = await prepare_body(body, call)
         writer = ResponseEvents(call, body.echoed(), with_logprobs=body.with_logprobs)
         if body.stream:
-            return stream_answer(call, turn, writer)
+            return stream_answer(call, prepared, writer)
 
         def build(transcript: Transcript, finished: Finished) -> Json:
             return whole_response(writer, transcript, finished)
 
-        return await whole_answer(call, turn, build, receive=request.receive)
+        return await whole_answer(call, prepared, build, receive=request.receive)
 
     async def stored(_: Request) -> Response:
         raise InvalidRequest("no response has this id: responses are not stored here", code=NOT_FOUND)

@@ -335,8 +335,8 @@ def stream_of():
 
     def make(service):
         call = Call(service=service, runtime=service.runtime, route="/", request_id="r", answer_id="chatcmpl-1")
-        turn = PreparedAnswer(answer_request([1], Sampling(), service.runtime), PlainText())
-        return stream_answer(call, turn, ChatChunks(call, include_usage=False, with_logprobs=False))
+        prepared = PreparedAnswer(answer_request([1], Sampling(), service.runtime), PlainText())
+        return stream_answer(call, prepared, ChatChunks(call, include_usage=False, with_logprobs=False))
 
     return make
 

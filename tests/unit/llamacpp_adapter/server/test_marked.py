@@ -23,9 +23,9 @@ def part(text, **more):
 
 async def protected(runtime, *messages, **fields):
     """The texts of a chat's protected spans."""
-    turn = await prepare(ChatRequest(messages=list(messages), max_tokens=5, **fields).chat_input(), runtime)
-    prompt = bytes(turn.request.prompt_token_ids)
-    return [prompt[start:end].decode() for start, end in turn.request.protect]
+    prepared = await prepare(ChatRequest(messages=list(messages), max_tokens=5, **fields).chat_input(), runtime)
+    prompt = bytes(prepared.request.prompt_token_ids)
+    return [prompt[start:end].decode() for start, end in prepared.request.protect]
 
 
 async def test_a_marked_part_stays(fake_runtime):
@@ -36,26 +36,26 @@ async def test_a_marked_part_stays(fake_runtime):
 async def test_each_of_several_messages_has_its_own_place(fake_runtime):
     content = [part("yes"), part("no", pdd_protect=True)]
     messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "no"}] * 2
-    turn = await prepare(ChatRequest(messages=messages, max_tokens=5).chat_input(), fake_runtime())
-    prompt = bytes(turn.request.prompt_token_ids).decode()
+    prepared = await prepare(ChatRequest(messages=messages, max_tokens=5).chat_input(), fake_runtime())
+    prompt = bytes(prepared.request.prompt_token_ids).decode()
     first = prompt.index("yes\nno") + 4
     second = prompt.index("yes\nno", first) + 4
-    assert turn.request.protect == ((first, first + 2), (second, second + 2))
+    assert prepared.request.protect == ((first, first + 2), (second, second + 2))
 
 
 async def test_a_part_is_found_where_it_stands_and_not_where_its_words_do(fake_runtime):
     user = {"role": "user", "content": [part("no no no"), part(" no ", pdd_protect=True)]}
-    turn = await prepare(ChatRequest(messages=[user], max_tokens=5).chat_input(), fake_runtime())
-    prompt = bytes(turn.request.prompt_token_ids).decode()
-    [(start, end)] = turn.request.protect
+    prepared = await prepare(ChatRequest(messages=[user], max_tokens=5).chat_input(), fake_runtime())
+    prompt = bytes(prepared.request.prompt_token_ids).decode()
+    [(start, end)] = prepared.request.protect
     assert (prompt[start:end], start) == ("no", prompt.index("no no no\n no") + 10)
 
 
-async def places(turn, words):
+async def places(prepared, words):
     """Where the protected spans begin, as the number of the `words`' occurrence in the prompt."""
-    prompt = bytes(turn.request.prompt_token_ids).decode()
+    prompt = bytes(prepared.request.prompt_token_ids).decode()
     starts = [found.start() for found in re.finditer(re.escape(words), prompt)]
-    return [starts.index(start) for start, _ in turn.request.protect]
+    return [starts.index(start) for start, _ in prepared.request.protect]
 
 
 TERMS = part("Net 30", pdd_protect=True)
@@ -80,8 +80,8 @@ TERMS = part("Net 30", pdd_protect=True)
 )
 async def test_a_part_is_not_where_an_earlier_message_says_the_same(fake_runtime, before, place):
     messages = [*before, {"role": "user", "content": [TERMS]}, {"role": "user", "content": "Net 30 or not?"}]
-    turn = await prepare(ChatRequest(messages=messages, max_tokens=5).chat_input(), fake_runtime())
-    assert (await places(turn, "Net 30"))[-1] == place
+    prepared = await prepare(ChatRequest(messages=messages, max_tokens=5).chat_input(), fake_runtime())
+    assert (await places(prepared, "Net 30"))[-1] == place
 
 
 async def test_nor_where_the_instructions_of_a_response_do(fake_runtime):
@@ -104,8 +104,8 @@ async def test_a_message_that_the_template_leaves_out_hides_no_part_behind_it(fa
         {"role": "user", "content": [TERMS]},
         {"role": "user", "content": "Why?"},
     ]
-    turn = await prepare(ChatRequest(messages=messages, max_tokens=5).chat_input(), runtime)
-    assert await places(turn, "Net 30") == [0]
+    prepared = await prepare(ChatRequest(messages=messages, max_tokens=5).chat_input(), runtime)
+    assert await places(prepared, "Net 30") == [0]
 
 
 async def test_text_outside_of_ascii_is_found(fake_runtime):
@@ -152,9 +152,9 @@ async def test_where_nothing_is_refined_marks_mean_nothing(fake_runtime):
 async def test_the_parts_of_a_response_s_input_can_be_marked_too(fake_runtime):
     content = [{"type": "input_text", "text": "One."}, {"type": "input_text", "text": "Two.", "pdd_protect": True}]
     given_ = [{"role": "user", "content": content}, {"type": "reasoning", "content": [5], "summary": []}]
-    turn = await prepare(ResponsesRequest(input=given_, max_output_tokens=5).chat_input(), fake_runtime())
-    [(start, end)] = turn.request.protect
-    assert bytes(turn.request.prompt_token_ids[start:end]) == b"Two."
+    prepared = await prepare(ResponsesRequest(input=given_, max_output_tokens=5).chat_input(), fake_runtime())
+    [(start, end)] = prepared.request.protect
+    assert bytes(prepared.request.prompt_token_ids[start:end]) == b"Two."
 
 
 class Halves:
