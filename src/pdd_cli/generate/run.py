@@ -81,7 +81,7 @@ class _Asking:
     async def run(self, gguf: Path, model: str) -> None:
         """Load the model, and answer."""
         from pdd_llamacpp_adapter.runtime.runtime import Runtime
-        from pdd_llamacpp_adapter.server.prepare import prepare
+        from pdd_llamacpp_adapter.server.prompts.prepare import prepare
 
         async with Runtime.running(gguf, self._settings, model_name=model) as runtime:
             await self._connected(runtime)

@@ -8,9 +8,9 @@ import anyio
 
 from pdd_core.errors import PDDError
 from pdd_llamacpp_adapter.runtime.runtime import Runtime
-from pdd_llamacpp_adapter.server.http_limits import HttpLimits
+from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
+from pdd_llamacpp_adapter.server.answers.service import Service
 from pdd_llamacpp_adapter.server.run import serve
-from pdd_llamacpp_adapter.server.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable

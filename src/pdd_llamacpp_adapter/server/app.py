@@ -13,16 +13,24 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from pdd_core.errors import PDDError
-from pdd_llamacpp_adapter.server import chat_routes, completion_routes, info, responses
-from pdd_llamacpp_adapter.server.delivery import PDD_HEADER
-from pdd_llamacpp_adapter.server.failures import CLIENT_GONE, INTERNAL, INVALID, error_object, error_response
-from pdd_llamacpp_adapter.server.middleware import REQUEST_ID, Gate, RequestBooks
-from pdd_llamacpp_adapter.server.prepared_answer import ErrorObject
+from pdd_llamacpp_adapter.server import info, responses
+from pdd_llamacpp_adapter.server.answers.delivery import PDD_HEADER
+from pdd_llamacpp_adapter.server.chat import chat_routes
+from pdd_llamacpp_adapter.server.completions import completion_routes
+from pdd_llamacpp_adapter.server.gate import REQUEST_ID, Gate, RequestBooks
+from pdd_llamacpp_adapter.server.wire.failures import (
+    CLIENT_GONE,
+    INTERNAL,
+    INVALID,
+    ErrorObject,
+    error_object,
+    error_response,
+)
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from pdd_llamacpp_adapter.server.service import Service
+    from pdd_llamacpp_adapter.server.answers.service import Service
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from pdd_core.optin import FIELDS, HANDOFF_ID_CHARS, MAX_DECODE_BUDGET, STOP_REA
 from pdd_core.patience import Patience
 from pdd_core.timeline import Timeline
 from pdd_llamacpp_adapter.request import AnswerRequest
+from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
+from pdd_llamacpp_adapter.server.answers.service import Service
 from pdd_llamacpp_adapter.server.app import create_app
-from pdd_llamacpp_adapter.server.http_limits import HttpLimits
-from pdd_llamacpp_adapter.server.service import Service
 from pdd_llamacpp_adapter.session.answer_session import AnswerSession
 from pdd_llamacpp_adapter.session.outcome import Mode, Outcome
 from pdd_vllm_plugin.config import PDDConfig

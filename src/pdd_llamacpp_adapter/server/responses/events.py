@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pdd_llamacpp_adapter.server.deltas import ContentDelta, ReasoningDelta, ToolCallDelta
-from pdd_llamacpp_adapter.server.prepared_answer import Event
+from pdd_llamacpp_adapter.server.answers.prepared_answer import Event
+from pdd_llamacpp_adapter.server.answers.token_logprobs import TokenNames, chat_logprobs
+from pdd_llamacpp_adapter.server.output.deltas import ContentDelta, ReasoningDelta, ToolCallDelta
 from pdd_llamacpp_adapter.server.responses.items import CallItem, TextItem, TextKind
 from pdd_llamacpp_adapter.server.responses.response import ResponseShape
-from pdd_llamacpp_adapter.server.token_logprobs import TokenNames, chat_logprobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pdd_core.timeline import ShownToken
-    from pdd_llamacpp_adapter.server.answering import Call
-    from pdd_llamacpp_adapter.server.deltas import Delta
-    from pdd_llamacpp_adapter.server.prepared_answer import AnswerStep, ErrorObject, Finished, Json
+    from pdd_llamacpp_adapter.server.answers.answering import Call
+    from pdd_llamacpp_adapter.server.answers.prepared_answer import AnswerStep, Finished
+    from pdd_llamacpp_adapter.server.answers.transcript import Transcript
+    from pdd_llamacpp_adapter.server.output.deltas import Delta
     from pdd_llamacpp_adapter.server.responses.items import OpenItem, Told
-    from pdd_llamacpp_adapter.server.transcript import Transcript
+    from pdd_llamacpp_adapter.server.wire.failures import ErrorObject
+    from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 
 class ResponseEvents:

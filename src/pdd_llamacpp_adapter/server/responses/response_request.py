@@ -5,18 +5,22 @@ https://platform.openai.com/docs/api-reference/responses/create
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.request import MAX_TOP_LOGPROBS
-from pdd_llamacpp_adapter.server.answer_format import grammar_of
-from pdd_llamacpp_adapter.server.marked import marked_parts
-from pdd_llamacpp_adapter.server.prepared_answer import ChatInput, Json, Sampling
+from pdd_llamacpp_adapter.server.prompts.answer_format import grammar_of
+from pdd_llamacpp_adapter.server.prompts.chat_input import ChatInput
+from pdd_llamacpp_adapter.server.prompts.marked import marked_parts
 from pdd_llamacpp_adapter.server.responses.input_items import chat_messages
 from pdd_llamacpp_adapter.server.tools.tool_use import MAX_TOOLS, function
-from pdd_llamacpp_adapter.server.wire import SamplingFields, Tokens, WireModel, check_items
+from pdd_llamacpp_adapter.server.wire.bodies import WireModel, check_items
+from pdd_llamacpp_adapter.server.wire.sampling_fields import Sampling, SamplingFields, Tokens
+
+if TYPE_CHECKING:
+    from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 _LOGPROBS = "message.output_text.logprobs"
 _STATEFUL = ("previous_response_id", "conversation", "prompt")

@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING
 from starlette.routing import Route
 
 from pdd_core.errors import InvalidRequest
-from pdd_llamacpp_adapter.server.answering import new_id
-from pdd_llamacpp_adapter.server.delivery import stream_answer, whole_answer
-from pdd_llamacpp_adapter.server.failures import NOT_FOUND
-from pdd_llamacpp_adapter.server.prepare import prepare_body
+from pdd_llamacpp_adapter.server.answers.answering import new_id
+from pdd_llamacpp_adapter.server.answers.delivery import stream_answer, whole_answer
+from pdd_llamacpp_adapter.server.answers.read_request import read_request
+from pdd_llamacpp_adapter.server.prompts.prepare import prepare_body
 from pdd_llamacpp_adapter.server.responses.events import ResponseEvents, whole_response
 from pdd_llamacpp_adapter.server.responses.response_request import ResponsesRequest
-from pdd_llamacpp_adapter.server.wire import read_request
+from pdd_llamacpp_adapter.server.wire.failures import NOT_FOUND
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from pdd_llamacpp_adapter.server.prepared_answer import Finished, Json
-    from pdd_llamacpp_adapter.server.service import Service
-    from pdd_llamacpp_adapter.server.transcript import Transcript
+    from pdd_llamacpp_adapter.server.answers.prepared_answer import Finished
+    from pdd_llamacpp_adapter.server.answers.service import Service
+    from pdd_llamacpp_adapter.server.answers.transcript import Transcript
+    from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 PATH = "/v1/responses"
 

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate
     from pdd_llamacpp_adapter.request import Grammar
-
-Json = dict[str, Any]
+    from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 MAX_TOOLS = 128
