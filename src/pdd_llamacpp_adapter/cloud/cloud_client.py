@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pdd_core.env import Env
 from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable
 from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, HandoffDeleted, HandoffState, VocabularyPiece
-from pdd_llamacpp_adapter.cloud.cloud_request import openai_fields, vllm_fields
+from pdd_llamacpp_adapter.cloud.cloud_request import body_fields
 from pdd_llamacpp_adapter.cloud.cloud_stream import CloudChunk, read_stream
 from pdd_llamacpp_adapter.cloud.tokenizer_check import check_tokenizer
 
@@ -152,8 +152,7 @@ class CloudClient:
                 model=await self._model_name(),
                 prompt=list(request.prompt_token_ids),
                 stream=True,
-                extra_body=vllm_fields(request, opt_in),
-                **openai_fields(request),
+                extra_body=body_fields(request, opt_in),
             )
         except openai.OpenAIError as error:
             raise translated(error) from error

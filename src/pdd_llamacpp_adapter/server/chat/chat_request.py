@@ -16,7 +16,7 @@ from pdd_llamacpp_adapter.server.prompts.chat_input import ChatInput
 from pdd_llamacpp_adapter.server.prompts.marked import marked_parts
 from pdd_llamacpp_adapter.server.tools.tool_use import MAX_TOOLS
 from pdd_llamacpp_adapter.server.wire.bodies import check_items
-from pdd_llamacpp_adapter.server.wire.sampling_fields import Sampling, SamplingFields, Tokens
+from pdd_llamacpp_adapter.server.wire.sampling_fields import SamplingFields, Tokens
 
 _SUPERSEDED = {"functions": "tools", "function_call": "tool_choice"}
 
@@ -61,8 +61,7 @@ class ChatRequest(SamplingFields):
             parallel_tool_calls=self.parallel_tool_calls,
             response_format=self.response_format,
             template_kwargs=self.chat_template_kwargs,
-            sampling=Sampling(
-                **self.sampling_fields(),
+            sampling=self._sampling(
                 max_tokens=limit,
                 logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             ),

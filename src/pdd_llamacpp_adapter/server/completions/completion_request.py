@@ -46,7 +46,7 @@ class CompletionRequest(SamplingFields):
 
     def sampling(self) -> Sampling:
         """Return how to choose tokens, and when to stop."""
-        return Sampling(**self.sampling_fields(), max_tokens=self.max_tokens, logprobs=self.logprobs)
+        return self._sampling(max_tokens=self.max_tokens, logprobs=self.logprobs)
 
 
 def one_prompt(prompt: Any) -> str | list[int]:

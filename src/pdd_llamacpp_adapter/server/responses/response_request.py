@@ -17,7 +17,7 @@ from pdd_llamacpp_adapter.server.prompts.marked import marked_parts
 from pdd_llamacpp_adapter.server.responses.input_items import chat_messages
 from pdd_llamacpp_adapter.server.tools.tool_use import MAX_TOOLS, function
 from pdd_llamacpp_adapter.server.wire.bodies import WireModel, check_items
-from pdd_llamacpp_adapter.server.wire.sampling_fields import Sampling, SamplingFields, Tokens
+from pdd_llamacpp_adapter.server.wire.sampling_fields import SamplingFields, Tokens
 
 if TYPE_CHECKING:
     from pdd_llamacpp_adapter.server.wire.json_body import Json
@@ -80,8 +80,7 @@ class ResponsesRequest(SamplingFields):
             parallel_tool_calls=self.parallel_tool_calls,
             response_format=self._format(),
             template_kwargs=self.chat_template_kwargs,
-            sampling=Sampling(
-                **self.sampling_fields(),
+            sampling=self._sampling(
                 max_tokens=self.max_output_tokens,
                 logprobs=self.top_logprobs if self.with_logprobs else None,
             ),
@@ -89,12 +88,13 @@ class ResponsesRequest(SamplingFields):
 
     def echoed(self) -> Json:
         """Return the fields of the request that the response repeats."""
+        sampled = self.model_dump(include={"temperature", "top_p"})
         return {
             "instructions": self.instructions,
             "max_output_tokens": self.max_output_tokens,
             "metadata": self.metadata,
             "parallel_tool_calls": self.parallel_tool_calls,
-            "temperature": self.temperature,
+            "temperature": sampled["temperature"],
             "text": {"format": self.text.format},
             "tool_choice": self.tool_choice,
             "tools": [
@@ -102,7 +102,7 @@ class ResponsesRequest(SamplingFields):
                 for tool, made in zip(self.tools, self._functions(), strict=True)
             ],
             "top_logprobs": self.top_logprobs,
-            "top_p": self.top_p,
+            "top_p": sampled["top_p"],
             "truncation": self.truncation,
         }
 

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, create_model
 from pydantic_core import PydanticCustomError
 
 from pdd_core.errors import InvalidRequest
-from pdd_llamacpp_adapter.server.wire.bodies import ModelRequest, WireModel
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from pdd_llamacpp_adapter.request import INT32, SamplingParams
+from pdd_llamacpp_adapter.server.wire.bodies import Body, ModelRequest, WireModel
 
 _MOST_TOKEN_IDS = 1024
 """In `logit_bias` and in `stop_token_ids`; OpenAI's API takes 300."""
-_INT64 = 2**63
-_INT32 = 2**31
 
 # more digits than these have would be too many to write back into an error
-Tokens = Annotated[int, Field(ge=1, lt=_INT32)]
+Tokens = Annotated[int, Field(ge=1, lt=INT32)]
 """A limit on an answer's length."""
-_Small = Annotated[int, Field(ge=-_INT32, lt=_INT32)]
+_Small = Annotated[int, Field(ge=-INT32, lt=INT32)]
 
 
 def _few(value: Any) -> Any:
@@ -36,27 +32,38 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+_TYPES: dict[str, Any] = {
+    "bool": bool,
+    "float": float,
+    "int": int,
+    "int | None": int,
+    "Sequence[int]": Annotated[list[_Small], BeforeValidator(_few)],
+    "Sequence[str]": Annotated[list[str], BeforeValidator(_listed)],
+    "Mapping[int, float]": Annotated[dict[int, float], BeforeValidator(_few)],
+}
+"""A body's field by what `SamplingParams` has."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How to choose tokens, and when to stop; defaults are OpenAI's. Bounds are checked by `AnswerRequest`."""
+class Sampling(SamplingParams):
+    """What a client asks for; defaults are OpenAI's. Bounds are checked by `AnswerRequest`."""
 
     temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    seed: int | None = None
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
     max_tokens: int | None = None
     """None: all that the context has room for."""
-    min_tokens: int = 0
-    stop: Sequence[str] = ()
-    stop_token_ids: Sequence[int] = ()
-    ignore_eos: bool = False
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
     """Number of most likely tokens to return besides the chosen one's logprob; None returns no logprobs."""
+
+
+def _with_sampling(model: type[Body]) -> type[Body]:
+    """Return `model` with a field for each of `SamplingParams`."""
+    asked = {parameter.name: parameter for parameter in fields(Sampling)}
+    made: dict[str, Any] = {}
+    for parameter in fields(SamplingParams):
+        factory = parameter.default_factory
+        default = asked[parameter.name].default if factory is MISSING else Field(default_factory=factory)
+        made[parameter.name] = (Annotated[_TYPES[str(parameter.type)], Field(**parameter.metadata)], default)
+    return create_model(model.__name__, __base__=model, __module__=model.__module__, **made)
 
 
 class StreamOptions(WireModel):
@@ -65,28 +72,16 @@ class StreamOptions(WireModel):
     include_usage: bool = False
 
 
+@_with_sampling
 class SamplingFields(ModelRequest):
-    """The fields that all answering routes share: OpenAI's, and vLLM's extras.
+    """The fields that all answering routes share: OpenAI's, and vLLM's extras. Those of `SamplingParams` follow.
 
-    Bounds that are not given here are `AnswerRequest`'s own.
+    Bounds that are not given there are `AnswerRequest`'s own.
     """
 
     stream: bool = False
     stream_options: StreamOptions = Field(default_factory=StreamOptions)
     n: _Small = 1
-    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    top_p: float = 1.0
-    seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
-    stop: Annotated[list[str], BeforeValidator(_listed), Field(max_length=4)] = Field(default_factory=list)
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Annotated[dict[int, float], BeforeValidator(_few)] = Field(default_factory=dict)
-    top_k: Annotated[int, Field(lt=_INT32)] = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    min_tokens: Annotated[int, Field(ge=0, lt=_INT32)] = 0
-    stop_token_ids: Annotated[list[_Small], BeforeValidator(_few)] = Field(default_factory=list)
-    ignore_eos: bool = False
 
     def check_n(self) -> None:
         """Refuse more than one choice.
@@ -106,7 +101,7 @@ class SamplingFields(ModelRequest):
             ContextOverflow: there are more than `most`.
         """
 
-    def sampling_fields(self) -> dict[str, Any]:
-        """Return what `Sampling` takes under the same names."""
-        names = set(SamplingFields.model_fields) - {*ModelRequest.model_fields, "stream", "stream_options", "n"}
-        return {name: getattr(self, name) for name in names}
+    def _sampling(self, *, max_tokens: int | None, logprobs: int | None) -> Sampling:
+        """Return what is asked for, with what each route has a name of its own for."""
+        shared = {parameter.name: getattr(self, parameter.name) for parameter in fields(SamplingParams)}
+        return Sampling(**shared, max_tokens=max_tokens, logprobs=logprobs)
