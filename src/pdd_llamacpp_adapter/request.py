@@ -156,7 +156,7 @@ def check_token_ids(ids: Iterable[int], size: int, *, param: str) -> None:
     """Refuse ids that a vocabulary of `size` tokens does not have.
 
     Raises:
-        InvalidRequest: there is one; `param` is the field it stands in.
+        InvalidRequest: there is one; `param` is its field.
     """
     for token in ids:
         if not 0 <= token < size:

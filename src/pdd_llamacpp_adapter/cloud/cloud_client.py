@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.cloud.tokenizer_check import DeviceVocabulary
     from pdd_llamacpp_adapter.request import AnswerRequest
 
-__all__ = ["CloudChunk", "CloudClient"]
-
 _NO_KEY = "EMPTY"
 """vLLM's own convention for a server without keys."""
 _CONNECT_TIMEOUT = 5.0
@@ -124,7 +122,7 @@ class CloudClient:
     async def connected(self, vocab: DeviceVocabulary) -> CloudInfo:
         """Return what `connect` returned for this vocabulary; connect if that was not done. Raises as `connect`.
 
-        Fails at the first attempt: whoever calls this in the middle of an answer has a device that can go on.
+        Fails at the first attempt: in the middle of an answer, the device can go on.
         """
         if self.info is not None and self._checked is vocab:
             return self.info

@@ -125,7 +125,7 @@ class DeviceEngine:
 
     @property
     def history(self) -> RefinedHistory | None:
-        """What the memory's first ids stand for; see `EngineMemory.history`."""
+        """The refined prompt that the memory begins with; see `EngineMemory.history`."""
         return self.memory.history
 
     def reset(self) -> None:

@@ -1,4 +1,4 @@
-"""What the device's engine remembers: the ids in its context, and what they stand for."""
+"""What the device's engine remembers: the ids in its context, and the prompt that they were read in place of."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ class EngineMemory:
 
     @property
     def history(self) -> RefinedHistory | None:
-        """What the context's first ids stand for, where they are a refined prompt; None where for themselves."""
+        """The refined prompt that the context's first ids are; None where they are none."""
         return self._found_by_next().history
 
     def remember(self, history: RefinedHistory) -> None:
-        """Take note that what the context holds begins with a refined prompt. `start` and `rewind` keep to it.
+        """Remember that what the context holds begins with a refined prompt. `start` and `rewind` keep to it.
 
         Raises:
             DeviceEngineFailed: the context holds something else.
@@ -87,9 +87,8 @@ class EngineMemory:
     async def start(self, prompt: Sequence[int], *, refined: bool = True) -> int:
         """Keep what the context has of `prompt` already, drop the rest, and return how many of its tokens that is.
 
-        Always fewer than all: the last token has to be processed to give logits. With a `history`, what is kept is
-        shorter than the part of the prompt that it stands for; with `refined` False, only tokens that stand for
-        themselves are kept.
+        Always fewer than all: the last token has to be processed to give logits. A refined prompt counts with the
+        tokens of the whole one. With `refined` False, only tokens that are the prompt's own are kept.
         """
         context = self.context
 
@@ -113,7 +112,7 @@ class EngineMemory:
         self._thread.run(lambda: context.rewind(0))
 
     def whole(self) -> list[int]:
-        """Return all that the context stands for: what it holds, or what it would hold without refinement."""
+        """Return what the context holds, or would hold had nothing been refined."""
         context = self.context
         return list(context.ids) if context.history is None else context.history.whole(context.ids)
 
@@ -129,8 +128,8 @@ class EngineMemory:
         return await self._thread.call(copy)
 
     @contextmanager
-    def standing_for(self, saved: SavedMemory) -> Iterator[None]:
-        """Work on a memory in whose place the next answer finds `saved`: `history` and `holds` tell of that."""
+    def telling_of(self, saved: SavedMemory) -> Iterator[None]:
+        """Until the block ends, have `history` and `holds` tell of `saved`: the next answer will find that."""
         self._aside = saved
         try:
             yield

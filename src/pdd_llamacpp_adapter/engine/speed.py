@@ -34,7 +34,7 @@ class Work:
         self.decoded_s = 0.0
 
     def add(self, tokens: int, seconds: float) -> None:
-        """Take note that a batch of `tokens` took `seconds`."""
+        """Count a batch of `tokens` that took `seconds`."""
         if tokens >= _LARGE:
             self.read_tokens += tokens
             self.read_s += seconds
@@ -50,7 +50,7 @@ class WorkLeft(NamedTuple):
     to_read: int
     """Tokens that it has to process before it can go on with the answer."""
     made: int
-    """Tokens that the answer has, whoever made them."""
+    """Tokens that the answer has, from both sides."""
 
 
 class DeviceSpeed:
@@ -63,7 +63,7 @@ class DeviceSpeed:
         """Seconds of one decode step; None before the first."""
 
     def measured(self, tokens: int, seconds: float) -> None:
-        """Take note that a batch of `tokens` took `seconds`."""
+        """Count a batch of `tokens` that took `seconds`."""
         if seconds <= 0:
             return
         if tokens >= _LARGE:

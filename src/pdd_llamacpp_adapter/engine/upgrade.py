@@ -1,4 +1,4 @@
-"""Idle time, used: reads the whole of what a context holds in a refined form, for the next turn."""
+"""Idle time, used: reads the whole of what a context holds in a refined form, for the chat's next turn."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def upgrade_when_idle(engine: DeviceEngine, chunk: Callable[[], int]) -> N
 async def upgrade(engine: DeviceEngine, chunk: Callable[[], int]) -> bool:
     """Replace a refined prompt in the engine's memory by the whole one; return whether there was one, and room.
 
-    To be called by whoever holds the engine. If it is cancelled, or fails, the memory is what it was before.
+    The caller has to hold the engine. If this is cancelled, or fails, the memory is what it was before.
 
     Raises:
         DeviceError: llama.cpp returned an error.
@@ -59,7 +59,7 @@ async def upgrade(engine: DeviceEngine, chunk: Callable[[], int]) -> bool:
     if saved is None:
         return False
     done = False
-    with memory.standing_for(saved):
+    with memory.telling_of(saved):
         try:
             read = await memory.rewind(common_prefix(saved.ids, whole))
             while read < len(whole):

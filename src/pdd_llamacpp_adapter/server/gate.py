@@ -73,7 +73,7 @@ class RequestBooks:
 class Gate:
     """Lets a request through that has the key, once there is a model and until the server stops.
 
-    Without a key, whoever may reach the server may use it, but no web page from elsewhere.
+    Without a key, every program that reaches the server may use it, but no web page from elsewhere.
     """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:

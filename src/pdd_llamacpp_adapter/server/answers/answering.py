@@ -20,8 +20,9 @@ from pdd_llamacpp_adapter.server.wire.failures import INTERNAL, ErrorObject, err
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from pdd_llamacpp_adapter.server.answers.service import AnswerSource, Service, Session
+    from pdd_llamacpp_adapter.server.answers.service import AnswerSource, Service
     from pdd_llamacpp_adapter.server.wire.json_body import Json
+    from pdd_llamacpp_adapter.session.answer_session import AnswerSession
     from pdd_llamacpp_adapter.session.outcome import Outcome
 
 logger = logging.getLogger(__name__)
@@ -86,8 +87,8 @@ class RunningAnswer:
         self._prepared = prepared
         self._paced = paced
         self._ended = False
-        self._session: Session | None = None
-        self._withholding: Session | None = None
+        self._session: AnswerSession | None = None
+        self._withholding: AnswerSession | None = None
         self._scope = anyio.CancelScope()
         self._outcome: Outcome | None = None
 

@@ -36,7 +36,7 @@ class HttpLimits:
     keep_alive: float = 10.0
     """A stream with nothing to say says a comment this often. Also the longest wait before its headers go out."""
     send_timeout: float = 60.0
-    """A client that takes nothing for this long is taken for gone."""
+    """A client that takes nothing for this long counts as gone."""
     max_body_bytes: int = 8 * 2**20
     stored_answers: int = 64
     """Chat completions that can be retrieved, counted from the newest."""

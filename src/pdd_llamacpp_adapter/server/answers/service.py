@@ -13,33 +13,17 @@ from pdd_llamacpp_adapter.server.answers.stored import StoredAnswers
 from pdd_llamacpp_adapter.server.wire.failures import SHUTTING_DOWN
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
-    from pdd_core.timeline import ShownToken
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
     from pdd_llamacpp_adapter.server.answers.stored import KeptAnswer
-    from pdd_llamacpp_adapter.session.outcome import Outcome
+    from pdd_llamacpp_adapter.session.answer_session import AnswerSession
 
 _PREPARING = 4
 """Requests whose prompts are made at a time. Of all worker threads, long prompts would leave none to others."""
 _STOPPING = 5.0
 """Seconds that answers which were told to stop have for it."""
-
-
-class Session(Protocol):
-    """One answer being made: `AnswerSession`, as far as the server needs it."""
-
-    @property
-    def outcome(self) -> Outcome:
-        """What became of the answer, or has until now."""
-
-    @property
-    def tail(self) -> str:
-        """Text still withheld when the answer ended; belongs after the last token."""
-
-    def __aiter__(self) -> AsyncIterator[ShownToken]: ...
 
 
 class AnswerSource(Protocol):
@@ -72,7 +56,7 @@ class AnswerSource(Protocol):
 
     def session(
         self, request: AnswerRequest, *, paced: bool = True, group: str = ""
-    ) -> AbstractAsyncContextManager[Session]:
+    ) -> AbstractAsyncContextManager[AnswerSession]:
         """Return a session that will answer `request`; entering it may refuse the request.
 
         `paced` False is for a client that waits for all of it; `group` says whose answers are alike.
@@ -85,7 +69,7 @@ class AnswerSource(Protocol):
 class Service:
     """The server behind its routes. Made before the model is loaded; `runtime` is set when it is.
 
-    Not tied to HTTP: whoever runs the application sets `runtime` and calls `shut_down`.
+    Not tied to HTTP: the program that runs the application sets `runtime` and calls `shut_down`.
     """
 
     def __init__(self, limits: HttpLimits, runtime: AnswerSource | None = None) -> None:
@@ -109,14 +93,14 @@ class Service:
         return self.runtime
 
     def begun(self, answer: KeptAnswer) -> None:
-        """Take note that `answer` is waiting or being made; once the server stops, it is stopped at once."""
+        """Count `answer` among those at work. Once the server stops, it is stopped at once."""
         self._answers.add(answer)
         if self.stopping:
             answer.stop(SHUTTING_DOWN)
         self.stored.begun(answer)
 
     def ended(self, answer: KeptAnswer) -> None:
-        """Take note that `answer` is no longer at work, however it ended."""
+        """Count `answer` no longer among those at work, however it ended."""
         self._answers.discard(answer)
         self.stored.ended(answer)
         self._ring()

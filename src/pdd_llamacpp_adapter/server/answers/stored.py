@@ -98,7 +98,7 @@ class StoredAnswers:
     def _drop_old(self) -> None:
         oldest_allowed = self._clock() - self._ttl
         while self._ended:
-            answer_id, (end, _) = next(iter(self._ended.items()))  # they stand in the order of their ends
+            answer_id, (end, _) = next(iter(self._ended.items()))  # in the order of their ends
             if len(self._ended) <= self._count and self._used <= self._size and end >= oldest_allowed:
                 return
             self._forget(answer_id)

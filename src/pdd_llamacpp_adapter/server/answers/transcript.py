@@ -34,7 +34,7 @@ class Transcript:
     _reasoning: list[str] = field(default_factory=list)
 
     def add(self, step: AnswerStep) -> None:
-        """Take note of `step`."""
+        """Add the next step."""
         self.steps.append(step)
         for delta in step.deltas:
             match delta:

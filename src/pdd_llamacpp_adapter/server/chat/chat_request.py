@@ -12,8 +12,8 @@ from pydantic import Field
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.request import MAX_TOP_LOGPROBS
 from pdd_llamacpp_adapter.server.chat.messages import plain_messages
-from pdd_llamacpp_adapter.server.prompts.chat_input import ChatInput
 from pdd_llamacpp_adapter.server.prompts.marked import marked_parts
+from pdd_llamacpp_adapter.server.prompts.prepare import ChatInput
 from pdd_llamacpp_adapter.server.tools.tool_use import MAX_TOOLS
 from pdd_llamacpp_adapter.server.wire.bodies import check_items
 from pdd_llamacpp_adapter.server.wire.sampling_fields import SamplingFields, Tokens

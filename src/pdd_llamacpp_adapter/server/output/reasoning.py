@@ -1,4 +1,4 @@
-"""Parts a model's thoughts from its answer: what stands between ``<think>`` and ``</think>``."""
+"""Parts a model's thoughts from its answer: the text between ``<think>`` and ``</think>``."""
 
 from __future__ import annotations
 

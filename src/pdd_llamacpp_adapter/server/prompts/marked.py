@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MARK = "pdd_protect"
 JOINT = "\n"
-"""What stands between the parts of one message."""
+"""The text between the parts of one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def _text(part: Any) -> str:
 
 
 def spans_of_parts(parts: Sequence[MarkedPart], prompt: Sequence[int], vocab: Vocabulary) -> list[Span]:
-    """Return where in `prompt` the parts stand, as spans of tokens.
+    """Return where in `prompt` the parts are, as spans of tokens.
 
     Raises:
         InvalidRequest: a part is not in the prompt as it was sent: the chat template left it out or changed it.

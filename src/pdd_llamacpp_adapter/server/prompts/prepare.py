@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio
 
@@ -16,22 +16,40 @@ from pdd_llamacpp_adapter.server.prompts.answer_format import grammar_of
 from pdd_llamacpp_adapter.server.prompts.answer_parser import output_parser
 from pdd_llamacpp_adapter.server.prompts.marked import span_of_tools, spans_of_parts
 from pdd_llamacpp_adapter.server.tools.tool_use import plan_tools
+from pdd_llamacpp_adapter.server.wire.sampling_fields import Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pdd_core.refinement.prompt import Span
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
     from pdd_llamacpp_adapter.request import Grammar
     from pdd_llamacpp_adapter.server.answers.answering import Call
     from pdd_llamacpp_adapter.server.answers.service import AnswerSource, Service
-    from pdd_llamacpp_adapter.server.prompts.chat_input import ChatInput
+    from pdd_llamacpp_adapter.server.prompts.marked import MarkedPart
     from pdd_llamacpp_adapter.server.tools.tool_use import ToolPlan
-    from pdd_llamacpp_adapter.server.wire.sampling_fields import Sampling
+    from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 Made = TypeVar("Made")
 
 _RESERVED = RESERVED_VARIABLES | {"self", "most"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatInput:
+    """A chat to go on with, in the shapes of OpenAI's chat completions."""
+
+    messages: Sequence[Json]
+    """Roles system, user, assistant (with tool_calls) and tool; `content` is a string or None."""
+    tools: Sequence[Json] = ()
+    tool_choice: str | Json | None = None
+    parallel_tool_calls: bool = True
+    response_format: Json | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Variables for the model's chat template, such as `enable_thinking`."""
+    marked: Sequence[MarkedPart] = ()
+    """Parts that stay when the prompt is refined."""
 
 
 async def prepare(chat: ChatInput, runtime: AnswerSource) -> PreparedAnswer:

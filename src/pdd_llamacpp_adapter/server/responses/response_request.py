@@ -12,8 +12,8 @@ from pydantic import Field
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.request import MAX_TOP_LOGPROBS
 from pdd_llamacpp_adapter.server.prompts.answer_format import grammar_of
-from pdd_llamacpp_adapter.server.prompts.chat_input import ChatInput
 from pdd_llamacpp_adapter.server.prompts.marked import marked_parts
+from pdd_llamacpp_adapter.server.prompts.prepare import ChatInput
 from pdd_llamacpp_adapter.server.responses.input_items import chat_messages
 from pdd_llamacpp_adapter.server.tools.tool_use import MAX_TOOLS, function
 from pdd_llamacpp_adapter.server.wire.bodies import WireModel, check_items

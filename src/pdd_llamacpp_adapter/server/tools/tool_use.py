@@ -118,7 +118,7 @@ def plan_tools(
 
 
 def _chosen(functions: list[Json], choice: Any) -> tuple[list[Json], list[Json]]:
-    """Return the tools that the model is told about, and those of which it has to call one."""
+    """Return the tools that the model is told about, and those among which it has to call one."""
     if isinstance(choice, dict):
         name = _chosen_name(choice)
         named = [tool for tool in functions if tool["function"]["name"] == name]

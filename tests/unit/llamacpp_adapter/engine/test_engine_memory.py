@@ -55,7 +55,7 @@ async def test_a_refined_history_is_gone_on_from(memory):
 
 async def test_while_idle_work_changes_it_the_memory_is_what_an_answer_would_find(memory):
     saved = await memory.save()
-    with memory.standing_for(saved):
+    with memory.telling_of(saved):
         await memory.rewind(2)
         assert memory.history == HISTORY
         assert memory.holds(NEXT_TURN) == 12

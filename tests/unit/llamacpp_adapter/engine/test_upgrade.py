@@ -45,7 +45,7 @@ class MemoryEngine:
         self.held, self.history = list(saved.ids), saved.history
 
     @contextmanager
-    def standing_for(self, saved):
+    def telling_of(self, saved):
         self.stands_for = saved
         try:
             yield
