@@ -13,11 +13,12 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from pdd_core.errors import PDDError
-from pdd_llamacpp_adapter.server import info, responses
+from pdd_llamacpp_adapter.server import info
 from pdd_llamacpp_adapter.server.answers.delivery import PDD_HEADER
 from pdd_llamacpp_adapter.server.chat import chat_routes
 from pdd_llamacpp_adapter.server.completions import completion_routes
 from pdd_llamacpp_adapter.server.gate import REQUEST_ID, Gate, RequestBooks
+from pdd_llamacpp_adapter.server.responses import response_routes
 from pdd_llamacpp_adapter.server.wire.failures import (
     CLIENT_GONE,
     INTERNAL,
@@ -46,7 +47,7 @@ def create_app(service: Service) -> Starlette:
         *info.routes(service),
         *chat_routes.routes(service),
         *completion_routes.routes(service),
-        *responses.routes(service),
+        *response_routes.routes(service),
     ]
     paths: dict[object, str] = {route.endpoint: route.path for route in routes}
     middleware = [Middleware(RequestBooks, service=service, paths=paths)]

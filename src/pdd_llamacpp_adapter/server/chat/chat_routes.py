@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse, Response
@@ -19,10 +20,7 @@ from pdd_llamacpp_adapter.server.wire.failures import NOT_FOUND
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from pdd_llamacpp_adapter.server.answers.prepared_answer import Finished
     from pdd_llamacpp_adapter.server.answers.service import Service
-    from pdd_llamacpp_adapter.server.answers.transcript import Transcript
-    from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 PATH = "/v1/chat/completions"
 
@@ -40,10 +38,7 @@ def routes(service: Service) -> list[Route]:
                 with_logprobs=body.logprobs,
             )
             return stream_answer(call, prepared, writer, described=retrieved_completion)
-
-        def build(transcript: Transcript, finished: Finished) -> Json:
-            return chat_completion(call, transcript, finished)
-
+        build = partial(chat_completion, call)
         return await whole_answer(call, prepared, build, receive=request.receive, described=retrieved_completion)
 
     async def retrieve(request: Request) -> Response:

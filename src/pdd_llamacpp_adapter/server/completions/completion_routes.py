@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.routing import Route
@@ -20,11 +21,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from pdd_llamacpp_adapter.server.answers.prepared_answer import Finished
     from pdd_llamacpp_adapter.server.answers.service import AnswerSource, Service
-    from pdd_llamacpp_adapter.server.answers.transcript import Transcript
     from pdd_llamacpp_adapter.server.output.deltas import Delta
-    from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 PATH = "/v1/completions"
 
@@ -45,10 +43,7 @@ def routes(service: Service) -> list[Route]:
                 with_logprobs=body.logprobs is not None,
             )
             return stream_answer(call, prepared, writer)
-
-        def build(transcript: Transcript, finished: Finished) -> Json:
-            return text_completion(call, transcript, finished, echo=echo)
-
+        build = partial(text_completion, call, echo=echo)
         return await whole_answer(call, prepared, build, receive=request.receive)
 
     return [Route(PATH, create, methods=["POST"])]

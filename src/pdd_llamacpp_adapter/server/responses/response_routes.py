@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.routing import Route
@@ -19,10 +20,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from pdd_llamacpp_adapter.server.answers.prepared_answer import Finished
     from pdd_llamacpp_adapter.server.answers.service import Service
-    from pdd_llamacpp_adapter.server.answers.transcript import Transcript
-    from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 PATH = "/v1/responses"
 
@@ -36,11 +34,7 @@ def routes(service: Service) -> list[Route]:
         writer = ResponseEvents(call, body.echoed(), with_logprobs=body.with_logprobs)
         if body.stream:
             return stream_answer(call, prepared, writer)
-
-        def build(transcript: Transcript, finished: Finished) -> Json:
-            return whole_response(writer, transcript, finished)
-
-        return await whole_answer(call, prepared, build, receive=request.receive)
+        return await whole_answer(call, prepared, partial(whole_response, writer), receive=request.receive)
 
     async def stored(_: Request) -> Response:
         raise InvalidRequest("no response has this id: responses are not stored here", code=NOT_FOUND)
