@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MAX_TOP_LOGPROBS = 20
 """As in OpenAI's API and vLLM's default."""
+INT32, INT64 = 2**31, 2**63
 LEAST_REPETITION_PENALTY, MOST_REPETITION_PENALTY = 1e-6, 1e6
 """vLLM takes any above 0, but both engines would reckon with infinity: logits and penalties are float32."""
 
@@ -44,7 +45,39 @@ class Grammar:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerRequest:
+class SamplingParams:
+    """How tokens are chosen, and what else ends an answer: the one list. Names and meanings are vLLM's.
+
+    What the cloud is sent, and the bodies that the server takes, have a field for each of these, by this name. A
+    field's metadata bound that of a body further, in pydantic's words: OpenAI's bounds, or the size of a number.
+    """
+
+    temperature: float = field(default=0.0, metadata={"ge": 0, "le": 2})
+    """0 is greedy."""
+    top_p: float = 1.0
+    seed: int | None = field(default=None, metadata={"ge": -INT64, "lt": INT64})
+    """None, or -1 as in vLLM, is another one each time."""
+    stop: Sequence[str] = field(default_factory=tuple, metadata={"max_length": 4})
+    """Strings that end the answer, and do not belong to it."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Added to the logits of these token ids, -100 to 100."""
+    top_k: int = field(default=0, metadata={"lt": INT32})
+    """0 or -1 keeps all."""
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    """1e-6 to 1e6."""
+    min_tokens: int = field(default=0, metadata={"ge": 0, "lt": INT32})
+    """No stop token before the answer has this many tokens, unless only such a token can come."""
+    stop_token_ids: Sequence[int] = ()
+    """Tokens that end the answer, besides the model's own end of sequence."""
+    ignore_eos: bool = False
+    """Go on past the model's end of sequence; for benchmarks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerRequest(SamplingParams):
     """A prompt and how to go on from it. Names and meanings are those of vLLM's ``SamplingParams``.
 
     Raises:
@@ -54,28 +87,6 @@ class AnswerRequest:
     prompt_token_ids: Sequence[int]
     """The whole prompt as ids, special tokens included. Never text: the engines may split text differently."""
     max_tokens: int
-    temperature: float = 0.0
-    """0 is greedy."""
-    top_p: float = 1.0
-    top_k: int = 0
-    """0 or -1 keeps all."""
-    min_p: float = 0.0
-    seed: int | None = None
-    """None, or -1 as in vLLM, is another one each time."""
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    """1e-6 to 1e6."""
-    min_tokens: int = 0
-    """No stop token before the answer has this many tokens, unless only such a token can come."""
-    stop_token_ids: Sequence[int] = ()
-    """Tokens that end the answer, besides the model's own end of sequence."""
-    stop: Sequence[str] = ()
-    """Strings that end the answer, and do not belong to it."""
-    ignore_eos: bool = False
-    """Go on past the model's end of sequence; for benchmarks."""
-    logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
-    """Added to the logits of these token ids, -100 to 100."""
     logprobs: int | None = None
     """Return each token's logprob, and those of this many most likely tokens (0 to 20); None returns none."""
     grammar: Grammar | None = None
@@ -145,7 +156,7 @@ def check_token_ids(ids: Iterable[int], size: int, *, param: str) -> None:
     """Refuse ids that a vocabulary of `size` tokens does not have.
 
     Raises:
-        InvalidRequest: there is one; `param` is the field it stands in.
+        InvalidRequest: there is one; `param` is its field.
     """
     for token in ids:
         if not 0 <= token < size:

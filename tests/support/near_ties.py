@@ -10,7 +10,7 @@ async def assert_same(engine, prompt, ours, theirs):
     if first is None:
         assert len(ours) == len(theirs)
         return
-    await engine.rewind(0)
+    await engine.memory.rewind(0)
     logits = await engine.extend([*prompt, *theirs[:first]], want_logits=True)
     margin = abs(float(logits[ours[first]] - logits[theirs[first]]))
     assert margin < NEAR_TIE, f"token {first} is {ours[first]}, not {theirs[first]}, by {margin:.3f} nats"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pdd_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from pdd_llamacpp_adapter.server.prepared_answer import ChatInput
+    from pdd_llamacpp_adapter.server.prompts.prepare import ChatInput
 
 STDIN = Path("-")
 
@@ -29,7 +29,8 @@ class Question:
 
     def chat(self) -> ChatInput:
         """Return it as the server's own chat input."""
-        from pdd_llamacpp_adapter.server.prepared_answer import ChatInput, Sampling
+        from pdd_llamacpp_adapter.server.prompts.prepare import ChatInput
+        from pdd_llamacpp_adapter.server.wire.sampling_fields import Sampling
 
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return ChatInput(

@@ -81,7 +81,7 @@ class _Asking:
     async def run(self, gguf: Path, model: str) -> None:
         """Load the model, and answer."""
         from pdd_llamacpp_adapter.runtime.runtime import Runtime
-        from pdd_llamacpp_adapter.server.prepare import prepare
+        from pdd_llamacpp_adapter.server.prompts.prepare import prepare
 
         async with Runtime.running(gguf, self._settings, model_name=model) as runtime:
             await self._connected(runtime)
@@ -96,9 +96,9 @@ class _Asking:
         """Wait for the cloud's first word, and say so if it has none for us."""
         from pdd_llamacpp_adapter.cloud.cloud_monitor import Connection
 
-        while runtime.cloud.state is Connection.CONNECTING:  # noqa: ASYNC110 - the monitor has no bell for this
+        while runtime.cloud.connection is Connection.CONNECTING:  # noqa: ASYNC110 - the monitor has no bell for this
             await anyio.sleep(_CONNECTING_POLL_S)
-        if runtime.cloud.state is Connection.DOWN:
+        if runtime.cloud.connection is Connection.DOWN:
             why = f"The device answers alone: {runtime.cloud.error}"
             self._notes.print(why, style="yellow", highlight=False, markup=False, soft_wrap=True)
 

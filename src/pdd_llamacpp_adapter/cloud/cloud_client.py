@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 from pdd_core.env import Env
 from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable
 from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, HandoffDeleted, HandoffState, VocabularyPiece
-from pdd_llamacpp_adapter.cloud.cloud_request import openai_fields, vllm_fields
-from pdd_llamacpp_adapter.cloud.stream import CloudChunk, read_stream
+from pdd_llamacpp_adapter.cloud.cloud_request import body_fields
+from pdd_llamacpp_adapter.cloud.cloud_stream import CloudChunk, read_stream
 from pdd_llamacpp_adapter.cloud.tokenizer_check import check_tokenizer
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from pdd_core.optin import OptIn
     from pdd_llamacpp_adapter.cloud.tokenizer_check import DeviceVocabulary
     from pdd_llamacpp_adapter.request import AnswerRequest
-
-__all__ = ["CloudChunk", "CloudClient"]
 
 _NO_KEY = "EMPTY"
 """vLLM's own convention for a server without keys."""
@@ -124,7 +122,7 @@ class CloudClient:
     async def connected(self, vocab: DeviceVocabulary) -> CloudInfo:
         """Return what `connect` returned for this vocabulary; connect if that was not done. Raises as `connect`.
 
-        Fails at the first attempt: whoever calls this in the middle of an answer has a device that can go on.
+        Fails at the first attempt: in the middle of an answer, the device can go on.
         """
         if self.info is not None and self._checked is vocab:
             return self.info
@@ -152,8 +150,7 @@ class CloudClient:
                 model=await self._model_name(),
                 prompt=list(request.prompt_token_ids),
                 stream=True,
-                extra_body=vllm_fields(request, opt_in),
-                **openai_fields(request),
+                extra_body=body_fields(request, opt_in),
             )
         except openai.OpenAIError as error:
             raise translated(error) from error

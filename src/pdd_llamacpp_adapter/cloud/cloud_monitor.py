@@ -58,19 +58,19 @@ class CloudMonitor:
         self._on_round_trip = on_round_trip
         self._vocab = vocab
         self._look_now = anyio.Event()
-        self.state = Connection.NONE if client is None else Connection.CONNECTING
+        self.connection = Connection.NONE if client is None else Connection.CONNECTING
         self.error: PDDError | None = None
         """Why the cloud is down."""
 
     @property
     def client(self) -> CloudClient | None:
         """The cloud to ask; None while there is none that would answer."""
-        return None if self.state is Connection.DOWN else self._client
+        return None if self.connection is Connection.DOWN else self._client
 
     @property
     def info(self) -> CloudInfo | None:
         """What the connected cloud told about itself."""
-        if self._client is None or self.state is not Connection.CONNECTED:
+        if self._client is None or self.connection is not Connection.CONNECTED:
             return None
         return self._client.info
 
@@ -79,25 +79,25 @@ class CloudMonitor:
         delay = _FIRST_DELAY_S
         while self._client is not None:
             await self._look(self._client)
-            down = self.state is Connection.DOWN
+            down = self.connection is Connection.DOWN
             self._look_now = anyio.Event()
             with anyio.move_on_after(delay if down else _LOOK_AGAIN_S):
                 await self._look_now.wait()
             delay = min(_LONGEST_DELAY_S, delay * 2) if down else _FIRST_DELAY_S
 
     async def _look(self, client: CloudClient) -> None:
-        before = self.state
+        before = self.connection
         try:
             with anyio.move_on_after(_LOOK_WITHIN_S) as patience:
                 info = await client.connect(self._vocab, retries=0)
             if patience.cancelled_caught:
                 raise CloudUnreachable(f"no answer within {_LOOK_WITHIN_S:g} s")
         except (CloudError, SchemaVersionError, TokenizerMismatch) as error:
-            self.state, self.error = Connection.DOWN, error
+            self.connection, self.error = Connection.DOWN, error
             if before is not Connection.DOWN:
                 logger.warning("the cloud is not available: %s: %s", type(error).__name__, error)
         else:
-            self.state, self.error = Connection.CONNECTED, None
+            self.connection, self.error = Connection.CONNECTED, None
             if before is not Connection.CONNECTED:
                 logger.info("connected to %s, model %s", info.engine, info.model)
             await self._measure(client)
@@ -114,8 +114,8 @@ class CloudMonitor:
 
     def suspect(self, error: PDDError) -> None:
         """Look at once: an answer has lost the cloud. One that could not be reached is done without meanwhile."""
-        if self.state is not Connection.CONNECTED or not isinstance(error, CloudUnreachable | CloudLost):
+        if self.connection is not Connection.CONNECTED or not isinstance(error, CloudUnreachable | CloudLost):
             return
         if isinstance(error, CloudUnreachable):
-            self.state, self.error = Connection.DOWN, error
+            self.connection, self.error = Connection.DOWN, error
         self._look_now.set()

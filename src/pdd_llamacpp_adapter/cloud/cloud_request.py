@@ -3,47 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from pdd_llamacpp_adapter.request import GrammarKind
+from pdd_llamacpp_adapter.request import GrammarKind, SamplingParams
 
 if TYPE_CHECKING:
     from pdd_core.optin import OptIn
     from pdd_llamacpp_adapter.request import AnswerRequest, Grammar
 
-
-def openai_fields(request: AnswerRequest) -> dict[str, Any]:
-    """Return the fields that OpenAI's API has too."""
-    fields: dict[str, Any] = {
-        "max_tokens": request.max_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "presence_penalty": request.presence_penalty,
-        "frequency_penalty": request.frequency_penalty,
-    }
-    optional = {
-        "seed": request.seed,
-        "stop": list(request.stop) or None,
-        "logprobs": request.logprobs,
-        "logit_bias": {str(token): bias for token, bias in request.logit_bias.items()} or None,
-    }
-    return fields | {name: value for name, value in optional.items() if value is not None}
+_IF_SET = frozenset({"stop", "logit_bias", "ignore_eos"})
+"""Sampling parameters that are not sent while they are empty."""
 
 
-def vllm_fields(request: AnswerRequest, opt_in: OptIn | None) -> dict[str, Any]:
-    """Return vLLM's own fields. All sampling fields are sent: a model's generation_config would fill the gaps."""
-    body: dict[str, Any] = {
-        "top_k": request.top_k,
-        "min_p": request.min_p,
-        "repetition_penalty": request.repetition_penalty,
-        "min_tokens": request.min_tokens,
-        "stop_token_ids": list(request.stop_token_ids),
-        "return_token_ids": True,
-    }
-    if request.ignore_eos:
-        body["ignore_eos"] = True
+def body_fields(request: AnswerRequest, opt_in: OptIn | None) -> dict[str, Any]:
+    """Return the body's fields, but for `model`, `prompt` and `stream`."""
+    body = {"max_tokens": request.max_tokens, **_sampling(request), "return_token_ids": True}
     if request.logprobs is not None:
-        body["return_tokens_as_token_ids"] = True
+        body |= {"logprobs": request.logprobs, "return_tokens_as_token_ids": True}
     if request.grammar is not None:
         body["structured_outputs"] = _structured_outputs(request.grammar)
     if opt_in is not None:
@@ -51,6 +29,16 @@ def vllm_fields(request: AnswerRequest, opt_in: OptIn | None) -> dict[str, Any]:
     if request.cache_salt is not None:
         body["cache_salt"] = request.cache_salt
     return body
+
+
+def _sampling(request: SamplingParams) -> dict[str, Any]:
+    """Return the sampling parameters, defaults too: a model's generation_config would fill the gaps."""
+    values = {parameter.name: getattr(request, parameter.name) for parameter in fields(SamplingParams)}
+    return {
+        name: dict(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+        if value is not None and (value or name not in _IF_SET)
+    }
 
 
 def _structured_outputs(grammar: Grammar) -> dict[str, Any]:

@@ -14,6 +14,10 @@ _STRLEN = (ctypes.cdll.msvcrt if os.name == "nt" else ctypes.CDLL(None)).strlen
 """Asks for us: a pointer to a C string goes in, and what comes out is 0, or 1 for a string of one character."""
 
 
+class DecodeAborted(Exception):
+    """llama_decode stopped because it was told to. Never leaves this package."""
+
+
 class AbortFlag:
     """Raised by any thread while llama.cpp computes on another one. Has to live as long as llama.cpp may ask."""
 

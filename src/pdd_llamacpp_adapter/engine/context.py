@@ -16,7 +16,7 @@ import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C fu
 import numpy as np
 
 from pdd_core.errors import ContextOverflow, DeviceEngineFailed, ModelError
-from pdd_llamacpp_adapter.engine.aborted import DecodeAborted
+from pdd_llamacpp_adapter.engine.abort_flag import DecodeAborted
 from pdd_llamacpp_adapter.engine.held_signals import held_signals
 from pdd_llamacpp_adapter.engine.shared_model import SharedModel
 
@@ -96,7 +96,7 @@ class LlamaContext:
         self.ids: list[int] = []
         """What the memory holds; agrees with llama.cpp's own count after every call, failed ones included."""
         self.history: RefinedHistory | None = None
-        """What the first of `ids` stand for, where they are a refined prompt; None where for themselves."""
+        """The refined prompt that the first of `ids` are; None where they are none."""
         self._watched: AbortFlag | None = None
         self._memory = L.llama_get_memory(self._ctx)
         self._window = int(L.llama_model_n_swa(loaded))

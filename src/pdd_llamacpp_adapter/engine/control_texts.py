@@ -27,7 +27,7 @@ class ControlTexts:
 
     Args:
         texts: all that have a bracket in them, and whether the text before one is left as it is.
-        together: as many of them may stand in one piece.
+        together: as many of them may be in one piece.
     """
 
     def __init__(self, texts: Mapping[str, bool], *, together: int = TOGETHER) -> None:

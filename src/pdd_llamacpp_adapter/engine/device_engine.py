@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Self
 
 import anyio
 
-from pdd_core.errors import DeviceEngineFailed
 from pdd_llamacpp_adapter.engine.engine_memory import EngineMemory
 from pdd_llamacpp_adapter.engine.engine_queue import EngineQueue
+from pdd_llamacpp_adapter.engine.engine_thread import EngineThread
 
 if TYPE_CHECKING:
     import os
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pdd_core.timeline import TokenLogprobs
     from pdd_llamacpp_adapter.engine.context import LlamaContext
     from pdd_llamacpp_adapter.engine.engine_thread import Job
+    from pdd_llamacpp_adapter.engine.history import RefinedHistory
     from pdd_llamacpp_adapter.engine.logprobs import Following
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
 
@@ -44,17 +45,20 @@ class Choice:
     logprobs: TokenLogprobs | None = None
 
 
-class DeviceEngine(EngineMemory):
+class DeviceEngine:
     """A GGUF model, ready to answer. One answer at a time; a second one waits in `exclusive`.
 
     A context manager; `close` frees the model.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, context: LlamaContext, thread: EngineThread, vocab: Vocabulary) -> None:
         """Use `DeviceEngine.open`."""
-        super().__init__()
-        self._vocab: Vocabulary | None = None
-        self.turns = EngineQueue()
+        self._thread = thread
+        self.memory = EngineMemory(context, thread)
+        """What the context holds of earlier answers."""
+        self.vocab = vocab
+        """The model's tokens."""
+        self.queue = EngineQueue()
         """Who may use it."""
 
     @classmethod
@@ -82,7 +86,7 @@ class DeviceEngine(EngineMemory):
         from pdd_llamacpp_adapter.engine.context import LlamaContext
         from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
 
-        engine = cls()
+        thread = EngineThread()
 
         def load() -> LlamaContext:
             return LlamaContext(
@@ -91,16 +95,15 @@ class DeviceEngine(EngineMemory):
                 n_threads=n_threads,
                 flash_attn=flash_attn,
                 n_batch=min(N_BATCH, n_ctx),
-                abort=engine._thread.abort,
+                abort=thread.abort,
             )
 
         try:
-            engine._context = engine._thread.run(load)
+            context = thread.run(load)
         except BaseException:
-            engine._thread.shut_down()
+            thread.shut_down()
             raise
-        engine._vocab = Vocabulary(engine._context.model)
-        return engine
+        return cls(context, thread, Vocabulary(context.model))
 
     def __enter__(self) -> Self:
         return self
@@ -113,22 +116,26 @@ class DeviceEngine(EngineMemory):
 
         Harmless when repeated.
         """
-        if self._context is None:
-            return
-        context, self._context = self._context, None
-        self._thread.stop(context.close)
+        self.memory.close()
 
     @property
-    def vocab(self) -> Vocabulary:
-        """The model's tokens."""
-        if self._vocab is None:
-            raise DeviceEngineFailed("the engine is not open")
-        return self._vocab
+    def n_ctx(self) -> int:
+        """Tokens that fit, prompt and answer together."""
+        return self.memory.context.n_ctx
+
+    @property
+    def history(self) -> RefinedHistory | None:
+        """The refined prompt that the memory begins with; see `EngineMemory.history`."""
+        return self.memory.history
+
+    def reset(self) -> None:
+        """Forget everything, so that the next answer starts cold; see `EngineMemory.reset`."""
+        self.memory.reset()
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
         """Hold the context for one answer; others wait in line."""
-        async with self.turns.answer():
+        async with self.queue.answer():
             yield
 
     async def extend(self, ids: Sequence[int], *, want_logits: bool = False) -> np.ndarray | None:
@@ -141,7 +148,7 @@ class DeviceEngine(EngineMemory):
             ContextOverflow: no room for them; nothing was done.
             DeviceEngineFailed: llama.cpp returned an error; the context holds what it held before.
         """
-        context = self._open_context()
+        context = self.memory.context
         while len(ids) > context.n_batch:
             head, ids = ids[: context.n_batch], ids[context.n_batch :]
             await self._process(context, head, want_logits=False)
@@ -165,7 +172,7 @@ class DeviceEngine(EngineMemory):
         Raises:
             ContextOverflow, DeviceEngineFailed: as `extend`; `ids` that make several batches may be half done.
         """
-        context = self._open_context()
+        context = self.memory.context
         size, likelihoods = context.n_batch, list[float]()
         logits: np.ndarray | None = None
         for begin in range(0, len(ids), size):
@@ -200,7 +207,7 @@ class DeviceEngine(EngineMemory):
             ContextOverflow: no room for another token.
             DeviceEngineFailed: llama.cpp returned an error; the context holds what it held before.
         """
-        context, loop = self._open_context(), asyncio.get_running_loop()
+        context, loop = self.memory.context, asyncio.get_running_loop()
         made: asyncio.Queue[Choice | None] = asyncio.Queue()
 
         def steps(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""What the device's engine remembers: the ids in its context, and what they stand for."""
+"""What the device's engine remembers: the ids in its context, and the prompt that they were read in place of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pdd_core.errors import DeviceEngineFailed
-from pdd_llamacpp_adapter.engine.engine_thread import EngineThread
 from pdd_llamacpp_adapter.engine.history import RefinedHistory, held_of
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pdd_llamacpp_adapter.engine.context import LlamaContext
+    from pdd_llamacpp_adapter.engine.engine_thread import EngineThread
 
 MAX_SAVED_BYTES = 512 * 2**20
 """Of a memory that is put aside: a bound on what idle work may cost."""
@@ -32,35 +32,49 @@ class SavedMemory:
 
 
 class EngineMemory:
-    """One context, and the thread that it belongs to."""
+    """What one context holds. Once it is closed, every call raises DeviceEngineFailed.
 
-    def __init__(self) -> None:
-        self._thread = EngineThread()
-        self._context: LlamaContext | None = None
+    Args:
+        context: the context.
+        thread: the one that makes all its calls.
+    """
+
+    def __init__(self, context: LlamaContext, thread: EngineThread) -> None:
+        self._thread = thread
+        self._context: LlamaContext | None = context
         self._aside: SavedMemory | None = None
 
     @property
-    def n_ctx(self) -> int:
-        """Tokens that fit, prompt and answer together."""
-        return self._open_context().n_ctx
+    def context(self) -> LlamaContext:
+        """The context, for calls on its thread."""
+        if self._context is None:
+            raise DeviceEngineFailed("the engine is closed")
+        return self._context
+
+    def close(self) -> None:
+        """Stop what the thread does, free the context, and end the thread. Blocks. Harmless when repeated."""
+        if self._context is None:
+            return
+        context, self._context = self._context, None
+        self._thread.stop(context.close)
 
     @property
     def n_past(self) -> int:
         """Tokens that the context holds."""
-        return len(self._open_context().ids)
+        return len(self.context.ids)
 
     @property
     def history(self) -> RefinedHistory | None:
-        """What the context's first ids stand for, where they are a refined prompt; None where for themselves."""
+        """The refined prompt that the context's first ids are; None where they are none."""
         return self._found_by_next().history
 
     def remember(self, history: RefinedHistory) -> None:
-        """Take note that what the context holds begins with a refined prompt. `start` and `rewind` keep to it.
+        """Remember that what the context holds begins with a refined prompt. `start` and `rewind` keep to it.
 
         Raises:
             DeviceEngineFailed: the context holds something else.
         """
-        context = self._open_context()
+        context = self.context
         if tuple(context.ids[: len(history.ids)]) != history.ids:
             raise DeviceEngineFailed("the context does not hold the refined prompt that it is said to hold")
         context.history = history
@@ -73,11 +87,10 @@ class EngineMemory:
     async def start(self, prompt: Sequence[int], *, refined: bool = True) -> int:
         """Keep what the context has of `prompt` already, drop the rest, and return how many of its tokens that is.
 
-        Always fewer than all: the last token has to be processed to give logits. With a `history`, what is kept is
-        shorter than the part of the prompt that it stands for; with `refined` False, only tokens that stand for
-        themselves are kept.
+        Always fewer than all: the last token has to be processed to give logits. A refined prompt counts with the
+        tokens of the whole one. With `refined` False, only tokens that are the prompt's own are kept.
         """
-        context = self._open_context()
+        context = self.context
 
         def keep() -> int:
             held = held_of(prompt, context.ids, context.history if refined else None)
@@ -90,22 +103,22 @@ class EngineMemory:
 
     async def rewind(self, length: int) -> int:
         """Keep the first `length` tokens, or none where that cannot be had exactly. Returns how many are kept."""
-        context = self._open_context()
+        context = self.context
         return await self._thread.call(lambda: context.rewind(min(length, len(context.ids))))
 
     def reset(self) -> None:
         """Forget everything, so that the next answer starts cold. Blocks; not while an answer is being made."""
-        context = self._open_context()
+        context = self.context
         self._thread.run(lambda: context.rewind(0))
 
     def whole(self) -> list[int]:
-        """Return all that the context stands for: what it holds, or what it would hold without refinement."""
-        context = self._open_context()
+        """Return what the context holds, or would hold had nothing been refined."""
+        context = self.context
         return list(context.ids) if context.history is None else context.history.whole(context.ids)
 
     async def save(self) -> SavedMemory | None:
         """Return a copy of the memory, for `load`; None where that would take more than `MAX_SAVED_BYTES`."""
-        context = self._open_context()
+        context = self.context
 
         def copy() -> SavedMemory | None:
             if context.state_size() > MAX_SAVED_BYTES:
@@ -115,8 +128,8 @@ class EngineMemory:
         return await self._thread.call(copy)
 
     @contextmanager
-    def standing_for(self, saved: SavedMemory) -> Iterator[None]:
-        """Work on a memory in whose place the next answer finds `saved`: `history` and `holds` tell of that."""
+    def telling_of(self, saved: SavedMemory) -> Iterator[None]:
+        """Until the block ends, have `history` and `holds` tell of `saved`: the next answer will find that."""
         self._aside = saved
         try:
             yield
@@ -129,7 +142,7 @@ class EngineMemory:
         Raises:
             DeviceEngineFailed: llama.cpp does not take it back; the context then holds nothing.
         """
-        context = self._open_context()
+        context = self.context
 
         def restore() -> None:
             context.load(saved.state, saved.ids)
@@ -139,9 +152,4 @@ class EngineMemory:
 
     def _found_by_next(self) -> SavedMemory | LlamaContext:
         """Return what has the ids and the history that an answer would find now."""
-        return self._open_context() if self._aside is None else self._aside
-
-    def _open_context(self) -> LlamaContext:
-        if self._context is None:
-            raise DeviceEngineFailed("the engine is closed")
-        return self._context
+        return self.context if self._aside is None else self._aside

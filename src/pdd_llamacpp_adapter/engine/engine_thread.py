@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from pdd_core.errors import DeviceEngineFailed
-from pdd_llamacpp_adapter.engine.abort_flag import AbortFlag
-from pdd_llamacpp_adapter.engine.aborted import DecodeAborted
+from pdd_llamacpp_adapter.engine.abort_flag import AbortFlag, DecodeAborted
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -99,7 +99,7 @@ class GrammarEngine:
 
 
 class GrammarMatcher:
-    """Where one answer stands in its grammar. Made by `GrammarEngine`; belongs to one thread at a time."""
+    """How far one answer has come in its grammar. Made by `GrammarEngine`; belongs to one thread at a time."""
 
     def __init__(self, matcher: Any, eos_ids: frozenset[int], size: int) -> None:
         self._matcher = matcher

@@ -111,7 +111,7 @@ def _numbers(node: Any) -> Iterator[float]:
 
 
 def _nesting(node: Any) -> int:
-    """Return how deep objects and arrays nest in `node`; one more than allowed stands for all that are deeper."""
+    """Return how deep objects and arrays nest in `node`; one more than allowed means that many or more."""
     level, depth = [node], 0
     while depth <= MAX_NESTING:
         level = [child for child in level if isinstance(child, dict | list)]

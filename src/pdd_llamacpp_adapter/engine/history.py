@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RefinedHistory:
-    """The first ids of a context's memory, and the prompt they stand for. Those behind stand for themselves."""
+    """The first ids of a memory, which are a refined prompt, and the whole prompt. Ids behind are as they were."""
 
     ids: tuple[int, ...]
     """What was read; its last token is the last of `prompt`."""
@@ -22,11 +22,11 @@ class RefinedHistory:
         return RefinedHistory(self.ids[:-1], self.prompt[:-1])
 
     def whole(self, held: Sequence[int]) -> list[int]:
-        """Return all that a memory of the ids `held` stands for."""
+        """Return what a memory of the ids `held` would hold had the whole prompt been read."""
         return [*self.prompt, *held[len(self.ids) :]]
 
     def begins(self, prompt: Sequence[int]) -> bool:
-        """Whether `prompt` begins with what this stands for."""
+        """Whether `prompt` begins with the one that was refined."""
         return tuple(prompt[: len(self.prompt)]) == self.prompt
 
 
@@ -37,7 +37,7 @@ class HeldPrompt:
     length: int
     """Ids of the memory to keep."""
     covered: int
-    """Tokens of the prompt that they stand for; always fewer than all: the last one has to give logits."""
+    """Tokens of the prompt that they cover; always fewer than all: the last one has to give logits."""
     history: RefinedHistory | None = None
     """What was read in place of the prompt's beginning; None where that was the prompt itself."""
 
@@ -48,12 +48,12 @@ def held_of(prompt: Sequence[int], ids: Sequence[int], history: RefinedHistory |
     plain = HeldPrompt(same, same)
     if history is None or not history.begins(prompt):
         return plain
-    read, stands_for = len(history.ids), len(history.prompt)
-    if stands_for == len(prompt):
-        refined = HeldPrompt(read - 1, stands_for - 1, history.without_last())
+    read, covers = len(history.ids), len(history.prompt)
+    if covers == len(prompt):
+        refined = HeldPrompt(read - 1, covers - 1, history.without_last())
     else:
-        more = common_prefix(ids[read:], prompt[stands_for:-1])
-        refined = HeldPrompt(read + more, stands_for + more, history)
+        more = common_prefix(ids[read:], prompt[covers:-1])
+        refined = HeldPrompt(read + more, covers + more, history)
     return refined if refined.length and refined.covered > plain.covered else plain
 
 

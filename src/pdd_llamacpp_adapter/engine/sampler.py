@@ -39,7 +39,7 @@ class Sampler:
     Args:
         request: what the client asked for.
         stop_ids: ids that end the answer; not before `AnswerRequest.min_tokens`.
-        output: the answer's ids so far, whoever made them.
+        output: the answer's ids so far, from both sides.
         matcher: the grammar, already advanced over `output`; None where there is none.
     """
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
 from pdd_llamacpp_adapter.engine.device_profile import DEFAULT_CHUNK
+
+if TYPE_CHECKING:
+    from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
 
 _WEIGHT = 0.3
 """Of the newest measurement: a few batches follow a change, one hiccup does not."""
@@ -14,6 +18,8 @@ _SECONDS_PER_CHUNK = 0.25
 """A chunk ends within this: the device then sees what has arrived meanwhile, and can take over."""
 MAX_CHUNK = 256
 """Larger chunks are no faster on a CPU."""
+_PROBE_TOKENS = 96
+_PROBE_STEPS = 6
 
 
 class Work:
@@ -28,7 +34,7 @@ class Work:
         self.decoded_s = 0.0
 
     def add(self, tokens: int, seconds: float) -> None:
-        """Take note that a batch of `tokens` took `seconds`."""
+        """Count a batch of `tokens` that took `seconds`."""
         if tokens >= _LARGE:
             self.read_tokens += tokens
             self.read_s += seconds
@@ -44,7 +50,7 @@ class WorkLeft(NamedTuple):
     to_read: int
     """Tokens that it has to process before it can go on with the answer."""
     made: int
-    """Tokens that the answer has, whoever made them."""
+    """Tokens that the answer has, from both sides."""
 
 
 class DeviceSpeed:
@@ -57,7 +63,7 @@ class DeviceSpeed:
         """Seconds of one decode step; None before the first."""
 
     def measured(self, tokens: int, seconds: float) -> None:
-        """Take note that a batch of `tokens` took `seconds`."""
+        """Count a batch of `tokens` that took `seconds`."""
         if seconds <= 0:
             return
         if tokens >= _LARGE:
@@ -81,3 +87,25 @@ class DeviceSpeed:
 
 def _blend(old: float | None, new: float) -> float:
     return new if old is None else old + _WEIGHT * (new - old)
+
+
+async def probe(engine: DeviceEngine, speed: DeviceSpeed, *, size: int) -> Work:
+    """Look how fast the device is before the first answer needs it: under a second on a small model.
+
+    Lets `engine` process some tokens of a vocabulary of `size`; tells `speed`, and returns the work.
+
+    Raises:
+        DeviceEngineFailed: llama.cpp returned an error.
+    """
+    work = Work()
+    async with engine.exclusive():
+        await engine.memory.start([0])
+        ids = [token % size for token in range(min(_PROBE_TOKENS, engine.n_ctx // 2))]
+        for batch in (ids[:8], ids, *([1] for _ in range(_PROBE_STEPS))):
+            begun = time.monotonic()
+            await engine.extend(batch, want_logits=True)
+            seconds = time.monotonic() - begun
+            speed.measured(len(batch), seconds)
+            work.add(len(batch), seconds)
+        await engine.memory.rewind(0)
+    return work

@@ -1,4 +1,4 @@
-"""Idle time, used: reads the whole of what a context holds in a refined form, for the next turn."""
+"""Idle time, used: reads the whole of what a context holds in a refined form, for the chat's next turn."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ async def upgrade_when_idle(engine: DeviceEngine, chunk: Callable[[], int]) -> N
             logger.info("the device has read in full what was refined before")
 
     while True:
-        await engine.turns.answered()
+        await engine.queue.answered()
         try:
-            await engine.turns.when_idle(work)
+            await engine.queue.when_idle(work)
         except DeviceError as error:
             logger.warning("the device could not read in full what was refined before: %s", named(error))
         except Exception:
@@ -46,21 +46,22 @@ async def upgrade_when_idle(engine: DeviceEngine, chunk: Callable[[], int]) -> N
 async def upgrade(engine: DeviceEngine, chunk: Callable[[], int]) -> bool:
     """Replace a refined prompt in the engine's memory by the whole one; return whether there was one, and room.
 
-    To be called by whoever holds the engine. If it is cancelled, or fails, the memory is what it was before.
+    The caller has to hold the engine. If this is cancelled, or fails, the memory is what it was before.
 
     Raises:
         DeviceError: llama.cpp returned an error.
     """
-    whole = engine.whole()
-    if engine.history is None or len(whole) > engine.n_ctx:
+    memory = engine.memory
+    whole = memory.whole()
+    if memory.history is None or len(whole) > engine.n_ctx:
         return False
-    saved = await engine.save()
+    saved = await memory.save()
     if saved is None:
         return False
     done = False
-    with engine.standing_for(saved):
+    with memory.telling_of(saved):
         try:
-            read = await engine.rewind(common_prefix(saved.ids, whole))
+            read = await memory.rewind(common_prefix(saved.ids, whole))
             while read < len(whole):
                 batch = whole[read : read + chunk()]
                 await engine.extend(batch)
@@ -69,5 +70,5 @@ async def upgrade(engine: DeviceEngine, chunk: Callable[[], int]) -> bool:
         finally:
             if not done:
                 with anyio.CancelScope(shield=True):
-                    await engine.load(saved)
+                    await memory.load(saved)
     return True

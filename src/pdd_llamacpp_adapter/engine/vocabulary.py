@@ -174,7 +174,7 @@ class Vocabulary:
         return self._pieces[token_id]
 
     def spelt(self, token_id: int) -> str:
-        """Return the text of `token_id` as it stands in a prompt, control tokens spelt out.
+        """Return the text of `token_id` as it is in a prompt, control tokens spelt out.
 
         Of a part of a character, a replacement character.
         """

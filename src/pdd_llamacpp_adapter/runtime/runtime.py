@@ -17,8 +17,7 @@ from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
 from pdd_llamacpp_adapter.cloud.cloud_monitor import CloudMonitor
 from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
 from pdd_llamacpp_adapter.engine.grammar import GrammarEngine
-from pdd_llamacpp_adapter.engine.probe import probe
-from pdd_llamacpp_adapter.engine.speed import DeviceSpeed
+from pdd_llamacpp_adapter.engine.speed import DeviceSpeed, probe
 from pdd_llamacpp_adapter.engine.upgrade import upgrade_when_idle
 from pdd_llamacpp_adapter.request import Grammar, GrammarKind
 from pdd_llamacpp_adapter.runtime.agreement import Agreements
@@ -155,7 +154,7 @@ class Runtime:
         error = self.cloud.error
         return {
             "url": self._settings.cloud_url,
-            "state": self.cloud.state.value,
+            "state": self.cloud.connection.value,
             "error": None if error is None else named(error),
         }
 
@@ -173,8 +172,8 @@ class Runtime:
         facts = Facts(
             has_cloud=client is not None,
             info=self.cloud.info,
-            held=self._engine.holds(prompt),
-            held_whole=self._engine.holds(prompt, refined=False),
+            held=self._engine.memory.holds(prompt),
+            held_whole=self._engine.memory.holds(prompt, refined=False),
             paced=paced,
             group=group,
             busy=[left for session in self._sessions if (left := session.work_left()) is not None],

@@ -8,9 +8,9 @@ import anyio
 
 from pdd_core.errors import PDDError
 from pdd_llamacpp_adapter.runtime.runtime import Runtime
-from pdd_llamacpp_adapter.server.http_limits import HttpLimits
+from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
+from pdd_llamacpp_adapter.server.answers.service import Service
 from pdd_llamacpp_adapter.server.run import serve
-from pdd_llamacpp_adapter.server.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ async def serve_device(
         DeviceEngineFailed: llama.cpp cannot make a context of this size.
         ModelError: the model file is missing, unreadable or not a GGUF model.
     """
-    service = Service(_server_settings(settings))
+    service = Service(_http_limits(settings))
 
     async def load() -> None:
         name = settings.model_name or gguf.stem.lower()
@@ -69,7 +69,7 @@ async def serve_device(
         raise _first(group) from group
 
 
-def _server_settings(settings: ServeSettings) -> HttpLimits:
+def _http_limits(settings: ServeSettings) -> HttpLimits:
     key = settings.api_key
     # With a cloud, answers that wait for the device begin there at once.
     places = 1 + settings.max_queue

@@ -13,16 +13,25 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from pdd_core.errors import PDDError
-from pdd_llamacpp_adapter.server import chat_routes, completion_routes, info, responses
-from pdd_llamacpp_adapter.server.delivery import PDD_HEADER
-from pdd_llamacpp_adapter.server.failures import CLIENT_GONE, INTERNAL, INVALID, error_object, error_response
-from pdd_llamacpp_adapter.server.middleware import REQUEST_ID, Gate, RequestBooks
-from pdd_llamacpp_adapter.server.prepared_answer import ErrorObject
+from pdd_llamacpp_adapter.server import info
+from pdd_llamacpp_adapter.server.answers.delivery import PDD_HEADER
+from pdd_llamacpp_adapter.server.chat import chat_routes
+from pdd_llamacpp_adapter.server.completions import completion_routes
+from pdd_llamacpp_adapter.server.gate import REQUEST_ID, Gate, RequestBooks
+from pdd_llamacpp_adapter.server.responses import response_routes
+from pdd_llamacpp_adapter.server.wire.failures import (
+    CLIENT_GONE,
+    INTERNAL,
+    INVALID,
+    ErrorObject,
+    error_object,
+    error_response,
+)
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from pdd_llamacpp_adapter.server.service import Service
+    from pdd_llamacpp_adapter.server.answers.service import Service
 
 logger = logging.getLogger(__name__)
 
@@ -38,15 +47,15 @@ def create_app(service: Service) -> Starlette:
         *info.routes(service),
         *chat_routes.routes(service),
         *completion_routes.routes(service),
-        *responses.routes(service),
+        *response_routes.routes(service),
     ]
     paths: dict[object, str] = {route.endpoint: route.path for route in routes}
     middleware = [Middleware(RequestBooks, service=service, paths=paths)]
-    if service.settings.allow_origins:
+    if service.limits.allow_origins:
         middleware.append(
             Middleware(
                 CORSMiddleware,
-                allow_origins=list(service.settings.allow_origins),
+                allow_origins=list(service.limits.allow_origins),
                 allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=[REQUEST_ID, PDD_HEADER],

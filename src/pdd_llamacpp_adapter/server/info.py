@@ -9,13 +9,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pdd_llamacpp_adapter.server.wire import check_model
+from pdd_llamacpp_adapter.server.answers.read_request import check_model
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from pdd_llamacpp_adapter.server.prepared_answer import Json
-    from pdd_llamacpp_adapter.server.service import AnswerSource, Service
+    from pdd_llamacpp_adapter.server.answers.service import AnswerSource, Service
+    from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 
 def routes(service: Service) -> list[Route]:

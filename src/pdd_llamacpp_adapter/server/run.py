@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from starlette.applications import Starlette
 
-    from pdd_llamacpp_adapter.server.service import Service
+    from pdd_llamacpp_adapter.server.answers.service import Service
 
 _CLOSING = 5
 """Seconds that connections have to close once all answers have ended."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pdd_core.errors import CloudLost, DeviceEngineFailed
 from pdd_core.timeline import Source
-from pdd_llamacpp_adapter.cloud.stream import CloudEnd
+from pdd_llamacpp_adapter.cloud.cloud_stream import CloudEnd
 from pdd_llamacpp_adapter.session.device_reading import Reading
 
 if TYPE_CHECKING:

@@ -39,16 +39,16 @@ class Batches:
         return self.throttle.chunk or self.speed.chunk
 
     async def start(self, prompt: Sequence[int], *, refined: bool) -> int:
-        """Keep what the engine has of `prompt`; see `DeviceEngine.start`."""
+        """Keep what the engine has of `prompt`; see `EngineMemory.start`."""
         self.waits_since = self._live.now()
-        position = await self.engine.start(prompt, refined=refined)
+        position = await self.engine.memory.start(prompt, refined=refined)
         self.waits_since = None
         return position
 
     async def rewind(self, length: int) -> int:
-        """Keep the first `length` tokens; see `DeviceEngine.rewind`."""
+        """Keep the first `length` tokens; see `EngineMemory.rewind`."""
         self.waits_since = self._live.now()
-        kept = await self.engine.rewind(length)
+        kept = await self.engine.memory.rewind(length)
         self.waits_since = None
         return kept
 

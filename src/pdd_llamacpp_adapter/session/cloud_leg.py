@@ -12,7 +12,7 @@ import anyio
 
 from pdd_core.errors import CloudError, CloudLost, CloudRefused, SchemaVersionError, TokenizerMismatch
 from pdd_core.handoff import BUDGET_POLICIES
-from pdd_llamacpp_adapter.cloud.stream import CloudEnd
+from pdd_llamacpp_adapter.cloud.cloud_stream import CloudEnd
 from pdd_llamacpp_adapter.session.leg_plan import NOT_REPEATED
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pdd_core.handoff import CloudInfo
     from pdd_core.optin import OptIn
     from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
-    from pdd_llamacpp_adapter.cloud.stream import CloudChunk
+    from pdd_llamacpp_adapter.cloud.cloud_stream import CloudChunk
     from pdd_llamacpp_adapter.cloud.tokenizer_check import DeviceVocabulary
     from pdd_llamacpp_adapter.session.leg_plan import LegPlan
     from pdd_llamacpp_adapter.session.session_setup import SessionSetup

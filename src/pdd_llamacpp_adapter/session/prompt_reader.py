@@ -135,7 +135,7 @@ class PromptReader:
         reading = self._reading
         if reading.refined and reading.prompt_done and self._remembered != len(reading.ids):
             self._remembered = len(reading.ids)
-            self._batches.engine.remember(RefinedHistory(tuple(reading.ids), reading.prompt))
+            self._batches.engine.memory.remember(RefinedHistory(tuple(reading.ids), reading.prompt))
 
     def took_over(self) -> None:
         """Record the guard's verdict, which is final."""

@@ -14,7 +14,7 @@ from pdd_core.plugins import Policies
 from pdd_core.policies.pacing import FixedRatePacing
 from pdd_core.timeline import Source
 from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, DeviceProfile, generate
-from pdd_llamacpp_adapter.cloud.stream import CloudChunk, CloudEnd
+from pdd_llamacpp_adapter.cloud.cloud_stream import CloudChunk, CloudEnd
 
 POLICIES = Policies({"fixed-rate": FixedRatePacing()}, allow=())
 OPTIONS = {"policies": POLICIES, "rate": math.inf}
@@ -150,7 +150,7 @@ async def test_leaving_early_stops_llama_in_the_middle_of_a_chunk(engine, long_p
         await first.wait()
         await anyio.sleep(0.02)  # a chunk takes ten times as long
     assert session.outcome.finish_reason == "cancelled"
-    assert engine.n_past == processed[-1] < len(long_prompt)
+    assert engine.memory.n_past == processed[-1] < len(long_prompt)
 
 
 def test_ctrl_c_stops_a_running_prefill(gguf):

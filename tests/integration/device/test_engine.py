@@ -25,12 +25,12 @@ async def test_prefill_in_chunks_equals_prefill_at_once(engine, long_prompt):
     engine.reset()
     chunked = await process(engine, long_prompt[:256], 64)
     assert np.array_equal(whole, chunked)
-    assert engine.n_past == 256
+    assert engine.memory.n_past == 256
 
 
 async def test_a_batch_above_llamas_limit_is_cut(engine, long_prompt):
     logits = await engine.extend(long_prompt, want_logits=True)
-    assert engine.n_past == 600
+    assert engine.memory.n_past == 600
     assert logits.shape == (engine.vocab.size,)
 
 
@@ -48,14 +48,14 @@ async def test_cancelling_stops_llama_at_once_and_leaves_the_context_usable(engi
     with anyio.move_on_after(0.15) as scope:
         await engine.extend(long_prompt[100:600])  # one batch, seconds of work
     assert scope.cancelled_caught
-    assert engine.n_past == 100, "llama.cpp did not finish the batch"
+    assert engine.memory.n_past == 100, "llama.cpp did not finish the batch"
     assert np.array_equal(await process(engine, long_prompt[100:300], 100), fresh)
 
 
 async def test_an_abort_prints_nothing(engine, long_prompt, capfd, caplog):
     with anyio.move_on_after(0.1):
         await engine.extend(long_prompt[:512])
-    assert engine.n_past == 0
+    assert engine.memory.n_past == 0
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
 
@@ -67,26 +67,26 @@ async def test_a_job_that_was_cancelled_in_the_queue_does_nothing(engine, long_p
         with anyio.move_on_after(0.01) as scope:
             await engine.extend(long_prompt[200:400])
     assert scope.cancelled_caught
-    assert engine.n_past == 200
+    assert engine.memory.n_past == 200
 
 
 async def test_rewinding_and_going_on_elsewhere_is_exact(engine, long_prompt):
     expected = await process(engine, [*long_prompt[:128], *long_prompt[300:364]], 64)
     engine.reset()
     await process(engine, long_prompt[:256], 64)
-    assert await engine.rewind(128) == 128
+    assert await engine.memory.rewind(128) == 128
     assert np.array_equal(await process(engine, long_prompt[300:364], 64), expected)
 
 
 async def test_the_common_prefix_of_two_answers_is_kept(engine, long_prompt):
     await process(engine, long_prompt[:256], 64)
-    assert await engine.start(long_prompt[:128] + long_prompt[300:400]) == 128
-    assert engine.n_past == 128
+    assert await engine.memory.start(long_prompt[:128] + long_prompt[300:400]) == 128
+    assert engine.memory.n_past == 128
 
 
 async def test_a_repeated_prompt_is_kept_but_for_its_last_token(engine, long_prompt):
     fresh = await process(engine, long_prompt[:65], 65)
-    assert await engine.start(long_prompt[:65]) == 64
+    assert await engine.memory.start(long_prompt[:65]) == 64
     again = await engine.extend(long_prompt[64:65], want_logits=True)
     assert again.argmax() == fresh.argmax()
     np.testing.assert_allclose(again, fresh, atol=0.1)
@@ -105,7 +105,7 @@ async def test_what_does_not_fit_is_refused_before_any_work(gguf, long_prompt):
 async def test_ids_that_would_crash_llama_are_errors(engine, ids):
     with pytest.raises(DeviceEngineFailed):
         await engine.extend(ids)
-    assert engine.n_past == 0
+    assert engine.memory.n_past == 0
 
 
 async def test_one_answer_at_a_time(engine):

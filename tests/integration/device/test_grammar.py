@@ -69,8 +69,8 @@ def schema_of(value):
 async def answer_cut_at(engine, grammars, request, cut):
     """Make an answer; after `cut` tokens throw sampler and matcher away, and go on with new ones."""
     stop_ids = engine.vocab.stop_ids
-    await engine.start(request.prompt_token_ids)
-    ids, pending = [], request.prompt_token_ids[engine.n_past :]
+    await engine.memory.start(request.prompt_token_ids)
+    ids, pending = [], request.prompt_token_ids[engine.memory.n_past :]
     sampler = Sampler(request, stop_ids=stop_ids, matcher=grammars.matcher(request.grammar))
     while len(ids) < request.max_tokens:
         if len(ids) == cut:

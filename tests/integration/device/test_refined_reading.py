@@ -12,7 +12,7 @@ from pdd_core.handoff import Refinement
 from pdd_core.refinement.guard import Guard
 from pdd_core.timeline import Source, TokenLogprob, TokenLogprobs
 from pdd_llamacpp_adapter import AnswerRequest, AnswerSession
-from pdd_llamacpp_adapter.cloud.stream import CloudChunk
+from pdd_llamacpp_adapter.cloud.cloud_stream import CloudChunk
 from pdd_llamacpp_adapter.engine.history import RefinedHistory
 from pdd_llamacpp_adapter.engine.logprobs import NextToken, log_likelihood
 from pdd_llamacpp_adapter.engine.upgrade import upgrade
@@ -42,7 +42,7 @@ async def test_logits_after_a_swap_are_those_of_a_fresh_prefill(engine, long_pro
     reading.processed = read
     assert reading.refine(kept) > 0
     swapped = await process(engine, reading.pending((), 512))
-    assert engine.n_past == len(reading.ids)
+    assert engine.memory.n_past == len(reading.ids)
     assert np.array_equal(swapped, await fresh(engine, reading.ids))
 
 
@@ -57,7 +57,7 @@ async def test_likelihoods_equal_a_computation_token_by_token(engine, long_promp
     batch = [*ids[64:], *told]
     following = {31 + index: NextToken(token) for index, token in enumerate(told)}
     found, last = await engine.judge(batch, following, want_logits=True)
-    assert engine.n_past == 136
+    assert engine.memory.n_past == 136
     # F16 weights: llama.cpp's kernels for one token and for a batch round differently
     np.testing.assert_allclose(found, expected, atol=0.05)
     np.testing.assert_allclose(last, logits, atol=0.1)
@@ -88,12 +88,12 @@ async def test_a_turn_behind_a_refined_one_equals_a_fresh_computation(engine, lo
     reading = Reading(prompt)
     reading.refine([*range(40), *range(200, 300)])
     await process(engine, [*reading.ids, *said])
-    engine.remember(RefinedHistory(tuple(reading.ids), reading.prompt))
+    engine.memory.remember(RefinedHistory(tuple(reading.ids), reading.prompt))
 
     whole = [*prompt, *said, *asked]
-    assert engine.holds(whole) == 320
-    assert await engine.start(whole) == 320
-    assert engine.n_past == len(reading.ids) + len(said)
+    assert engine.memory.holds(whole) == 320
+    assert await engine.memory.start(whole) == 320
+    assert engine.memory.n_past == len(reading.ids) + len(said)
     behind = await process(engine, asked)
     assert engine.history.whole([*reading.ids, *said, *asked]) == whole
     np.testing.assert_allclose(behind, await fresh(engine, [*reading.ids, *said, *asked]), atol=0.1)
@@ -102,10 +102,10 @@ async def test_a_turn_behind_a_refined_one_equals_a_fresh_computation(engine, lo
 
 async def test_a_memory_that_was_cut_short_stands_for_itself(engine, long_prompt):
     await process(engine, long_prompt[:100])
-    engine.remember(RefinedHistory(tuple(long_prompt[:100]), tuple(range(200))))
-    assert await engine.rewind(100) == 100
+    engine.memory.remember(RefinedHistory(tuple(long_prompt[:100]), tuple(range(200))))
+    assert await engine.memory.rewind(100) == 100
     assert engine.history is not None
-    await engine.rewind(99)
+    await engine.memory.rewind(99)
     assert engine.history is None
 
 
@@ -113,7 +113,7 @@ async def read_refined(engine, prompt, said):
     reading = Reading(prompt)
     reading.refine([*range(40), *range(len(prompt) - 100, len(prompt))])
     await process(engine, [*reading.ids, *said])
-    engine.remember(RefinedHistory(tuple(reading.ids), reading.prompt))
+    engine.memory.remember(RefinedHistory(tuple(reading.ids), reading.prompt))
     return reading
 
 
@@ -122,8 +122,8 @@ async def test_idle_time_makes_a_refined_memory_the_whole_one(engine, long_promp
     await read_refined(engine, prompt, said)
     assert await upgrade(engine, lambda: 64)
     assert engine.history is None
-    assert engine.n_past == 320
-    assert await engine.start([*prompt, *said, *asked]) == 320
+    assert engine.memory.n_past == 320
+    assert await engine.memory.start([*prompt, *said, *asked]) == 320
     behind = await process(engine, asked)
     np.testing.assert_allclose(behind, await fresh(engine, [*prompt, *said, *asked]), atol=0.1)
 
@@ -132,7 +132,7 @@ async def test_an_answer_gets_the_engine_from_idle_work_at_once_and_as_it_was(en
     prompt, said, asked = long_prompt[:560], long_prompt[400:420], long_prompt[500:540]
     reading = await read_refined(engine, prompt, said)
     expected = await process(engine, asked)
-    await engine.rewind(len(reading.ids) + len(said))
+    await engine.memory.rewind(len(reading.ids) + len(said))
     came, done = anyio.Event(), []
 
     async def idle_work():
@@ -140,15 +140,15 @@ async def test_an_answer_gets_the_engine_from_idle_work_at_once_and_as_it_was(en
         done.append(await upgrade(engine, lambda: 512))
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(engine.turns.when_idle, idle_work)
+        tasks.start_soon(engine.queue.when_idle, idle_work)
         await came.wait()
         await anyio.sleep(0.1)  # it is seconds of work
         assert engine.history.prompt == tuple(prompt)
-        assert engine.holds([*prompt, *said, *asked]) == 580
+        assert engine.memory.holds([*prompt, *said, *asked]) == 580
         async with engine.exclusive():
             assert done == []
             assert engine.history.prompt == tuple(prompt)
-            assert await engine.start([*prompt, *said, *asked]) == 580
+            assert await engine.memory.start([*prompt, *said, *asked]) == 580
             assert np.array_equal(await process(engine, asked), expected)
 
 
@@ -254,7 +254,7 @@ async def test_a_refined_prompt_that_keeps_what_matters_is_agreed_to(engine, doc
     assert engine.history.prompt == tuple(ids)
     assert len(engine.history.ids) == len(ids) - report.saved_tokens
     behind = [*ids, *shown]
-    assert engine.holds([*behind, 5]) >= len(behind) - 1
+    assert engine.memory.holds([*behind, 5]) >= len(behind) - 1
 
 
 async def test_one_that_drops_what_matters_is_given_up(engine, document):

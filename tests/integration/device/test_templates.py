@@ -7,9 +7,9 @@ import pytest
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate
 from pdd_llamacpp_adapter.engine.grammar import GrammarEngine
-from pdd_llamacpp_adapter.server.deltas import ToolCallDelta
-from pdd_llamacpp_adapter.server.output import output_parser
-from pdd_llamacpp_adapter.server.reasoning import ReasoningStart, reasoning_start
+from pdd_llamacpp_adapter.server.output.deltas import ToolCallDelta
+from pdd_llamacpp_adapter.server.output.reasoning import ReasoningStart, reasoning_start
+from pdd_llamacpp_adapter.server.prompts.answer_parser import output_parser
 from pdd_llamacpp_adapter.server.tools.tool_formats import CallFormat
 from pdd_llamacpp_adapter.server.tools.tool_use import plan_tools
 

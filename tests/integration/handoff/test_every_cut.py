@@ -95,7 +95,7 @@ async def test_the_device_goes_on_as_the_cloud_would_wherever_it_takes_over(reco
         for cut in CUTS:
             count += 1
             begun = [*prompt, *expected[:cut]]
-            kept = await engine.start(prompt)
+            kept = await engine.memory.start(prompt)
             logits = await engine.extend(begun[kept:], want_logits=True)
             for position in range(cut, cut + BEYOND):
                 token = int(np.argmax(logits))

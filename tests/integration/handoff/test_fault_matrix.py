@@ -65,7 +65,7 @@ class RememberedEngine(StepByStep):
         if self._held not in self._known:
             async with self._real.exclusive():
                 if self._held not in self._known:
-                    kept = await self._real.start(self._held)
+                    kept = await self._real.memory.start(self._held)
                     logits = await self._real.extend(self._held[kept:], want_logits=True)
                     self._known[self._held] = int(np.argmax(logits))
         logits = np.zeros(self.vocab.size, dtype=np.float32)

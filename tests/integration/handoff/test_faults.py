@@ -75,14 +75,19 @@ class Behind:
         self._engine = engine
         self.session = None
 
+    @property
+    def memory(self):
+        return self
+
     def __getattr__(self, name):
-        return getattr(self._engine, name)
+        engine = self._engine
+        return getattr(engine if hasattr(engine, name) else engine.memory, name)
 
     async def start(self, prompt, **options):
         with anyio.fail_after(60):
             while self.session is None or self.session.outcome.cloud_error is None:
                 await anyio.sleep(0.01)
-        return await self._engine.start(prompt, **options)
+        return await self._engine.memory.start(prompt, **options)
 
 
 async def answer_of(engine, cloud, prompt):

@@ -43,12 +43,17 @@ class Held:
         self._engine = engine
         self.begin = anyio.Event()
 
+    @property
+    def memory(self):
+        return self
+
     def __getattr__(self, name):
-        return getattr(self._engine, name)
+        engine = self._engine
+        return getattr(engine if hasattr(engine, name) else engine.memory, name)
 
     async def start(self, prompt, **options):
         await self.begin.wait()
-        return await self._engine.start(prompt, **options)
+        return await self._engine.memory.start(prompt, **options)
 
 
 async def handed_over(engine, client, request):
@@ -68,7 +73,7 @@ async def margin_at(engine, prefix):
     """Difference of the two best logits after `prefix`."""
     import numpy as np
 
-    await engine.rewind(0)
+    await engine.memory.rewind(0)
     logits = await engine.extend(prefix, want_logits=True)
     best = np.partition(logits, -2)[-2:]
     return float(abs(best[1] - best[0]))

@@ -52,14 +52,19 @@ class Gated:
         self._engine, self._fails = engine, fails
         self.begin = anyio.Event()
 
+    @property
+    def memory(self):
+        return self
+
     def __getattr__(self, name):
-        return getattr(self._engine, name)
+        engine = self._engine
+        return getattr(engine if hasattr(engine, name) else engine.memory, name)
 
     async def start(self, prompt, **options):
         await self.begin.wait()
         if self._fails:
             raise DeviceEngineFailed("as the test wants it")
-        return await self._engine.start(prompt, **options)
+        return await self._engine.memory.start(prompt, **options)
 
 
 @pytest.fixture
@@ -257,12 +262,12 @@ class LingeringCloud(CloudClient):
 async def test_the_next_turn_reuses_what_was_read_of_one_that_ended_in_the_cloud(cloud, engine, prompt):
     engine.reset()
     async with LingeringCloud(cloud.base_url, api_key=KEY) as client:
-        client.until = lambda: engine.n_past > 0
+        client.until = lambda: engine.memory.n_past > 0
         first = AnswerRequest(prompt_token_ids=prompt, max_tokens=12, decode_budget=12)
         slow = DeviceProfile("slow", prefill_tps=60.0, decode_tps=60.0)
         async with AnswerSession(first, engine=engine, cloud=client, rate=math.inf, profile=slow) as session:
             shown = [token async for token in session]
-    held = engine.n_past
+    held = engine.memory.n_past
     assert held > 0
     following = [*prompt, *ids(shown), *engine.vocab.tokenize(" And the mountains? Tell me about them too.")]
     request = AnswerRequest(prompt_token_ids=following, max_tokens=8)

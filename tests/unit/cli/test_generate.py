@@ -19,7 +19,7 @@ from pdd_core.errors import CloudLost, ConfigurationError
 from pdd_core.timeline import ShownToken, Source
 from pdd_llamacpp_adapter.cloud.cloud_monitor import Connection
 from pdd_llamacpp_adapter.runtime import runtime
-from pdd_llamacpp_adapter.server import prepare
+from pdd_llamacpp_adapter.server.prompts import prepare
 from pdd_llamacpp_adapter.session.outcome import Mode
 
 
@@ -43,8 +43,8 @@ class FakeSession:
 
 
 class FakeRuntime:
-    def __init__(self, session, state=Connection.CONNECTED) -> None:
-        self.cloud = SimpleNamespace(state=state, error="no connection")
+    def __init__(self, session, connection=Connection.CONNECTED) -> None:
+        self.cloud = SimpleNamespace(connection=connection, error="no connection")
         self.session = lambda _: session
 
     @asynccontextmanager

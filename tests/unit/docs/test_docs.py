@@ -23,9 +23,9 @@ from pdd_core.refinement.prompt import RefinePrompt
 from pdd_core.refinement.scores import PromptScores
 from pdd_core.timeline import Timeline
 from pdd_llamacpp_adapter.request import AnswerRequest
+from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
+from pdd_llamacpp_adapter.server.answers.service import Service
 from pdd_llamacpp_adapter.server.app import create_app
-from pdd_llamacpp_adapter.server.http_limits import HttpLimits
-from pdd_llamacpp_adapter.server.service import Service
 from pdd_llamacpp_adapter.session.answer_session import AnswerSession
 from pdd_llamacpp_adapter.session.outcome import Mode, Outcome
 from pdd_vllm_plugin.config import PDDConfig

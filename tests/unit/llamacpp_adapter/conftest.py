@@ -17,7 +17,7 @@ from pdd_core.errors import CloudUnreachable, ContextOverflow, DeviceEngineFaile
 from pdd_core.plugins import Policies
 from pdd_core.policies.pacing import FixedRatePacing
 from pdd_core.timeline import TokenLogprob, TokenLogprobs
-from pdd_llamacpp_adapter.cloud.stream import CloudChunk, CloudEnd
+from pdd_llamacpp_adapter.cloud.cloud_stream import CloudChunk, CloudEnd
 from pdd_llamacpp_adapter.engine.history import held_of
 
 N_VOCAB = 1000

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pdd_llamacpp_adapter.server.deltas import ContentDelta, ReasoningDelta, ToolCallDelta
-from pdd_llamacpp_adapter.server.prepared_answer import Event
+from pdd_llamacpp_adapter.server.answers.prepared_answer import Event
+from pdd_llamacpp_adapter.server.answers.token_logprobs import TokenNames, chat_logprobs
+from pdd_llamacpp_adapter.server.output.deltas import ContentDelta, ReasoningDelta, ToolCallDelta
 from pdd_llamacpp_adapter.server.responses.items import CallItem, TextItem, TextKind
 from pdd_llamacpp_adapter.server.responses.response import ResponseShape
-from pdd_llamacpp_adapter.server.responses.word_tokens import WordTokens
-from pdd_llamacpp_adapter.server.token_logprobs import TokenNames, chat_logprobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pdd_llamacpp_adapter.server.answering import Call
-    from pdd_llamacpp_adapter.server.deltas import Delta
-    from pdd_llamacpp_adapter.server.prepared_answer import AnswerStep, ErrorObject, Finished, Json
+    from pdd_core.timeline import ShownToken
+    from pdd_llamacpp_adapter.server.answers.answering import Call
+    from pdd_llamacpp_adapter.server.answers.prepared_answer import AnswerStep, Finished
+    from pdd_llamacpp_adapter.server.answers.transcript import Transcript
+    from pdd_llamacpp_adapter.server.output.deltas import Delta
     from pdd_llamacpp_adapter.server.responses.items import OpenItem, Told
-    from pdd_llamacpp_adapter.server.transcript import Transcript
+    from pdd_llamacpp_adapter.server.wire.failures import ErrorObject
+    from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 
 class ResponseEvents:
@@ -128,3 +130,40 @@ def whole_response(writer: ResponseEvents, transcript: Transcript, finished: Fin
         list(writer.step(step))
     list(writer.finish(finished))
     return writer.response
+
+
+class WordTokens:
+    """Tells which of an answer's tokens are its words: not those of thoughts, calls, their markers and the end.
+
+    Takes the tokens as they are shown, and gives them out with the words that are made of them.
+
+    The parsers hold text back, and drop some: words are therefore looked for in the text of the tokens that wait.
+    A token that brings no text, as in the middle of a character, belongs to the one that brings its own.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[ShownToken | None, str]] = []
+        """Tokens with their text; None where words before have had the token and left the rest of its text."""
+
+    def add(self, token: ShownToken) -> None:
+        """Take the next token. One that is no text at all, such as the answer's end, must not be among them."""
+        self._waiting.append((token, token.text))
+
+    def of(self, words: str) -> list[ShownToken]:
+        """Return the tokens of `words`, the next there are."""
+        text = "".join(own for _, own in self._waiting)
+        # words go on where the last ones ended; behind something else they are the newest that is not held back
+        start = 0 if text.startswith(words) else text.rfind(words)
+        if start < 0:  # withheld to the answer's end, and no token brought them
+            start, words = 0, text + words
+        waiting, self._waiting = self._waiting, []
+        end, at = start + len(words), 0
+        found: list[ShownToken] = []
+        for token, own in waiting:
+            begin, at = at, at + len(own)
+            among = begin < end and max(at, begin + 1) > start
+            if among and token is not None:
+                found.append(token)
+            if begin >= end or at > end:
+                self._waiting.append((None if among else token, own[max(0, end - begin) :]))
+        return found

@@ -9,7 +9,7 @@ from pdd_core.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pdd_llamacpp_adapter.server.prepared_answer import Json
+    from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 _ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
 _TEXTS = {

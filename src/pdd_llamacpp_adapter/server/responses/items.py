@@ -8,12 +8,12 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from pdd_llamacpp_adapter.server.answering import new_id
+from pdd_llamacpp_adapter.server.answers.answering import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pdd_llamacpp_adapter.server.prepared_answer import Json
+    from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 Told = tuple[str, "Json"]
 """An event's type, and its fields besides `output_index` and `sequence_number`."""

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pdd_llamacpp_adapter.server.reasoning import CLOSES
+from pdd_llamacpp_adapter.server.output.reasoning import CLOSES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pdd_core.timeline import Timeline
-    from pdd_llamacpp_adapter.server.answering import Call
-    from pdd_llamacpp_adapter.server.prepared_answer import ErrorObject, Finished, Json
+    from pdd_llamacpp_adapter.server.answers.answering import Call
+    from pdd_llamacpp_adapter.server.answers.prepared_answer import Finished
+    from pdd_llamacpp_adapter.server.wire.failures import ErrorObject
+    from pdd_llamacpp_adapter.server.wire.json_body import Json
     from pdd_llamacpp_adapter.session.outcome import Outcome
 
 

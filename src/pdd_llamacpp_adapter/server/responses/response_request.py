@@ -5,18 +5,22 @@ https://platform.openai.com/docs/api-reference/responses/create
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.request import MAX_TOP_LOGPROBS
-from pdd_llamacpp_adapter.server.answer_format import grammar_of
-from pdd_llamacpp_adapter.server.marked import marked_parts
-from pdd_llamacpp_adapter.server.prepared_answer import ChatInput, Json, Sampling
+from pdd_llamacpp_adapter.server.prompts.answer_format import grammar_of
+from pdd_llamacpp_adapter.server.prompts.marked import marked_parts
+from pdd_llamacpp_adapter.server.prompts.prepare import ChatInput
 from pdd_llamacpp_adapter.server.responses.input_items import chat_messages
 from pdd_llamacpp_adapter.server.tools.tool_use import MAX_TOOLS, function
-from pdd_llamacpp_adapter.server.wire import SamplingFields, Tokens, WireModel, check_items
+from pdd_llamacpp_adapter.server.wire.bodies import WireModel, check_items
+from pdd_llamacpp_adapter.server.wire.sampling_fields import SamplingFields, Tokens
+
+if TYPE_CHECKING:
+    from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 _LOGPROBS = "message.output_text.logprobs"
 _STATEFUL = ("previous_response_id", "conversation", "prompt")
@@ -76,8 +80,7 @@ class ResponsesRequest(SamplingFields):
             parallel_tool_calls=self.parallel_tool_calls,
             response_format=self._format(),
             template_kwargs=self.chat_template_kwargs,
-            sampling=Sampling(
-                **self.sampling_fields(),
+            sampling=self._sampling(
                 max_tokens=self.max_output_tokens,
                 logprobs=self.top_logprobs if self.with_logprobs else None,
             ),
@@ -85,12 +88,13 @@ class ResponsesRequest(SamplingFields):
 
     def echoed(self) -> Json:
         """Return the fields of the request that the response repeats."""
+        sampled = self.model_dump(include={"temperature", "top_p"})
         return {
             "instructions": self.instructions,
             "max_output_tokens": self.max_output_tokens,
             "metadata": self.metadata,
             "parallel_tool_calls": self.parallel_tool_calls,
-            "temperature": self.temperature,
+            "temperature": sampled["temperature"],
             "text": {"format": self.text.format},
             "tool_choice": self.tool_choice,
             "tools": [
@@ -98,7 +102,7 @@ class ResponsesRequest(SamplingFields):
                 for tool, made in zip(self.tools, self._functions(), strict=True)
             ],
             "top_logprobs": self.top_logprobs,
-            "top_p": self.top_p,
+            "top_p": sampled["top_p"],
             "truncation": self.truncation,
         }
 

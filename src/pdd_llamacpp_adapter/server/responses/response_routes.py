@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.routing import Route
 
 from pdd_core.errors import InvalidRequest
-from pdd_llamacpp_adapter.server.answering import new_id
-from pdd_llamacpp_adapter.server.delivery import stream_answer, whole_answer
-from pdd_llamacpp_adapter.server.failures import NOT_FOUND
-from pdd_llamacpp_adapter.server.prepare import prepare_body
+from pdd_llamacpp_adapter.server.answers.answering import new_id
+from pdd_llamacpp_adapter.server.answers.delivery import stream_answer, whole_answer
+from pdd_llamacpp_adapter.server.answers.read_request import read_request
+from pdd_llamacpp_adapter.server.prompts.prepare import prepare_body
 from pdd_llamacpp_adapter.server.responses.events import ResponseEvents, whole_response
 from pdd_llamacpp_adapter.server.responses.response_request import ResponsesRequest
-from pdd_llamacpp_adapter.server.wire import read_request
+from pdd_llamacpp_adapter.server.wire.failures import NOT_FOUND
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from pdd_llamacpp_adapter.server.prepared_answer import Finished, Json
-    from pdd_llamacpp_adapter.server.service import Service
-    from pdd_llamacpp_adapter.server.transcript import Transcript
+    from pdd_llamacpp_adapter.server.answers.service import Service
 
 PATH = "/v1/responses"
 
@@ -31,15 +30,11 @@ def routes(service: Service) -> list[Route]:
 
     async def create(request: Request) -> Response:
         body, call = await read_request(request, ResponsesRequest, service, answer_id=new_id("resp_"))
-        turn = await prepare_body(body, call)
+        prepared = await prepare_body(body, call)
         writer = ResponseEvents(call, body.echoed(), with_logprobs=body.with_logprobs)
         if body.stream:
-            return stream_answer(call, turn, writer)
-
-        def build(transcript: Transcript, finished: Finished) -> Json:
-            return whole_response(writer, transcript, finished)
-
-        return await whole_answer(call, turn, build, receive=request.receive)
+            return stream_answer(call, prepared, writer)
+        return await whole_answer(call, prepared, partial(whole_response, writer), receive=request.receive)
 
     async def stored(_: Request) -> Response:
         raise InvalidRequest("no response has this id: responses are not stored here", code=NOT_FOUND)

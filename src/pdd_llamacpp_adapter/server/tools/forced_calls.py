@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from pdd_llamacpp_adapter.server.deltas import ContentDelta, ToolCallDelta
+from pdd_llamacpp_adapter.server.output.deltas import ContentDelta, ToolCallDelta
 from pdd_llamacpp_adapter.server.tools.json_extent import JsonExtent, NotJson
 from pdd_llamacpp_adapter.server.tools.tool_calls import new_call_id
 from pdd_llamacpp_adapter.server.tools.tool_formats import may_be_call, read_calls
@@ -14,7 +14,7 @@ from pdd_llamacpp_adapter.server.tools.tool_formats import may_be_call, read_cal
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from pdd_llamacpp_adapter.server.deltas import Delta
+    from pdd_llamacpp_adapter.server.output.deltas import Delta
     from pdd_llamacpp_adapter.server.tools.tool_formats import CallFormat
 
 _HEAD = re.compile(r'\s*[\[,]\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{)')

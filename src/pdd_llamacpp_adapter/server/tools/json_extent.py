@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _CLOSERS = {"{": "}", "[": "]"}
 _BETWEEN = frozenset(" \t\r\n,:-+.0123456789eEtrufalsn")
-"""What may stand outside of strings: white space, punctuation, numbers, true, false and null."""
+"""What may be outside of strings: white space, punctuation, numbers, true, false and null."""
 
 
 class NotJson(Exception):

@@ -6,8 +6,8 @@ import secrets
 import string
 from typing import TYPE_CHECKING
 
-from pdd_llamacpp_adapter.server.deltas import ContentDelta, ToolCallDelta
-from pdd_llamacpp_adapter.server.text_machine import TextMachine, overlap
+from pdd_llamacpp_adapter.server.output.deltas import ContentDelta, ToolCallDelta
+from pdd_llamacpp_adapter.server.output.text_machine import TextMachine, overlap
 from pdd_llamacpp_adapter.server.tools.json_extent import JsonExtent, NotJson
 from pdd_llamacpp_adapter.server.tools.tool_formats import SYNTAXES, CallFormat, may_be_call, read_calls
 

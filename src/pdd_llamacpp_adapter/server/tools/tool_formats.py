@@ -33,14 +33,14 @@ class CallSyntax:
     """How the calls of one format begin and end."""
 
     marker: str
-    """Announces a call, wherever it stands. May be missing at the beginning of an answer and between calls: in
+    """Announces a call, at any place. May be missing at the beginning of an answer and between calls: in
     some models it is a control token, which adds no text."""
     opens: str
     """First character of the JSON that follows."""
     closes: str = ""
     """Follows the JSON; may be missing."""
     between: str = ""
-    """May stand between two calls, besides white space."""
+    """May come between two calls, besides white space."""
 
 
 SYNTAXES = {

@@ -11,7 +11,7 @@ from pdd_llamacpp_adapter.engine.chat_template import arguments_object
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-Json = dict[str, Any]
+    from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 
 def described(tools: Sequence[Mapping[str, Any]]) -> str:

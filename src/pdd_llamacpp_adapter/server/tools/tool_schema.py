@@ -11,7 +11,7 @@ from pdd_llamacpp_adapter.server.tools.tool_formats import CallFormat
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Json = dict[str, Any]
+    from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 MAX_FORCED_CALLS = 16
 """A model that cannot end a list would fill it until the answer's maximal length."""

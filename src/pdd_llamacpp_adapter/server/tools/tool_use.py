@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate
     from pdd_llamacpp_adapter.request import Grammar
-
-Json = dict[str, Any]
+    from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 MAX_TOOLS = 128
@@ -119,7 +118,7 @@ def plan_tools(
 
 
 def _chosen(functions: list[Json], choice: Any) -> tuple[list[Json], list[Json]]:
-    """Return the tools that the model is told about, and those of which it has to call one."""
+    """Return the tools that the model is told about, and those among which it has to call one."""
     if isinstance(choice, dict):
         name = _chosen_name(choice)
         named = [tool for tool in functions if tool["function"]["name"] == name]

@@ -14,7 +14,7 @@ from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable, SchemaVer
 from pdd_core.fingerprint import fingerprint
 from pdd_core.optin import OptIn
 from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
-from pdd_llamacpp_adapter.cloud.stream import CloudEnd, read_stream
+from pdd_llamacpp_adapter.cloud.cloud_stream import CloudEnd, read_stream
 from pdd_llamacpp_adapter.request import AnswerRequest
 
 pytestmark = pytest.mark.anyio

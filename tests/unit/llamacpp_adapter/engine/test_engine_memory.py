@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pdd_llamacpp_adapter.engine.engine_memory import EngineMemory
+from pdd_llamacpp_adapter.engine.engine_thread import EngineThread
 from pdd_llamacpp_adapter.engine.history import RefinedHistory
 
 pytestmark = pytest.mark.anyio
@@ -41,26 +42,25 @@ class Context:
 
 @pytest.fixture
 def memory():
-    made = EngineMemory()
-    made._context = Context()
-    yield made
-    made._thread.shut_down()
+    thread = EngineThread()
+    yield EngineMemory(Context(), thread)
+    thread.shut_down()
 
 
 async def test_a_refined_history_is_gone_on_from(memory):
     assert memory.holds(NEXT_TURN) == 12
     assert await memory.start(NEXT_TURN) == 12
-    assert (memory._context.ids, memory.history) == (REFINED, HISTORY)
+    assert (memory.context.ids, memory.history) == (REFINED, HISTORY)
 
 
 async def test_while_idle_work_changes_it_the_memory_is_what_an_answer_would_find(memory):
     saved = await memory.save()
-    with memory.standing_for(saved):
+    with memory.telling_of(saved):
         await memory.rewind(2)
         assert memory.history == HISTORY
         assert memory.holds(NEXT_TURN) == 12
         assert memory.holds(NEXT_TURN, refined=False) == 2
-        memory._context.ids = list(NEXT_TURN[:9])
+        memory.context.ids = list(NEXT_TURN[:9])
         assert memory.holds(NEXT_TURN, refined=False) == 2
     assert memory.history is None
     assert memory.holds(NEXT_TURN) == 9
@@ -69,4 +69,4 @@ async def test_while_idle_work_changes_it_the_memory_is_what_an_answer_would_fin
 async def test_or_left_where_nobody_could_judge_it(memory):
     assert memory.holds(NEXT_TURN, refined=False) == 2
     assert await memory.start(NEXT_TURN, refined=False) == 2
-    assert (memory._context.ids, memory.history) == ([0, 1], None)
+    assert (memory.context.ids, memory.history) == ([0, 1], None)

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from pdd_core.errors import DeviceEngineFailed
-from pdd_llamacpp_adapter.engine.aborted import DecodeAborted
+from pdd_llamacpp_adapter.engine.abort_flag import DecodeAborted
 from pdd_llamacpp_adapter.engine.engine_thread import EngineThread
 
 pytestmark = pytest.mark.anyio

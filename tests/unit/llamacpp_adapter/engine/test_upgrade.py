@@ -24,7 +24,8 @@ class MemoryEngine:
     """A memory without a model; `gate` has to be set for every batch but the first `free`."""
 
     def __init__(self, *, n_ctx=100, free=99, fails=False, save=True):
-        self.turns = EngineQueue()
+        self.memory = self
+        self.queue = EngineQueue()
         self.n_ctx = n_ctx
         self.held, self.history = list(REFINED), HISTORY
         self.batches = []
@@ -44,7 +45,7 @@ class MemoryEngine:
         self.held, self.history = list(saved.ids), saved.history
 
     @contextmanager
-    def standing_for(self, saved):
+    def telling_of(self, saved):
         self.stands_for = saved
         try:
             yield
@@ -102,13 +103,13 @@ async def test_idle_work_begins_after_an_answer_and_makes_way_for_the_next():
             tasks.start_soon(upgrade_when_idle, engine, four)
             await anyio.wait_all_tasks_blocked()
             assert engine.batches == [], "nobody has answered yet"
-            async with engine.turns.answer():
+            async with engine.queue.answer():
                 await anyio.wait_all_tasks_blocked()
                 assert engine.batches == []
             await engine.entered.wait()
             assert len(engine.held) < len(WHOLE)
             assert engine.stands_for.history == HISTORY, "an answer that comes now will find it"
-            async with engine.turns.answer():
+            async with engine.queue.answer():
                 assert engine.stands_for is None
                 seen.append((list(engine.held), engine.history))
                 engine.gate.set()
@@ -125,7 +126,7 @@ async def test_idle_work_outlives_answers_that_come_at_any_moment(apart):
         tasks.start_soon(upgrade_when_idle, engine, four)
         await anyio.wait_all_tasks_blocked()
         for _ in range(10):
-            async with engine.turns.answer():
+            async with engine.queue.answer():
                 engine.held, engine.history = list(REFINED), HISTORY
             for _ in range(apart):
                 await anyio.lowlevel.checkpoint()
@@ -140,7 +141,7 @@ async def test_idle_work_that_fails_is_told_of_and_tried_again(caplog):
         tasks.start_soon(upgrade_when_idle, engine, four)
         for _ in range(2):
             await anyio.wait_all_tasks_blocked()
-            async with engine.turns.answer():
+            async with engine.queue.answer():
                 pass
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
@@ -160,7 +161,7 @@ async def test_nor_does_what_should_not_happen_take_the_server_down(caplog):
         server.start_soon(upgrade_when_idle, engine, four)
         for _ in range(2):
             await anyio.wait_all_tasks_blocked()
-            async with engine.turns.answer():
+            async with engine.queue.answer():
                 pass
         await anyio.wait_all_tasks_blocked()
         server.cancel_scope.cancel()
@@ -174,7 +175,7 @@ async def test_a_server_that_ends_does_not_wait_for_idle_work():
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(upgrade_when_idle, engine, four)
             await anyio.wait_all_tasks_blocked()
-            async with engine.turns.answer():
+            async with engine.queue.answer():
                 pass
             await engine.entered.wait()
             tasks.cancel_scope.cancel()
@@ -182,10 +183,10 @@ async def test_a_server_that_ends_does_not_wait_for_idle_work():
 
 
 async def test_answers_take_turns_in_the_order_in_which_they_came():
-    turns, order = EngineQueue(), []
+    queue, order = EngineQueue(), []
 
     async def answer(name):
-        async with turns.answer():
+        async with queue.answer():
             order.append(name)
             await anyio.lowlevel.checkpoint()
             order.append(name)
@@ -197,17 +198,17 @@ async def test_answers_take_turns_in_the_order_in_which_they_came():
 
 
 async def test_idle_work_does_not_begin_while_an_answer_wants_the_engine():
-    turns, worked = EngineQueue(), []
+    queue, worked = EngineQueue(), []
 
     async def work(name):
         async def work():
             await anyio.lowlevel.checkpoint()
             worked.append(name)
 
-        await turns.when_idle(work)
+        await queue.when_idle(work)
 
     async with anyio.create_task_group() as tasks:
-        async with turns.answer():
+        async with queue.answer():
             tasks.start_soon(work, "while there is an answer")
             await anyio.wait_all_tasks_blocked()
         tasks.start_soon(work, "afterwards")
@@ -215,24 +216,24 @@ async def test_idle_work_does_not_begin_while_an_answer_wants_the_engine():
 
 
 async def test_the_engine_is_idle_once_the_last_answer_has_let_go():
-    turns, idle = EngineQueue(), anyio.Event()
+    queue, idle = EngineQueue(), anyio.Event()
 
     async def wait():
-        await turns.answered()
+        await queue.answered()
         idle.set()
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
         await anyio.wait_all_tasks_blocked()
-        async with turns.answer():
+        async with queue.answer():
             async with anyio.create_task_group() as others:
-                others.start_soon(hold, turns)
+                others.start_soon(hold, queue)
                 await anyio.wait_all_tasks_blocked()
                 others.cancel_scope.cancel()
             assert not idle.is_set()
         await idle.wait()
 
 
-async def hold(turns):
-    async with turns.answer():
+async def hold(queue):
+    async with queue.answer():
         raise AssertionError("the engine was taken already")

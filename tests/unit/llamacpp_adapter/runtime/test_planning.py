@@ -18,7 +18,7 @@ from pdd_core.planner.types import Plan, Verdict
 from pdd_core.refinement.guard import LEAST_TOKENS
 from pdd_core.timeline import Timeline
 from pdd_llamacpp_adapter.cloud.cloud_monitor import Connection
-from pdd_llamacpp_adapter.cloud.stream import CloudEnd
+from pdd_llamacpp_adapter.cloud.cloud_stream import CloudEnd
 from pdd_llamacpp_adapter.request import AnswerRequest
 from pdd_llamacpp_adapter.runtime.learning import Learning
 from pdd_llamacpp_adapter.runtime.runtime import Runtime
@@ -52,7 +52,7 @@ def runtime(fake_engine):
         whole = held if held_whole is None else held_whole
         engine.holds = lambda prompt, *, refined=True: held if refined else whole
         made = Runtime(engine, cloud or Client(), ServeSettings(**{"rate": 20.0, **settings}), model_name="m")
-        made.cloud.state = Connection.CONNECTED
+        made.cloud.connection = Connection.CONNECTED
         made._speed.prefill_tps, made._speed.step_s = prefill_tps, 0.02
         learning = made._planning.learning
         for _ in range(20):
@@ -186,7 +186,7 @@ def test_what_does_not_fit_the_device_is_the_clouds(runtime):
 
 def test_without_a_cloud_there_is_nothing_to_decide(runtime):
     made = runtime()
-    made.cloud.state = Connection.DOWN
+    made.cloud.connection = Connection.DOWN
     session = made.session(request())
     assert told(session)[0] == "device_only"
     assert (session._plan.by, session._plan.plan.why.reason) == ("settings", "there is no cloud")

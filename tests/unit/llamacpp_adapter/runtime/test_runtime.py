@@ -55,7 +55,7 @@ def runtime(fake_engine):
         made = Runtime(engine, cloud, ServeSettings(**settings), model_name="m")
         made._speed.prefill_tps, made._speed.step_s = prefill_tps, step_s
         if cloud is not None and connected:
-            made.cloud.state = Connection.CONNECTED
+            made.cloud.connection = Connection.CONNECTED
         return made
 
     return make
@@ -82,7 +82,7 @@ def test_without_one_the_device_answers_alone_and_unpaced(runtime):
 
 def test_while_the_cloud_is_down_the_device_answers_alone(runtime):
     made = runtime(cloud=Client())
-    made.cloud.state = Connection.DOWN
+    made.cloud.connection = Connection.DOWN
     assert mode(made.session(request())) == "device_only"
 
 
@@ -231,7 +231,7 @@ def test_the_device_alone_refines_nothing(runtime):
 
 def test_the_status_names_the_error(runtime):
     made = runtime(cloud=Client(), cloud_url="http://c/v1")
-    made.cloud.state, made.cloud.error = Connection.DOWN, CloudUnreachable("no connection to c:80")
+    made.cloud.connection, made.cloud.error = Connection.DOWN, CloudUnreachable("no connection to c:80")
     assert made.cloud_status() == {
         "url": "http://c/v1",
         "state": "down",
@@ -289,14 +289,14 @@ def monitoring():
 async def test_a_monitor_without_a_cloud_has_nothing_to_do():
     monitor = CloudMonitor(None, vocab=object())
     await monitor.run()
-    assert (monitor.state, monitor.client, monitor.info) == (Connection.NONE, None, None)
+    assert (monitor.connection, monitor.client, monitor.info) == (Connection.NONE, None, None)
 
 
 def test_a_cloud_is_used_while_its_first_look_lasts():
     client = Client()
     monitor = CloudMonitor(client, vocab=object())
     assert monitor.client is client
-    assert monitor.state is Connection.CONNECTING
+    assert monitor.connection is Connection.CONNECTING
 
 
 async def test_a_cloud_that_is_down_is_left_out_until_it_is_back(monitoring, monkeypatch):
@@ -304,18 +304,18 @@ async def test_a_cloud_that_is_down_is_left_out_until_it_is_back(monitoring, mon
     client = Client()
     client.errors = [CloudUnreachable("no"), TokenizerMismatch("token 3")]
     async with monitoring(client) as monitor:
-        await until(lambda: monitor.state is not Connection.CONNECTING)
-        assert monitor.state is Connection.DOWN
+        await until(lambda: monitor.connection is not Connection.CONNECTING)
+        assert monitor.connection is Connection.DOWN
         assert monitor.client is None
         assert isinstance(monitor.error, CloudUnreachable)
-        await until(lambda: monitor.state is Connection.CONNECTED)
+        await until(lambda: monitor.connection is Connection.CONNECTED)
         assert (monitor.client, monitor.error, client.looks) == (client, None, 3)
 
 
 async def test_an_answer_that_cannot_reach_the_cloud_has_it_looked_at_at_once(monitoring):
     client = Client()
     async with monitoring(client) as monitor:
-        await until(lambda: monitor.state is not Connection.CONNECTING)
+        await until(lambda: monitor.connection is not Connection.CONNECTING)
         client.errors = [CloudUnreachable("gone")]
         monitor.suspect(CloudUnreachable("gone"))
         assert monitor.client is None
@@ -325,11 +325,11 @@ async def test_an_answer_that_cannot_reach_the_cloud_has_it_looked_at_at_once(mo
 async def test_an_answer_that_lost_the_cloud_has_it_looked_at_too(monitoring):
     client = Client()
     async with monitoring(client) as monitor:
-        await until(lambda: monitor.state is not Connection.CONNECTING)
+        await until(lambda: monitor.connection is not Connection.CONNECTING)
         client.errors = [CloudUnreachable("gone")]
         monitor.suspect(CloudLost("no first token"))
         assert monitor.client is client, "one stream that broke off says nothing about the next request"
-        await until(lambda: monitor.state is Connection.DOWN)
+        await until(lambda: monitor.connection is Connection.DOWN)
 
 
 async def test_a_cloud_that_takes_the_connection_and_says_nothing_is_down(monitoring, monkeypatch):
@@ -341,7 +341,7 @@ async def test_a_cloud_that_takes_the_connection_and_says_nothing_is_down(monito
 
     client.connect = silent
     async with monitoring(client) as monitor:
-        await until(lambda: monitor.state is Connection.DOWN)
+        await until(lambda: monitor.connection is Connection.DOWN)
         assert "no answer within 0.05 s" in str(monitor.error)
 
 

@@ -15,10 +15,10 @@ from pdd_core.errors import InvalidGrammar, PDDError
 from pdd_core.planner.types import Alternative, Plan, Verdict, Why
 from pdd_core.timeline import ShownToken, Source, Timeline, TokenLogprob, TokenLogprobs
 from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate
+from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
+from pdd_llamacpp_adapter.server.answers.service import Service
 from pdd_llamacpp_adapter.server.app import create_app
-from pdd_llamacpp_adapter.server.http_limits import HttpLimits
 from pdd_llamacpp_adapter.server.run import serve
-from pdd_llamacpp_adapter.server.service import Service
 from pdd_llamacpp_adapter.session.outcome import AnswerPlan, Mode, Outcome
 
 EOS = 256

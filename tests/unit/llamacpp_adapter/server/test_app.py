@@ -5,9 +5,11 @@ import logging
 import pytest
 
 from pdd_core.errors import ConfigurationError
-from pdd_llamacpp_adapter.server import chat_request, completion_routes, wire
-from pdd_llamacpp_adapter.server.http_limits import HttpLimits
+from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
+from pdd_llamacpp_adapter.server.chat import chat_request
+from pdd_llamacpp_adapter.server.completions import completion_routes
 from pdd_llamacpp_adapter.server.responses import response_request
+from pdd_llamacpp_adapter.server.wire import bodies
 
 ASK = {"messages": [{"role": "user", "content": "A question"}]}
 LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
@@ -259,7 +261,7 @@ def test_a_long_body_is_not_worked_through_on_the_event_loop(client, service, pa
 
         return call
 
-    monkeypatch.setattr(wire, "parse", noted(wire.parse))
+    monkeypatch.setattr(bodies, "parse", noted(bodies.parse))
     for module, name in (
         (chat_request, "plain_messages"),
         (response_request, "chat_messages"),

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pdd_core.errors import CloudLost, DeviceEngineFailed
 from pdd_core.timeline import Source
-from pdd_llamacpp_adapter.cloud.stream import CloudEnd
+from pdd_llamacpp_adapter.cloud.cloud_stream import CloudEnd
 from pdd_llamacpp_adapter.session.answer import Answer
 from pdd_llamacpp_adapter.session.answer_text import AnswerText
 

@@ -20,7 +20,7 @@ from pdd_core.patience import Patience
 from pdd_core.plugins import Policies
 from pdd_core.policies.pacing import AdaptivePacing, FixedRatePacing
 from pdd_core.timeline import Source
-from pdd_llamacpp_adapter.cloud.stream import CloudEnd
+from pdd_llamacpp_adapter.cloud.cloud_stream import CloudEnd
 from pdd_llamacpp_adapter.request import AnswerRequest, Grammar, GrammarKind
 from pdd_llamacpp_adapter.session.answer_session import AnswerSession
 

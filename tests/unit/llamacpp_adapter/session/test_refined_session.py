@@ -12,7 +12,7 @@ from pdd_core.handoff import NoRefinement, Refinement
 from pdd_core.patience import Patience
 from pdd_core.refinement.guard import Guard
 from pdd_core.timeline import Source
-from pdd_llamacpp_adapter.cloud.stream import CloudEnd
+from pdd_llamacpp_adapter.cloud.cloud_stream import CloudEnd
 from pdd_llamacpp_adapter.engine.history import RefinedHistory
 from pdd_llamacpp_adapter.engine.speed import DeviceSpeed
 from pdd_llamacpp_adapter.request import AnswerRequest

@@ -11,7 +11,7 @@ from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable, DeviceEng
 from pdd_core.patience import Patience
 from pdd_core.planner.types import Plan, Verdict, Why
 from pdd_core.timeline import Source
-from pdd_llamacpp_adapter.cloud.stream import CloudEnd
+from pdd_llamacpp_adapter.cloud.cloud_stream import CloudEnd
 from pdd_llamacpp_adapter.request import AnswerRequest
 from pdd_llamacpp_adapter.session.answer_session import AnswerSession
 from pdd_llamacpp_adapter.session.outcome import AnswerPlan

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdd_llamacpp_adapter.server.deltas import ContentDelta, ToolCallDelta
-from pdd_llamacpp_adapter.server.text_machine import overlap
+from pdd_llamacpp_adapter.server.output.deltas import ContentDelta, ToolCallDelta
+from pdd_llamacpp_adapter.server.output.text_machine import overlap
 from pdd_llamacpp_adapter.server.tools import tool_calls
 from pdd_llamacpp_adapter.server.tools.forced_calls import ForcedCallParser
 from pdd_llamacpp_adapter.server.tools.json_extent import JsonExtent, NotJson

@@ -1,0 +1,1 @@
+"""What the routes that answer share: the server, and an answer from its place in the queue to its end."""

@@ -1,0 +1,1 @@
+"""``/v1/completions``: the older API, of prompts without a chat."""

@@ -1,0 +1,1 @@
+"""What the text of an answer turns out to be: words, thoughts, tool calls."""

@@ -1,0 +1,169 @@
+"""What a client asks for, made into what a session takes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import anyio
+
+from pdd_core.errors import ContextOverflow, InvalidRequest, ModelError
+from pdd_llamacpp_adapter.engine.chat_template import RESERVED_VARIABLES
+from pdd_llamacpp_adapter.request import AnswerRequest, check_token_ids
+from pdd_llamacpp_adapter.server.answers.prepared_answer import PreparedAnswer
+from pdd_llamacpp_adapter.server.output.reasoning import ReasoningStart, reasoning_start
+from pdd_llamacpp_adapter.server.prompts.answer_format import grammar_of
+from pdd_llamacpp_adapter.server.prompts.answer_parser import output_parser
+from pdd_llamacpp_adapter.server.prompts.marked import span_of_tools, spans_of_parts
+from pdd_llamacpp_adapter.server.tools.tool_use import plan_tools
+from pdd_llamacpp_adapter.server.wire.sampling_fields import Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pdd_core.refinement.spans import Span
+    from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
+    from pdd_llamacpp_adapter.request import Grammar
+    from pdd_llamacpp_adapter.server.answers.answering import Call
+    from pdd_llamacpp_adapter.server.answers.service import AnswerSource, Service
+    from pdd_llamacpp_adapter.server.prompts.marked import MarkedPart
+    from pdd_llamacpp_adapter.server.tools.tool_use import ToolPlan
+    from pdd_llamacpp_adapter.server.wire.json_body import Json
+
+Made = TypeVar("Made")
+
+_RESERVED = RESERVED_VARIABLES | {"self", "most"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatInput:
+    """A chat to go on with, in the shapes of OpenAI's chat completions."""
+
+    messages: Sequence[Json]
+    """Roles system, user, assistant (with tool_calls) and tool; `content` is a string or None."""
+    tools: Sequence[Json] = ()
+    tool_choice: str | Json | None = None
+    parallel_tool_calls: bool = True
+    response_format: Json | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Variables for the model's chat template, such as `enable_thinking`."""
+    marked: Sequence[MarkedPart] = ()
+    """Parts that stay when the prompt is refined."""
+
+
+async def prepare(chat: ChatInput, runtime: AnswerSource) -> PreparedAnswer:
+    """Render, tokenise and check a chat. On a worker thread: a long chat takes tens of milliseconds.
+
+    Cancelled, it does not wait for the thread, which nothing can stop: the server ends in spite of it.
+
+    Raises:
+        InvalidRequest: a field that cannot be obeyed.
+        ContextOverflow: the prompt leaves no room for the answer.
+    """
+    return await anyio.to_thread.run_sync(_prepare, chat, runtime, abandon_on_cancel=True)
+
+
+async def prepare_body(body: ChatBody, call: Call) -> PreparedAnswer:
+    """Make a chat of a request's body, and prepare it: on a worker thread, too.
+
+    Raises:
+        InvalidRequest, ContextOverflow: as `prepare` and `body.chat_input`.
+        DeviceBusy: as `on_worker_thread`.
+    """
+    return await on_worker_thread(call.service, lambda: _prepare(body.chat_input(), call.runtime))
+
+
+async def on_worker_thread(service: Service, work: Callable[[], Made]) -> Made:
+    """Return what `work` makes of a request, on a worker thread. Only a few are at work at a time.
+
+    Raises:
+        DeviceBusy: the queue is full, so it would be done in vain.
+        ServerStopping: the server was told to stop before it was done.
+    """
+
+    async def made() -> Made:
+        async with service.preparing:
+            service.queue.check()
+            return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+
+    return await service.incoming.prepare(made)
+
+
+class ChatBody(Protocol):
+    """A route's request for an answer to a chat."""
+
+    def chat_input(self) -> ChatInput:
+        """Return what is asked for in the server's own words."""
+
+
+def _prepare(chat: ChatInput, runtime: AnswerSource) -> PreparedAnswer:
+    vocab = runtime.vocab
+    if taken := sorted(_RESERVED & chat.template_kwargs.keys()):
+        raise InvalidRequest(
+            f"chat_template_kwargs must not hold {taken[0]!r}: it comes from another field",
+            param="chat_template_kwargs",
+        )
+    wanted = grammar_of(chat.response_format)
+    try:
+        plan = plan_tools(chat.tools, chat.tool_choice, chat.parallel_tool_calls, template=vocab.chat_template)
+        prompt = _rendered(chat, plan, vocab, most=runtime.context_limit())
+    except ModelError as error:
+        raise InvalidRequest(str(error), param="messages", code="no_chat_template") from error
+    protect = _protected(chat, plan, prompt, vocab) if runtime.refines else []
+    # a grammar leaves no room for thoughts
+    thoughts = reasoning_start(prompt, vocab.piece) if wanted is None else ReasoningStart.NEVER
+    request = answer_request(prompt, chat.sampling, runtime, grammar=plan.constraint(wanted), protect=protect)
+    runtime.check_grammar(request)
+    return PreparedAnswer(request=request, parser=output_parser(reasoning=thoughts, tools=plan))
+
+
+def _rendered(chat: ChatInput, plan: ToolPlan, vocab: Vocabulary, *, most: int | None = None) -> list[int]:
+    messages = plan.messages(chat.messages)
+    return vocab.render_chat(messages, tools=plan.template_tools, most=most, **chat.template_kwargs)
+
+
+def _protected(chat: ChatInput, plan: ToolPlan, prompt: Sequence[int], vocab: Vocabulary) -> list[Span]:
+    """Return what the prompt's tokens alone do not tell: the marked parts, and tools wherever they were put.
+
+    Raises:
+        InvalidRequest: a marked part is not in the prompt.
+    """
+    spans = spans_of_parts(chat.marked, prompt, vocab) if chat.marked else []
+    if not plan.tools:
+        return spans
+    try:
+        without = _rendered(chat, replace(plan, tools=()), vocab)
+    except InvalidRequest:  # the template insists on tools: they may be anywhere
+        return [(0, len(prompt))]
+    tools = span_of_tools(prompt, without)
+    return spans if tools is None else [*spans, tools]
+
+
+def answer_request(
+    prompt: Sequence[int],
+    sampling: Sampling,
+    runtime: AnswerSource,
+    *,
+    grammar: Grammar | None = None,
+    protect: Sequence[Span] = (),
+) -> AnswerRequest:
+    """Return the request for an answer to `prompt`, whose spans `protect` stay when it is refined.
+
+    Raises:
+        InvalidRequest: a value out of its bounds, or a token id that the model does not have.
+        ContextOverflow: prompt and answer together are too long for everyone who could make it.
+    """
+    for name in ("logit_bias", "stop_token_ids"):
+        check_token_ids(getattr(sampling, name), runtime.vocab.size, param=name)
+    fields = asdict(sampling)
+    limit = runtime.context_limit()
+    if sampling.max_tokens is None:
+        fields["max_tokens"] = runtime.default_max_tokens(len(prompt))
+    needed = len(prompt) + max(fields["max_tokens"], 1)
+    if needed > limit:
+        raise ContextOverflow(
+            f"the context holds {limit} tokens, but {needed} are needed: {len(prompt)} of the prompt and "
+            f"{needed - len(prompt)} of the answer"
+        )
+    return AnswerRequest(prompt_token_ids=prompt, grammar=grammar, protect=protect, **fields)

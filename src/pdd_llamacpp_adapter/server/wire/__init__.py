@@ -1,0 +1,1 @@
+"""HTTP bodies and errors, as OpenAI has them. Knows of no answer."""
