@@ -98,7 +98,7 @@ async def test_what_does_not_fit_is_refused_before_any_work(gguf, long_prompt):
         await small.extend(long_prompt[:200])
         with pytest.raises(ContextOverflow, match="256"):
             await small.extend(long_prompt[200:300])
-        assert small.n_past == 200
+        assert small.memory.n_past == 200
 
 
 @pytest.mark.parametrize("ids", [[], [-1], [10**6]])
