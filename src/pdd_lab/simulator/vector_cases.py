@@ -129,7 +129,7 @@ class Cases(Expectations):
         )
         forced = np.broadcast_to(wanted == HANDOFF, count)
         left = np.flatnonzero(self.cloud_takes & ~device & (wanted != CLOUD_ONLY))
-        needed, to_beat = np.full(count, LEAST_SAVED), np.where(forced, np.inf, best.cost)
+        needed, to_beat = np.full(count, LEAST_SAVED), best.cost.copy()
         shares = RATIOS if refinable and fixed is None else ()
         for tried, share in enumerate((1.0 if fixed is None else fixed, *shares)):
             if not left.size or (tried and share < self.goals.lowest_ratio):
