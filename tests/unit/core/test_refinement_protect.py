@@ -4,7 +4,8 @@ import re
 
 import pytest
 from chat_templates import CHATML
-from hypothesis import given, settings
+from example_count import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import Environment
 
@@ -315,7 +316,7 @@ parts = st.sampled_from(
 )
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(pieces=st.lists(parts, max_size=60), tail=st.integers(0, 10), data=st.data())
 def test_any_prompt_has_its_control_tokens_both_ends_and_marks_protected(pieces, tail, data):
     ids = [sorted(set(pieces)).index(piece) for piece in pieces]

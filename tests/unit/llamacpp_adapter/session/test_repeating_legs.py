@@ -41,6 +41,12 @@ HUNG = 0.3
 """Seconds."""
 
 
+@pytest.fixture
+def anyio_backend():
+    """Sockets take real time."""
+    return "asyncio"
+
+
 class LetterVocabulary:
     """Every token is two letters, but for the end."""
 
