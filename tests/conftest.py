@@ -1,5 +1,6 @@
 """For all tests."""
 
+import gc
 import os
 import signal
 
@@ -8,7 +9,7 @@ from hypothesis import HealthCheck, settings
 # Machines are shared: no test is judged by how long an example takes. Nor by chance: the examples stay the same.
 # HYPOTHESIS_PROFILE=exhaustive draws many others.
 ALWAYS = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("same", derandomize=True, **ALWAYS)
+settings.register_profile("same", derandomize=True, max_examples=50, **ALWAYS)
 settings.register_profile("exhaustive", derandomize=False, max_examples=2000, print_blob=True, **ALWAYS)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
@@ -17,3 +18,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
+
+
+def pytest_collection_finish():
+    """What was imported stays: looking through it for garbage, again and again, takes a good part of all time."""
+    gc.collect()
+    gc.freeze()
