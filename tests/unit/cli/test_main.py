@@ -140,6 +140,6 @@ def test_an_interrupted_command_ends_without_a_traceback(tmp_path, number, code:
     )
     assert process.stdout.readline() == "running\n"
     process.send_signal(number)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in errors
