@@ -99,9 +99,7 @@ async def test_tokens_that_arrive_until_the_cancel_is_through_are_in_vain(sessio
     used = outcome.timeline.count(Source.CLOUD)
     assert 0 < used < 10
     assert ids[:used] == sent[:used]
-    assert ids[used:] == [ids[used - 1] + 1 + i for i in range(10 - used)], (
-        "the rest is the device's"
-    )
+    assert ids[used:] == [ids[used - 1] + 1 + i for i in range(10 - used)], "the rest is the device's"
     assert outcome.cloud_tokens_in_vain > 0
 
 
