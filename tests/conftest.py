@@ -1,15 +1,26 @@
 """For all tests."""
 
+import gc
+import os
 import signal
 
 from hypothesis import HealthCheck, settings
 
-# Machines are shared: no test is judged by how long an example takes.
-settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("shared-machine")
+# Machines are shared: no test is judged by how long an example takes. Nor by chance: the examples stay the same.
+# HYPOTHESIS_PROFILE=exhaustive draws many others.
+ALWAYS = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("same", derandomize=True, max_examples=50, **ALWAYS)
+settings.register_profile("exhaustive", derandomize=False, max_examples=2000, print_blob=True, **ALWAYS)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # A run in the background has Ctrl-C ignored, and one under nohup the end of its terminal; the processes that tests
 # start and interrupt would inherit that.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
+
+
+def pytest_collection_finish():
+    """What was imported stays: looking through it for garbage, again and again, takes a good part of all time."""
+    gc.collect()
+    gc.freeze()

@@ -214,6 +214,8 @@ class CloudServer(ServerProcess):
         deadline = time.monotonic() + self._start_timeout
         while not _healthy(f"{self.root_url}/health"):
             if (code := self.exit_code()) is not None:
+                if self._reader is not None:
+                    self._reader.join(timeout=2)  # the last words may still be on their way
                 raise ConfigurationError(f"vLLM ended with code {code} while starting:\n{self.log_tail()}")
             if time.monotonic() > deadline:
                 raise CloudUnreachable(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,10 @@ class FakeServer:
     refuses: tuple[str, ...] = ()
     fails: dict[int, str] = field(default_factory=dict)
     """Number of the answering request, from 1 -> "429", "break" or "error event"."""
+    stalls_after: float = math.inf
+    """Requests behind so many get no token."""
+    together: int = 0
+    """None but the first request, a probe, gets its last token before so many have run at a time."""
     pdd: dict | None = None
     owned_by: str = "vllm"
     max_model_len: int = 4096
@@ -73,18 +78,23 @@ class FakeServer:
             return JSONResponse({"error": {"message": f"{refused[0]} is not known", "code": 400}}, 400)
         if self.fails.get(number) == "429":
             return JSONResponse({"error": {"message": "busy", "type": "rate_limit_error"}}, 429)
-        return StreamingResponse(self._stream(body, self.fails.get(number)), media_type="text/event-stream")
+        return StreamingResponse(self._stream(body, number), media_type="text/event-stream")
 
-    async def _stream(self, body, failure):
+    async def _stream(self, body, number):
+        failure = self.fails.get(number)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         length, wanted = len(body["prompt"]), body["max_tokens"]
         self.context += length
         try:
             await asyncio.sleep(self.prefill_s_per_token * length + self._step_s())
+            while number > self.stalls_after:
+                await asyncio.sleep(0.01)
             for index in range(wanted):
                 if index:
                     await asyncio.sleep(self._step_s())
+                while index == wanted - 1 and number > 1 and self.most_running < self.together:
+                    await asyncio.sleep(0.01)
                 self.context += 1
                 choice = {"index": 0, "text": "x", "finish_reason": None}
                 if body.get("return_token_ids"):

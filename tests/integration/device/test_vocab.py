@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from example_count import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pdd_core.errors import ContextOverflow, InvalidRequest
@@ -97,7 +98,7 @@ def whole(vocab, text, *, add_bos):
     return vocab._ids(text, special=True, add_bos=add_bos)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     text=st.lists(st.sampled_from([*CONTROL, *WORDS]) | st.text(max_size=4), max_size=40).map("".join),
     add_bos=st.booleans(),

@@ -37,7 +37,7 @@ def test_two_builders_at_once_both_find_it_complete(tmp_path, kind) -> None:
             if kind == "folder":
                 draft.mkdir()
             (draft / "weights" if kind == "folder" else draft).write_text("complete")
-            together.wait(timeout=10)
+            together.wait(timeout=60)
         return (target / "weights" if kind == "folder" else target).read_text()
 
     with ThreadPoolExecutor(2) as pool:

@@ -41,6 +41,7 @@ def started(tmp_path):
         launcher.cloud_command = lambda model, *, bind, api_key, **_: CloudCommand(
             (sys.executable, {str(server)!r}, str(bind[1])), {{}}, api_key
         )
+        launcher._POLL = 0.02
         port = launcher._free_port("127.0.0.1")
         sys.argv = ["pdd-device", "cloud", "--model", "org/model", "--port", str(port), "--api-key", "geheim"]
         from pdd_cli.main import main
@@ -61,22 +62,22 @@ def started(tmp_path):
     try:
         yield process, lines, lines[-1].removeprefix("Ready: ").strip().removesuffix("/v1")
     finally:
-        process.kill()
-        process.communicate()
+        process.terminate()  # killed, it would leave the server to the watchdog, which takes seconds
+        process.communicate(timeout=60)
 
 
 def answers(url: str) -> bool:
     import urllib.request
 
     try:
-        with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own http address
+        with urllib.request.urlopen(url, timeout=20):  # noqa: S310 - our own http address
             return True
     except OSError:
         return False
 
 
 def stops_answering(url: str) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while answers(url):
         if time.monotonic() > deadline:
             return False
@@ -103,7 +104,7 @@ def test_once_ready_it_shows_the_servers_own_log(started) -> None:
 def test_a_signal_ends_it_and_the_server(started, number, code: int) -> None:
     process, _, url = started
     process.send_signal(number)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in errors
     assert stops_answering(url)
@@ -112,6 +113,6 @@ def test_a_signal_ends_it_and_the_server(started, number, code: int) -> None:
 def test_a_server_that_crashes_ends_it_with_an_error(started) -> None:
     process, _, url = started
     answers(f"{url}/crash")
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "vLLM ended with code 9" in errors

@@ -3,7 +3,8 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from example_count import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from pacing_world import World, gaps, shortest_longest_gap
 
@@ -51,7 +52,7 @@ def make(name, target, max_tokens=100):
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-@settings(max_examples=40)
+@examples(40)
 @given(world=worlds(), target=targets)
 def test_every_token_is_shown_once_in_order_and_the_first_one_undelayed(name, world, target):
     shown = world.show(make(name, target))
@@ -62,7 +63,7 @@ def test_every_token_is_shown_once_in_order_and_the_first_one_undelayed(name, wo
 
 
 @pytest.mark.parametrize("name", PACED)
-@settings(max_examples=40)
+@examples(40)
 @given(world=worlds(), target=targets)
 def test_no_token_comes_faster_than_the_rate_before_the_answer_is_complete(name, world, target):
     shown = world.show(make(name, target))
@@ -71,7 +72,7 @@ def test_no_token_comes_faster_than_the_rate_before_the_answer_is_complete(name,
 
 
 @pytest.mark.parametrize("name", [name for name in PACED if name != "reading"])
-@settings(max_examples=40)
+@examples(40)
 @given(world=worlds(), target=targets)
 def test_a_token_at_hand_waits_no_longer_than_the_gap_may_be_stretched(name, world, target):
     shown = world.show(make(name, target))
@@ -81,14 +82,14 @@ def test_a_token_at_hand_waits_no_longer_than_the_gap_may_be_stretched(name, wor
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-@settings(max_examples=40)
+@examples(40)
 @given(world=worlds(), target=targets)
 def test_a_finished_answer_is_shown_within_the_bound(name, world, target):
     assert world.show(make(name, target))[-1] <= world.end + target.flush_within + 1e-9
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-@settings(max_examples=40)
+@examples(40)
 @given(world=worlds(), target=targets)
 def test_asking_twice_changes_nothing(name, world, target):
     class Twice:
@@ -104,13 +105,13 @@ def test_asking_twice_changes_nothing(name, world, target):
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-@settings(max_examples=40)
+@examples(40)
 @given(world=worlds())
 def test_an_unlimited_rate_passes_tokens_through(name, world):
     assert world.show(make(name, PaceTarget(math.inf))) == world.arrivals
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(world=worlds(), target=targets)
 def test_unlimited_passes_tokens_through_at_any_rate(world, target):
     assert world.show(make("unlimited", target)) == world.arrivals
@@ -129,7 +130,7 @@ def test_a_flush_is_even_and_never_slower_than_the_rate(name):
 
 
 @pytest.mark.parametrize("name", PACED)
-@settings(max_examples=25)
+@examples(25)
 @given(overshoot=st.floats(0, 0.049))
 def test_a_timer_that_overshoots_does_not_slow_the_answer_down(name, overshoot):
     world = World([0.0] * 40, end=100.0)

@@ -4,7 +4,8 @@ import re
 
 import pytest
 from chat_templates import CHATML
-from hypothesis import given, settings
+from example_count import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import Environment
 
@@ -209,18 +210,19 @@ def test_tools_in_a_user_turn_are_protected():
 
 
 @pytest.mark.parametrize(
-    "tools",
+    ("tools", "whole"),
     [
-        LLAMA_TOOLS[:-30],  # cut
-        LLAMA_TOOLS.replace("Given the following", "Here are"),
-        LLAMA_TOOLS[: LLAMA_TOOLS.index("\n\n{")] + "\n\n",
-        f"Look: {LLAMA_TOOLS}",
+        (LLAMA_TOOLS[:-30], True),  # the last one is cut
+        (LLAMA_TOOLS.replace("Given the following", "Here are"), False),
+        (LLAMA_TOOLS[: LLAMA_TOOLS.index("\n\n{")] + "\n\n", False),
+        (f"Look: {LLAMA_TOOLS}", False),
     ],
 )
-def test_what_only_resembles_tools_in_a_user_turn_is_text(tools):
+def test_what_only_resembles_tools_in_a_user_turn_is_text(tools, whole):
+    """But for the tools before the first that does."""
     kept = Tokens(llama(("user", f"{tools}{DOCUMENT}\n\n{QUESTION}"))).kept()
     assert '"time"' not in kept
-    assert "Respond in the format" not in kept or '"weather"' in kept
+    assert ("Respond in the format" in kept) is ('"weather"' in kept) is whole
 
 
 def test_marks_that_are_text_count_if_no_control_token_has_a_role():
@@ -315,7 +317,7 @@ parts = st.sampled_from(
 )
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(pieces=st.lists(parts, max_size=60), tail=st.integers(0, 10), data=st.data())
 def test_any_prompt_has_its_control_tokens_both_ends_and_marks_protected(pieces, tail, data):
     ids = [sorted(set(pieces)).index(piece) for piece in pieces]

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from example_count import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pdd_core.errors import ConfigurationError, InvalidRefinement
@@ -48,7 +49,6 @@ units = st.sampled_from(["token", "word", "line"])
 
 
 @pytest.mark.parametrize("name", REFINERS)
-@settings(max_examples=100)
 @given(prompt=prompts(), ratio=ratios, seed=st.integers(0, 5))
 def test_the_result_keeps_to_the_contract_and_its_length_is_what_was_asked_for(name, prompt, ratio, seed):
     scores = drawn(len(prompt), seed)
@@ -133,7 +133,7 @@ def test_rounding_errors_keep_no_token_more():
 # choose
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(prompt=prompts(), ratio=ratios, unit=units, data=st.data())
 def test_units_are_taken_best_first_and_at_most_one_is_cut(prompt, ratio, unit, data):
     numbers = st.lists(st.integers(0, 4), min_size=len(prompt), max_size=len(prompt))

@@ -267,7 +267,7 @@ class FakeServer:
             if piece is BREAK:
                 return
             if piece is WAIT:
-                await asyncio.sleep(30)
+                await asyncio.sleep(600)
             writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
             await writer.drain()
         writer.write(b"0\r\n\r\n")

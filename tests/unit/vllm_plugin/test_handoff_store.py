@@ -2,7 +2,7 @@ import contextlib
 import sys
 
 import pytest
-from hypothesis import settings
+from example_count import examples
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -255,7 +255,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store._held == held
 
 
-StoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+StoreMachine.TestCase.settings = examples(60, stateful_step_count=30)
 TestStoreMachine = StoreMachine.TestCase
 
 

@@ -1,7 +1,7 @@
 """Budgets of running requests, over a scheduler whose load comes and goes."""
 
 import pytest
-from hypothesis import settings
+from example_count import examples
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from scheduler_fakes import Scheduler, request, told
@@ -248,5 +248,5 @@ class AnyLoad(RuleBasedStateMachine):
         assert set(self.scheduler._pdd_budgeted) == held
 
 
-AnyLoad.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+AnyLoad.TestCase.settings = examples(60, stateful_step_count=40)
 TestAnyLoad = AnyLoad.TestCase

@@ -205,8 +205,10 @@ def test_the_cache_is_read_from_vllms_metrics() -> None:
 
 
 def test_ctrl_c_leaves_no_request_running_and_writes_nothing(tmp_path) -> None:
-    with serving(FakeServer(gap=0.2)) as fake:
-        argv = ["bench", "cloud", "--url", fake.url, "--widths", "1,4", "--out", str(tmp_path / "cloud.json")]
+    # a probe, a warm-up, two prompts and two answers go alone; of the next four answers no token comes
+    with serving(FakeServer(stalls_after=6)) as fake:
+        argv = ["bench", "cloud", "--url", fake.url, "--lengths", "16,64", "--widths", "1,4"]
+        argv += ["--out", str(tmp_path / "cloud.json")]
         process = subprocess.Popen(
             [sys.executable, "-m", "pdd_cli.main", *argv],
             stdout=subprocess.PIPE,

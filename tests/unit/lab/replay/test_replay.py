@@ -40,19 +40,17 @@ def trace_file(tmp_path):
     return write
 
 
-def replayed(fake: FakeServer, path, tmp_path, **changes):
+def replayed(fake: FakeServer, path, tmp_path, *, plot=None, **changes):
     out = io.StringIO()
     wanted = Replay(trace=str(path), url=fake.url, reader=READER, **changes)
-    run_replay(
-        wanted, json_path=tmp_path / "r.json", plot=tmp_path / "r.png", console=Console(file=out, width=200)
-    )
+    run_replay(wanted, json_path=tmp_path / "r.json", plot=plot, console=Console(file=out, width=200))
     return json.loads((tmp_path / "r.json").read_text()), out.getvalue()
 
 
 def test_every_request_is_sent_as_the_trace_has_it(trace_file, tmp_path) -> None:
     path = trace_file((0, 5, 3), (1, 7, 2), (2, 9, 4))
     with serving(FakeServer()) as fake:
-        report, printed = replayed(fake, path, tmp_path, speedup=100)
+        report, printed = replayed(fake, path, tmp_path, plot=tmp_path / "r.png", speedup=100)
     sent = fake.requests[1:]  # the first is the probe
     assert [(len(one["prompt"]), one["max_tokens"]) for one in sent] == [(5, 3), (7, 2), (9, 4)]
     found = report["figures"]
@@ -68,7 +66,7 @@ def test_every_request_is_sent_as_the_trace_has_it(trace_file, tmp_path) -> None
 
 def test_arrivals_do_not_wait_for_answers(trace_file, tmp_path) -> None:
     path = trace_file(*[(0.01 * index, 4, 20) for index in range(6)])
-    with serving(FakeServer(gap=0.05)) as fake:
+    with serving(FakeServer(together=6)) as fake:
         report, _ = replayed(fake, path, tmp_path)
     assert fake.most_running == 6
     assert report["figures"]["requests"]["completed"] == 6
@@ -76,7 +74,7 @@ def test_arrivals_do_not_wait_for_answers(trace_file, tmp_path) -> None:
 
 def test_a_bound_on_concurrency_holds_and_what_waits_is_late(trace_file, tmp_path) -> None:
     path = trace_file(*[(0, 4, 5)] * 4)
-    with serving(FakeServer(gap=0.05)) as fake:
+    with serving(FakeServer(gap=0.02)) as fake:
         report, printed = replayed(fake, path, tmp_path, concurrency=1)
     assert fake.most_running == 1
     rows = report["answers"]
@@ -99,7 +97,7 @@ def test_requests_that_the_server_cannot_hold_are_counted_and_not_sent(trace_fil
 def test_errors_are_counted_by_type_and_the_rest_goes_on(trace_file, tmp_path) -> None:
     path = trace_file(*[(0.02 * index, 4, 3) for index in range(5)])
     with serving(FakeServer(fails={2: "429", 3: "break", 4: "429"})) as fake:
-        report, printed = replayed(fake, path, tmp_path)
+        report, printed = replayed(fake, path, tmp_path, plot=tmp_path / "r.png")
     assert report["figures"]["errors"] == {"HTTP 429": 2, "broke off": 1}
     assert report["figures"]["requests"]["completed"] == 2
     assert "2 times: HTTP 429" in printed

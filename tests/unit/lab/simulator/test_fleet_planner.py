@@ -1,7 +1,8 @@
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from example_count import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pdd_core.errors import ConfigurationError
@@ -38,7 +39,7 @@ options = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.lists(options, min_size=1, max_size=3), st.sampled_from([0.0, 0.5, 1.0, 5.0]))
 def test_the_whole_number_plan_is_the_best_of_all(given_settings, gpus):
     classes = [a_class(name=str(i), requests_per_s=5.0 * (i + 1)) for i in range(len(given_settings))]
@@ -59,7 +60,7 @@ def test_the_whole_number_plan_is_the_best_of_all(given_settings, gpus):
     assert plan_fleet(classes, given_settings, gpus).harm <= best + 1e-6
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.lists(options, min_size=1, max_size=3), st.floats(0.05, 3.0))
 def test_the_shadow_price_is_what_a_little_more_gpu_is_worth(given_settings, gpus):
     classes = [a_class(name=str(i)) for i in range(len(given_settings))]
@@ -86,7 +87,7 @@ def test_with_fewer_gpus_handoffs_come_first_and_refusals_last():
         }
         for gpus in (100.0, 3.0, 0.5)
     ]
-    assert verdicts[0] == {Verdict.CLOUD_ONLY} or verdicts[0] == {Verdict.HANDOFF}
+    assert verdicts[0] == {Verdict.HANDOFF}
     assert Verdict.HANDOFF in verdicts[1]
     assert None not in verdicts[1]
     assert None in verdicts[2]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from example_count import examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 from naive_vllm import serve
 
@@ -88,7 +89,6 @@ def fits_once_its_prefix_is_forgotten():
     return {"load": load, "profile": profile}
 
 
-@settings(deadline=None, max_examples=100)
 @example(**arrives_as_a_step_ends())
 @example(**fits_once_its_prefix_is_forgotten())
 @given(load=loads(), profile=clouds())
@@ -100,7 +100,7 @@ def test_it_does_what_the_naive_scheduler_does(load, profile):
     assert served.preemptions == preemptions
 
 
-@settings(deadline=None, max_examples=80)
+@examples(80)
 @given(loads(), clouds())
 def test_every_request_ends_with_all_its_tokens_within_all_limits(load, profile):
     served = simulate(load, profile)
@@ -117,7 +117,7 @@ def test_every_request_ends_with_all_its_tokens_within_all_limits(load, profile)
     assert served.busy_s <= served.end_s * (1 + 1e-12)
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(loads(hashed=False), clouds(), st.integers(1, 20))
 def test_more_tokens_take_no_less_time(load, profile, more):
     profile = profile.model_copy(update={"kv_tokens": 4 * 4000})  # without preemptions, whose timing is chance

@@ -1,4 +1,4 @@
-from hypothesis import settings
+from example_count import examples
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -57,4 +57,4 @@ class Cache(RuleBasedStateMachine):
 
 
 TestCache = Cache.TestCase
-TestCache.settings = settings(max_examples=60, deadline=None)
+TestCache.settings = examples(60)

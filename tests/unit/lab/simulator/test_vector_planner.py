@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from example_count import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pdd_core.planner.lengths import OutputLengths
@@ -86,7 +87,7 @@ def one_by_one(lengths, goals, one, **options):
     )
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     many=st.lists(requests, min_size=1, max_size=8),
     median=st.sampled_from(sorted(LENGTHS)),

@@ -2,7 +2,8 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from example_count import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pdd_core.errors import InvalidTrace
@@ -184,7 +185,7 @@ def test_the_samples_are_found_out_and_read(name):
     assert (np.diff(trace.arrival_s) >= 0).all()
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(
     st.lists(
         st.tuples(

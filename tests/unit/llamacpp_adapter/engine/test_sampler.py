@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from example_count import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pdd_core.errors import DeviceEngineFailed
@@ -114,7 +115,7 @@ def test_no_stop_token_before_min_tokens():
     assert [choose(sampler, logits) for _ in range(3)] == [9, 9, 0]
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     st.lists(st.integers(0, N - 1), min_size=1, max_size=20),
     st.sampled_from([0.0, 0.7]),
@@ -189,7 +190,7 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.lists(LOGITS, min_size=1, max_size=4), FIELDS, st.sets(TOKENS), st.lists(TOKENS, max_size=3), st.data())
 def test_whatever_is_asked_for_a_token_comes_and_none_that_ends_too_early(rows, fields, stop_ids, output, data):
     """Also of a grammar: what it allows is drawn for each row."""

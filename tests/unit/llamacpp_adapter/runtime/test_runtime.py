@@ -266,7 +266,7 @@ async def test_a_grammar_is_compiled_early_where_the_device_has_to_follow_it(run
 
 
 async def until(condition):
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         while not condition():
             await anyio.sleep(0.01)
 

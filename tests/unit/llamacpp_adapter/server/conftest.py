@@ -249,7 +249,7 @@ def until():
     """Wait for a condition, with patience for slow machines only."""
 
     async def wait(condition):
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while not condition():
                 await anyio.sleep(0.005)
 

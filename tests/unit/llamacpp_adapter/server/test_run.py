@@ -36,7 +36,7 @@ def running():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_signal_ends_an_idle_server(service, running, until, number):
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             _, returned = await running(tasks, service())
             os.kill(os.getpid(), number)

@@ -180,7 +180,7 @@ async def test_a_guard_that_disagrees_brings_the_full_prompt_back(session, fake_
         outcome, "the guard disagreed: +8.90 nats per token at worst, of 6 tokens: back to the full prompt"
     )
     assert outcome.timeline.count(Source.DEVICE) > 0
-    assert engine.history is None or engine.history.ids != tuple(PROMPT)
+    assert engine.history is None
 
 
 async def test_the_cloud_helps_out_a_device_that_went_back_to_the_full_prompt(session, fake_engine, fake_cloud):
@@ -293,7 +293,7 @@ async def test_however_much_of_a_prompt_that_does_not_fit_is_held(session, fake_
     tokens, outcome = await collect(session(engine=engine, cloud=cloud))
     assert [token.token_id for token in tokens] == list(range(301, 321))
     assert outcome.timeline.count(Source.DEVICE) > 0
-    assert engine.held[: len(KEPT)] == [PROMPT[index] for index in KEPT] or held == 5
+    assert engine.held[: len(KEPT)] == [PROMPT[index] for index in KEPT]
     assert outcome.refinement.guard == "agreed"
     assert outcome.refinement.reason is None
     assert outcome.refinement.saved_tokens >= 0

@@ -174,8 +174,10 @@ async def test_the_plan_is_told_and_the_end_reported_once(session, fake_engine, 
     )
     assert made.work_left() is None
     async with made as answer:
-        async for _ in answer:
-            assert answer.work_left() is None or answer.work_left().prompt_tokens == len(PROMPT)
+        left = [answer.work_left() async for _ in answer]
+        assert [work.made for work in left[:-1]] == list(range(1, 10))
+        assert {work.prompt_tokens for work in left[:-1]} == {len(PROMPT)}
+        assert left[-1] is None
         assert ended == []
     assert ended == [answer]
     assert made.work_left() is None

@@ -1,6 +1,6 @@
 import json
 
-from hypothesis import settings
+from example_count import examples
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -94,7 +94,7 @@ class Store(RuleBasedStateMachine):
 
 
 TestStore = Store.TestCase
-TestStore.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestStore.settings = examples(40, stateful_step_count=25)
 
 
 def test_an_answer_that_is_too_large_alone_costs_no_other_its_place():

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from example_count import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
@@ -37,7 +38,7 @@ def payloads(text):
     return [block[6:] for block in blocks if block.startswith("data: ")]
 
 
-@settings(max_examples=120)
+@examples(120)
 @given(steps=st.lists(STEPS, max_size=6), end=ENDS, tail=st.sampled_from(["", "T"]), usage=st.booleans())
 def test_a_stream_tells_all_of_an_answer_in_order(service, http, steps, end, tail, usage):
     service.runtime.script = [*steps, *([] if end is None else [end("why")])]

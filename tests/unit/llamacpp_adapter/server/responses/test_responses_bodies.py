@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from example_count import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
@@ -52,7 +53,7 @@ def http(fake_runtime):
         yield client
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(BODY)
 def test_responses_take_anything(http, body):
     response = http.post("/v1/responses", content=json.dumps(body).encode())

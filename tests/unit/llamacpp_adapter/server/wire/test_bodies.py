@@ -1,9 +1,11 @@
 """Whatever a client sends: never a 5xx, never a hang, and every refusal is an error object."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
-from hypothesis import given, settings
+from example_count import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
@@ -110,13 +112,28 @@ def bodies(fields):
     return st.tuples(good, bad).map(lambda both: {**both[0], **both[1]})
 
 
-@pytest.fixture(scope="module")
-def http(fake_runtime):
-    service = Service(HttpLimits(), fake_runtime(WORDS))
+@contextmanager
+def answering(runtime):
+    service = Service(HttpLimits(), runtime)
     with TestClient(create_app(service)) as client:
         yield client
     assert not service._answers
     assert (service.queue.running, service.queue.waiting) == (0, 0)
+
+
+@pytest.fixture(scope="module")
+def http(fake_runtime):
+    with answering(fake_runtime(WORDS)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def roomy(fake_runtime):
+    """One whose context holds all that `CHAT` may draw."""
+    runtime = fake_runtime(WORDS)
+    runtime.n_ctx = 2**20
+    with answering(runtime) as client:
+        yield client
 
 
 def check(response):
@@ -132,33 +149,32 @@ def check(response):
         assert response.json()["choices"][0]["finish_reason"]
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(body=bodies(CHAT))
 def test_chat_completions_take_anything(http, body):
     check(http.post("/v1/chat/completions", content=json.dumps(body).encode()))
 
 
-@settings(max_examples=100)
 @given(body=bodies(COMPLETION))
 def test_completions_take_anything(http, body):
     check(http.post("/v1/completions", content=json.dumps(body).encode()))
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(body=ANYTHING)
 def test_a_body_can_be_any_json(http, body):
     check(http.post("/v1/chat/completions", content=json.dumps(body).encode()))
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(fields=st.fixed_dictionaries({"messages": CHAT["messages"]}, optional=OTHER))
-def test_a_good_request_is_answered(http, fields):
-    response = http.post("/v1/chat/completions", content=json.dumps(fields).encode())
+def test_a_good_request_is_answered(roomy, fields):
+    response = roomy.post("/v1/chat/completions", content=json.dumps(fields).encode())
     assert response.status_code == 200, response.text
     check(response)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(data=st.binary(max_size=60))
 def test_a_body_can_be_any_bytes(http, data):
     assert http.post("/v1/completions", content=data).status_code == 400
