@@ -410,7 +410,7 @@ async def test_an_answer_stopped_while_it_waits_is_an_http_error(service, served
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask)
             tasks.start_soon(ask)
-            await until(lambda: made.queue.waiting == 1)
+            await until(lambda: (made.queue.running, made.queue.waiting) == (1, 1))
             for answer in list(made._answers):
                 answer.stop(ErrorObject(404, "stopped", "invalid_request_error"))
     assert failed == [404, 404]
