@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def published(target: Path) -> Iterator[Path]:
-    """Give a path to build `target` at, and rename what stands there to `target` when the block ends well.
+    """Give a path to build `target` at, and rename what is there to `target` when the block ends well.
 
     Two processes may build one target at once: each builds its own, the first folder (or the last file) stays, and
     both find `target` complete. After an exception nothing remains.

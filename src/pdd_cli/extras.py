@@ -16,7 +16,7 @@ IMPORTS = {
 """Extra -> the packages that it must make importable. `cloud` and `cloud-cpu` bring the same ones."""
 
 CLONE = "in a clone of the repository, "
-"""Stands before every command that installs something of ours: no package index has it."""
+"""Precedes every command that installs something of ours: no package index has it."""
 
 INSTALL = {
     "device": f'{CLONE}pip install ".[device]"',

@@ -107,7 +107,7 @@ class HandoffState(_Wire):
     expires: float
     """Unix time in seconds at which the state is dropped; moves on while the request runs."""
     status: Status
-    """Where the cloud's part stands."""
+    """How far the cloud's part is."""
     finish_reason: str | None = None
     """As in the stream; null while the request runs, and when the client left."""
     stop_reason: int | str | None = None

@@ -32,7 +32,7 @@ class PlottedAnswer:
     received_at: Sequence[float]
     """Of each token, in order; empty where only the shown ones are known."""
     received_as: str = "received, or made on the device"
-    """What that means to whoever measured it."""
+    """The legend's words for that."""
     shown_at: Sequence[float]
     source: Sequence[Source]
     """Of each token."""

@@ -23,7 +23,7 @@ scorer: WindowScorer | None = None
 
 
 class CapturingImpl:
-    """Stands before a vLLM ``AttentionImpl``."""
+    """A mixin in front of a vLLM ``AttentionImpl``."""
 
     def forward(
         self,
