@@ -128,7 +128,7 @@ def cases(tokens):
 @pytest.mark.parametrize(
     ("tokens", "prompts", "least"),
     [
-        pytest.param(BOUNDARIES, 1, 250, id="boundaries"),
+        pytest.param(BOUNDARIES, 1, 200, id="boundaries"),
         pytest.param(range(LENGTH), 4, 2000, id="every token", marks=pytest.mark.exhaustive),
     ],
 )

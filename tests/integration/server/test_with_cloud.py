@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 from cloud_support import wait_until
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 QUESTIONS = ["What do bees make?", "What is the capital of France?", "Write one sentence about the moon."]
 """At no token of their greedy answers are the best two closer than 0.07 nats. llama.cpp's own figures differ by
@@ -14,6 +14,8 @@ GREEDY = {"model": "smollm2", "temperature": 0, "max_tokens": 32, "frequency_pen
 
 
 class Town(BaseModel):
+    # where further fields are allowed, it depends on where the seam lies whether the model comes to an end
+    model_config = ConfigDict(extra="forbid")
     name: Literal["Paris", "Rome"]
     large: bool
 
