@@ -56,13 +56,15 @@ class Client:
         """Return the handoff state."""
         return await self.openai.get(f"/pdd/handoffs/{handoff_id}", cast_to=object)
 
-    async def known(self, handoff_id):
+    async def known(self, handoff_id, request):
         """Wait until the server has begun the request: a DELETE before that is answered with a 404."""
         while True:
             try:
                 return await self.state(handoff_id)
             except openai.NotFoundError:
                 await asyncio.sleep(0.005)
+            if request.done():
+                await request  # it was refused, and says why
 
     async def delete(self, handoff_id):
         """Return the answer to DELETE and its milliseconds."""
@@ -140,7 +142,7 @@ async def check_cancel(client):
         task = asyncio.create_task(
             client.stream(seed=400 + number, length=15000, budget=50, handoff_id=handoff_id)
         )
-        await client.known(handoff_id)
+        await client.known(handoff_id, task)
         waits.append((await client.delete(handoff_id))[1])
         lengths.append(len((await task)[0]))
     say("DELETE in prefill", ok=lengths == [0] * 4, lengths=lengths, median_ms=round(statistics.median(waits), 1))
