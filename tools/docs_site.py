@@ -29,22 +29,17 @@ def on_config(config: Any) -> None:
 
 
 def on_files(files: Any, config: Any) -> None:
-    """Add the pages, and the examples that they link to. Without a CHANGELOG.md, its fragments stand for it."""
+    """Add the pages, and the examples that they link to."""
     from mkdocs.structure.files import File
 
-    fragments = [
-        path.read_text(encoding="utf-8").strip() for path in sorted((ROOT / "changes").glob("[+0-9]*.md"))
-    ]
-    unreleased = "\n- ".join(["# Changes\nNot released yet:\n", *fragments])
     for name, page in PAGES.items():
-        text = (ROOT / name).read_text(encoding="utf-8") if (ROOT / name).exists() else unreleased
-        files.append(File.generated(config, page, content=text))
+        files.append(File.generated(config, page, content=(ROOT / name).read_text(encoding="utf-8")))
     for path in (path for path in (ROOT / "examples").glob("*.*") if path.suffix != ".md"):
         files.append(File.generated(config, f"examples/{path.name}", abs_src_path=str(path)))
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Lead links to pages; part lists and tables from what stands before; pipes in code need no escape here."""
+    """Lead links to pages; put an empty line before lists and tables; pipes in code need no escape here."""
     uri = page.file.src_uri
     source = next((name for name, target in PAGES.items() if target == uri), f"docs/{uri}")
     text = LINK.sub(lambda link: f"]({site_link(source, uri, link[1])}{link[2] or ''})", markdown)

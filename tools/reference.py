@@ -2,9 +2,9 @@
 
     python tools/reference.py [--check] [PAGE ...]
 
-PAGE is one of modules, cli, settings, errors, hooks, wire; none stands for all. With `--check` nothing is written:
-the exit code says whether the pages are what the code says. `modules` needs Python alone, `cli` the distribution
-in src/pdd_lab, the others pdd-device without extras.
+PAGE is one of modules, cli, settings, errors, hooks, wire; without one, all are written. With `--check` nothing is
+written: the exit code says whether the pages are what the code says. `modules` needs Python alone, `cli` the
+distribution in src/pdd_lab, the others pdd-device without extras.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def first_line(path: Path) -> str:
 
 
 def page(name: str) -> tuple[Path, str]:
-    """Return where a page stands, and its text as it should be."""
+    """Return the path of a page, and its text as it should be."""
     if name == "modules":
         return DOCS / "modules.md", modules()
     title, *parts = getattr(reference_pages, name)()

@@ -184,7 +184,7 @@ def wire() -> list[str]:
         "The wire's fields",
         f"[The wire](../wire.md) says how they are used. This is schema version `{handoff.SCHEMA_VERSION}`.",
         "## Opt-in fields",
-        "In vLLM's `vllm_xargs`. None, where it stands for a field, is its absence.",
+        "In vLLM's `vllm_xargs`. A meaning that speaks of None means that the field is left out.",
         table(["field", "type and bounds", "meaning"], rows),
     ]
     models = (handoff.HandoffState, handoff.DecodeBudget, handoff.Refinement, handoff.NoRefinement)
