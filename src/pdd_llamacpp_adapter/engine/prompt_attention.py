@@ -152,7 +152,7 @@ class AttentionContext(LlamaContext):
         return int(value.value) if found else 0
 
     def _shown(self, ids: Sequence[int], window: int, wanted: Collection[int]) -> dict[int, np.ndarray]:
-        """Prefill `ids` and return the weights of the last `window` tokens, of the `wanted` layers that have any."""
+        """Prefill `ids` and return the weights of the last `window` tokens, by `wanted` layer that has any."""
         self.rewind(0)
         before = len(ids) - window
         for start, end in chunks(0, before):

@@ -141,7 +141,7 @@ def test_of_an_encoder_decoder_the_decoders_own_attention_counts():
 
 
 def test_of_gemma_3_the_full_layers_nearest_to_the_depths_are_chosen():
-    """One layer of six is full. `pdd-device eval refine` measures the same: tests/unit/lab/evaluate/test_run.py."""
+    """One layer of six is full. `eval refine` measures the same: tests/unit/lab/evaluate/test_run.py."""
     windows = {name: layer(sliding_window=(511, 0)) for name in decoder(18)}
     for number in (5, 11, 17):
         windows |= {f"model.layers.{number}.self_attn.attn": layer()}
