@@ -22,7 +22,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import from_json
 
 from pdd_lab.traces.trace import MOST_TOKENS
 
@@ -159,7 +158,7 @@ class CSVRow(Row):
     def parse(cls, line: str, header: str) -> Self:
         """Return the row of one line; see `Row.parse`."""
         try:
-            names, values = _cells(header), _cells(line)
+            names, values = cells(header), cells(line)
         except csv.Error as error:
             raise ValueError(str(error)) from error
         if len(names) != len(values):
@@ -211,23 +210,8 @@ class JSONRow(Row):
         return cls.model_validate_json(line)
 
 
-def fields_of(line: str) -> list[str]:
-    """Return the names of a file's fields, from its first line.
-
-    Raises:
-        ValueError: it is neither a JSON object nor a line of CSV.
-    """
-    try:
-        if not line.startswith("{"):
-            return _cells(line)
-        return list(from_json(line))
-    except csv.Error as error:
-        raise ValueError(str(error)) from error
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}".replace("line 1 column", "character")) from error
-
-
-def _cells(line: str) -> list[str]:
+def cells(line: str) -> list[str]:
+    """Return the fields of a line of CSV; raises csv.Error."""
     return next(csv.reader([line], strict=True), [])
 
 

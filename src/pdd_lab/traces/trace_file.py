@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 from codecs import BOM_UTF8
 from io import BytesIO
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic_core import from_json
 
 from pdd_core.errors import InvalidTrace
 from pdd_lab.traces.formats import FORMATS
 from pdd_lab.traces.malformed import decoded, filled_lines, find_malformed, line_of, sound_rows
-from pdd_lab.traces.row import fields_of
+from pdd_lab.traces.row import cells
 from pdd_lab.traces.trace import Trace
 from pdd_lab.traces.trace_options import AS_ITS_FIELDS_SAY
 
@@ -70,7 +72,7 @@ def _format(path: Path, name: str | None) -> type[Row]:
     """
     number, line = _first_line(path)
     try:
-        fields = fields_of(line)
+        fields = _fields(line)
     except ValueError as error:
         raise InvalidTrace(path, number, str(error)) from error
     kinds = FORMATS.values() if name is None else (FORMATS[name],)
@@ -102,6 +104,22 @@ def _first_line(path: Path) -> tuple[int, str]:
         return number, decoded(line).strip()
     except ValueError as error:
         raise InvalidTrace(path, number, str(error)) from error
+
+
+def _fields(line: str) -> list[str]:
+    """Return the names of a file's fields, from its first line.
+
+    Raises:
+        ValueError: it is neither a JSON object nor a line of CSV.
+    """
+    try:
+        if not line.startswith("{"):
+            return cells(line)
+        return list(from_json(line))
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}".replace("line 1 column", "character")) from error
 
 
 def _source(path: Path, kind: type[Row]) -> Path | BytesIO:
