@@ -24,6 +24,20 @@ Plot = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="The seed of the random numbers.", min=0)]
 VocabSize = Annotated[int, typer.Option(help="Prompts are random token ids below this number.", min=2)]
+TraceFormat = Annotated[
+    str | None,
+    typer.Option(
+        help="The format of the trace. Default: detected.",
+        metavar="azure|bailian|dynamo|mooncake|burstgpt|jsonl",
+    ),
+]
+BlockSize = Annotated[
+    int | None,
+    typer.Option(help="Prompt tokens of each hash of the trace. Default: the format's.", min=1),
+]
+TimeUnit = Annotated[
+    str | None, typer.Option(help="The unit of the trace's timestamps. Default: the format's.", metavar="s|ms|us")
+]
 Rate = Annotated[
     str | None, typer.Option(help="Tokens per second at which the answer is shown.", metavar="auto|unlimited|R")
 ]

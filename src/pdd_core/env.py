@@ -6,7 +6,6 @@ Nothing else reads ``PDD_*`` variables, except the command line: `--api-key` als
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -165,7 +164,7 @@ class ServeSettings(BaseSettings):
                 settings = with_file(**{**planned, **settings.model_dump(exclude_unset=True), **flags})
         except ValidationError as error:
             raise ConfigurationError("; ".join(_problem(one) for one in error.errors())) from error
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # tomllib has more than its own
             raise ConfigurationError(f"{file} cannot be read: {error}") from error
         return settings
 

@@ -7,7 +7,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "data"
-NAMES = {"azure": "azure.csv", "mooncake": "mooncake.jsonl", "burstgpt": "burstgpt.csv", "jsonl": "own.jsonl"}
+NAMES = {
+    "azure": "azure.csv",
+    "bailian": "bailian.jsonl",
+    "dynamo": "dynamo.jsonl",
+    "mooncake": "mooncake.jsonl",
+    "burstgpt": "burstgpt.csv",
+    "jsonl": "own.jsonl",
+}
 COUNT = 200
 BURSTGPT = ("Timestamp", "Session ID", "Elapsed time", "Model", "Request tokens", "Response tokens")
 
@@ -25,9 +32,9 @@ def rows(draw):
         yield at, int(draw.lognormvariate(6.5, 0.9)) + 1, int(draw.lognormvariate(4.5, 0.9)) + 1
 
 
-def hashes(draw, prompt):
+def hashes(draw, prompt, size=512):
     """Blocks of a prompt: one of four openings, then its own."""
-    blocks = 1 + (prompt - 1) // 512
+    blocks = 1 + (prompt - 1) // size
     opening = draw.randrange(4) * 100
     common = min(blocks, draw.randrange(1, 4))
     return [opening + i for i in range(common)] + [draw.randrange(10_000, 10**9) for _ in range(blocks - common)]
@@ -57,8 +64,20 @@ def main():
         "jsonl": lambda at, p, o: {"arrival_s": round(at, 3), "prompt_tokens": p, "output_tokens": o,
                                    "prefix_hashes": hashes(draw, p), "group": draw.choice(["chat", "mail"])},
     }  # fmt: skip
+    others = random.Random(2)  # the samples above stay as they are
+    more = {
+        "bailian": lambda at, p, o: {"chat_id": others.randrange(1000), "parent_chat_id": -1,
+                                     "timestamp": round(at, 3), "input_length": p, "output_length": o,
+                                     "type": others.choice(["text", "file"]), "turn": 1,
+                                     "hash_ids": hashes(others, p, 16)},
+        "dynamo": lambda at, p, o: {"session_id": f"s{others.randrange(50)}",
+                                    "timestamp": round(1000 * at, 3), "input_length": p, "output_length": o,
+                                    "hash_ids": hashes(others, p, 64)},
+    }  # fmt: skip
     for name, line in lines.items():
         sample(name).write_text("".join(json.dumps(line(*row)) + "\n" for row in rows(draw)))
+    for name, line in more.items():
+        sample(name).write_text("".join(json.dumps(line(at, 1 + p // 8, o)) + "\n" for at, p, o in rows(others)))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ _OCTAVES = 9
 """Lengths up to 128, 256, ... tokens are told apart; the last one has all from 16,384 on."""
 _WEIGHT = 0.25
 """Of the newest observation, in what lengths differ by."""
+_FARTHEST = 20.0
+"""Of the logarithm: no quantity differs by more between two lengths, nor a shape from another."""
 _LARGEST = 0.7
 """Of the logarithm: a larger deviation is a change of the level, and says nothing about the length."""
 
@@ -83,14 +85,19 @@ class Curve:
         Raises:
             ValueError, TypeError, KeyError, AttributeError: it is something else.
         """
-        curve = cls()
-        level = float(data["level"]["value"]) / shape(float(data["at"]))
+        curve, at = cls(), float(data["at"])
+        if not 0 < at <= _length(_OCTAVES):
+            raise ValueError(f"no length: {at}")
+        level = float(data["level"]["value"]) / shape(at)
         curve._tracker = Tracker.from_json({**data["level"], "value": level})
         for name, value in data["values"].items():
             octave, ratio = int(name), float(value) / level
             if not (0 <= octave < _OCTAVES and 0 < ratio < math.inf):
                 raise ValueError(f"no value at a length: {name}: {value}")
-            curve._offsets[octave] = math.log(ratio / shape(_length(octave)))
+            offset = math.log(ratio / shape(_length(octave)))
+            if abs(offset) > _FARTHEST:
+                raise ValueError(f"too far from the others: {name}: {value}")
+            curve._offsets[octave] = offset
         return curve
 
 

@@ -28,6 +28,8 @@ _STRENGTH = 8.0
 _MEMORY = 1000.0
 """Answers after which an old one has lost about two thirds of its weight."""
 MAX_GROUPS = 32
+_DIGEST = 8
+"""Bytes that a group's name becomes."""
 _STALE_AFTER = 32
 """Answers of others after which a table is made anew."""
 _LEAST_WEIGHT = 1e-3
@@ -144,8 +146,12 @@ class OutputLengths:
         everyone = _dense(data["everyone"])
         groups: OrderedDict[str, NDArray[np.float64]] = OrderedDict()
         for key, rows in list(data["groups"].items())[-MAX_GROUPS:]:
-            made = groups[str(key)] = np.zeros((BUCKETS, BINS))
+            if len(key) > 2 * _DIGEST:
+                raise ValueError(f"no group: {key}")
+            made = groups[key] = np.zeros((BUCKETS, BINS))
             for bucket, row in rows.items():
+                if not 0 <= int(bucket) < BUCKETS:
+                    raise ValueError(f"no bucket of prompts: {bucket}")
                 made[int(bucket)] = _dense(row)
         self._everyone, self._groups, self._tables, self._of_everyone = everyone, groups, {}, None
 
@@ -165,7 +171,7 @@ def _beyond(weights: NDArray[np.float64], tokens: int) -> NDArray[np.float64]:
 
 
 def _key(group: str) -> str:
-    return hashlib.blake2b(group.encode(errors="replace"), digest_size=8).hexdigest() if group else ""
+    return hashlib.blake2b(group.encode(errors="replace"), digest_size=_DIGEST).hexdigest() if group else ""
 
 
 def _sparse(row: NDArray[np.float64]) -> dict[str, float]:
@@ -176,7 +182,7 @@ def _dense(row: Mapping[str, Any]) -> NDArray[np.float64]:
     made = np.zeros(BINS)
     for index, weight in row.items():
         value = float(weight)
-        if not (0 <= int(index) < BINS and 0 <= value < math.inf):
+        if not (0 <= int(index) < BINS and 0 <= value <= 2 * _MEMORY):
             raise ValueError(f"no weight of a length: {index}: {weight}")
         made[int(index)] = value
     return made

@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pdd_core.cache_file import ASIDE, json_object, set_aside
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -25,7 +27,7 @@ logger = logging.getLogger(__name__)
 class Store:
     """One file for each kind and name, in `folder`. Times of a millisecond or so; a worker thread's work.
 
-    Nothing here ever fails an answer: what cannot be read is begun afresh, what cannot be written is a warning.
+    Nothing here ever fails an answer: what cannot be read is set aside, what cannot be written is a warning.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,13 +40,13 @@ class Store:
         return self._folder / f"{kind}-{digest}.json"
 
     def restore(self, path: Path, take: Callable[[Mapping[str, Any]], object]) -> bool:
-        """Give the content of `path` to `take`; return whether there was any that could be used."""
+        """Give the content of `path` to `take`; return whether there was any, and all of it could be used."""
         try:
             take(_content(path))
         except FileNotFoundError:
             return False
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-            logger.warning("%s is begun afresh, it cannot be read: %s: %s", path, type(error).__name__, error)
+        except Exception as error:  # noqa: BLE001 - whatever somebody wrote there, the program goes on
+            set_aside(path, error)
             return False
         return True
 
@@ -68,15 +70,15 @@ class Store:
                 logger.warning("what was learnt is not kept: %s", error)
 
     def _prune(self) -> None:
-        files = sorted(self._folder.glob("*-*.json"), key=lambda file: file.stat().st_mtime)
-        for file in files[: max(0, len(files) - MAX_FILES)]:
-            file.unlink(missing_ok=True)
+        for pattern in ("*-*.json", f"*-*.json{ASIDE}"):
+            files = [file for file in self._folder.glob(pattern) if file.is_file()]
+            files.sort(key=lambda file: file.stat().st_mtime)
+            for file in files[: max(0, len(files) - MAX_FILES)]:
+                file.unlink(missing_ok=True)
 
 
 def _content(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"larger than {MAX_BYTES} bytes")
-    data: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    data = json_object(path, MAX_BYTES)
     if str(data["schema_version"]).partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
         raise ValueError("written by another version")
     return data

@@ -34,6 +34,11 @@ class EvalModel:
         self._batched = 0
         """So many of the first tokens in memory were read in batches of more than one."""
 
+    def full_layers(self) -> tuple[int, ...]:
+        """Return the layers that the cloud may capture; see `AttentionContext.full_layers`."""
+        self._batched = 0
+        return self._context.full_layers()
+
     def close(self) -> None:
         """Free the model."""
         self._context.close()

@@ -97,10 +97,10 @@ class Examiner:
 
     def scores(self, case: ExamCase, prompt: RefinePrompt) -> PromptScores:
         """Return the attention scores of a case's prompt."""
-        held = self._store.arrays(case, self._scores_name)
+        held = self._store.values(case, self._scores_name, (len(self._layers), len(prompt)))
         if held is None:
             return self._capture(case, prompt)
-        return PromptScores(held["values"], tuple(self._layers), self._window, self._heads)
+        return PromptScores(held, tuple(self._layers), self._window, self._heads)
 
     @property
     def _scores_name(self) -> str:
@@ -109,7 +109,7 @@ class Examiner:
     def _capture(self, case: ExamCase, prompt: RefinePrompt) -> PromptScores:
         attention = self._reader.read(prompt.token_ids, window=self._window, layers=self._layers)
         scores = prompt_scores(attention, heads=self._heads)
-        self._store.keep_arrays(case, self._scores_name, {"values": scores.values})
+        self._store.keep_values(case, self._scores_name, scores.values)
         return scores
 
     def outcomes(

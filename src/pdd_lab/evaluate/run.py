@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pdd_cli.cache import check_folder, published
 from pdd_cli.extras import require
 from pdd_cli.host import version_of
-from pdd_core.errors import ConfigurationError
+from pdd_core.errors import ConfigurationError, ModelError
 from pdd_core.refinement.capture import choose_layers
 from pdd_core.refinement.refiners import refiner
 from pdd_lab.evaluate.documents import read_library
@@ -40,17 +40,26 @@ class ModelFacts:
 
     gguf: Path
     n_layer: int
+    full_layers: tuple[int, ...]
+    """Those that attend to the whole prompt: the cloud captures no others."""
     n_ctx_train: int
 
     @classmethod
     def of(cls, gguf: Path, settings: EvalSettings, library: Library) -> ModelFacts:
-        """Load `gguf` with as little context as possible; raises what `EvalModel` and `check_cases` raise."""
+        """Load `gguf` with as little context as possible; raises what `EvalModel` and `check_cases` raise.
+
+        Raises:
+            ModelError: no layer can be looked at; the cloud refuses to refine with such a model, too.
+        """
         from pdd_lab.evaluate.eval_model import EvalModel
 
-        reader = EvalModel(gguf, n_ctx=ROOM, threads=1)
+        reader = EvalModel(gguf, n_ctx=ROOM, threads=settings.threads_per_job)
         try:
             check_cases(settings, library, cache(lambda text: len(reader.vocab.tokenize(text))))
-            return cls(gguf, reader.n_layer, reader.n_ctx_train)
+            full = reader.full_layers()
+            if not full:
+                raise ModelError(f"{gguf}: no layer of this model attends to its whole prompt")
+            return cls(gguf, reader.n_layer, full, reader.n_ctx_train)
         finally:
             reader.close()
 
@@ -79,7 +88,7 @@ def run_refine(settings: EvalSettings, *, out: Path, console: Console) -> None:
             f"--lengths {settings.lengths} exceeds the model: it was trained for {facts.n_ctx_train} tokens, and "
             f"template, question and answer need up to {ROOM}"
         )
-    layers = choose_layers(settings.depths, range(facts.n_layer), facts.n_layer)
+    layers = choose_layers(settings.depths, facts.full_layers, facts.n_layer)
     store = ResultStore.of_model(facts.gguf)
     results = []
     with workers(settings.jobs, Examination.open, settings, facts.gguf, store.folder, layers) as measure_all:

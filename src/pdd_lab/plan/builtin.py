@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pdd_core.errors import ConfigurationError
 from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice
-from pdd_lab.traces import SYNTHETIC, Trace, load, synthesise
+from pdd_lab.traces import AS_ITS_FIELDS_SAY, SYNTHETIC, Trace, TraceOptions, load, synthesise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,17 +37,19 @@ def cloud_profile(name: str) -> MeasuredCloud:
     return MeasuredCloud.load(_file(name, CLOUDS, "cloud profile"))
 
 
-def trace(name: str, *, format: str | None = None, requests: int | None = None) -> Trace:  # noqa: A002 - the flag
+def trace(name: str, options: TraceOptions = AS_ITS_FIELDS_SAY, *, requests: int | None = None) -> Trace:
     """Return a trace, made up or from a file; the first `requests` of it.
 
     Raises:
-        ConfigurationError: there is no such trace.
+        ConfigurationError: there is no such trace, or it has none of what `options` say.
         InvalidTrace: the file is malformed.
     """
     if name in SYNTHETIC and not Path(name).exists():
+        if options.given:
+            raise ConfigurationError(f"{', '.join(options.given)}: the trace {name} is made up, and no file")
         return synthesise(name, requests=requests) if requests else synthesise(name)
     file = _existing(name, SYNTHETIC, "trace")
-    read = load(file, format=format)
+    read = load(file, options)
     return read.first(requests) if requests else read
 
 

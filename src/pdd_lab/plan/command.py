@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pdd_cli.options import Json, Seed, new_console
+from pdd_cli.options import BlockSize, Json, Seed, TimeUnit, TraceFormat, new_console
 
 _PICTURE = typer.Option(
     help="Write a plot of the Pareto front to this PNG file, and an SVG beside it.", dir_okay=False
@@ -74,10 +74,9 @@ def plan(
         ),
     ] = None,
     requests: Annotated[int | None, typer.Option(help="Use only the first N requests.", min=2)] = None,
-    format: Annotated[  # noqa: A002 - the flag's name
-        str | None,
-        typer.Option(help="The format of the trace. Default: detected.", metavar="azure|mooncake|burstgpt|jsonl"),
-    ] = None,
+    format: TraceFormat = None,  # noqa: A002 - the flag's name
+    block_size: BlockSize = None,
+    time_unit: TimeUnit = None,
     seed: Seed = 0,
     json: Json = None,
     plot: Annotated[Path | None, _PICTURE] = None,
@@ -91,10 +90,7 @@ def plan(
     planner, and with an oracle that knows the length of every answer beforehand.
     """
     from pdd_core.errors import ConfigurationError
-    from pdd_lab.traces import FORMATS
 
-    if format is not None and format not in FORMATS:
-        raise ConfigurationError(f"--format {format} is none of {', '.join(FORMATS)}")
     console = new_console()
     if fleet is not None:
         from pdd_lab.plan.fleet import run_fleet
@@ -108,12 +104,13 @@ def plan(
         return
     from pdd_lab.plan.plan_options import PlanOptions
     from pdd_lab.plan.run import run_plan
+    from pdd_lab.traces import TraceOptions
 
     options = PlanOptions(
         trace=trace,
         device=device,
         cloud=cloud,
-        format=format,
+        trace_options=TraceOptions(format=format, block_size=block_size, time_unit=time_unit),
         requests=requests,
         policy=policy,
         rate=rate,

@@ -16,6 +16,7 @@ from pdd_core.planner.lengths import PROMPT_EDGES
 from pdd_core.planner.profiles import mean_rate, rate_at
 from pdd_lab.plan.builtin import cloud_profile, device_profile, trace
 from pdd_lab.simulator.fleet_planner import FleetClass, Harm, plan_fleet, settings_of
+from pdd_lab.traces import TraceOptions
 from pdd_lab.traces.trace import MOST_TOKENS
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class FleetFile(BaseModel):
     """Fields of `Harm`, where others are wanted."""
     classes: list[_Class] = []
     trace: str | None = None
+    format: str | None = None
+    """Of the trace, as are the next two: see `TraceOptions`."""
+    block_size: int | None = None
+    time_unit: str | None = None
     requests_per_s: Positive | None = None
     """Of the trace; by default as it was recorded."""
     devices: Annotated[list[_Device], Field()] = []
@@ -103,7 +108,10 @@ class FleetFile(BaseModel):
         return list(self._from_trace(refines=refines))
 
     def _from_trace(self, *, refines: bool) -> Iterator[FleetClass]:
-        requests = trace(self.trace or "")
+        requests = trace(
+            self.trace or "",
+            TraceOptions(format=self.format, block_size=self.block_size, time_unit=self.time_unit),
+        )
         rate = self.requests_per_s or requests.requests_per_s
         if not rate:
             raise ConfigurationError(

@@ -27,6 +27,7 @@ def figures(
     return {
         "trace": {
             "name": trace.name,
+            "read_as": trace.read_as or None,
             "requests": len(trace),
             "dropped": trace.dropped,
             "seconds": _short(trace.seconds),

@@ -13,10 +13,11 @@ from pdd_core.planner.types import Goals
 from pdd_lab.plan.builtin import cloud_profile, device_profile, trace
 from pdd_lab.simulator.evaluation import FIXED
 from pdd_lab.simulator.trace_scenario import Scenario
+from pdd_lab.traces import AS_ITS_FIELDS_SAY
 
 if TYPE_CHECKING:
     from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice
-    from pdd_lab.traces.trace import Trace
+    from pdd_lab.traces import Trace, TraceOptions
 
 NAMED = ("planner", "best_fixed", "oracle", "plain")
 """Policies besides ``fixed_N``."""
@@ -38,7 +39,7 @@ class PlanOptions:
     trace: str
     device: str
     cloud: str
-    format: str | None = None
+    trace_options: TraceOptions = AS_ITS_FIELDS_SAY
     requests: int | None = None
     policy: str = "planner"
     rate: float = 20.0
@@ -70,7 +71,7 @@ class PlanOptions:
         Raises:
             ConfigurationError: a name that does not exist, or a value out of its range.
         """
-        requests = trace(self.trace, format=self.format, requests=self.requests)
+        requests = trace(self.trace, self.trace_options, requests=self.requests)
         if self.max_tokens is not None:
             requests = requests.shorter(self.max_tokens)
         return Scenario(

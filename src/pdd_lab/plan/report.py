@@ -27,6 +27,8 @@ def show(figures: Mapping[str, Any], policy: str, console: Console) -> None:
         f"[bold]{trace['name']}[/bold]: {trace['requests']:,} requests at {trace['requests_per_s'] or 0:.3g}/s, "
         f"{trace['prompt_tokens_mean']:.0f} prompt and {trace['output_tokens_mean']:.0f} output tokens on average"
     )
+    if trace["read_as"]:
+        console.print(f"read as {trace['read_as']}", highlight=False, markup=False)
     prefill, decode = (device[name][0]["value"] for name in ("prefill_tps", "decode_tps"))
     console.print(
         f"device {device['name']}: {prefill:g} tok/s prefill, {decode:g} tok/s decode, "

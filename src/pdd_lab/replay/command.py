@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from pdd_cli.options import ApiKey, Json, Plot, Seed, VocabSize, new_console
+from pdd_cli.options import (
+    ApiKey,
+    BlockSize,
+    Json,
+    Plot,
+    Seed,
+    TimeUnit,
+    TraceFormat,
+    VocabSize,
+    new_console,
+)
 
 
 def replay(
@@ -33,10 +43,9 @@ def replay(
     ] = "planner",
     api_key: ApiKey = None,
     model: Annotated[str | None, typer.Option(help="The name of the model. Default: the served model.")] = None,
-    format: Annotated[  # noqa: A002 - the flag's name
-        str | None,
-        typer.Option(help="The format of the trace. Default: detected.", metavar="azure|burstgpt|mooncake|jsonl"),
-    ] = None,
+    format: TraceFormat = None,  # noqa: A002 - the flag's name
+    block_size: BlockSize = None,
+    time_unit: TimeUnit = None,
     speedup: Annotated[float, typer.Option(help="How many times faster requests arrive than in the trace.")] = 1.0,
     limit: Annotated[int | None, typer.Option(help="Replay only the first N requests.", min=1)] = None,
     concurrency: Annotated[int, typer.Option(help="The most requests at a time.", min=1, max=1000)] = 256,
@@ -55,12 +64,13 @@ def replay(
     """
     from pdd_lab.replay.replay_figures import Reader
     from pdd_lab.replay.run import Replay, run_replay
+    from pdd_lab.traces import TraceOptions
 
     if (simulate and url) or not (simulate or url):
         raise typer.BadParameter("give either --url or --simulate", param_hint="--url")
     wanted = Replay(
         trace=trace,
-        format=format,
+        trace_options=TraceOptions(format=format, block_size=block_size, time_unit=time_unit),
         url=url,
         device=device,
         cloud=cloud,

@@ -20,6 +20,8 @@ def print_figures(console: Console, report: Mapping[str, Any]) -> None:
     found = report["figures"]
     heading = f"{report['trace']['name']} at {report['speedup']:g} times its speed"
     console.print(heading, style="bold", highlight=False, markup=False, soft_wrap=True)
+    if report["trace"]["read_as"]:
+        console.print(f"read as {report['trace']['read_as']}", highlight=False, markup=False, soft_wrap=True)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("", *_PERCENTILES):
         table.add_column(column, justify="left" if not column else "right")

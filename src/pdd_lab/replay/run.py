@@ -15,7 +15,6 @@ from pdd_cli.options import check_number
 from pdd_cli.plots.style import check_picture
 from pdd_cli.progress import ConsoleProgress
 from pdd_cli.urls import openai_base_url
-from pdd_core.errors import ConfigurationError
 from pdd_lab.load.measuring_client import LoadClient
 from pdd_lab.load.random_prompts import VOCAB_SIZE, Prompts
 from pdd_lab.plan.builtin import cloud_profile, device_profile
@@ -25,7 +24,7 @@ from pdd_lab.replay.live_replay import Run, replay_live
 from pdd_lab.replay.replay_figures import SCHEMA, Reader, answers, figures
 from pdd_lab.replay.replay_plots import draw_replay
 from pdd_lab.replay.replay_table import print_figures
-from pdd_lab.traces import FORMATS
+from pdd_lab.traces import AS_ITS_FIELDS_SAY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from pdd_cli.plots.timeline import PlottedAnswer
     from pdd_cli.progress import Step
     from pdd_lab.load.measuring_client import ServedModel
-    from pdd_lab.traces import Trace
+    from pdd_lab.traces import Trace, TraceOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +42,13 @@ class Replay:
     """One replay, against a live server or the simulator.
 
     Raises:
-        ConfigurationError: `speedup` is out of its range, or `format` is unknown.
+        ConfigurationError: `speedup` is out of its range.
     """
 
     trace: str
     """A file, or the name of a made-up one."""
-    format: str | None = None
-    """One of `pdd_lab.traces.FORMATS`; None finds out."""
+    trace_options: TraceOptions = AS_ITS_FIELDS_SAY
+    """How a file is to be read."""
     url: str | None = None
     """The server; None replays against the simulator."""
     device: str = "laptop"
@@ -72,8 +71,6 @@ class Replay:
 
     def __post_init__(self) -> None:
         check_number("--speedup", self.speedup, 1e-6, 1e9)
-        if self.format is not None and self.format not in FORMATS:
-            raise ConfigurationError(f"--format {self.format!r} is none of {', '.join(FORMATS)}")
 
     def read(self) -> Trace:
         """Return the requests, arriving at the speed at which they are to be replayed.
@@ -82,7 +79,7 @@ class Replay:
             ConfigurationError: there is no such trace.
             InvalidTrace: the file is malformed; the message has the line.
         """
-        return named_trace(self.trace, format=self.format, requests=self.limit).faster(self.speedup)
+        return named_trace(self.trace, self.trace_options, requests=self.limit).faster(self.speedup)
 
 
 def run_replay(wanted: Replay, *, json_path: Path | None, plot: Path | None, console: Console) -> None:
@@ -99,7 +96,12 @@ def run_replay(wanted: Replay, *, json_path: Path | None, plot: Path | None, con
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": "simulated" if wanted.url is None else "live",
-        "trace": {"name": trace.name, "requests": len(trace), "seconds": round(trace.seconds, 3)},
+        "trace": {
+            "name": trace.name,
+            "read_as": trace.read_as or None,
+            "requests": len(trace),
+            "seconds": round(trace.seconds, 3),
+        },
         "speedup": wanted.speedup,
         "versions": {"pdd-device": version_of("pdd-device")},
         "interrupted": False,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pdd_core.errors import InvalidTrace
 from pdd_lab.traces.row import MOST_SECONDS
-from pdd_lab.traces.trace import HASH_BLOCK, MOST_TOKENS
+from pdd_lab.traces.trace import MOST_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,16 +61,16 @@ def find_malformed(path: Path, kind: type[Row]) -> None:
                 _raise(path, *some[sound], kind, header)
 
 
-def sound_rows(frame: pl.DataFrame) -> pl.Series:
+def sound_rows(frame: pl.DataFrame, kind: type[Row]) -> pl.Series:
     """Return for each row of a trace's columns whether all of it could be read, and is what a trace may have."""
     import polars as pl
 
     tokens = [pl.col(name).is_between(0, MOST_TOKENS) for name in ("prompt", "output")]
     in_time = pl.col("arrival").is_between(-MOST_SECONDS, MOST_SECONDS)
     sound = pl.all_horizontal(in_time, *tokens).fill_null(value=False)
-    block = pl.lit(HASH_BLOCK)
+    block = pl.lit(kind.hash_block)
     if "block_tokens" in frame.columns:
-        block = pl.col("block_tokens").fill_null(HASH_BLOCK)
+        block = pl.col("block_tokens").fill_null(kind.hash_block)
         sound &= block.is_between(1, MOST_TOKENS)
     if "hashes" in frame.columns:
         fits = (pl.col("hashes").list.len().cast(pl.Int64) - 1) * block < pl.max_horizontal(pl.col("prompt"), 1)
@@ -93,7 +93,7 @@ def _sound(lines: Sequence[tuple[int, bytes]], kind: type[Row], header: bytes) -
         frame = kind.scan(BytesIO(text)).collect()
     except pl.exceptions.PolarsError:
         return False
-    return frame.height == len(lines) and bool(sound_rows(frame).all())
+    return frame.height == len(lines) and bool(sound_rows(frame, kind).all())
 
 
 def _raise(path: Path, number: int, line: bytes, kind: type[Row], header: bytes) -> None:

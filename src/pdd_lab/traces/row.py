@@ -9,13 +9,24 @@ from __future__ import annotations
 import csv
 import re
 from abc import abstractmethod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
-from pdd_lab.traces.trace import HASH_BLOCK, MOST_TOKENS
+from pdd_lab.traces.trace import MOST_TOKENS
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
     from io import BytesIO
     from pathlib import Path
 
@@ -23,6 +34,8 @@ if TYPE_CHECKING:
 
 MOST_SECONDS = 1e12
 """Between a trace's origin and a request: thirty thousand years. A float still has its milliseconds."""
+UNITS_PER_S: Mapping[str, float] = MappingProxyType({"s": 1.0, "ms": 1e3, "us": 1e6})
+"""Units of timestamps by name."""
 
 
 def _text(pattern: str, what: str) -> BeforeValidator:
@@ -40,17 +53,29 @@ _DIGITS = _text(r"[+-]?[0-9]{1,18}", "not a whole number")
 _NUMBER = _text(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", "not a number")
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Tokens = Annotated[int, _DIGITS, Field(ge=0, le=MOST_TOKENS)]
-Seconds = Annotated[float, _NUMBER, Field(ge=-MOST_SECONDS, le=MOST_SECONDS, allow_inf_nan=False)]
-Milliseconds = Annotated[float, Field(ge=-1e3 * MOST_SECONDS, le=1e3 * MOST_SECONDS, allow_inf_nan=False)]
+Moment = Annotated[float, _NUMBER, Field(allow_inf_nan=False)]
 
 
 class Row(BaseModel):
     """One request. A subclass is a format: it says which names the fields have in the file."""
 
+    name: ClassVar[str] = ""
+    """Of the format."""
     header: ClassVar[bool]
     """Whether the first line names the columns."""
-    units_per_s: ClassVar[float] = 1.0
-    """Of `arrival`."""
+    telling: ClassVar[frozenset[str]] = frozenset()
+    """A file of this format has at least one of these too, if there are any: they tell it from others."""
+    units_per_s: ClassVar[float | None] = 1.0
+    """Of `arrival`; None: it is a date."""
+    hash_block: ClassVar[int | None] = None
+    """Prompt tokens of a hash block where no line says it; None: the format has no hashes."""
+
+    @field_validator("arrival", mode="after", check_fields=False)
+    @classmethod
+    def _near(cls, arrival: Any) -> Any:
+        if isinstance(arrival, float) and abs(arrival) > MOST_SECONDS * (cls.units_per_s or 1.0):
+            raise ValueError("too far from the origin")
+        return arrival
 
     @classmethod
     def names(cls) -> dict[str, str]:
@@ -58,9 +83,25 @@ class Row(BaseModel):
         return {name: field.alias or name for name, field in cls.model_fields.items()}
 
     @classmethod
-    @abstractmethod
-    def fits(cls, first_line: str) -> bool:
-        """Whether a file that begins with this line is of this format."""
+    def with_units(cls, **units: float) -> type[Self]:
+        """Return this format with another `units_per_s` or `hash_block`."""
+        made = create_model(cls.__name__, __base__=cls)
+        for name, value in units.items():
+            setattr(made, name, value)
+        return made
+
+    @classmethod
+    def described(cls, *, block: int | None) -> str:
+        """Return the format and the units in which a file of it was read; `block`: None where it has no hashes."""
+        unit = next((name for name, per_s in UNITS_PER_S.items() if per_s == cls.units_per_s), None)
+        timed = "dates" if unit is None else f"timestamps in {unit}"
+        return f"{cls.name}, {timed}" + ("" if block is None else f", hash blocks of {block} tokens")
+
+    @classmethod
+    def lacks(cls, fields: Collection[str]) -> list[str]:
+        """Return the names that a line of this format must have and that are not among `fields`."""
+        needed = (field.alias or name for name, field in cls.model_fields.items() if field.is_required())
+        return [name for name in needed if name not in fields]
 
     @classmethod
     @abstractmethod
@@ -95,12 +136,6 @@ class CSVRow(Row):
     header = True
 
     @classmethod
-    def fits(cls, first_line: str) -> bool:
-        """Look for the column names."""
-        needed = {field.alias for field in cls.model_fields.values() if field.is_required()}
-        return needed <= set(first_line.split(","))
-
-    @classmethod
     def scan(cls, source: Path | BytesIO) -> pl.LazyFrame:
         """Return the columns that the file has; see `Row.scan`."""
         import polars as pl
@@ -117,13 +152,13 @@ class CSVRow(Row):
         """Return the times of arrival, in seconds from any origin."""
         import polars as pl
 
-        return text.cast(pl.Float64, strict=False)
+        return text.cast(pl.Float64, strict=False) / cls.units_per_s
 
     @classmethod
     def parse(cls, line: str, header: str) -> Self:
         """Return the row of one line; see `Row.parse`."""
         try:
-            names, values = (next(csv.reader([one], strict=True), []) for one in (header, line))
+            names, values = cells(header), cells(line)
         except csv.Error as error:
             raise ValueError(str(error)) from error
         if len(names) != len(values):
@@ -136,6 +171,8 @@ class JSONRow(Row):
 
     model_config = ConfigDict(strict=True)
     header = False
+    hashes_all: ClassVar[bool] = False
+    """Whether the hashes of a prompt are of all its blocks, and not only of those that it may share."""
 
     prompt: Tokens
     hashes: list[Whole] | None = None
@@ -143,22 +180,17 @@ class JSONRow(Row):
     @property
     def block(self) -> int:
         """Prompt tokens of a hash block."""
-        return HASH_BLOCK
+        return self.hash_block or 1
 
     @model_validator(mode="after")
     def _blocks_fit(self) -> Self:
-        hashes = self.hashes or ()
-        if (len(hashes) - 1) * self.block >= max(self.prompt, 1):
+        count, prompt = len(self.hashes or ()), max(self.prompt, 1)
+        if (count - 1) * self.block >= prompt:
             name = self.names()["hashes"]
-            raise ValueError(
-                f"{name} has {len(hashes)} blocks of {self.block} tokens for a prompt of {self.prompt}"
-            )
+            told = f"{name} has {count} blocks of {self.block} tokens for a prompt of {self.prompt}"
+            largest = (prompt - 1) // (count - 1)
+            raise ValueError(f"{told}: --block-size can be {largest} at most" if largest else told)
         return self
-
-    @classmethod
-    def fits(cls, first_line: str) -> bool:
-        """Look for the name of the prompt's length."""
-        return first_line.startswith("{") and f'"{cls.names()["prompt"]}"' in first_line
 
     @classmethod
     def scan(cls, source: Path | BytesIO) -> pl.LazyFrame:
@@ -176,6 +208,11 @@ class JSONRow(Row):
     def parse(cls, line: str, header: str) -> Self:  # noqa: ARG003 - there is none
         """Return the row of one line; see `Row.parse`."""
         return cls.model_validate_json(line)
+
+
+def cells(line: str) -> list[str]:
+    """Return the fields of a line of CSV; raises csv.Error."""
+    return next(csv.reader([line], strict=True), [])
 
 
 def _reason(error: ValidationError) -> str:

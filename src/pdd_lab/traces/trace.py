@@ -42,6 +42,8 @@ class Trace:
     group_names: tuple[str, ...] = ()
     sessions: NDArray[np.int64] = field(default_factory=_none)
     """Number of the conversation, -1 for a request outside any; empty: none is known."""
+    read_as: str = ""
+    """The format and the units in which its file was read; empty for a made-up trace."""
     dropped: int = 0
     """Rows of the file that were left out, because a prompt or an answer without tokens cannot be served."""
 

@@ -28,6 +28,8 @@ NODE = "kq_soft_max-"
 """What ``llm_graph_context::build_attn_mha`` calls a layer's softmax weights, before the layer's number."""
 ROW_SUM_TOLERANCE = 1e-3
 """By how much the weights of one query may miss a sum of 1 in float32."""
+_BEYOND = 64
+"""Tokens before a sliding window, by which it is told: a layer without one looks at some of them."""
 CHUNK = 128
 """Tokens of the prompt before the window that go into one llama_decode."""
 
@@ -97,6 +99,8 @@ class AttentionContext(LlamaContext):
             self.close()
             raise DeviceEngineFailed(f"llama.cpp cannot make a context of {n_ctx} tokens that shows its attention")
         self._memory = L.llama_get_memory(self._ctx)
+        self.n_ctx = min(n_ctx, int(L.llama_n_ctx_seq(self._ctx)))
+        self.ids.clear()
 
     def attention(self, ids: Sequence[int], *, window: int, layers: Collection[int] | None = None) -> Attention:
         """Prefill the prompt `ids` from scratch and return the attention of its last `window` tokens.
@@ -115,6 +119,40 @@ class AttentionContext(LlamaContext):
         """
         window = min(window, len(ids), self.n_batch)
         wanted = sorted(range(self.n_layer) if layers is None else set(layers))
+        seen = self._shown(ids, window, wanted)
+        if missing := [layer for layer in wanted if layer not in seen]:
+            raise ModelError(
+                f"this model shows no attention weights in layer {missing[0]} ({len(missing)} of {len(wanted)} "
+                "layers): state-space layers and latent attention (MLA) have none that could be read"
+            )
+        return {layer: _checked(seen[layer], len(ids), window) for layer in wanted}
+
+    def full_layers(self) -> tuple[int, ...]:
+        """Return the layers that attend to all of a prompt with keys of their own, as the cloud's capture wants.
+
+        These are neither layers with a sliding window or chunks, nor those without attention weights. No field of
+        a GGUF tells this for all models: many have their pattern in llama.cpp's code. So a prompt that is longer
+        than the window is read, in a larger context if it has to be.
+
+        Raises:
+            DeviceEngineFailed: llama.cpp failed.
+        """
+        length = self._window + _BEYOND
+        if length > self.n_ctx:
+            self._remake(length, L.llama_n_threads(self._ctx))
+        seen = self._shown([0] * length, 1, range(self.n_layer - self._sharing_layers()))
+        return tuple(layer for layer in sorted(seen) if seen[layer][:, -1, :_BEYOND].any())
+
+    def _sharing_layers(self) -> int:
+        """Return how many of the last layers read the keys of an earlier one."""
+        value = ctypes.create_string_buffer(64)
+        L.llama_model_meta_val_str(self.model.handle, b"general.architecture", value, len(value))
+        key = value.value + b".attention.shared_kv_layers"
+        found = L.llama_model_meta_val_str(self.model.handle, key, value, len(value)) > 0
+        return int(value.value) if found else 0
+
+    def _shown(self, ids: Sequence[int], window: int, wanted: Collection[int]) -> dict[int, np.ndarray]:
+        """Prefill `ids` and return the weights of the last `window` tokens, by `wanted` layer that has any."""
         self.rewind(0)
         before = len(ids) - window
         for start, end in chunks(0, before):
@@ -126,12 +164,7 @@ class AttentionContext(LlamaContext):
             self._wanted_layers = ()
         if self._failure is not None:
             raise DeviceEngineFailed(f"llama.cpp's attention cannot be read: {self._failure}") from self._failure
-        if missing := [layer for layer in wanted if layer not in self._seen]:
-            raise ModelError(
-                f"this model shows no attention weights in layer {missing[0]} ({len(missing)} of {len(wanted)} "
-                "layers): state-space layers and latent attention (MLA) have none that could be read"
-            )
-        return {layer: _checked(self._seen[layer], len(ids), window) for layer in wanted}
+        return self._seen
 
     def _look(self, tensor: int, ask: bool, _: object) -> bool:
         # True to `ask` means: stop here and show me the values. Otherwise True means: go on.

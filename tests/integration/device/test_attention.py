@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from gguf_files import Model, spm
 
 from pdd_core.errors import ContextOverflow, DeviceEngineFailed, ModelError
 from pdd_core.refinement.scores import prompt_scores
@@ -121,6 +122,31 @@ def test_what_fails_while_llama_computes_is_raised(context, ids, monkeypatch):
     monkeypatch.setattr(module, "_read", fail)
     with pytest.raises(DeviceEngineFailed, match="broken"):
         context.attention(ids, window=WINDOW, layers=[14])
+
+
+def test_every_layer_of_a_plain_model_is_full(context, ids):
+    assert context.full_layers() == tuple(range(context.n_layer))
+    assert context.attention(ids, window=WINDOW, layers=[7])[7].shape[-1] == len(ids), "it can be asked afterwards"
+
+
+@pytest.mark.parametrize(
+    ("arch", "layers", "metadata", "full"),
+    [
+        ("gemma3", 18, {}, (5, 11, 17)),
+        ("gemma3", 12, {".attention.sliding_window_pattern": 3}, (2, 5, 8, 11)),
+        ("gemma3", 18, {".attention.shared_kv_layers": 7}, (5,)),
+        ("llama", 4, {}, (0, 1, 2, 3)),
+    ],
+)
+def test_layers_with_a_sliding_window_are_not_full(tmp_path, arch, layers, metadata, full):
+    file = tmp_path / "m.gguf"
+    Model(vocabulary=spm(), arch=arch, layers=layers, metadata=metadata).write(file)
+    context = AttentionContext(file, n_ctx=64, n_threads=1)
+    try:
+        assert context.full_layers() == full
+        assert context.attention([5, 6, 7], window=2, layers=[full[0]])[full[0]].shape == (4, 2, 3)
+    finally:
+        context.close()
 
 
 def test_the_model_says_what_it_was_trained_for(context):

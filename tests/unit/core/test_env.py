@@ -55,3 +55,14 @@ def test_true_in_a_file_is_no_share(tmp_path):
     file.write_text("refine = true\n")
     with pytest.raises(ConfigurationError, match=r"^refine must be off, auto, context.*, not True"):
         ServeSettings.load(file, {})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff = 1", b"a = " + b"[" * 100_000, b"n_ctx = " + b"9" * 5000, b"\0", b"n_ctx = ", b"n_ctx = 1e400"],
+)
+def test_a_file_of_settings_that_cannot_be_read_is_one_message(tmp_path, content):
+    file = tmp_path / "pdd.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigurationError):
+        ServeSettings.load(file, {})

@@ -336,7 +336,7 @@ def test_a_file_that_cannot_be_read_is_begun_afresh(tmp_path, content, caplog) -
     file.write_text(content, "latin-1")
     with caplog.at_level(logging.WARNING):
         assert not store.restore(file, lambda data: device.restore(data["device"]))
-    assert "begun afresh" in caplog.text
+    assert "set aside" in caplog.text
     assert device.state(100) == before
 
 

@@ -10,7 +10,7 @@ from evaluate_fakes import CopyingReader
 from rich.console import Console
 
 from pdd_cli import demo_model
-from pdd_core.errors import ConfigurationError, ContextOverflow
+from pdd_core.errors import ConfigurationError, ContextOverflow, ModelError
 from pdd_lab.evaluate import run
 from pdd_lab.evaluate.evaluation_settings import INFORMED, NONE, EvalSettings
 from pdd_lab.evaluate.examination import MeasuredCase
@@ -115,6 +115,21 @@ def test_the_report_says_what_was_measured(model, tmp_path):
     assert told["texts"] == ["pydoc_data.topics"]
     assert told["refiners"]["attention"].startswith("AttentionRefiner(pool=")
     assert report["model"] == {"file": "model.gguf", "layers": 10, "n_ctx_train": 8192}
+
+
+def test_the_layers_are_those_that_the_cloud_captures(model, tmp_path, monkeypatch):
+    """As `layers_of` in tests/unit/vllm_plugin/capture/test_layers.py, for Gemma 3 of 270M."""
+    monkeypatch.setattr(CopyingReader, "n_layer", 18)
+    monkeypatch.setattr(CopyingReader, "full_layers", lambda self: (5, 11, 17))
+    report, _ = evaluated(SMALL, tmp_path)
+    assert report["settings"]["layers"] == [5, 11]
+
+
+def test_a_model_without_a_full_layer_is_refused_as_in_the_cloud(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(CopyingReader, "full_layers", lambda self: ())
+    with pytest.raises(ModelError, match="no layer of this model attends to its whole prompt"):
+        evaluated(SMALL, tmp_path)
+    assert all(reader.closed for reader in model)
 
 
 def test_a_model_that_cannot_do_it_is_told_of(model, tmp_path, monkeypatch):

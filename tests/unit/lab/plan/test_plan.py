@@ -123,11 +123,29 @@ def test_the_settings_are_those_of_the_policy_that_was_chosen(tmp_path, policy, 
     assert settings.must_begin_in_cloud is True
 
 
-@pytest.mark.parametrize("name", ["azure", "mooncake", "burstgpt", "jsonl"])
-def test_every_trace_format_can_be_planned_for(name):
+@pytest.mark.parametrize(
+    ("name", "read_as"),
+    [
+        ("azure", "dates"),
+        ("bailian", "timestamps in s, hash blocks of 16 tokens"),
+        ("dynamo", "timestamps in ms, hash blocks of 64 tokens"),
+        ("mooncake", "timestamps in ms, hash blocks of 512 tokens"),
+        ("burstgpt", "timestamps in s"),
+        ("jsonl", "timestamps in s, hash blocks of 512 tokens"),
+    ],
+)
+def test_every_trace_format_can_be_planned_for(name, read_as):
     done = run(f"--trace={sample(name)}", "--device=phone", "--ratio=auto")
     assert done.exit_code == 0
     assert "200 requests" in done.stdout
+    assert f"read as {name}, {read_as}" in done.stdout
+
+
+def test_other_units_may_be_said_for_a_file_and_not_for_a_made_up_trace():
+    done = run(f"--trace={sample('dynamo')}", "--format=mooncake", "--block-size=64", "--time-unit=us")
+    assert "read as mooncake, timestamps in us, hash blocks of 64 tokens" in done.stdout
+    with pytest.raises(ConfigurationError, match="--block-size: the trace chat is made up"):
+        run("--trace=chat", "--block-size=64")
 
 
 @pytest.mark.parametrize("command", ["plan", "replay"])

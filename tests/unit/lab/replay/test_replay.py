@@ -56,7 +56,13 @@ def test_every_request_is_sent_as_the_trace_has_it(trace_file, tmp_path) -> None
     found = report["figures"]
     assert found["requests"] == {"due": 3, "completed": 3, "failed": 0, "unfinished": 0, "too_long": 0}
     assert found["tokens"] == {"prompt": 21, "cloud": 9, "device": 0}
-    assert report["trace"] == {"name": "trace.jsonl", "requests": 3, "seconds": 0.02}
+    assert report["trace"] == {
+        "name": "trace.jsonl",
+        "read_as": "jsonl, timestamps in s",
+        "requests": 3,
+        "seconds": 0.02,
+    }
+    assert "read as jsonl, timestamps in s" in printed
     assert report["server"]["model"] == "fake"
     assert report["forced"] is True
     assert [one["due_s"] for one in report["answers"]] == [0.0, 0.01, 0.02]

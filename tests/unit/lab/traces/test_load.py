@@ -1,4 +1,5 @@
 import json
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
@@ -6,8 +7,8 @@ from example_count import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdd_core.errors import InvalidTrace
-from pdd_lab.traces import FORMATS, load
+from pdd_core.errors import ConfigurationError, InvalidTrace
+from pdd_lab.traces import FORMATS, TraceOptions, load
 from pdd_lab.traces.formats import AzureCSV
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -38,6 +39,151 @@ def test_azure_csv_with_an_offset_without_decimals_and_with_windows_line_ends(wr
     )
     assert trace.arrival_s.tolist() == [0, 86400.5]
     assert trace.output_tokens.tolist() == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("texts", "seconds"),
+    [
+        (["2024-05-10 00:00:00.009930+00:00", "2024-05-10 00:00:01.009930+00:00"], 1),
+        (["2024-05-10 02:00:00+02:00", "2024-05-10 00:00:01Z"], 1),
+        (["2024-05-09T19:30:00.5-05:30", "2024-05-10T01:00:02.25"], 1.75),
+        (["2024-05-10 00:00:00-0430", "2024-05-10 04:30:00+0000"], 0),
+    ],
+)
+def test_azure_timestamps_with_zones(write, texts, seconds):
+    assert load(write(AZURE + "".join(f"{text},1,2\n" for text in texts))).seconds == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("zone", ["+24:00", "+0:00", "+00:60", "X", " UTC", "+00:00+00:00"])
+def test_what_is_no_zone_is_named(write, zone):
+    with pytest.raises(InvalidTrace, match="line 2: TIMESTAMP is"):
+        load(write(AZURE + f"2024-05-10 00:00:00{zone},1,2\n"))
+
+
+def test_csv_may_be_quoted(write):
+    trace = load(
+        write('\ufeff"TIMESTAMP","ContextTokens","GeneratedTokens"\r\n"2024-05-10 00:00:00+00:00","3",4\r\n')
+    )
+    assert (trace.prompt_tokens.tolist(), trace.output_tokens.tolist()) == ([3], [4])
+    assert trace.read_as == "azure, dates"
+    trace = load(write('"Timestamp","Model","Request tokens","Response tokens"\n"1.5","a, b",3,4\n', "burst"))
+    assert (trace.group(0), trace.read_as) == ("a, b", "burstgpt, timestamps in s")
+    with pytest.raises(InvalidTrace, match="line 2: ContextTokens is 'x'"):
+        load(write('"TIMESTAMP","ContextTokens","GeneratedTokens"\n"2024-05-10 00:00:00","x",4\n', "bad"))
+
+
+BAILIAN = {
+    "chat_id": 159,
+    "parent_chat_id": 55,
+    "timestamp": 61.114,
+    "input_length": 40,
+    "output_length": 132,
+    "type": "text",
+    "turn": 2,
+    "hash_ids": [1089, 1090, 1091],
+}
+
+
+def test_bailian_has_seconds_and_blocks_of_16(write):
+    rows = [BAILIAN, {**BAILIAN, "timestamp": 63.614, "type": "search", "hash_ids": [1089, 5, 6]}]
+    trace = load(write("".join(json.dumps(row) + "\n" for row in rows)))
+    assert trace.seconds == pytest.approx(2.5)
+    assert (trace.block_tokens, trace.hashes(1).tolist()) == (16, [1089, 5, 6])
+    assert [trace.group(0), trace.group(1)] == ["text", "search"]
+    assert trace.read_as == "bailian, timestamps in s, hash blocks of 16 tokens"
+
+
+def test_dynamo_has_milliseconds_blocks_of_64_and_sessions(write):
+    row = {"session_id": "a", "timestamp": 0.0, "input_length": 100, "output_length": 3, "hash_ids": [7, 8]}
+    rows = [row, {**row, "session_id": "b", "timestamp": 2500.5}, {**row, "timestamp": 9e3, "hash_ids": [7, 9]}]
+    trace = load(write("".join(json.dumps(row) + "\n" for row in rows)))
+    assert trace.arrival_s.tolist() == [0, 2.5005, 9]
+    assert trace.block_tokens == 64
+    assert trace.sessions[0] == trace.sessions[2] != trace.sessions[1]
+    assert trace.read_as == "dynamo, timestamps in ms, hash blocks of 64 tokens"
+
+
+def test_a_turn_whose_time_depends_on_an_answer_is_refused_with_the_reason(write):
+    row = {"session_id": "a", "timestamp": 0.0, "input_length": 100, "output_length": 3, "hash_ids": [7, 8]}
+    later = {**row, "timestamp": None, "delay": 50.0}
+    with pytest.raises(InvalidTrace, match="line 2: it has a delay after the answer before"):
+        load(write(json.dumps(row) + "\n" + json.dumps(later) + "\n"))
+
+
+def test_blocks_of_another_size_are_refused_until_it_is_said(write):
+    def lines(tokens, count):
+        row = {"timestamp": 0, "input_length": tokens, "output_length": 3, "hash_ids": list(range(count))}
+        return write(json.dumps(row) + "\n")
+
+    small = lines(1280, 10)
+    with pytest.raises(InvalidTrace, match=r"10 blocks of 512 tokens .*: --block-size can be 142 at most"):
+        load(small)
+    assert load(small, TraceOptions(block_size=128)).block_tokens == 128
+    large = lines(10_000, 3)
+    with pytest.raises(InvalidTrace, match=r"are 1,536 of 10,000 prompt tokens: --block-size"):
+        load(large)
+    assert load(large, TraceOptions(block_size=4096)).block_tokens == 4096
+    assert load(large, TraceOptions(block_size=512)).block_tokens == 512, "it was said"
+
+
+@pytest.mark.parametrize(("unit", "seconds"), [("s", 4000), ("ms", 4), ("us", 0.004)])
+@pytest.mark.parametrize("name", ["bailian", "dynamo", "mooncake", "burstgpt", "jsonl"])
+def test_the_unit_of_timestamps_may_be_said(write, name, unit, seconds):
+    text = {
+        "burstgpt": "Timestamp,Model,Request tokens,Response tokens\n1000,M,4,1\n5000,M,4,1\n",
+        "jsonl": '{"arrival_s": 1000, "prompt_tokens": 4, "output_tokens": 1}\n'
+        '{"arrival_s": 5000, "prompt_tokens": 4, "output_tokens": 1}\n',
+    }.get(name) or "".join(
+        json.dumps({**BAILIAN, "timestamp": at, "hash_ids": None}) + "\n" for at in (1000, 5000)
+    )
+    trace = load(write(text), TraceOptions(format=name, time_unit=unit))
+    assert trace.seconds == pytest.approx(seconds)
+    assert trace.read_as == f"{name}, timestamps in {unit}"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "what"),
+    [
+        (AZURE, {"time_unit": "ms"}, "timestamps of the format azure are dates"),
+        (AZURE, {"block_size": 16}, "the format azure have no hash blocks"),
+        (BURST, {"block_size": 16}, "the format burstgpt have no hash blocks"),
+    ],
+)
+def test_an_option_that_the_format_has_no_use_for_is_refused(write, text, options, what):
+    with pytest.raises(ConfigurationError, match=what):
+        load(write(text), TraceOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"format": "csv"}, "--format csv is none of azure, bailian, dynamo"),
+        ({"time_unit": "h"}, "--time-unit h is none of s, ms, us"),
+        ({"block_size": 0}, "--block-size 0 is not from 1"),
+    ],
+)
+def test_options_that_do_not_exist_are_named(options, what):
+    with pytest.raises(ConfigurationError, match=what):
+        TraceOptions(**options)
+
+
+def test_the_size_of_blocks_that_the_lines_say_goes_before(write):
+    row = {"arrival_s": 1, "prompt_tokens": 90, "output_tokens": 1, "prefix_hashes": [1, 2]}
+    assert load(write(json.dumps(row) + "\n"), TraceOptions(block_size=64)).block_tokens == 64
+    path = write(json.dumps({**row, "block_tokens": 32}) + "\n")
+    assert load(path, TraceOptions(block_size=64)).block_tokens == 32
+
+
+def test_a_file_of_no_format_is_told_with_what_each_would_need(write):
+    with pytest.raises(InvalidTrace) as caught:
+        load(write('{"chat_id": 1, "time": 2, "input_length": 3, "output_length": 4}\n'))
+    assert "'chat_id, time, input_length, output_length'" in caught.value.reason
+    assert "bailian, JSON lines, needs timestamp too" in caught.value.reason
+    assert "dynamo, JSON lines, needs timestamp, delay or request_id or session_id too" in caught.value.reason
+    assert "azure, CSV, needs TIMESTAMP, ContextTokens, GeneratedTokens too" in caught.value.reason
+    with pytest.raises(InvalidTrace) as caught:
+        load(write("long" * 1000 + "\n1\n"))
+    assert len(caught.value.reason) < 1200
 
 
 def test_mooncake_keeps_its_hash_blocks(write):
@@ -113,7 +259,7 @@ def test_empty_lines_do_not_matter(write):
         (BURST + "nan,,,M,4,0,4,API log\n", 2, "Timestamp is 'nan', not a number"),
         ('{"timestamp": 1, "input_length": 1, "output_length": 2}\n[1]\n', 2, "not a JSON object"),
         ('{"timestamp": 1, "input_length": 1, "output_length": 2}\n{"timestamp": 1,\n', 2, "not JSON"),
-        ('{"timestamp": 1, "input_length": 1}\n', 1, "output_length is missing"),
+        ('{"timestamp": 1, "input_length": 1}\n', 1, "mooncake, JSON lines, needs output_length too"),
         ('{"timestamp": "x", "input_length": 1, "output_length": 2}\n', 1, "timestamp is 'x'"),
         ('{"timestamp": 1, "input_length": 1.5, "output_length": 2}\n', 1, "input_length is 1.5"),
         (
@@ -126,7 +272,11 @@ def test_empty_lines_do_not_matter(write):
         ('{"timestamp": 1, "input_length": "600", "output_length": 2}\n', 1, "input_length is '600'"),
         ('{"timestamp": "1", "input_length": 600, "output_length": 2}\n', 1, "timestamp is '1'"),
         ('{"timestamp": true, "input_length": 600, "output_length": 2}\n', 1, "timestamp is True"),
-        ('{"timestamp": 1e300, "input_length": 600, "output_length": 2}\n', 1, "timestamp is 1e+300"),
+        (
+            '{"timestamp": 1e300, "input_length": 600, "output_length": 2}\n',
+            1,
+            "timestamp is 1e+300, too far from the origin",
+        ),
         ('{"timestamp": 1, "input_length": 1, "output_length": 2, "x": ' + "[" * 9999 + "\n", 1, "not JSON"),
         ('{"arrival_s": 1, "prompt_tokens": 1, "output_tokens": 1, "block_tokens": 0}\n', 1, "block_tokens is 0"),
         (
@@ -143,7 +293,7 @@ def test_empty_lines_do_not_matter(write):
         (AZURE + "2023-11-16 18:17:03.\u0669,1,2\n", 2, "TIMESTAMP is"),
         (AZURE + "\u0662023-11-16 18:17:03,1,2\n", 2, "TIMESTAMP is"),
         (BURST + "\u0661,,,M,4,1,4,API log\n", 2, "Timestamp is '\u0661'"),
-        (BURST + "1e300,,,M,4,1,4,API log\n", 2, "Timestamp is 1e300"),
+        (BURST + "1e300,,,M,4,1,4,API log\n", 2, "Timestamp is '1e300', too far from the origin"),
         ("id,tokens\n1,2\n", 1, "of no known format"),
         ("\n\n", None, "is empty"),
         (AZURE, None, "has no requests"),
@@ -165,9 +315,10 @@ def test_block_tokens_must_be_the_same_in_every_line(write):
 
 def test_a_format_may_be_forced_and_is_then_checked(write):
     path = write(AZURE + "2023-11-16 18:17:03.9,1,2\n")
-    assert len(load(path, format="azure")) == 1
-    with pytest.raises(InvalidTrace, match="not of the format mooncake"):
-        load(path, format="mooncake")
+    assert len(load(path, TraceOptions(format="azure"))) == 1
+    with pytest.raises(InvalidTrace, match="not of the format mooncake") as caught:
+        load(path, TraceOptions(format="mooncake"))
+    assert "input_length, timestamp, output_length too" in caught.value.reason
 
 
 def test_a_missing_file_is_an_error_of_ours(tmp_path):
@@ -185,26 +336,53 @@ def test_the_samples_are_found_out_and_read(name):
     assert (np.diff(trace.arrival_s) >= 0).all()
 
 
-@examples(40)
+def written(name, block, rows):
+    """The text of a file with these rows: microseconds, prompt, output, hashes."""
+    if name == "azure":
+        start = datetime(2024, 5, 10)
+        times = [start + timedelta(microseconds=us) for us, *_ in rows]
+        return AZURE + "".join(
+            f"{at:%Y-%m-%d %H:%M:%S.%f}+00:00,{p},{o}\n" for at, (_, p, o, _) in zip(times, rows, strict=True)
+        )
+    if name == "burstgpt":
+        return BURST + "".join(f'{us / 1e6},,,"M",{p},{o},{p + o},API log\n' for us, p, o, _ in rows)
+    scale = 1e3 if name in {"mooncake", "dynamo"} else 1e6
+    keys = ("timestamp", "input_length", "output_length", "hash_ids")
+    more = {"mooncake": {}, "dynamo": {"session_id": "s"}, "bailian": {"chat_id": 1, "parent_chat_id": -1}}.get(
+        name
+    )
+    if more is None:
+        keys, more = ("arrival_s", "prompt_tokens", "output_tokens", "prefix_hashes"), {"block_tokens": block}
+    lines = (dict(zip(keys, (us / scale, p, o, hashes), strict=True)) for us, p, o, hashes in rows)
+    return "".join(json.dumps({**line, **more}) + "\n" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [("azure", None), ("bailian", 16), ("dynamo", 64), ("mooncake", 512), ("burstgpt", None), ("jsonl", 32)],
+)
+@examples(20)
 @given(
-    st.lists(
-        st.tuples(
-            st.integers(0, 10**9), st.integers(1, 10**6), st.integers(1, 10**5), st.lists(st.integers(0, 2**40))
-        ),
+    rows=st.lists(
+        st.tuples(st.integers(0, 10**12), st.integers(1, 3000), st.integers(1, 10**5), st.integers(0, 2**40)),
         min_size=1,
         max_size=8,
-    )
+    ),
+    said=st.sampled_from([False, True]),
 )
-def test_what_is_written_is_read(tmp_path_factory, rows):
-    path = tmp_path_factory.mktemp("traces") / "t.jsonl"
-    rows = [(ms, p, o, hashes[: 1 + (p - 1) // 512]) for ms, p, o, hashes in rows]
-    keys = ("timestamp", "input_length", "output_length", "hash_ids")
-    path.write_text("".join(json.dumps(dict(zip(keys, row, strict=True))) + "\n" for row in rows))
-    trace = load(path)
+def test_what_is_written_is_read(tmp_path_factory, name, block, rows, said):
+    path = tmp_path_factory.mktemp("traces") / "t"
+    rows = [(us, p, o, list(range(h, h + 1 + (p - 1) // (block or p)))) for us, p, o, h in rows]
+    path.write_text(written(name, block, rows))
+    trace = load(path, TraceOptions(format=name if said else None))
     rows.sort(key=lambda row: row[0])
-    assert trace.arrival_s.tolist() == pytest.approx([(ms - rows[0][0]) / 1000 for ms, *_ in rows])
+    assert trace.read_as.startswith(f"{name}, ")
+    assert trace.arrival_s.tolist() == pytest.approx([(us - rows[0][0]) / 1e6 for us, *_ in rows], abs=2e-6)
     assert trace.prompt_tokens.tolist() == [p for _, p, *_ in rows]
-    assert [trace.hashes(index).tolist() for index in range(len(rows))] == [row[3] for row in rows]
+    assert trace.output_tokens.tolist() == [o for _, _, o, _ in rows]
+    if block is not None:
+        assert trace.block_tokens == block
+        assert [trace.hashes(index).tolist() for index in range(len(rows))] == [row[3] for row in rows]
 
 
 def test_a_byte_order_mark_does_not_matter(write):

@@ -5,6 +5,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from pdd_core.errors import UnsupportedDeployment
+from pdd_core.refinement.capture import CAPTURE_DEPTHS
 from pdd_vllm_plugin.capture.backends import CapturingImpl
 from pdd_vllm_plugin.capture.capture_layer import CaptureLayer
 from pdd_vllm_plugin.capture.layers import layers_of, of_target, refuse_unsupported
@@ -137,6 +138,14 @@ def test_of_an_encoder_decoder_the_decoders_own_attention_counts():
     cross = decoder(10, "model.layers.{}.encoder_attn.attn", attn_type="encoder_decoder")
     encoder = decoder(10, "model.encoder.layers.{}.self_attn.attn", attn_type="encoder")
     assert layers_of(model(10), encoder | decoder(10) | cross, (0.5,)) == MIDDLE
+
+
+def test_of_gemma_3_the_full_layers_nearest_to_the_depths_are_chosen():
+    """One layer of six is full. `eval refine` measures the same: tests/unit/lab/evaluate/test_run.py."""
+    windows = {name: layer(sliding_window=(511, 0)) for name in decoder(18)}
+    for number in (5, 11, 17):
+        windows |= {f"model.layers.{number}.self_attn.attn": layer()}
+    assert sorted(layers_of(model(18), windows, CAPTURE_DEPTHS).values()) == [5, 11]
 
 
 @pytest.mark.parametrize(
