@@ -47,6 +47,8 @@ class Recording:
         """The events of a request that begins at token `start`, as the plugin would end it."""
         count = min(budget or max_tokens, max_tokens)
         events = [json.loads(json.dumps(event)) for event in self.events[start : start + count]]
+        for number, event in enumerate(events, 1):
+            event["usage"] = {"prompt_tokens": 1, "completion_tokens": number, "total_tokens": 1 + number}
         last = events[-1]["choices"][0]
         if last["finish_reason"] is None:
             last["finish_reason"] = "length"

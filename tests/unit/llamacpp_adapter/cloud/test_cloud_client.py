@@ -89,6 +89,7 @@ async def test_a_request_carries_ids_sampling_and_opt_in(stream, sse):
         "min_tokens": 0,
         "stop_token_ids": [9],
         "return_token_ids": True,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         "vllm_xargs": {"pdd_handoff": OPT_IN.handoff_id, "pdd_decode_budget": 24},
         "cache_salt": "salt",
     }
@@ -105,8 +106,8 @@ async def test_chunks_hold_any_number_of_ids(stream, sse):
     pieces.append(sse.chunk([5], finish="stop"))
     usage = sse.event({"id": "x", "object": "text_completion", "created": 1, "model": "m", "choices": []})
     chunks = await stream([*pieces, usage, sse.DONE])
-    assert [chunk.token_ids for chunk in chunks] == [(1,), (2, 3, 4), (), (5,)]
-    assert [chunk.end for chunk in chunks] == [None, None, None, CloudEnd.STOP]
+    assert [chunk.token_ids for chunk in chunks] == [(1,), (2, 3, 4), (5,)]
+    assert [chunk.end for chunk in chunks] == [None, None, CloudEnd.STOP]
 
 
 @pytest.mark.parametrize(
