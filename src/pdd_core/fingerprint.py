@@ -24,7 +24,7 @@ PIECE = 1024
 """Ids per hashed piece."""
 Natural = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 """An id or a count on the wire: both engines keep them in C ints."""
-Name = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Name = Annotated[str, Field(max_length=4096, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$")]
 """A name on the wire, which may be a path: one line, so that it can be logged."""
 
 

@@ -38,7 +38,7 @@ class Choice(_Part):
 
 
 class Usage(_Part):
-    """With vLLM's ``continuous_usage_stats``, how many tokens the stream has brought, those of this event included."""
+    """vLLM's ``continuous_usage_stats``: how many tokens the stream has brought, this event's included."""
 
     completion_tokens: Natural
 

@@ -1,13 +1,12 @@
 """The gate for all that a cloud says: bounded before it is read, finite numbers, valid text, or a typed refusal.
 
-Bytes are bounded as they come in (`http_client`), JSON in size, depth and shape as it is parsed (`parsed`), and the
+Bytes are bounded as they come in (`http_client`), JSON in depth and shape as it is parsed (`parsed`), and the
 cloud's own words before anybody sees them (`shown`).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import openai
 from pydantic import BaseModel, ValidationError
@@ -20,6 +19,8 @@ except ImportError:  # pragma: no cover - comes with openai 2
     from httpx import AsyncByteStream  # type: ignore[import-not-found, no-redef, unused-ignore]
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from httpx2 import AsyncClient, Response
 
 Wire = TypeVar("Wire", bound=BaseModel)
@@ -31,12 +32,14 @@ MAX_STATE_BYTES = 16 * 1024 * 1024
 _SHOWN_CHARACTERS = 300
 
 
-def http_client() -> AsyncClient:
-    """Return openai's own HTTP client, which reads no more of an answer than it may have."""
+def http_client(**options: Any) -> AsyncClient:
+    """Return openai's own HTTP client, made to read no more of an answer than it may have.
+
+    `options` are httpx's.
+    """
     # a compressed answer could be a thousand times as long as what is counted here
-    return openai.DefaultAsyncHttpxClient(
-        headers={"Accept-Encoding": "identity"}, event_hooks={"response": [_bound]}
-    )
+    headers = {"Accept-Encoding": "identity"}
+    return openai.DefaultAsyncHttpxClient(headers=headers, event_hooks={"response": [_bound]}, **options)
 
 
 async def _bound(response: Response) -> None:
@@ -48,14 +51,14 @@ async def _bound(response: Response) -> None:
     if method == "POST" and response.status_code == 200:
         return  # a stream has no length: its reader bounds each event
     is_state = method == "GET" and "/pdd/handoffs/" in path
-    response.stream = _Bounded(response.stream, MAX_STATE_BYTES if is_state else MAX_BYTES)
+    stream = cast("AsyncByteStream", response.stream)  # this client makes no other
+    response.stream = _Bounded(stream, MAX_STATE_BYTES if is_state else MAX_BYTES)
 
 
 class _Bounded(AsyncByteStream):
     """The bytes of an answer, up to a limit."""
 
-    def __init__(self, stream: object, limit: int) -> None:
-        assert isinstance(stream, AsyncByteStream)  # the asynchronous client makes no other
+    def __init__(self, stream: AsyncByteStream, limit: int) -> None:
         self._stream = stream
         self._limit = limit
 
@@ -85,11 +88,9 @@ def parsed(body: bytes, wire: type[Wire]) -> Wire:
         return wire.model_validate_json(body)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        if problem["type"] == "json_invalid":
-            raise CloudRefused("the cloud's answer is not JSON that can be read") from error
-        raise CloudRefused(
-            f"the cloud's answer is not a {wire.__name__}: {error.error_count()} fields are wrong"
-        ) from error
+        unreadable = problem["type"] == "json_invalid"
+        why = "it cannot be read as JSON" if unreadable else f"{error.error_count()} fields are wrong"
+        raise CloudRefused(f"the cloud's answer is not a {wire.__name__}: {why}") from error
 
 
 def shown(text: str) -> str:

@@ -87,10 +87,7 @@ class CloudMonitor:
     async def _look(self, client: CloudClient) -> None:
         before = self.connection
         try:
-            with anyio.move_on_after(_LOOK_WITHIN_S) as patience:
-                info = await client.connect(self._vocab, retries=0)
-            if patience.cancelled_caught:
-                raise CloudUnreachable(f"no answer within {_LOOK_WITHIN_S:g} s")
+            info = await self._connected(client)
         except Exception as error:  # whatever a cloud says, the device goes on serving
             is_ours = isinstance(error, PDDError)
             self.connection = Connection.DOWN
@@ -102,6 +99,11 @@ class CloudMonitor:
             if before is not Connection.CONNECTED:
                 logger.info("connected to %s, model %s", info.engine, info.model)
             await self._measure(client)
+
+    async def _connected(self, client: CloudClient) -> CloudInfo:
+        with anyio.move_on_after(_LOOK_WITHIN_S):
+            return await client.connect(self._vocab, retries=0)
+        raise CloudUnreachable(f"no answer within {_LOOK_WITHIN_S:g} s")
 
     async def _measure(self, client: CloudClient) -> None:
         """Time one round trip over the connection that there is now."""

@@ -56,8 +56,8 @@ async def read_stream(
 ) -> AsyncGenerator[CloudChunk]:
     """Yield chunks up to the one with a finish reason; close the stream in any case.
 
-    Each event says how many tokens it makes (vLLM's ``continuous_usage_stats``): one that was lost or came twice on
-    the way is noticed. An event without tokens yields nothing, so that a cloud that sends no others is silent.
+    Each event says how many tokens there are by now (vLLM's ``continuous_usage_stats``): one that was lost on the
+    way, or came twice, is noticed. An event without tokens yields nothing: a cloud that sends no others is silent.
 
     Args:
         stream: of openai's client, with nothing read yet. Its own reader of events has no bounds.
@@ -77,8 +77,7 @@ async def read_stream(
                 if data.startswith(_DONE):
                     break
                 event = read_event(data)
-                if event.error:
-                    raise _failed(event.error, started=received > 0)
+                _check_error(event.error, started=received > 0)
                 if not event.choices:
                     continue
                 chunk = _chunk(event.choices[0], top_logprobs, ids_below)
@@ -88,7 +87,6 @@ async def read_stream(
                     yield chunk
                 if chunk.end is not None:
                     return
-        raise CloudLost("the stream ended without a finish reason")
     except (CloudLost, CloudRefused):
         raise
     except Exception as error:  # the transport's own: their names differ between openai's versions
@@ -96,6 +94,7 @@ async def read_stream(
     finally:
         with anyio.CancelScope(shield=True):
             await stream.close()
+    raise CloudLost("the stream ended without a finish reason")
 
 
 def _check_count(event: CloudEvent, chunk: CloudChunk, received: int) -> None:
@@ -104,7 +103,7 @@ def _check_count(event: CloudEvent, chunk: CloudChunk, received: int) -> None:
             counted = event.usage.completion_tokens
             raise CloudLost(f"the stream lacks or repeats an event: {received} tokens of {counted} have come")
     elif chunk.token_ids:
-        raise CloudRefused("the cloud does not count what it streams: it does not know vLLM's continuous_usage_stats")
+        raise CloudRefused("the cloud does not count its tokens: it does not know vLLM's continuous_usage_stats")
 
 
 def _chunk(choice: Choice, top: int, ids_below: int) -> CloudChunk:
@@ -152,9 +151,11 @@ def _end(finish_reason: str | None, stop_reason: int | str | None) -> CloudEnd |
             raise CloudLost(f"the cloud ended the stream with finish reason {shown(finish_reason)!r}")
 
 
-def _failed(error: Problem | str, *, started: bool) -> CloudRefused | CloudLost:
+def _check_error(error: Problem | str | None, *, started: bool) -> None:
     """Read an error event of a stream whose HTTP status was long sent as 200: vLLM's own status is its code."""
+    if error is None:
+        return
     message, code = (error, None) if isinstance(error, str) else (error.message, error.code)
     if not started and isinstance(code, int) and 400 <= code < 500:
-        return CloudRefused(shown(message), code=code)
-    return CloudLost(f"the stream broke off: {shown(message)}")
+        raise CloudRefused(shown(message), code=code)
+    raise CloudLost(f"the stream broke off: {shown(message)}")

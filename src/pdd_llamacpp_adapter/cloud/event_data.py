@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-async def event_data(
-    pieces: AsyncIterator[bytes], *, limit: int = MAX_STATE_BYTES
-) -> AsyncGenerator[bytes]:
+async def event_data(pieces: AsyncIterator[bytes], *, limit: int = MAX_STATE_BYTES) -> AsyncGenerator[bytes]:
     """Yield the data of each event that has any. One that the stream's end cuts off is no event.
 
     Raises:

@@ -33,6 +33,7 @@ class FakeVocabulary:
     eos_id = EOS
     stop_ids = frozenset({EOS})
     size = N_VOCAB
+    raw_tokens = [f"<{token}>" for token in range(N_VOCAB)]  # noqa: RUF012
 
     def piece(self, token):
         return b"" if token == EOS else f"<{token}>".encode()
