@@ -239,9 +239,11 @@ async def _answered(call: Awaitable[Answer]) -> Answer:
         raise CloudRefused(f"the cloud's answer cannot be read: {type(error).__name__}") from error
 
 
-def translated(error: openai.OpenAIError) -> CloudUnreachable | CloudRefused:
+def translated(error: openai.OpenAIError) -> CloudError:
     """Return `error` in this project's words."""
     if isinstance(error, openai.APIConnectionError):
+        if isinstance(error.__cause__, CloudError):  # openai 2 takes the gate's own for the transport's
+            return error.__cause__
         url = error.request.url
         return CloudUnreachable(f"no connection to {url.host}:{url.port}: {error.message}")
     if isinstance(error, openai.APIStatusError):

@@ -13,10 +13,11 @@ from pydantic import BaseModel, ValidationError
 
 from pdd_core.errors import CloudRefused
 
-try:
-    from httpx2 import AsyncByteStream  # comes with openai 3
-except ImportError:  # pragma: no cover - comes with openai 2
-    from httpx import AsyncByteStream  # type: ignore[import-not-found, no-redef, unused-ignore]
+# openai's own HTTP client; both may be installed, and neither takes the other's streams
+if TYPE_CHECKING or openai.__version__ >= "3":
+    from httpx2 import AsyncByteStream
+else:
+    from httpx import AsyncByteStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
