@@ -89,16 +89,17 @@ async def changed(base_url, how, number):
         lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
         body = await reader.readexactly(int(lengths[0].split(b":")[1]) if lengths else 0)
         up_reader, up_writer = await asyncio.open_connection(host, int(port))
-        kept = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection")]
-        # to HTTP/1.0 the cloud sends a body without chunks, up to the connection's end
-        up_writer.write(b"\r\n".join(kept).replace(b"HTTP/1.1", b"HTTP/1.0", 1) + body)
-        streams = b"/completions" in head
+        kept = b"\r\n".join(line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection"))
+        up_writer.write(kept.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + body)
+        writer.write(await up_reader.readuntil(b"\r\n\r\n"))
         with suppress(asyncio.IncompleteReadError, ConnectionError):  # the stream's end; or the client has left
-            writer.write(await up_reader.readuntil(b"\r\n\r\n"))
-            for place in itertools.count() if streams else ():
-                event = await up_reader.readuntil(b"\n\n")
-                writer.write(CHANGES[how](event) if place == number else event)
-                await writer.drain()
+            for place in itertools.count() if b"/completions" in head else ():
+                size = int(await up_reader.readuntil(b"\r\n"), 16)  # vLLM sends each event in a chunk of its own
+                event = (await up_reader.readexactly(size + 2))[:-2]
+                event = CHANGES[how](event) if place == number else event
+                if event or not size:
+                    writer.write(b"%x\r\n%s\r\n" % (len(event), event))
+                    await writer.drain()
             writer.write(await up_reader.read())
         up_writer.close()
         writer.close()
