@@ -162,7 +162,12 @@ class CloudClient:
             )
         )
         ids_below = ANY_ID if self._checked is None else len(self._checked.raw_tokens)
-        events = read_stream(stream, top_logprobs=request.logprobs or 0, ids_below=ids_below)
+        events = read_stream(
+            stream,
+            prompt_tokens=len(request.prompt_token_ids),
+            top_logprobs=request.logprobs or 0,
+            ids_below=ids_below,
+        )
         async with aclosing(events) as chunks:
             async for chunk in chunks:
                 yield chunk

@@ -53,7 +53,7 @@ class Problem(_Part):
 class CloudEvent(_Part):
     """An event. Without `choices` it is the usage of the whole answer."""
 
-    choices: list[Choice] = []
+    choices: Annotated[list[Choice], Field(max_length=1)] = []
     usage: Usage | None = None
     error: Problem | str | None = None
 

@@ -28,8 +28,8 @@ Wire = TypeVar("Wire", bound=BaseModel)
 
 MAX_BYTES = 1024 * 1024
 """Of an answer: a fingerprint of 250,000 tokens has 10 kB."""
-MAX_STATE_BYTES = 16 * 1024 * 1024
-"""Of a handoff's state, and of one event of a stream: each may repeat a prompt of a million tokens."""
+MAX_STATE_BYTES = 8 * 1024 * 1024
+"""Of a handoff's state, which has the ids of the prompt and of the refined one."""
 _SHOWN_CHARACTERS = 300
 
 

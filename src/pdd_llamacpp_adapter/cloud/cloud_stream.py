@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _DONE = b"[DONE]"
 ANY_ID = 2**31
 """Ids are below this: llama.cpp's are C ints."""
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+"""Of one event: all the tokens that came while nobody read, each with the logprobs of twenty."""
+_BYTES_PER_ID = 12
 
 
 class CloudEnd(StrEnum):
@@ -52,7 +55,11 @@ class CloudChunk:
 
 
 async def read_stream(
-    stream: openai.AsyncStream[Completion], *, top_logprobs: int = 0, ids_below: int = ANY_ID
+    stream: openai.AsyncStream[Completion],
+    *,
+    prompt_tokens: int = 0,
+    top_logprobs: int = 0,
+    ids_below: int = ANY_ID,
 ) -> AsyncGenerator[CloudChunk]:
     """Yield chunks up to the one with a finish reason; close the stream in any case.
 
@@ -61,6 +68,7 @@ async def read_stream(
 
     Args:
         stream: of openai's client, with nothing read yet. Its own reader of events has no bounds.
+        prompt_tokens: length of the prompt, whose ids are in the first event.
         top_logprobs: how many of each token's best are passed on: vLLM adds the chosen one to them.
         ids_below: size of the vocabulary.
 
@@ -71,8 +79,9 @@ async def read_stream(
             or ended without a finish reason.
     """
     received = 0
+    limit = MAX_EVENT_BYTES + _BYTES_PER_ID * prompt_tokens
     try:
-        async with aclosing(event_data(stream.response.aiter_bytes())) as events:
+        async with aclosing(event_data(stream.response.aiter_bytes(), limit=limit)) as events:
             async for data in events:
                 if data.startswith(_DONE):
                     break

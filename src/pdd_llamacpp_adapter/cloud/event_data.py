@@ -6,7 +6,6 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from pdd_core.errors import CloudLost
-from pdd_llamacpp_adapter.cloud.cloud_gate import MAX_STATE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-async def event_data(pieces: AsyncIterator[bytes], *, limit: int = MAX_STATE_BYTES) -> AsyncGenerator[bytes]:
+async def event_data(pieces: AsyncIterator[bytes], *, limit: int) -> AsyncGenerator[bytes]:
     """Yield the data of each event that has any. One that the stream's end cuts off is no event.
 
     Raises:
@@ -38,8 +37,9 @@ async def _lines(pieces: AsyncIterator[bytes], limit: int) -> AsyncGenerator[byt
     rest = bytearray()
     begun = False
     async for piece in pieces:
+        ends = rest.endswith(b"\r") or b"\n" in piece or b"\r" in piece
         rest += piece
-        if b"\n" not in piece and b"\r" not in piece:
+        if not ends:
             _check(len(rest), limit)  # and not joined again and again: an endless line would cost its square
             continue
         lines = bytes(rest).splitlines(keepends=True)
@@ -49,6 +49,8 @@ async def _lines(pieces: AsyncIterator[bytes], limit: int) -> AsyncGenerator[byt
             _check(len(line), limit)
             yield (line if begun else line.removeprefix(_BYTE_ORDER_MARK)).rstrip(b"\r\n")
             begun = True
+    if rest.endswith(b"\r"):
+        yield bytes(rest[:-1])
 
 
 def _check(size: int, limit: int) -> None:
