@@ -12,10 +12,10 @@ _DEEP = "@deep@"
 _DIGITS = "@digits@"
 _NESTED = 20_000
 WEIRD = (
-    *(None, True, False, 0, -1, 1.5, 2**31 - 1, 2**31, 2**63, 2**64, 10**30, -(10**30), _DIGITS),
-    *(math.nan, math.inf, -math.inf, 1e308, -1e308, 5e-324),
-    *("", "\ud800", "\n\x1b[2J", "x" * 5000, "5", "²", "nan", "9" * 5000, "\u2028", "\0"),
-    *([], {}, [[]], [None], {"": None}, _DEEP, [math.nan], [2**31], ["\udfff"]),
+    *(None, True, -1, 1.5, 2**31, 2**63, 10**30, _DIGITS),
+    *(math.nan, -math.inf, 1e308),
+    *("", "\ud800", "\n\x1b[2J", "x" * 5000, "5", "\u2028", "\0"),
+    *([], {}, [[]], [None], _DEEP, [math.nan], [2**31]),
 )
 
 JUNK = [b"\xef\xbb\xbf", b"\xff", b"\n\n", b"\r", b"}", b"[" * 3000]
