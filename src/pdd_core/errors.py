@@ -190,7 +190,7 @@ class CloudUnreachable(CloudError):
 
 
 class CloudRefused(CloudError):
-    """The cloud answered with an error, has no plugin, or sent an answer that does not fit the schema.
+    """The cloud answered with an error, has no plugin, or sent an answer that is too long or not of the schema.
 
     `status` is the HTTP status, `code` the code in its error object.
 
@@ -204,7 +204,7 @@ class CloudRefused(CloudError):
 
 
 class CloudLost(CloudError):
-    """The stream broke off, was aborted, or ended with an error event or without a finish reason.
+    """The stream broke off, was aborted, lacks or repeats an event, has an unreadable one, or has no proper end.
 
     It is also raised if no first token came within the device's patience, or if a started server ended by itself.
 

@@ -13,15 +13,19 @@ from __future__ import annotations
 import hashlib
 import json
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 PIECE = 1024
 """Ids per hashed piece."""
+Natural = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+"""An id or a count on the wire: both engines keep them in C ints."""
+Name = Annotated[str, Field(max_length=4096, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$")]
+"""A name on the wire, which may be a path: one line, so that it can be logged."""
 
 
 class TokenizerFingerprint(BaseModel):
@@ -31,15 +35,15 @@ class TokenizerFingerprint(BaseModel):
 
     digest: str
     """SHA-256 over everything below: two equal digests are two equal fingerprints."""
-    size: int
+    size: Natural
     """Length of the table. A GGUF may be longer: models pad their vocabulary."""
     pieces: tuple[str, ...]
     """SHA-256 (first 16 hex digits) of each run of `PIECE` ids; holes are hashed as null."""
-    holes: tuple[int, ...] = ()
+    holes: tuple[Natural, ...] = ()
     """Ids below `size` that no token has."""
-    special_ids: tuple[int, ...]
+    special_ids: tuple[Natural, ...]
     """Control tokens, ascending."""
-    eos_ids: tuple[int, ...]
+    eos_ids: tuple[Natural, ...]
     """Ids that end an answer on the server, the tokenizer's own first."""
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat
 
 from pdd_core.errors import SchemaVersionError
-from pdd_core.fingerprint import TokenizerFingerprint
+from pdd_core.fingerprint import Name, Natural, TokenizerFingerprint
 
 SCHEMA_VERSION = "1.0"
 BUDGET_POLICIES = "budget_policies"
@@ -22,7 +22,7 @@ and ``used`` with a DELETE. One that does not would refuse a request with them."
 
 def _readable(version: str) -> str:
     major, _, _ = version.partition(".")
-    if not major.isdigit() or int(major) > int(SCHEMA_VERSION.partition(".")[0]):
+    if not (major.isascii() and major.isdigit()) or int(major) > int(SCHEMA_VERSION.partition(".")[0]):
         raise SchemaVersionError(
             f"schema_version {version!r} is newer than {SCHEMA_VERSION}, the newest this side reads: "
             "upgrade pdd-device here, or pin the other side to the same major version"
@@ -30,7 +30,7 @@ def _readable(version: str) -> str:
     return version
 
 
-SchemaVersion = Annotated[str, AfterValidator(_readable)]
+SchemaVersion = Annotated[str, Field(max_length=32, pattern=r"^[!-~]*$"), AfterValidator(_readable)]
 
 
 class Status(StrEnum):
@@ -46,13 +46,13 @@ class Status(StrEnum):
 
 
 class _Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class DecodeBudget(_Wire):
     """How many tokens the cloud may decode, and which policy said so."""
 
-    tokens: int
+    tokens: Natural
     """How many."""
     set_by: str
     """``client``, ``default``, ``max_decode_budget``, ``load``, ``tenant``, ``priority``, ``fixed``, or the name
@@ -63,19 +63,19 @@ class Refinement(_Wire):
     """The refined prompt: which of the prompt's tokens stay, by the cloud's own attention."""
 
     kind: Literal["refined"] = "refined"
-    method: str
+    method: Name
     """Name of the plugin that chose: ``attention``, another built-in one, or a third party's."""
     ratio: float
     """The share of the prompt's tokens that was asked for; protected spans may keep more."""
-    kept_indices: list[int]
+    kept_indices: list[Natural]
     """Positions in `prompt_token_ids`, strictly increasing."""
-    kept_token_ids: list[int]
+    kept_token_ids: list[Natural]
     """The ids at these positions: the refined prompt, to be processed at consecutive positions."""
-    protected: list[tuple[int, int]]
+    protected: list[tuple[Natural, Natural]]
     """Half-open spans of positions that had to stay."""
-    window: int
+    window: Natural
     """Prompt tokens whose attention was looked at; 0 where none was."""
-    layers: list[int]
+    layers: list[Natural]
     """Numbers of the layers that were looked at; empty where none was."""
 
 
@@ -112,11 +112,11 @@ class HandoffState(_Wire):
     """As in the stream; null while the request runs, and when the client left."""
     stop_reason: int | str | None = None
     """As in the stream."""
-    prompt_token_ids: list[int]
+    prompt_token_ids: list[Natural]
     """The whole prompt; empty until the engine has answered for the first time, where the prompt came as text."""
-    output_token_ids: list[int]
+    output_token_ids: list[Natural]
     """Exactly the ids that were streamed so far, end-of-sequence included; from `after` on."""
-    after: int = 0
+    after: Natural = 0
     """How many output ids were left out on request (``?after=K``)."""
     output_logprobs: list[dict[int, float]] | None = None
     """Per output id, token id to log probability; null unless the client asked for logprobs."""
@@ -132,13 +132,13 @@ class HandoffState(_Wire):
 class Limits(_Wire):
     """Bounds the server enforces."""
 
-    max_decode_budget: int
+    max_decode_budget: Natural
     """Tokens: ceiling on any budget."""
-    max_handoffs: int
+    max_handoffs: Natural
     """States kept at once."""
-    ttl_s: float
+    ttl_s: NonNegativeFloat
     """Seconds for which the state of an ended request can be read."""
-    cancel_timeout_s: float
+    cancel_timeout_s: NonNegativeFloat
     """Seconds: longest wait for the engine's word on a DELETE."""
 
 
@@ -147,20 +147,20 @@ class CloudInfo(_Wire):
 
     schema_version: SchemaVersion = SCHEMA_VERSION
     """See docs/wire.md#versions."""
-    plugin_version: str
+    plugin_version: Name
     """Version of pdd-device on the server."""
-    engine: str
+    engine: Name
     """Such as ``vllm 0.32.0``."""
-    model: str
+    model: Name
     """The name that a request's `model` field takes."""
-    max_model_len: int
+    max_model_len: Natural
     """Tokens of prompt and answer that fit."""
     tokenizer: TokenizerFingerprint
     """The vocabulary's fingerprint."""
-    features: list[str]
+    features: list[Name]
     """``decode_budget``, ``budget_policies`` (the server knows ``pdd_least_budget``, ``pdd_tenant``,
     ``pdd_extends`` and ``used``), ``handoff_state``, and ``refinement`` where it is on."""
-    refinement: str
+    refinement: Name
     """``off``, or where refined prompts come from: ``attention``, ``lexical``, ``truncation``, ``random``."""
     limits: Limits
     """What the server enforces."""
@@ -169,7 +169,7 @@ class CloudInfo(_Wire):
 class VocabularyPiece(_Wire):
     """``GET /v1/pdd/vocabulary?start=K``: raw token strings from id `start` on, null at holes."""
 
-    start: int
+    start: Natural
     """Id of the first of them."""
     tokens: list[str | None]
     """At most 1,024 token strings."""

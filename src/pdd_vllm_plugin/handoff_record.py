@@ -20,6 +20,8 @@ _IDS_PER_LOGPROB = 16
 """An entry of a dict of floats takes about as much as so many ids."""
 _IDS_PER_KEPT = 2 * 9
 """A kept token is two numbers in lists, its position and its id: a slot of 8 bytes and an int of 28 each."""
+_LEAST_LOGPROB = -9999.0
+"""As in vLLM's own answers: JSON has no infinity. (``max`` takes it for NaN, too, as it comes first.)"""
 NOT_REQUESTED = NoRefinement(reason="not_requested", message="the request names no pdd_refine_ratio")
 NOT_ENABLED = NoRefinement(
     reason="not_enabled",
@@ -104,7 +106,10 @@ class HandoffRecord:
             self.text.append(completion.text)
             self._characters += len(completion.text)
         if completion.logprobs:
-            rows = [{token: entry.logprob for token, entry in row.items()} for row in completion.logprobs]
+            rows = [
+                {token: max(_LEAST_LOGPROB, entry.logprob) for token, entry in row.items()}
+                for row in completion.logprobs
+            ]
             self._logprobs += sum(map(len, rows))
             if self.output_logprobs is None:
                 self.output_logprobs = []

@@ -5,8 +5,9 @@ vLLM puts it inside its own middleware: a request without a valid key has been r
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
+
+from pydantic_core import from_json
 
 from pdd_core.errors import InvalidOptIn
 from pdd_core.optin import HANDOFF, check_one_answer, parse_opt_in
@@ -50,9 +51,9 @@ class OptInCheck:
 
     def _check(self, body: bytes) -> JSONResponse | None:
         try:
-            request = json.loads(body)
-        except ValueError:
-            return None  # vLLM says what is wrong with it
+            request = from_json(body)
+        except ValueError:  # also for more than 200 levels, which Python's reader may not survive
+            return None  # vLLM says what is wrong with it, or the recorder
         xargs = request.get("vllm_xargs") if isinstance(request, dict) else None
         if not isinstance(xargs, dict):
             return None

@@ -9,7 +9,10 @@ from dataclasses import dataclass, field, replace
 
 from pdd_core.patience import Patience
 
-STREAM_FAULTS = ("cut", "truncated", "garbage", "silent", "error event", "early DONE", "aborted", "slow")
+STREAM_FAULTS = (
+    *("cut", "truncated", "garbage", "silent", "error event", "early DONE", "aborted", "slow"),
+    *("repeated", "dropped", "byte order mark"),
+)
 """What can happen instead of an event, or before it."""
 ANSWER_FAULTS = ("refused", "401", "404", "429", "500", "503", "no sse", "garbage")
 """What can happen instead of a stream."""
@@ -47,6 +50,8 @@ class Recording:
         """The events of a request that begins at token `start`, as the plugin would end it."""
         count = min(budget or max_tokens, max_tokens)
         events = [json.loads(json.dumps(event)) for event in self.events[start : start + count]]
+        for number, event in enumerate(events, 1):
+            event["usage"] = {"prompt_tokens": 1, "completion_tokens": number, "total_tokens": 1 + number}
         last = events[-1]["choices"][0]
         if last["finish_reason"] is None:
             last["finish_reason"] = "length"
@@ -148,6 +153,8 @@ class FaultCloud:
             if fault.kind in STREAM_FAULTS and due:
                 fault.happened = True
                 await self._break(writer, fault.kind, data)
+                if fault.kind == "dropped":
+                    continue
             await send(writer, data)
             await asyncio.sleep(0.001)
         await send(writer, b"data: [DONE]\n\n")
@@ -189,6 +196,10 @@ class FaultCloud:
                 raise Cut
             case "slow":
                 await asyncio.sleep(0.03)
+            case "repeated":
+                await send(writer, data)
+            case "byte order mark":  # belongs before the first event only
+                await send(writer, b"\xef\xbb\xbf")
 
 
 class Cut(Exception):

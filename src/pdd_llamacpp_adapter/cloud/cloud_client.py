@@ -9,13 +9,15 @@ from urllib.parse import quote
 
 import anyio
 import openai
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from pdd_core.env import Env
-from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable
+from pdd_core.errors import CloudError, CloudRefused, CloudUnreachable
+from pdd_core.fingerprint import Name
 from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, HandoffDeleted, HandoffState, VocabularyPiece
+from pdd_llamacpp_adapter.cloud.cloud_gate import http_client, parsed, shown
 from pdd_llamacpp_adapter.cloud.cloud_request import body_fields
-from pdd_llamacpp_adapter.cloud.cloud_stream import CloudChunk, read_stream
+from pdd_llamacpp_adapter.cloud.cloud_stream import ANY_ID, CloudChunk, read_stream
 from pdd_llamacpp_adapter.cloud.tokenizer_check import check_tokenizer
 
 if TYPE_CHECKING:
@@ -32,8 +34,11 @@ _CANCEL_TIMEOUT = 5.0
 """Seconds for a cancel, until the cloud has told its own bound."""
 _CANCEL_MARGIN = 2.0
 """Seconds for the way there and back, on top of the cloud's own bound."""
+_LONGEST_CANCEL = 60.0
+"""Seconds, whatever bound the cloud tells."""
 
 Wire = TypeVar("Wire", bound=BaseModel)
+Answer = TypeVar("Answer")
 
 
 class CloudClient:
@@ -63,6 +68,7 @@ class CloudClient:
             api_key=api_key or _NO_KEY,
             timeout=openai.Timeout(timeout, connect=_CONNECT_TIMEOUT),
             max_retries=2,
+            http_client=http_client(),
         )
         self._model = model
         self._tenant = tenant
@@ -84,7 +90,9 @@ class CloudClient:
     @property
     def cancel_timeout(self) -> float:
         """Seconds to wait for the answer to a cancel."""
-        return _CANCEL_TIMEOUT if self.info is None else self.info.limits.cancel_timeout_s + _CANCEL_MARGIN
+        if self.info is None:
+            return _CANCEL_TIMEOUT
+        return min(self.info.limits.cancel_timeout_s, _LONGEST_CANCEL) + _CANCEL_MARGIN
 
     @property
     def _knows_budget_policies(self) -> bool:
@@ -138,23 +146,29 @@ class CloudClient:
 
         Raises:
             CloudUnreachable: no connection.
-            CloudRefused: the cloud answered with an error before the first token.
-            CloudLost: the stream broke off, or ended without a finish reason.
+            CloudRefused: the cloud answered with an error before the first token, or does not stream as vLLM does.
+            CloudLost: the stream broke off, lacks or repeats an event, or ended without a finish reason.
         """
         # A second POST of one handoff id would be refused, and the device goes on anyway.
         client = self._client if opt_in is None else self._client.with_options(max_retries=0)
         if opt_in is not None and self._knows_budget_policies:
             opt_in = replace(opt_in, tenant=self._tenant)
-        try:
-            stream = await client.completions.create(
+        stream = await _answered(
+            client.completions.create(
                 model=await self._model_name(),
                 prompt=list(request.prompt_token_ids),
                 stream=True,
                 extra_body=body_fields(request, opt_in),
             )
-        except openai.OpenAIError as error:
-            raise translated(error) from error
-        async with aclosing(read_stream(stream, top_logprobs=request.logprobs or 0)) as chunks:
+        )
+        ids_below = ANY_ID if self._checked is None else len(self._checked.raw_tokens)
+        events = read_stream(
+            stream,
+            prompt_tokens=len(request.prompt_token_ids),
+            top_logprobs=request.logprobs or 0,
+            ids_below=ids_below,
+        )
+        async with aclosing(events) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -193,16 +207,16 @@ class CloudClient:
         """
         query = f"?used={used}" if used is not None and self._knows_budget_policies else ""
         try:
-            body = await _answered(self._client.delete(f"{_path(handoff_id)}{query}", cast_to=object))
+            body = await _answered(self._client.delete(f"{_path(handoff_id)}{query}", cast_to=bytes))
         except CloudRefused as error:
             if error.status == 404:
                 return True
             raise
-        return _parsed(body, HandoffDeleted).confirmed
+        return parsed(body, HandoffDeleted).confirmed
 
 
 class _Model(BaseModel):
-    id: str
+    id: Name
 
 
 class _Models(BaseModel):
@@ -216,35 +230,37 @@ def _path(handoff_id: str) -> str:
 
 
 async def _get(client: openai.AsyncOpenAI, path: str, wire: type[Wire]) -> Wire:
-    return _parsed(await _answered(client.get(path, cast_to=object)), wire)
+    return parsed(await _answered(client.get(path, cast_to=bytes)), wire)
 
 
-async def _answered(call: Awaitable[object]) -> object:
+async def _answered(call: Awaitable[Answer]) -> Answer:
     try:
         return await call
+    except CloudError:
+        raise
     except openai.OpenAIError as error:
         raise translated(error) from error
-    except ValueError as error:  # the package lets those of its JSON reader pass
-        raise CloudRefused(f"the cloud's answer is not JSON: {type(error).__name__}") from error
+    except Exception as error:  # what the package and its transport let pass of a strange answer
+        raise CloudRefused(f"the cloud's answer cannot be read: {type(error).__name__}") from error
 
 
-def _parsed(body: object, wire: type[Wire]) -> Wire:
-    try:
-        return wire.model_validate(body)
-    except ValidationError as error:
-        raise CloudRefused(
-            f"the cloud's answer is not a {wire.__name__}: {error.error_count()} fields are wrong"
-        ) from error
-
-
-def translated(error: openai.OpenAIError) -> CloudUnreachable | CloudRefused | CloudLost:
+def translated(error: openai.OpenAIError) -> CloudError:
     """Return `error` in this project's words."""
     if isinstance(error, openai.APIConnectionError):
+        if isinstance(error.__cause__, CloudError):  # openai 2 takes the gate's own for the transport's
+            return error.__cause__
         url = error.request.url
         return CloudUnreachable(f"no connection to {url.host}:{url.port}: {error.message}")
     if isinstance(error, openai.APIStatusError):
         # vLLM's answer to a wrong key is a bare {"error": "Unauthorized"}
         message = error.body.get("message") if isinstance(error.body, dict) else error.body
-        text = f"{message or error.message} (HTTP {error.status_code})"
-        return CloudRefused(text, status=error.status_code, code=error.code)
-    return CloudRefused(str(error))
+        text = shown(message if message and isinstance(message, str) else error.message)
+        return CloudRefused(f"{text} (HTTP {error.status_code})", status=error.status_code, code=_code(error.code))
+    return CloudRefused(shown(str(error)))
+
+
+def _code(code: object) -> str | int | None:
+    """The openai package takes whatever comes."""
+    if isinstance(code, str):
+        return shown(code)
+    return code if isinstance(code, int) and abs(code) < ANY_ID else None

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from pdd_core.errors import CloudError, CloudLost, CloudUnreachable, SchemaVersionError, TokenizerMismatch
+from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable, PDDError, named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pdd_core.errors import PDDError
     from pdd_core.handoff import CloudInfo
     from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
     from pdd_llamacpp_adapter.cloud.tokenizer_check import DeviceVocabulary
@@ -88,27 +87,31 @@ class CloudMonitor:
     async def _look(self, client: CloudClient) -> None:
         before = self.connection
         try:
-            with anyio.move_on_after(_LOOK_WITHIN_S) as patience:
-                info = await client.connect(self._vocab, retries=0)
-            if patience.cancelled_caught:
-                raise CloudUnreachable(f"no answer within {_LOOK_WITHIN_S:g} s")
-        except (CloudError, SchemaVersionError, TokenizerMismatch) as error:
-            self.connection, self.error = Connection.DOWN, error
+            info = await self._connected(client)
+        except Exception as error:  # whatever a cloud says, the device goes on serving
+            is_ours = isinstance(error, PDDError)
+            self.connection = Connection.DOWN
+            self.error = error if isinstance(error, PDDError) else CloudRefused(f"not understood: {named(error)}")
             if before is not Connection.DOWN:
-                logger.warning("the cloud is not available: %s: %s", type(error).__name__, error)
+                logger.warning("the cloud is not available: %s", named(self.error), exc_info=not is_ours)
         else:
             self.connection, self.error = Connection.CONNECTED, None
             if before is not Connection.CONNECTED:
                 logger.info("connected to %s, model %s", info.engine, info.model)
             await self._measure(client)
 
+    async def _connected(self, client: CloudClient) -> CloudInfo:
+        with anyio.move_on_after(_LOOK_WITHIN_S):
+            return await client.connect(self._vocab, retries=0)
+        raise CloudUnreachable(f"no answer within {_LOOK_WITHIN_S:g} s")
+
     async def _measure(self, client: CloudClient) -> None:
         """Time one round trip over the connection that there is now."""
         if self._on_round_trip is None:
             return
         begun = time.monotonic()
-        unavailable = contextlib.suppress(CloudError, SchemaVersionError, TokenizerMismatch)
-        with anyio.move_on_after(_LOOK_WITHIN_S), unavailable:
+        # the next look says what is wrong with it
+        with anyio.move_on_after(_LOOK_WITHIN_S), contextlib.suppress(Exception):
             await client.connect(self._vocab, retries=0)
             self._on_round_trip(time.monotonic() - begun)
 

@@ -20,6 +20,8 @@ _IF_SET = frozenset({"stop", "logit_bias", "ignore_eos"})
 def body_fields(request: AnswerRequest, opt_in: OptIn | None) -> dict[str, Any]:
     """Return the body's fields, but for `model`, `prompt` and `stream`."""
     body = {"max_tokens": request.max_tokens, **_sampling(request), "return_token_ids": True}
+    # each event then says how many tokens it makes: `cloud_stream.py` notices one that is lost or comes twice
+    body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     if request.logprobs is not None:
         body |= {"logprobs": request.logprobs, "return_tokens_as_token_ids": True}
     if request.grammar is not None:

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
-import openai
 
 from pdd_core.errors import CloudLost, CloudRefused
 from pdd_core.optin import STOP_REASON
 from pdd_core.timeline import TokenLogprob, TokenLogprobs
+from pdd_llamacpp_adapter.cloud.cloud_event import read_event
+from pdd_llamacpp_adapter.cloud.cloud_gate import shown
+from pdd_llamacpp_adapter.cloud.event_data import event_data
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    import openai
     from openai.types import Completion
-    from openai.types.completion_choice import Logprobs
+
+    from pdd_llamacpp_adapter.cloud.cloud_event import Choice, CloudEvent, Logprobs, Problem
+
+_DONE = b"[DONE]"
+ANY_ID = 2**31
+"""Ids are below this: llama.cpp's are C ints."""
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+"""Of one event: all the tokens that came while nobody read, each with the logprobs of twenty."""
+_BYTES_PER_ID = 12
 
 
 class CloudEnd(StrEnum):
@@ -43,69 +55,85 @@ class CloudChunk:
 
 
 async def read_stream(
-    stream: openai.AsyncStream[Completion], *, top_logprobs: int = 0
+    stream: openai.AsyncStream[Completion],
+    *,
+    prompt_tokens: int = 0,
+    top_logprobs: int = 0,
+    ids_below: int = ANY_ID,
 ) -> AsyncGenerator[CloudChunk]:
     """Yield chunks up to the one with a finish reason; close the stream in any case.
 
-    Of each token's logprobs, the `top_logprobs` best are passed on: vLLM adds the chosen one to them.
+    Each event says how many tokens there are by now (vLLM's ``continuous_usage_stats``): one that was lost on the
+    way, or came twice, is noticed. An event without tokens yields nothing: a cloud that sends no others is silent.
+
+    Args:
+        stream: of openai's client, with nothing read yet. Its own reader of events has no bounds.
+        prompt_tokens: length of the prompt, whose ids are in the first event.
+        top_logprobs: how many of each token's best are passed on: vLLM adds the chosen one to them.
+        ids_below: size of the vocabulary.
 
     Raises:
-        CloudRefused: an error event about the request itself, before the first token.
-        CloudLost: the stream broke off, was aborted, or ended without a finish reason.
+        CloudRefused: an error event about the request itself, before the first token, or a server that sends no
+            token ids, or does not count them.
+        CloudLost: the stream broke off, was aborted, lacks or repeats an event, has an event that cannot be read,
+            or ended without a finish reason.
     """
-    started = False
+    received = 0
+    limit = MAX_EVENT_BYTES + _BYTES_PER_ID * prompt_tokens
     try:
-        while True:
-            chunk = _chunk(await anext(stream), top_logprobs)
-            if chunk is None:
-                continue
-            started = True
-            yield chunk
-            if chunk.end is not None:
-                return
-    except StopAsyncIteration:
-        raise CloudLost("the stream ended without a finish reason") from None
+        async with aclosing(event_data(stream.response.aiter_bytes(), limit=limit)) as events:
+            async for data in events:
+                if data.startswith(_DONE):
+                    break
+                event = read_event(data)
+                _check_error(event.error, started=received > 0)
+                if not event.choices:
+                    continue
+                chunk = _chunk(event.choices[0], top_logprobs, ids_below)
+                received += len(chunk.token_ids)
+                _check_count(event, chunk, received)
+                if chunk.token_ids or chunk.end is not None:
+                    yield chunk
+                if chunk.end is not None:
+                    return
     except (CloudLost, CloudRefused):
         raise
-    except openai.APIError as error:
-        if not started and _is_refusal(error):
-            raise CloudRefused(error.message, code=error.code) from error
-        raise CloudLost(f"the stream broke off: {error.message}") from error
-    except Exception as error:  # an event cut short is no JSON; older openai clients let the transport's own pass
+    except Exception as error:  # the transport's own: their names differ between openai's versions
         raise CloudLost(f"the stream broke off: {type(error).__name__}") from error
     finally:
         with anyio.CancelScope(shield=True):
             await stream.close()
+    raise CloudLost("the stream ended without a finish reason")
 
 
-def _chunk(event: Completion, top: int) -> CloudChunk | None:
-    if not event.choices:
-        return None  # usage
-    choice = event.choices[0]
-    token_ids = getattr(choice, "token_ids", None)
-    if token_ids is not None and not _are_ids(token_ids):
-        raise CloudLost("the cloud sends token ids that are none")
-    if token_ids is None and choice.text:
+def _check_count(event: CloudEvent, chunk: CloudChunk, received: int) -> None:
+    if event.usage is not None:
+        if event.usage.completion_tokens != received:
+            counted = event.usage.completion_tokens
+            raise CloudLost(f"the stream lacks or repeats an event: {received} tokens of {counted} have come")
+    elif chunk.token_ids:
+        raise CloudRefused("the cloud does not count its tokens: it does not know vLLM's continuous_usage_stats")
+
+
+def _chunk(choice: Choice, top: int, ids_below: int) -> CloudChunk:
+    ids = choice.token_ids
+    if ids is None and choice.text:
         raise CloudRefused("the cloud streams text without token ids: it does not know vLLM's return_token_ids")
-    end = _end(choice.finish_reason, getattr(choice, "stop_reason", None))
-    return CloudChunk(tuple(token_ids or ()), str(choice.text or ""), end, _logprobs(choice.logprobs, top))
-
-
-def _are_ids(value: object) -> bool:
-    """The openai package takes whatever comes."""
-    return isinstance(value, list) and all(type(token) is int and token >= 0 for token in value)
+    if ids and max(ids) >= ids_below:
+        raise CloudLost("the cloud sends a token id that is not in the vocabulary")
+    end = _end(choice.finish_reason, choice.stop_reason)
+    return CloudChunk(tuple(ids or ()), choice.text or "", end, _logprobs(choice.logprobs, top))
 
 
 def _logprobs(given: Logprobs | None, count: int) -> tuple[TokenLogprobs, ...]:
-    """Read completions' logprobs, whose tokens are ``token_id:N`` (vLLM's ``return_tokens_as_token_ids``)."""
     if given is None or not given.tokens or not given.token_logprobs:
         return ()
     tops = given.top_logprobs or [{}] * len(given.tokens)
     return tuple(
         TokenLogprobs(
-            TokenLogprob(_token_id(token), float(logprob)),
+            TokenLogprob(_token_id(token), logprob),
             tuple(
-                TokenLogprob(_token_id(other), float(value))
+                TokenLogprob(_token_id(other), value)
                 for other, value in sorted((top or {}).items(), key=lambda entry: -entry[1])[:count]
             ),
         )
@@ -114,7 +142,10 @@ def _logprobs(given: Logprobs | None, count: int) -> tuple[TokenLogprobs, ...]:
 
 
 def _token_id(name: str) -> int:
-    return int(name.removeprefix("token_id:"))
+    digits = name.removeprefix("token_id:")
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= len(str(ANY_ID)) and int(digits) < ANY_ID):
+        raise CloudLost("the cloud sends likelihoods of tokens without their ids")
+    return int(digits)
 
 
 def _end(finish_reason: str | None, stop_reason: int | str | None) -> CloudEnd | None:
@@ -126,10 +157,14 @@ def _end(finish_reason: str | None, stop_reason: int | str | None) -> CloudEnd |
         case "length":
             return CloudEnd.BUDGET if stop_reason == STOP_REASON else CloudEnd.LENGTH
         case _:
-            raise CloudLost(f"the cloud ended the stream with finish reason {finish_reason!r}")
+            raise CloudLost(f"the cloud ended the stream with finish reason {shown(finish_reason)!r}")
 
 
-def _is_refusal(error: openai.APIError) -> bool:
-    """An error event of a stream whose HTTP status was long sent as 200: vLLM's own status is its code."""
-    code: Any = error.code if not isinstance(error.body, dict) else error.body.get("code")
-    return isinstance(code, int) and 400 <= code < 500
+def _check_error(error: Problem | str | None, *, started: bool) -> None:
+    """Read an error event of a stream whose HTTP status was long sent as 200: vLLM's own status is its code."""
+    if error is None:
+        return
+    message, code = (error, None) if isinstance(error, str) else (error.message, error.code)
+    if not started and isinstance(code, int) and 400 <= code < 500:
+        raise CloudRefused(shown(message), code=code)
+    raise CloudLost(f"the stream broke off: {shown(message)}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pdd_core.errors import TokenizerMismatch
 from pdd_core.fingerprint import PIECE, first_differing_piece
+from pdd_llamacpp_adapter.cloud.cloud_gate import shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -46,11 +47,9 @@ async def check_tokenizer(
         theirs = cloud.eos_ids[0] if cloud.eos_ids else None
         raise TokenizerMismatch(f"end of sequence is token {theirs} in the cloud, {device.eos_id} on the device")
     for token_id in cloud.special_ids:
+        if token_id >= len(device.raw_tokens):
+            raise TokenizerMismatch(f"the cloud has a control token {token_id}, the device has none of this id")
         if not device.is_special(token_id):
-            if not 0 <= token_id < len(device.raw_tokens):
-                raise TokenizerMismatch(
-                    f"the cloud has a control token {token_id}, the device has none of this id"
-                )
             raise TokenizerMismatch(
                 f"token {token_id} ({device.raw_tokens[token_id]!r}) is a control token in the cloud "
                 "and ordinary text on the device"
@@ -62,10 +61,9 @@ def _name_difference(piece: VocabularyPiece, device: list[str], cloud: Tokenizer
     for token_id, theirs in enumerate(piece.tokens, piece.start):
         if token_id in holes:
             continue
+        what = shown(repr(theirs))
         if token_id >= len(device):
-            return (
-                f"the cloud has token {token_id} ({theirs!r}), the device's vocabulary ends at {len(device) - 1}"
-            )
+            return f"the cloud has token {token_id} ({what}), the device's vocabulary ends at {len(device) - 1}"
         if device[token_id] != theirs:
-            return f"token {token_id} is {theirs!r} in the cloud and {device[token_id]!r} on the device"
+            return f"token {token_id} is {what} in the cloud and {device[token_id]!r} on the device"
     return f"the vocabularies differ within tokens {piece.start} to {piece.start + len(piece.tokens) - 1}"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pdd_core.errors import CloudError, InvalidRefinement, SchemaVersionError, named
+import anyio
+
+from pdd_core.errors import CloudError, CloudLost, InvalidRefinement, SchemaVersionError, named
 from pdd_core.handoff import NoRefinement
 from pdd_core.refinement.check import check_kept
 from pdd_core.refinement.protect import protected_spans
+from pdd_llamacpp_adapter.cloud.cloud_gate import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 WAIT_S = 10.0
 """How long to ask for a refinement at most: the cloud has it within milliseconds of its first token, or never."""
+_WAY_S = 5.0
+"""For the way there and back: an answer that drips in never ends, and an answer may wait for it."""
 
 
 def protected_by_device(request: AnswerRequest, vocab: Vocabulary) -> tuple[Span, ...]:
@@ -77,22 +82,24 @@ class RefinedPromptFetch:
 
     async def _run(self, cloud: CloudClient, handoff_id: str) -> None:
         try:
-            state = await cloud.handoff(handoff_id, wait=WAIT_S)
-            self._take(state)
+            with anyio.move_on_after(WAIT_S + _WAY_S):
+                self._take(await cloud.handoff(handoff_id, wait=WAIT_S))
+                return
+            raise CloudLost("no word of the refined prompt in time")
         except (CloudError, SchemaVersionError) as error:
             self.give_up("unavailable", named(error))
         except InvalidRefinement as error:
             self.give_up("invalid", str(error))
         finally:
             self._asks = False
-        self._live.changed()
+            self._live.changed()
 
     def _take(self, state: HandoffState) -> None:
         if self.settled:
             return
         match state.refinement:
             case NoRefinement() as none:
-                self.give_up(none.reason, none.message)
+                self.give_up(none.reason, shown(none.message))
             case refinement:
                 self._check(refinement, state.prompt_token_ids)
                 self.kept = tuple(refinement.kept_indices)

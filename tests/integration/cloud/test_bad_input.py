@@ -62,6 +62,18 @@ def test_a_name_hidden_by_json_escapes_is_caught_all_the_same(client):
         )
 
 
+@pytest.mark.parametrize("where", [b'"pdd_": ', b'"vllm_xargs": {"pdd_handoff": "x"}, "more": ', b'"prompt": '])
+def test_a_body_of_too_many_levels_is_told_as_vllm_tells_it(cloud, client, where):
+    steps = len(cloud.steps())
+    body = b'{"model": "smollm2", %s%s}' % (where, b"[" * 100_000 + b"]" * 100_000)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.post(
+            "/completions", cast_to=object, content=body, options={"headers": {"Content-Type": "application/json"}}
+        )
+    assert "error parsing the body" in caught.value.response.text  # FastAPI's own, as without the plugin
+    assert len(cloud.steps()) == steps
+
+
 def test_bad_requests_disturb_nobody(cloud, client):
     # more than are asked for below: a chunk may bring more than one token
     expected = complete(client, budget=30, prompt=PROMPTS[1]).token_ids

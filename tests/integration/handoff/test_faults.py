@@ -1,17 +1,20 @@
 """Whatever happens to the cloud, the device finishes: no shown token is lost, repeated or taken back."""
 
 import asyncio
+import itertools
 import json
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 import pytest
-from cloud_support import KEY
+from cloud_support import KEY, new_id
 
 from pdd_core.errors import CloudRefused, CloudUnreachable, TokenizerMismatch
+from pdd_core.optin import OptIn
 from pdd_core.patience import Patience
 from pdd_core.timeline import Source
 from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, CloudClient
+from pdd_llamacpp_adapter.cloud.cloud_request import body_fields
 
 pytestmark = pytest.mark.anyio
 TEXT = "The three primary colours are"
@@ -62,6 +65,44 @@ async def cut_after(base_url, chunks):
             writer.transport.abort()
         else:
             writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+
+
+MARK = b"\xef\xbb\xbf"
+CHANGES = {
+    "repeated": lambda event: event + event,
+    "dropped": lambda event: b"",
+    "marked": lambda event: MARK + event,
+}
+
+
+@asynccontextmanager
+async def changed(base_url, how, number):
+    """A proxy in front of the real cloud that changes one event of a stream, the others stay as they are."""
+    host, port = base_url.removeprefix("http://").removesuffix("/v1").split(":")
+
+    async def serve(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
+        body = await reader.readexactly(int(lengths[0].split(b":")[1]) if lengths else 0)
+        up_reader, up_writer = await asyncio.open_connection(host, int(port))
+        kept = b"\r\n".join(line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection"))
+        up_writer.write(kept.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + body)
+        writer.write(await up_reader.readuntil(b"\r\n\r\n"))
+        with suppress(asyncio.IncompleteReadError, ConnectionError):  # the stream's end; or the client has left
+            for place in itertools.count() if b"/completions" in head else ():
+                size = int(await up_reader.readuntil(b"\r\n"), 16)  # vLLM sends each event in a chunk of its own
+                event = (await up_reader.readexactly(size + 2))[:-2]
+                event = CHANGES[how](event) if place == number else event
+                if event or not size:
+                    writer.write(b"%x\r\n%s\r\n" % (len(event), event))
+                    await writer.drain()
+            writer.write(await up_reader.read())
+        up_writer.close()
+        writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
@@ -142,6 +183,41 @@ async def test_a_cloud_that_dies_in_mid_stream_loses_and_repeats_nothing(cloud, 
     assert sources == sorted(sources)  # cloud first, then the device
     assert outcome.cloud_error.startswith("CloudLost: ")
     assert outcome.finish_reason in {"stop", "length"}
+
+
+@pytest.mark.parametrize("number", [0, 4])
+@pytest.mark.parametrize("how", CHANGES)
+async def test_an_event_that_is_repeated_lost_or_marked_changes_nothing(cloud, engine, expected, how, number):
+    prompt, ids = expected
+    # the standard allows a mark before the first event, and nowhere else
+    harmless = (how, number) == ("marked", 0)
+    device = engine if harmless else Behind(engine)
+    async with changed(cloud.base_url, how, number) as base_url, CloudClient(base_url, api_key=KEY) as client:
+        shown, outcome = await answer_of(device, client, prompt)
+    assert [token.token_id for token in shown] == ids
+    assert (outcome.cloud_error is None) is harmless
+    if not harmless:
+        assert outcome.cloud_error.startswith("CloudLost: the stream lacks or repeats an event")
+        # one that is repeated has been taken in once
+        assert outcome.timeline.count(Source.CLOUD) == number + (how == "repeated")
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"stop": ["red,"]}, {"logprobs": 2}, {"stream_interval": 4}, {"budget": 7}]
+)
+def test_the_cloud_counts_what_it_streams(cloud, fields):
+    asked = body_fields(
+        AnswerRequest(prompt_token_ids=[1], max_tokens=16), OptIn(new_id(), fields.pop("budget", None))
+    )
+    with cloud.client() as client:
+        stream = client.completions.create(
+            model="smollm2", prompt=TEXT, stream=True, extra_body={**asked, **fields, "temperature": 0}
+        )
+        events = [(chunk.usage.completion_tokens, chunk.choices[0].token_ids) for chunk in stream if chunk.choices]
+    counted = list(itertools.accumulate(len(ids) for _, ids in events))
+    assert [told for told, _ in events] == counted
+    assert counted[-1] > 1
+    assert "stream_interval" not in fields or any(len(ids) > 1 for _, ids in events)
 
 
 async def test_another_vocabulary_is_refused_with_the_first_difference(cloud, engine):

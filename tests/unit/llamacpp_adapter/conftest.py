@@ -33,6 +33,7 @@ class FakeVocabulary:
     eos_id = EOS
     stop_ids = frozenset({EOS})
     size = N_VOCAB
+    raw_tokens = [f"<{token}>" for token in range(N_VOCAB)]  # noqa: RUF012
 
     def piece(self, token):
         return b"" if token == EOS else f"<{token}>".encode()
@@ -225,9 +226,26 @@ def event(data) -> bytes:
     return f"data: {data if isinstance(data, str) else json.dumps(data)}\n\n".encode()
 
 
-def chunk(ids, *, text="t", finish=None, stop=None) -> bytes:
-    choice = {"index": 0, "text": text, "token_ids": ids, "finish_reason": finish, "stop_reason": stop}
-    return event({"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]})
+@dataclass
+class Sse:
+    """Makes the events of one stream, as vLLM counts them."""
+
+    BREAK: object
+    WAIT: object
+    DONE: bytes = event("[DONE]")
+    count: int = 0
+    """Tokens so far."""
+
+    event = staticmethod(event)
+
+    def chunk(self, ids, *, text="t", finish=None, stop=None, logprobs=None) -> bytes:
+        choice = {"index": 0, "text": text, "token_ids": ids, "finish_reason": finish, "stop_reason": stop}
+        if logprobs is not None:
+            choice["logprobs"] = logprobs
+        self.count += len(ids) if isinstance(ids, list) else 0
+        usage = {"prompt_tokens": 3, "completion_tokens": self.count, "total_tokens": 3 + self.count}
+        head = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "m"}
+        return event({**head, "choices": [choice], "usage": usage})
 
 
 @dataclass
@@ -296,4 +314,4 @@ async def serve():
 
 @pytest.fixture
 def sse():
-    return SimpleNamespace(event=event, chunk=chunk, BREAK=BREAK, WAIT=WAIT, DONE=event("[DONE]"))
+    return Sse(BREAK, WAIT)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdd_core.handoff import HandoffState
 from pdd_core.optin import OptIn
 from pdd_vllm_plugin.handoff_record import _IDS_PER_LOGPROB, HandoffRecord
 
@@ -21,20 +23,34 @@ OUTPUTS = st.lists(
 )
 
 
-@given(outputs=OUTPUTS, delta=st.booleans())
-def test_its_size_is_that_of_what_it_holds(outputs: list[SimpleNamespace], delta: bool) -> None:
-    record = HandoffRecord(
+def record() -> HandoffRecord:
+    return HandoffRecord(
         opt_in=OptIn("a" * 32), completion_id="c", engine_request_id="e", model="m", tokenizer="d",
         sampling_params={}, created=0.0, touched=0.0,
     )  # fmt: skip
-    record.prompt_token_ids.extend(range(5))
+
+
+def test_its_state_can_be_read_whatever_the_logprobs_are() -> None:
+    """JSON has no infinity, nor NaN: as in vLLM's own answers, -9999 stands for what is less."""
+    held = record()
+    row = {1: SimpleNamespace(logprob=-0.5), 2: SimpleNamespace(logprob=-math.inf)}
+    row[3] = SimpleNamespace(logprob=math.nan)
+    held.add_output(SimpleNamespace(token_ids=[1], text="", logprobs=[row], finish_reason=None), delta=True)
+    sent = held.state(expires=1.0).model_dump_json()
+    assert HandoffState.model_validate_json(sent).output_logprobs == [{1: -0.5, 2: -9999.0, 3: -9999.0}]
+
+
+@given(outputs=OUTPUTS, delta=st.booleans())
+def test_its_size_is_that_of_what_it_holds(outputs: list[SimpleNamespace], delta: bool) -> None:
+    held_record = record()
+    held_record.prompt_token_ids.extend(range(5))
     for output in outputs:
-        record.add_output(output, delta=delta)
+        held_record.add_output(output, delta=delta)
     held = outputs if delta else outputs[-1:]
     ids = [token for output in held for token in output.token_ids]
     rows = [row for output in held for row in output.logprobs]
-    assert record.output_token_ids.tolist() == ids
-    assert record.text == [output.text for output in held if output.text]
-    assert (record.output_logprobs or []) == [dict.fromkeys(row, -0.5) for row in rows]
-    characters = sum(len(text) for text in record.text)
-    assert record.size == 5 + len(ids) + characters // 4 + _IDS_PER_LOGPROB * sum(map(len, rows))
+    assert held_record.output_token_ids.tolist() == ids
+    assert held_record.text == [output.text for output in held if output.text]
+    assert (held_record.output_logprobs or []) == [dict.fromkeys(row, -0.5) for row in rows]
+    characters = sum(len(text) for text in held_record.text)
+    assert held_record.size == 5 + len(ids) + characters // 4 + _IDS_PER_LOGPROB * sum(map(len, rows))

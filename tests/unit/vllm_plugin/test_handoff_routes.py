@@ -233,6 +233,22 @@ async def test_a_body_that_is_no_json_is_left_to_vllm(server):
     assert answer.status_code == 422  # FastAPI's own; vLLM turns it into a 400
 
 
+@pytest.mark.parametrize("inside", ["pdd_", "vllm_xargs"])
+async def test_a_body_without_end_of_its_levels_is_left_to_vllm(server, inside):
+    nested = b"[" * 100_000 + b"]" * 100_000
+    body = b'{"pdd_": 1, "%s": %s}' % (inside.encode(), nested)
+    answer = await server.client.post(
+        "/v1/completions", content=body, headers={"content-type": "application/json"}
+    )
+    assert (answer.status_code, server.posted) == (400, [])  # FastAPI's own
+
+
+async def test_a_body_of_many_levels_that_vllm_takes_reaches_it(server):
+    body = {"prompt": "what is pdd_handoff?", "schema": json.loads("[" * 300 + "]" * 300)}
+    assert (await server.client.post("/v1/completions", json=body)).status_code == 200
+    assert server.posted == [body]
+
+
 async def test_a_store_full_of_running_requests_is_a_429():
     server = Server(max_handoffs=1)
     async with server.client:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import anyio
 import httpx2
@@ -89,6 +89,7 @@ async def test_a_request_carries_ids_sampling_and_opt_in(stream, sse):
         "min_tokens": 0,
         "stop_token_ids": [9],
         "return_token_ids": True,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         "vllm_xargs": {"pdd_handoff": OPT_IN.handoff_id, "pdd_decode_budget": 24},
         "cache_salt": "salt",
     }
@@ -105,8 +106,8 @@ async def test_chunks_hold_any_number_of_ids(stream, sse):
     pieces.append(sse.chunk([5], finish="stop"))
     usage = sse.event({"id": "x", "object": "text_completion", "created": 1, "model": "m", "choices": []})
     chunks = await stream([*pieces, usage, sse.DONE])
-    assert [chunk.token_ids for chunk in chunks] == [(1,), (2, 3, 4), (), (5,)]
-    assert [chunk.end for chunk in chunks] == [None, None, None, CloudEnd.STOP]
+    assert [chunk.token_ids for chunk in chunks] == [(1,), (2, 3, 4), (5,)]
+    assert [chunk.end for chunk in chunks] == [None, None, CloudEnd.STOP]
 
 
 @pytest.mark.parametrize(
@@ -395,6 +396,61 @@ async def test_garbage_in_place_of_the_list_of_models_is_refused(serve, body):
             await anext(cloud.stream(REQUEST, None))
 
 
+async def streamed(stream, sse, order, *, mark=()):
+    """The ids that come of events 0 to 5, one token each, in this order."""
+    events = [sse.chunk([10 + number]) for number in range(5)]
+    events.append(sse.chunk([15], finish="stop"))
+    pieces = [b"\xef\xbb\xbf" * (place in mark) + events[number] for place, number in enumerate(order)]
+    await stream([*pieces, sse.DONE])
+    return [token for chunk in stream.chunks for token in chunk.token_ids]
+
+
+@pytest.mark.parametrize(
+    ("order", "received"),
+    [
+        ((0, 0, 1, 2, 3, 4, 5), 1),
+        ((0, 1, 2, 3, 3, 4, 5), 4),
+        ((0, 1, 2, 3, 4, 5, 5), 6),
+        ((1, 2, 3, 4, 5), 0),
+        ((0, 1, 3, 4, 5), 2),
+        ((0, 1, 2, 3, 5), 4),
+        ((0, 2, 1, 3, 4, 5), 1),
+        ((0, 1, 2, 3, 4), 5),
+    ],
+)
+async def test_an_event_that_comes_twice_or_not_at_all_is_a_lost_stream(stream, sse, order, received):
+    lost = pytest.raises(CloudLost, match=r"lacks or repeats an event|without a finish reason")
+    # a repetition of the end comes when nobody listens any more
+    with lost if received < 6 else nullcontext():
+        await streamed(stream, sse, order)
+    ids = [token for chunk in stream.chunks for token in chunk.token_ids]
+    assert ids == list(range(10, 10 + received))
+
+
+async def test_a_byte_order_mark_before_the_stream_is_skipped(stream, sse):
+    assert await streamed(stream, sse, range(6), mark=(0,)) == [10, 11, 12, 13, 14, 15]
+
+
+@pytest.mark.parametrize("place", [1, 4, 5])
+async def test_a_byte_order_mark_within_the_stream_costs_its_event(stream, sse, place):
+    with pytest.raises(CloudLost):
+        await streamed(stream, sse, range(6), mark=(place,))
+    assert len(stream.chunks) == place
+
+
+async def test_a_cloud_that_does_not_count_is_refused(stream, sse):
+    choice = {"index": 0, "text": "t", "token_ids": [1], "finish_reason": "stop"}
+    with pytest.raises(CloudRefused, match="continuous_usage_stats"):
+        await stream([sse.event({"choices": [choice]}), sse.DONE])
+
+
+async def test_a_stream_of_empty_events_brings_nothing(stream, sse):
+    """So it is silent, and a session's patience ends."""
+    with pytest.raises(CloudLost, match="without a finish reason"):
+        await stream([sse.chunk([], text="x") for _ in range(20)])
+    assert stream.chunks == []
+
+
 @pytest.mark.parametrize("ids", ["12", ["1"], [1.5], [None], [True], [-1], {"1": 2}, 7])
 async def test_ids_that_are_none_are_a_lost_stream(stream, sse, ids):
     with pytest.raises(CloudLost):
@@ -419,29 +475,29 @@ CHOICE = st.fixed_dictionaries(
         "logprobs": LOGPROBS | JSON,
     },
 )
-EVENT = st.fixed_dictionaries({}, optional={"id": JSON, "choices": st.lists(CHOICE, max_size=2) | JSON}) | JSON
+USAGE = st.fixed_dictionaries({"completion_tokens": st.integers(0, 6) | JSON}) | JSON
+EVENT = (
+    st.fixed_dictionaries(
+        {}, optional={"id": JSON, "choices": st.lists(CHOICE, max_size=2) | JSON, "usage": USAGE, "error": JSON}
+    )
+    | JSON
+)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(events=st.lists(EVENT, max_size=3))
 def test_whatever_a_stream_holds_it_is_tokens_or_a_loss(sse, events):
-    class Source:
-        """What openai's client makes of the bytes of a stream."""
+    body = b"".join(map(sse.event, events)) + sse.DONE
 
-        async def __aenter__(self):
-            self._client = httpx2.AsyncClient(transport=httpx2.MockTransport(self._answer))
-            return openai.AsyncOpenAI(api_key="x", base_url="http://c/v1", http_client=self._client)
-
-        async def __aexit__(self, *_):
-            await self._client.aclose()
-
-        @staticmethod
-        def _answer(_):
-            body = b"".join(map(sse.event, events)) + sse.DONE
-            return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
+    def answer(_):
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
 
     async def read():
-        async with Source() as client:
+        transport = httpx2.MockTransport(answer)
+        async with (
+            httpx2.AsyncClient(transport=transport) as http_client,
+            openai.AsyncOpenAI(api_key="x", base_url="http://c/v1", http_client=http_client) as client,
+        ):
             stream = await client.completions.create(model="m", prompt="x", stream=True)
             async for chunk in read_stream(stream, top_logprobs=2):
                 assert all(type(token) is int and token >= 0 for token in chunk.token_ids)

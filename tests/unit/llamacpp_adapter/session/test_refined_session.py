@@ -328,6 +328,15 @@ async def test_nor_is_one_read_that_never_comes(session, fake_engine, fake_cloud
     assert outcome.refinement.reason == "failed"
 
 
+async def test_nor_one_that_does_not_come_in_time(session, fake_engine, fake_cloud):
+    """It may drip in, byte by byte, and never be there: then nobody can go on, and says so."""
+    cloud = fake_cloud([[301], CloudLost("cut")], refinement=refined(), late=1e6)
+    waiting = session(engine=fake_engine(n_ctx=200), cloud=cloud, patience={"cloud_retries": 0})
+    with anyio.fail_after(60), pytest.raises(CloudLost):
+        await collect(waiting)
+    assert waiting.outcome.refinement.reason == "unavailable"
+
+
 async def test_a_device_that_waits_for_a_refined_prompt_does_not_give_the_cloud_up(
     session, fake_engine, fake_cloud
 ):
