@@ -1,4 +1,4 @@
-"""Which tokens end an answer: decided here, for whoever makes which part of it."""
+"""Which tokens end an answer: decided here, for both sides."""
 
 from __future__ import annotations
 
