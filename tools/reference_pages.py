@@ -175,6 +175,7 @@ def wire() -> list[str]:
     """Return the opt-in fields, and the fields of every object that the cloud answers with."""
     from pdd_core import handoff, optin
     from pdd_core.fingerprint import TokenizerFingerprint
+    from pdd_core.sampling_defaults import DefaultSamplingParams
     from pdd_vllm_plugin.generate_recorder import SAMPLING_FIELDS
 
     asked = attributes(optin.OptIn)
@@ -188,7 +189,7 @@ def wire() -> list[str]:
         table(["field", "type and bounds", "meaning"], rows),
     ]
     models = (handoff.HandoffState, handoff.DecodeBudget, handoff.Refinement, handoff.NoRefinement)
-    answers = (handoff.CloudInfo, handoff.Limits, TokenizerFingerprint)
+    answers = (handoff.CloudInfo, handoff.Limits, TokenizerFingerprint, DefaultSamplingParams)
     for model in (*models, *answers, handoff.VocabularyPiece, handoff.HandoffDeleted):
         first = markdown(inspect.cleandoc(model.__doc__ or "").split("\n\n")[0])
         parts += [f"## {model.__name__}", first, table(["field", "type", "meaning"], _fields(model))]

@@ -12,7 +12,7 @@
     ├── InvalidOptIn                a pdd_* request field is wrong                          (HTTP 400)
     │   └── HandoffInUse            the handoff id belongs to a running or deleted request  (HTTP 400)
     ├── HandoffNotFound             unknown or expired id                                   (HTTP 404)
-    ├── SchemaVersionError          the other side uses a newer major version of the wire schema
+    ├── SchemaVersionError          the other side uses another major version of the wire schema
     ├── TokenizerMismatch           device and cloud do not share one vocabulary
     ├── CloudError
     │   ├── CloudUnreachable        no connection, or no server that answers as vLLM does
@@ -163,16 +163,17 @@ class HandoffNotFound(PDDError):
 
 
 class SchemaVersionError(PDDError):
-    """The other side's wire schema has a higher major version than this reader knows.
+    """The other side's wire schema has another major version than this reader's.
 
-    What to do: upgrade pdd-device here, or pin the other side.
+    What to do: upgrade pdd-device on the side that the message names, or pin the other one.
     """
 
 
 class TokenizerMismatch(PDDError):
-    """Device and cloud disagree on a token, the end of sequence, or which tokens are control tokens.
+    """Device and cloud disagree on what a token means, the end of sequence, or which tokens are control tokens.
 
-    So the two sides cannot exchange token ids. The message names the first difference.
+    So the two sides cannot exchange token ids. The message names the first difference, which is never one of
+    spelling.
 
     What to do: use a GGUF of the model that the cloud serves.
     """
@@ -242,7 +243,7 @@ class GrammarRejected(DeviceError):
 class ModelError(PDDError):
     """A model file is missing, not a GGUF, damaged, or has no chat template.
 
-    What to do: the message names the file.
+    What to do: the message names the file, and has llama.cpp's reason.
     """
 
 

@@ -1,8 +1,8 @@
 """The vocabulary fingerprint: may token ids cross between cloud and device?
 
-Both sides hash their table ``id -> raw token string`` (the strings of tokenizer.json, which are also those of
-a GGUF's ``tokenizer.ggml.tokens``). Text is never compared: two tokenizers with one table can still split a text
-differently, which is harmless as long as only ids travel.
+Both sides hash their table ``id -> bytes``: what a token adds to a text, and of a control token the literal text
+that stands for it. How a file spells a token is never compared: tokenizer.json and GGUF differ there. Nor is how a
+text is split: two tokenizers with one table can do so differently, which is harmless as long as only ids travel.
 
 The table is hashed in pieces, so that a mismatch can be narrowed down to the first differing id by fetching one
 piece of the cloud's table instead of all of it.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 PIECE = 1024
 """Ids per hashed piece."""
@@ -26,6 +26,8 @@ Natural = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 """An id or a count on the wire: both engines keep them in C ints."""
 Name = Annotated[str, Field(max_length=4096, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$")]
 """A name on the wire, which may be a path: one line, so that it can be logged."""
+_BLANK = "\N{LOWER ONE EIGHTH BLOCK}"
+"""How SentencePiece writes a blank, in tokens of all kinds."""
 
 
 class TokenizerFingerprint(BaseModel):
@@ -38,7 +40,7 @@ class TokenizerFingerprint(BaseModel):
     size: Natural
     """Length of the table. A GGUF may be longer: models pad their vocabulary."""
     pieces: tuple[str, ...]
-    """SHA-256 (first 16 hex digits) of each run of `PIECE` ids; holes are hashed as null."""
+    """SHA-256 (first 16 hex digits) of each run of `PIECE` tokens, each as ``LENGTH:BYTES``; a hole is ``-``."""
     holes: tuple[Natural, ...] = ()
     """Ids below `size` that no token has."""
     special_ids: tuple[Natural, ...]
@@ -47,18 +49,26 @@ class TokenizerFingerprint(BaseModel):
     """Ids that end an answer on the server, the tokenizer's own first."""
 
 
-def table_of(vocab: Mapping[str, int]) -> list[str | None]:
-    """Turn a ``token -> id`` mapping (transformers' ``get_vocab()``) into the table, None at holes."""
-    table: list[str | None] = [None] * (max(vocab.values(), default=-1) + 1)
-    for token, token_id in vocab.items():
-        table[token_id] = token
-    return table
+def literal_bytes(text: str) -> bytes:
+    """Return the bytes of a token whose text stands for itself, but for its blanks.
+
+    A user-defined token of two blanks is ``▁▁`` in tokenizer.json, and two blanks in a GGUF.
+    """
+    return text.replace(_BLANK, " ").encode("utf-8", "surrogatepass")
+
+
+def quoted(token: bytes) -> str:
+    """Return a token for people: its text in quotes, or its bytes where they are no text."""
+    try:
+        return repr(token.decode("utf-8"))
+    except UnicodeDecodeError:
+        return repr(token)
 
 
 def fingerprint(
-    table: Sequence[str | None], *, special_ids: Iterable[int], eos_ids: Iterable[int]
+    table: Sequence[bytes | None], *, special_ids: Iterable[int], eos_ids: Iterable[int]
 ) -> TokenizerFingerprint:
-    """Hash `table`. About 15 ms for 50,000 entries: once per start, not per request."""
+    """Hash `table`. Once per start, not per request."""
     pieces = tuple(hash_pieces(table))
     special, eos = tuple(sorted(set(special_ids))), tuple(dict.fromkeys(eos_ids))
     whole = json.dumps([len(table), pieces, special, eos]).encode()
@@ -72,14 +82,15 @@ def fingerprint(
     )
 
 
-def hash_pieces(table: Iterable[str | None]) -> Iterable[str]:
+def hash_pieces(table: Iterable[bytes | None]) -> Iterable[str]:
     """Yield the hash of each run of `PIECE` entries."""
     entries = iter(table)
     while piece := list(islice(entries, PIECE)):
-        yield hashlib.sha256(json.dumps(piece, ensure_ascii=False).encode()).hexdigest()[:16]
+        written = b"".join(b"-" if token is None else b"%d:%b" % (len(token), token) for token in piece)
+        yield hashlib.sha256(written).hexdigest()[:16]
 
 
-def first_differing_piece(cloud: TokenizerFingerprint, device: Sequence[str]) -> int | None:
+def first_differing_piece(cloud: TokenizerFingerprint, device: Sequence[bytes]) -> int | None:
     """Index of the first piece in which the device's table differs from the cloud's, or None.
 
     Entries of `device` beyond the cloud's size, and those at the cloud's holes, are padding and do not count.

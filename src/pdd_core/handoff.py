@@ -1,6 +1,6 @@
 """The wire: what the cloud tells about a request it began, and about itself.
 
-Readers ignore unknown fields; a higher major `schema_version` is refused, so that a field can change its meaning
+Readers ignore unknown fields; another major `schema_version` is refused, so that a field can change its meaning
 only together with the number that says so.
 """
 
@@ -9,28 +9,40 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PlainSerializer,
+)
 
-from pdd_core.errors import SchemaVersionError
 from pdd_core.fingerprint import Name, Natural, TokenizerFingerprint
+from pdd_core.sampling_defaults import DefaultSamplingParams
+from pdd_core.schema_version import check_version
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "2.0"
+"""Since 2, a vocabulary is compared by the bytes of its tokens; in 1 it was by how tokenizer.json spells them."""
 BUDGET_POLICIES = "budget_policies"
 """In `CloudInfo.features`: the server knows the fields ``pdd_least_budget``, ``pdd_tenant`` and ``pdd_extends``,
 and ``used`` with a DELETE. One that does not would refuse a request with them."""
 
 
-def _readable(version: str) -> str:
-    major, _, _ = version.partition(".")
-    if not (major.isascii() and major.isdigit()) or int(major) > int(SCHEMA_VERSION.partition(".")[0]):
-        raise SchemaVersionError(
-            f"schema_version {version!r} is newer than {SCHEMA_VERSION}, the newest this side reads: "
-            "upgrade pdd-device here, or pin the other side to the same major version"
-        )
-    return version
+SchemaVersion = Annotated[
+    str,
+    Field(max_length=32, pattern=r"^[!-~]*$"),
+    AfterValidator(lambda version: check_version(version, own=SCHEMA_VERSION)),
+]
 
 
-SchemaVersion = Annotated[str, Field(max_length=32, pattern=r"^[!-~]*$"), AfterValidator(_readable)]
+def _bytes(value: object) -> object:
+    return bytes.fromhex(value) if isinstance(value, str) else value
+
+
+HexBytes = Annotated[bytes, BeforeValidator(_bytes), PlainSerializer(bytes.hex, return_type=str, when_used="json")]
+"""Bytes, in JSON as hexadecimal digits."""
 
 
 class Status(StrEnum):
@@ -157,6 +169,9 @@ class CloudInfo(_Wire):
     """Tokens of prompt and answer that fit."""
     tokenizer: TokenizerFingerprint
     """The vocabulary's fingerprint."""
+    default_sampling_params: DefaultSamplingParams | None = None
+    """What the server does where a request does not say how to choose tokens: the model's ``generation_config``,
+    or nothing of its own with ``--generation-config vllm``. Null: not told."""
     features: list[Name]
     """``decode_budget``, ``budget_policies`` (the server knows ``pdd_least_budget``, ``pdd_tenant``,
     ``pdd_extends`` and ``used``), ``handoff_state``, and ``refinement`` where it is on."""
@@ -167,12 +182,12 @@ class CloudInfo(_Wire):
 
 
 class VocabularyPiece(_Wire):
-    """``GET /v1/pdd/vocabulary?start=K``: raw token strings from id `start` on, null at holes."""
+    """``GET /v1/pdd/vocabulary?start=K``: what the tokens from id `start` on mean, null at holes."""
 
     start: Natural
     """Id of the first of them."""
-    tokens: list[str | None]
-    """At most 1,024 token strings."""
+    tokens: list[HexBytes | None]
+    """Each token's bytes, in hexadecimal digits; at most 1,024 tokens."""
 
 
 class HandoffDeleted(_Wire):

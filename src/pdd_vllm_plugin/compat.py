@@ -112,6 +112,21 @@ def eos_ids(tokenizer: Any, model_config: Any) -> list[int]:
     return [token for token in dict.fromkeys([tokenizer.eos_token_id, *more]) if token is not None]
 
 
+def tekken_bytes(tokenizer: Any) -> list[bytes] | None:
+    """Return the bytes of every token of Mistral's Tekken; None for any other tokenizer.
+
+    vLLM's own class for it (vllm.tokenizers.mistral.MistralTokenizer) spells a token as text. Tokens that are a
+    part of a character are all one there, and have no id of their own in ``get_vocab()``. Expires when vLLM's
+    tokenizers tell the bytes of a token.
+    """
+    if not getattr(tokenizer, "is_tekken", False):
+        return None
+    from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy
+
+    inner = tokenizer.tokenizer
+    return [inner.id_to_byte_piece(token, SpecialTokenPolicy.KEEP) for token in range(inner.n_words)]
+
+
 def platform_worker() -> Any:
     """Return vLLM's worker class of this machine's platform: what ``--worker-cls auto`` stands for.
 

@@ -37,7 +37,7 @@ def make_router(service: HandoffService) -> APIRouter:
 
     @router.get("/v1/pdd/vocabulary", response_model=VocabularyPiece)
     async def vocabulary(start: Annotated[int, Query(ge=0)] = 0) -> VocabularyPiece:
-        """Send raw token strings, so that a device can name the first token on which it differs."""
+        """Send what tokens mean, so that a device can name the first one on which it differs."""
         return VocabularyPiece(start=start, tokens=service.vocabulary[start : start + PIECE])
 
     @router.get("/v1/pdd/handoffs/{handoff_id}", response_model=HandoffState)

@@ -7,8 +7,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from pdd_core.fingerprint import fingerprint, table_of
+from pdd_core.fingerprint import fingerprint
 from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, Limits
+from pdd_core.sampling_defaults import DefaultSamplingParams
 from pdd_vllm_plugin.compat import engine_version, eos_ids
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.deployment import refine_method
@@ -16,6 +17,7 @@ from pdd_vllm_plugin.generate_recorder import GenerateRecorder
 from pdd_vllm_plugin.handoff_store import HandoffStore
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.prompt_refiner import PromptRefiner
+from pdd_vllm_plugin.token_bytes import TokenBytes
 
 
 class HandoffService:
@@ -26,7 +28,7 @@ class HandoffService:
         self.store = HandoffStore(self.config)
         self.engine_client: Any = None
         self.metrics = CloudMetrics(CollectorRegistry()) if metrics is None else metrics
-        self.vocabulary: list[str | None] = []
+        self.vocabulary: list[bytes | None] = []
         self.info_json = b"{}"
 
     def start(self, engine_client: Any, config: PDDConfig, served_model_name: str) -> CloudInfo:
@@ -37,7 +39,7 @@ class HandoffService:
         model_config = engine_client.vllm_config.model_config
         tokenizer = engine_client.get_tokenizer()
         method = refine_method(config, engine_client.vllm_config)
-        self.vocabulary = table_of(tokenizer.get_vocab())
+        self.vocabulary = TokenBytes(tokenizer).table()
         info = CloudInfo(
             plugin_version=version("pdd-device"),
             engine=f"vllm {engine_version()}",
@@ -47,6 +49,9 @@ class HandoffService:
                 self.vocabulary,
                 special_ids=tokenizer.all_special_ids,
                 eos_ids=eos_ids(tokenizer, model_config),
+            ),
+            default_sampling_params=DefaultSamplingParams.of(
+                model_config.get_diff_sampling_param(), source="the model's generation_config"
             ),
             features=[
                 "decode_budget",

@@ -8,6 +8,7 @@ import pytest
 
 from pdd_cli.demo_model import demo_source, device_gguf, prepare
 from pdd_core.errors import ModelError
+from pdd_vllm_plugin.token_bytes import TokenBytes
 
 MESSAGES = [{"role": "user", "content": "Grüße! What is 2 + 2?\n\n```py\nprint('x')\n```"}]
 
@@ -30,6 +31,7 @@ def test_both_sides_have_one_vocabulary(tokenizer, engine) -> None:
     table = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     assert [token for token, _ in table] == engine.vocab.raw_tokens
     assert [token_id for _, token_id in table] == list(range(engine.vocab.size))
+    assert TokenBytes(tokenizer).table() == engine.vocab.token_bytes
 
 
 def test_both_sides_render_a_chat_to_the_same_ids(tokenizer, engine) -> None:

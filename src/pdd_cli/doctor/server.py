@@ -7,27 +7,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pdd_cli.demo_model import demo_source
-from pdd_cli.doctor.findings import fail, ok
+from pdd_cli.doctor.findings import fail, ok, warn
 from pdd_cli.extras import CLONE, require
 from pdd_cli.urls import openai_base_url
+from pdd_core.env import ServeSettings
 from pdd_core.errors import (
     CloudError,
     CloudRefused,
     CloudUnreachable,
+    ConfigurationError,
+    InvalidRequest,
+    ModelError,
     PDDError,
     SchemaVersionError,
     TokenizerMismatch,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from contextlib import AbstractContextManager
 
     from pdd_cli.doctor.findings import Finding
     from pdd_llamacpp_adapter import DeviceEngine
+    from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
 
 _N_CTX = 256
 """Enough to load a model; nothing is computed."""
+_OTHER_MODEL = "use a GGUF of the chat model with its own template; /v1/completions works as it is"
 
 
 async def server(url: str | None, api_key: str | None, gguf: str | None) -> AsyncIterator[Finding]:
@@ -39,11 +45,46 @@ async def server(url: str | None, api_key: str | None, gguf: str | None) -> Asyn
         opened = nullcontext()
     with opened as engine:
         if engine is not None:
-            vocab = engine.vocab
-            yield ok("device model", f"{gguf}: {vocab.size:,} tokens, end of sequence {vocab.eos_id}")
+            try:
+                n_ctx = ServeSettings.load(None, {}).n_ctx
+            except ConfigurationError as error:
+                yield fail("settings", str(error), "correct the PDD_ variable")
+                n_ctx = ServeSettings.model_fields["n_ctx"].default
+            for finding in device_model(str(gguf), engine, n_ctx=n_ctx):
+                yield finding
         if url is not None:
             async for finding in _cloud(openai_base_url(url), api_key, engine):
                 yield finding
+
+
+def device_model(gguf: str, engine: DeviceEngine, *, n_ctx: int) -> Iterator[Finding]:
+    """Check a model that could be loaded; `n_ctx` is the context that `pdd-device serve` would give it."""
+    vocab = engine.vocab
+    yield ok("device model", f"{gguf}: {vocab.size:,} tokens, end of sequence {vocab.eos_id}")
+    trained = engine.n_ctx_train
+    if 0 < trained < n_ctx:
+        yield warn(
+            "context length",
+            f"the model was trained on at most {trained:,} tokens, and n_ctx is {n_ctx:,}: beyond these, "
+            "answers get worse",
+            f"export PDD_N_CTX={trained}",
+        )
+    yield chat_template(vocab)
+
+
+def chat_template(vocab: Vocabulary) -> Finding:
+    """Check that the model's chat template is there, and renders the simplest chat."""
+    check = "chat template"
+    try:
+        prompt = vocab.render_chat([{"role": "user", "content": "Hi"}])
+        name = "with tools" if vocab.chat_template.supports_tools else "without tools"
+    except ModelError as error:
+        return warn(check, f"{error}; chats will be refused", _OTHER_MODEL)
+    except InvalidRequest as error:
+        return fail(check, str(error), _OTHER_MODEL)
+    if not prompt:
+        return fail(check, "a chat becomes an empty prompt", _OTHER_MODEL)
+    return ok(check, f"renders a chat, {name}")
 
 
 def _open(gguf: str) -> DeviceEngine:
@@ -88,6 +129,7 @@ def cloud_problem(base_url: str, error: PDDError) -> Finding:
                 "start it with `pdd-device cloud`, or with VLLM_PLUGINS=pdd in its environment",
             )
         case SchemaVersionError():
-            return fail("cloud", str(error), f"update both sides; {CLONE}pip install .")
+            # the message says which side is the older one
+            return fail("cloud", str(error), f"update that side; {CLONE}pip install .")
         case _:
             return fail("cloud", str(error), "check that the address is that of a vLLM server")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from pdd_core.errors import ConfigurationError, SchemaVersionError
-from pdd_core.handoff import SchemaVersion
+from pdd_core.schema_version import check_version
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_VERSION = "1.0"
 
 
 class JsonFile(BaseModel):
@@ -19,7 +21,7 @@ class JsonFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    schema_version: SchemaVersion = "1.0"
+    schema_version: Annotated[str, AfterValidator(lambda version: check_version(version, own=_VERSION))] = _VERSION
 
     @classmethod
     def load(cls, file: Path) -> Self:

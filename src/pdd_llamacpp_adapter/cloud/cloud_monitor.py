@@ -73,6 +73,11 @@ class CloudMonitor:
             return None
         return self._client.info
 
+    @property
+    def told(self) -> CloudInfo | None:
+        """What the cloud told when it was last connected: its model's ways hold for answers without it, too."""
+        return None if self._client is None else self._client.info
+
     async def run(self) -> None:
         """Watch the cloud until cancelled; returns at once where there is none."""
         delay = _FIRST_DELAY_S

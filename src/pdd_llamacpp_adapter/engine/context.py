@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
 import numpy as np
 
 from pdd_core.errors import ContextOverflow, DeviceEngineFailed, ModelError
+from pdd_llamacpp_adapter.engine import llama_log
 from pdd_llamacpp_adapter.engine.abort_flag import DecodeAborted
 from pdd_llamacpp_adapter.engine.held_signals import held_signals
 from pdd_llamacpp_adapter.engine.shared_model import SharedModel
@@ -31,22 +31,6 @@ logger = logging.getLogger(__name__)
 
 _SEQUENCE = 0
 _ABORTED = 2
-_GGML_LOG_ERROR = 4  # ggml_log_level: none, debug, info, warn, error, cont
-
-
-_errors: deque[str] = deque(["no reason given"], maxlen=1)
-"""llama.cpp's last complaint. For our exceptions, not for the user's terminal: an abort is a complaint as well."""
-
-
-def _log(level: int, text: bytes, _: object) -> None:
-    line = text.decode("utf-8", "replace").strip()
-    if level == _GGML_LOG_ERROR and line:
-        _errors.append(line)
-    logger.debug("%s", line)
-
-
-_LOG_CALLBACK = L.llama_log_callback(_log)
-"""llama.cpp keeps the pointer: this reference has to live as long as the process."""
 
 
 class LlamaContext:
@@ -69,14 +53,15 @@ class LlamaContext:
             DeviceEngineFailed: llama.cpp cannot make a context of this size.
         """
         _check_gguf(path)
-        L.llama_log_set(_LOG_CALLBACK, ctypes.c_void_p(0))
+        llama_log.listen()
         L.llama_backend_init()
         self._ctx: Any = None
         self._batch: Any = None
+        llama_log.forget()
         with held_signals():  # it logs, hence calls back
             loaded = L.llama_model_load_from_file(str(path).encode(), L.llama_model_default_params())
         if not loaded:
-            raise ModelError(f"llama.cpp cannot load {path}: {_errors[-1]}")
+            raise ModelError(f"llama.cpp cannot load {path}: {llama_log.reason()}")
         self.model = SharedModel(loaded, L.llama_model_free)
         self._abort = abort
         params = L.llama_context_default_params()
@@ -86,12 +71,20 @@ class LlamaContext:
         params.flash_attn_type = (
             L.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attn else L.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
+        llama_log.forget()
         with held_signals():
             self._ctx = L.llama_init_from_model(loaded, params)
         if not self._ctx:
             self.close()
-            raise DeviceEngineFailed(f"llama.cpp cannot make a context of {n_ctx} tokens: {_errors[-1]}")
+            raise DeviceEngineFailed(f"llama.cpp cannot make a context of {n_ctx} tokens: {llama_log.reason()}")
         self.n_ctx = min(n_ctx, int(L.llama_n_ctx_seq(self._ctx)))
+        self.n_ctx_train = int(L.llama_model_n_ctx_train(loaded))
+        """The longest text that the model was trained on, tokens; 0 where the file does not say."""
+        if 0 < self.n_ctx_train < self.n_ctx:
+            logger.warning(
+                "n_ctx is %d, but this model was trained on at most %d tokens: beyond these, answers get worse",
+                self.n_ctx, self.n_ctx_train,
+            )  # fmt: skip
         self.n_batch = n_batch
         self.ids: list[int] = []
         """What the memory holds; agrees with llama.cpp's own count after every call, failed ones included."""
@@ -137,6 +130,7 @@ class LlamaContext:
         self._wanted[count - 1] = want_logits
         for index in outputs:
             self._wanted[index] = 1
+        llama_log.forget()
         code = L.llama_decode(self._ctx, self._batch)
         if code != 0:
             # a large batch may be partly processed when it is aborted
@@ -144,7 +138,7 @@ class LlamaContext:
             if code == _ABORTED:
                 raise DecodeAborted
             raise DeviceEngineFailed(
-                f"llama_decode returned {code} for {count} tokens at position {past}: {_errors[-1]}"
+                f"llama_decode returned {code} for {count} tokens at position {past}: {llama_log.reason()}"
             )
         self.ids.extend(ids)
         if (held := self._held()) != len(self.ids):
@@ -218,10 +212,11 @@ class LlamaContext:
         Raises:
             DeviceEngineFailed: llama.cpp cannot make one.
         """
+        llama_log.forget()
         state: np.ndarray = np.empty(self.state_size(), dtype=np.uint8)
         pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         if L.llama_state_seq_get_data(self._ctx, pointer, state.size, _SEQUENCE) != state.size:
-            raise DeviceEngineFailed(f"llama.cpp cannot copy its memory: {_errors[-1]}")
+            raise DeviceEngineFailed(f"llama.cpp cannot copy its memory: {llama_log.reason()}")
         return state
 
     def load(self, state: np.ndarray, ids: Sequence[int]) -> None:
@@ -231,12 +226,13 @@ class LlamaContext:
             DeviceEngineFailed: llama.cpp does not take it; the memory is then empty.
         """
         self.rewind(0)
+        llama_log.forget()
         pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         taken = L.llama_state_seq_set_data(self._ctx, pointer, state.size, _SEQUENCE)
         self.ids.extend(ids)
         if taken != state.size or self._held() != len(ids):
             self.rewind(0)
-            raise DeviceEngineFailed(f"llama.cpp does not take its memory back: {_errors[-1]}")
+            raise DeviceEngineFailed(f"llama.cpp does not take its memory back: {llama_log.reason()}")
 
     def close(self) -> None:
         """Free everything; the model where the last call with it ends. Harmless when repeated."""

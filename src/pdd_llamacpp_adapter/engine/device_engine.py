@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from pdd_core.sampling_defaults import DefaultSamplingParams
     from pdd_core.timeline import TokenLogprobs
     from pdd_llamacpp_adapter.engine.context import LlamaContext
     from pdd_llamacpp_adapter.engine.engine_thread import Job
@@ -122,6 +124,18 @@ class DeviceEngine:
     def n_ctx(self) -> int:
         """Tokens that fit, prompt and answer together."""
         return self.memory.context.n_ctx
+
+    @property
+    def n_ctx_train(self) -> int:
+        """Tokens of the longest text that the model was trained on; 0 where the file does not say."""
+        return self.memory.context.n_ctx_train
+
+    @cached_property
+    def sampling_defaults(self) -> DefaultSamplingParams:
+        """How the model's file would have tokens chosen."""
+        from pdd_llamacpp_adapter.engine.sampling_defaults import sampling_defaults
+
+        return sampling_defaults(self.memory.context.model)
 
     @property
     def history(self) -> RefinedHistory | None:

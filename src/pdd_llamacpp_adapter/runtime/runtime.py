@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pdd_core.env import ServeSettings
+    from pdd_core.sampling_defaults import DefaultSamplingParams
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
     from pdd_llamacpp_adapter.request import AnswerRequest
 
@@ -141,9 +142,18 @@ class Runtime:
     def default_max_tokens(self, prompt_tokens: int) -> int:
         """Return the longest answer to a prompt where the client named no limit; below 1 where none fits.
 
-        An answer that fits the device stays within it; a prompt that does not is the cloud's.
+        An answer that fits the device stays within it; a prompt that does not is the cloud's. The model may have a
+        limit of its own.
         """
-        return (self.n_ctx if prompt_tokens < self.n_ctx else self.context_limit()) - prompt_tokens
+        room = (self.n_ctx if prompt_tokens < self.n_ctx else self.context_limit()) - prompt_tokens
+        most = self.sampling_defaults().max_tokens
+        return room if most is None else min(room, most)
+
+    def sampling_defaults(self) -> DefaultSamplingParams:
+        """Return how tokens are chosen where a client does not say: as the cloud told, else as the file."""
+        told = self.cloud.told
+        ours = None if told is None else told.default_sampling_params
+        return self._engine.sampling_defaults if ours is None else ours
 
     def check_grammar(self, request: AnswerRequest) -> None:
         """Refuse a grammar that `session` would refuse, before anybody has waited. Not on the event loop."""
@@ -183,6 +193,7 @@ class Runtime:
             agreed.request,
             engine=self._engine if agreed.engine else None,
             cloud=client if agreed.cloud else None,
+            told=self.cloud.told,
             verdict=agreed.plan.plan.verdict,
             plan=agreed.plan,
             vocab=self.vocab,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from pdd_core.errors import PDDError
+    from pdd_core.handoff import CloudInfo
     from pdd_core.plugins import Policies
     from pdd_core.timeline import ShownToken
     from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
@@ -62,6 +63,7 @@ class AnswerSession:
         request: what to answer.
         engine: the device, or None.
         cloud: the cloud, or None.
+        told: what a cloud has told about itself that takes no part in this answer; default the cloud's own word.
         verdict: who makes the answer, where there are both; the other one only steps in.
         plan: how that was decided, for the outcome.
         vocab: turns ids into text where the device has no part but its model is at hand; default the engine's.
@@ -90,6 +92,7 @@ class AnswerSession:
         *,
         engine: DeviceEngine | None = None,
         cloud: CloudClient | None = None,
+        told: CloudInfo | None = None,
         verdict: Verdict = Verdict.HANDOFF,
         plan: AnswerPlan | None = None,
         vocab: Vocabulary | None = None,
@@ -112,6 +115,7 @@ class AnswerSession:
         self._options = SessionOptions(
             engine=engine,
             cloud=cloud,
+            told=told if cloud is None else cloud.info,
             mode=Mode.of(verdict, device=engine is not None, cloud=cloud is not None),
             vocab=vocab if engine is None else engine.vocab,
             policies=policies,

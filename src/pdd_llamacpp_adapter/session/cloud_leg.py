@@ -14,6 +14,7 @@ from pdd_core.errors import CloudError, CloudLost, CloudRefused, SchemaVersionEr
 from pdd_core.handoff import BUDGET_POLICIES
 from pdd_llamacpp_adapter.cloud.cloud_stream import CloudEnd
 from pdd_llamacpp_adapter.session.leg_plan import NOT_REPEATED
+from pdd_llamacpp_adapter.session.stop_ids import stop_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pdd_core.optin import OptIn
     from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
     from pdd_llamacpp_adapter.cloud.cloud_stream import CloudChunk
-    from pdd_llamacpp_adapter.cloud.tokenizer_check import DeviceVocabulary
+    from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
     from pdd_llamacpp_adapter.session.leg_plan import LegPlan
     from pdd_llamacpp_adapter.session.session_setup import SessionSetup
 
@@ -139,9 +140,7 @@ class CloudLeg:
         if vocab is not None:
             info = await self._connected(vocab)
             opt_in = self._possible(info)
-            # one stop set for both sides: llama.cpp's own idea of an end is not the cloud's
-            own = () if request.ignore_eos else info.tokenizer.eos_ids
-            self._live.answer.stop_ids = frozenset((*own, *request.stop_token_ids))
+            self._live.answer.stop_ids = stop_ids(request, told=info, vocab=vocab)
         self._posted = True
         self.arrivals.posted_at = self._live.now()
         waits = self._patience.cloud_prefill_s
@@ -162,7 +161,7 @@ class CloudLeg:
                 self._live.changed()
                 waits = self._patience.cloud_silence_s
 
-    async def _connected(self, vocab: DeviceVocabulary) -> CloudInfo:
+    async def _connected(self, vocab: Vocabulary) -> CloudInfo:
         limit = self._patience.cloud_prefill_s
         with anyio.move_on_after(limit):
             return await self._cloud.connected(vocab)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pdd_core.errors import PDDError
+    from pdd_core.handoff import CloudInfo
     from pdd_core.patience import Patience
     from pdd_core.plugins import Policies
     from pdd_core.refinement.guard import Guard
@@ -34,6 +35,7 @@ class SessionOptions:
 
     engine: DeviceEngine | None
     cloud: CloudClient | None
+    told: CloudInfo | None
     mode: Mode
     vocab: Vocabulary | None
     policies: Policies | None

@@ -19,6 +19,7 @@ from pdd_llamacpp_adapter.session.outcome import Mode
 from pdd_llamacpp_adapter.session.pacing import GuardedPacer, default_policies
 from pdd_llamacpp_adapter.session.refined_prompt_fetch import RefinedPromptFetch, protected_by_device
 from pdd_llamacpp_adapter.session.session_setup import SessionSetup
+from pdd_llamacpp_adapter.session.stop_ids import stop_ids
 
 if TYPE_CHECKING:
     from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
@@ -64,19 +65,18 @@ def check_ids(request: AnswerRequest, vocab: Vocabulary | None) -> None:
         check_token_ids(getattr(request, name), vocab.size, param=name)
 
 
-def new_answer(request: AnswerRequest, vocab: Vocabulary | None, *, cloud: bool, device: bool) -> Answer:
+def new_answer(request: AnswerRequest, options: SessionOptions) -> Answer:
     """Return the answer before its first token."""
-    # the device's own idea of an end, until the cloud has told its
-    own_stops = frozenset() if vocab is None or request.ignore_eos else vocab.stop_ids
+    vocab = options.vocab
     text = None if vocab is None else AnswerText(vocab.piece, stop=request.stop, min_tokens=request.min_tokens)
     return Answer(
         request.prompt_token_ids,
         max_tokens=request.max_tokens,
-        stop_ids=(*own_stops, *request.stop_token_ids),
+        stop_ids=stop_ids(request, told=options.told, vocab=vocab),
         stop_token_ids=request.stop_token_ids,
         text=text,
-        cloud=cloud,
-        device=device,
+        cloud=options.mode is not Mode.DEVICE_ONLY,
+        device=options.engine is not None,
     )
 
 
@@ -137,9 +137,7 @@ async def set_up(request: AnswerRequest, options: SessionOptions) -> SessionSetu
         PaceRequest(num_prompt_tokens=len(request.prompt_token_ids), max_tokens=request.max_tokens),
         PaceTarget(options.rate, flush_within=options.flush_within),
     )
-    live = LiveAnswer(
-        new_answer(request, vocab, cloud=options.mode is not Mode.DEVICE_ONLY, device=engine is not None)
-    )
+    live = LiveAnswer(new_answer(request, options))
     fetch, reuse_refined = None, False
     if handed_over and engine is not None:
         history = engine.history

@@ -50,3 +50,19 @@ def test_a_request_still_cannot_bound_its_prefix_cache_hit():
     lookup = inspect.getsource(KVCacheManager.get_computed_blocks)
     assert "max_cache_hit_length = request.num_tokens - 1" in lookup, "see whether keep_from_prefix_cache() can go"
     assert "skip_reading_prefix_cache" in inspect.getsource(Request)
+
+
+def test_vllms_tekken_still_has_one_spelling_for_all_parts_of_characters(tmp_path):
+    import shutil
+
+    import mistral_common
+    from vllm.tokenizers.mistral import MistralTokenizer
+
+    from pdd_vllm_plugin.token_bytes import TokenBytes
+
+    shutil.copy(Path(mistral_common.__file__).parent / "data" / "tekken_240911.json", tmp_path / "tekken.json")
+    tokenizer = MistralTokenizer.from_pretrained(str(tmp_path))
+    table = TokenBytes(tokenizer).table()
+    assert len(tokenizer.get_vocab()) < len(table) == tokenizer.vocab_size, "tekken_bytes() can go"
+    assert len(set(table)) > len(table) - 10
+    assert {bytes([byte]) for byte in range(256)} <= set(table)

@@ -10,6 +10,7 @@ from cloud_support import PROMPTS, complete, new_id, state_of
 
 from pdd_core.handoff import CloudInfo, HandoffState
 from pdd_core.optin import parse_opt_in
+from pdd_core.sampling_defaults import DefaultSamplingParams
 
 ROUTES = [
     ("GET", "/pdd/info"),
@@ -122,6 +123,7 @@ def test_info_tells_what_is_on(client, prepared):
     assert info.max_model_len == 8192
     assert (info.tokenizer.size, info.tokenizer.eos_ids[0]) == (49152, 2)
     assert "decode_budget" in info.features
+    assert info.default_sampling_params == DefaultSamplingParams(), "the demo model has no way of its own"
 
 
 def test_unknown_ids_are_404_with_an_error_object(client):

@@ -4,12 +4,15 @@ import math
 import signal
 import subprocess
 import sys
+from functools import partial
+from types import SimpleNamespace
 
 import anyio
 import pytest
 from near_ties import assert_same
 
 from pdd_core.patience import Patience
+from pdd_core.planner.types import Verdict
 from pdd_core.plugins import Policies
 from pdd_core.policies.pacing import FixedRatePacing
 from pdd_core.timeline import Source
@@ -34,6 +37,7 @@ class RecordedCloud:
     """A cloud that sends the first tokens of a known answer and hands off."""
 
     cancel_timeout = 1.0
+    info = None
 
     def __init__(self, ids):
         self._ids = ids
@@ -172,3 +176,27 @@ with DeviceEngine.open({str(gguf)!r}) as engine:
     assert b"KeyboardInterrupt" in errors
     assert b"ExceptionGroup" not in errors
     assert int((rest.split() or [b"0"])[-1]) < 3500, "the rest of the prompt, a dozen of chunks, was left"
+
+
+class ToldCloud(RecordedCloud):
+    """A cloud that told, before this answer, which tokens end one."""
+
+    def __init__(self, *eos_ids):
+        super().__init__([])
+        self.info = SimpleNamespace(tokenizer=SimpleNamespace(eos_ids=eos_ids))
+
+
+def test_an_answer_of_the_device_alone_ends_at_every_token_of_the_clouds(engine, prompt):
+    whole = ids_of(answer(engine, prompt))
+    position = next(place for place in range(3, len(whole)) if whole[place] not in whole[:place])
+    options = {"cloud": ToldCloud(2, whole[position]), "verdict": Verdict.DEVICE_ONLY}
+
+    async def alone(**fields):
+        request = AnswerRequest(prompt_token_ids=prompt, max_tokens=24, **fields)
+        async with AnswerSession(request, engine=engine, **OPTIONS, **options) as session:
+            ids = [token.token_id async for token in session]
+        return ids, session.outcome.finish_reason
+
+    assert anyio.run(alone) == (whole[: position + 1], "stop")
+    ids, _ = anyio.run(partial(alone, ignore_eos=True))
+    assert ids == whole

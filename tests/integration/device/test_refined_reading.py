@@ -155,6 +155,7 @@ async def test_an_answer_gets_the_engine_from_idle_work_at_once_and_as_it_was(en
 class RefiningCloud:
     """A cloud that sends a known answer with its likelihoods, and refines the prompt to `kept`."""
 
+    info = None
     cancel_timeout = 1.0
 
     def __init__(self, ids, logprobs, prompt, kept):

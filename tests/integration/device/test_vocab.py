@@ -136,9 +136,9 @@ def test_half_of_a_surrogate_pair_is_no_text(loaded):
         loaded.vocab.tokenize("a \ud800")
 
 
-def test_the_stop_set_is_narrower_than_llamas_guess(loaded):
+def test_without_a_cloud_llama_cpps_ends_of_generation_count(loaded):
     assert loaded.vocab.eos_id == 2
-    assert loaded.vocab.stop_ids == {0, 2}
+    assert loaded.vocab.stop_ids == {0, 2, 4}
 
 
 @pytest.mark.anyio
@@ -147,5 +147,5 @@ async def test_the_table_agrees_with_a_fingerprint_of_itself(loaded):
     assert len(vocab.raw_tokens) == vocab.size == 49152
     special = [i for i in range(17) if vocab.is_special(i)]
     assert special == list(range(17))
-    cloud = fingerprint(vocab.raw_tokens, special_ids=special, eos_ids=[2])
+    cloud = fingerprint(vocab.token_bytes, special_ids=special, eos_ids=[2])
     await check_tokenizer(cloud, vocab, fetch_piece=None)

@@ -224,8 +224,8 @@ async def test_another_vocabulary_is_refused_with_the_first_difference(cloud, en
     class Altered:
         def __init__(self, vocab):
             self._vocab = vocab
-            self.raw_tokens = list(vocab.raw_tokens)
-            self.raw_tokens[4321] = "something else"
+            self.token_bytes = list(vocab.token_bytes)
+            self.token_bytes[4321] = b"something else"
 
         def __getattr__(self, name):
             return getattr(self._vocab, name)

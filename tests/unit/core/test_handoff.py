@@ -1,7 +1,9 @@
 import pytest
+from pydantic import ValidationError
 
 from pdd_core.errors import SchemaVersionError
-from pdd_core.handoff import HandoffState, NoRefinement, Refinement
+from pdd_core.handoff import SCHEMA_VERSION, HandoffState, NoRefinement, Refinement, VocabularyPiece
+from pdd_core.schema_version import check_version
 
 STATE = {
     "handoff_id": "h" * 32, "request_id": "cmpl-1", "model": "m", "tokenizer": "d", "created": 1.0, "expires": 2.0,
@@ -12,14 +14,25 @@ STATE = {
 
 
 def test_unknown_fields_are_ignored():
-    state = HandoffState.model_validate({**STATE, "schema_version": "1.9", "new_in_1_9": {"a": 1}})
+    state = HandoffState.model_validate({**STATE, "schema_version": "2.9", "new_in_2_9": {"a": 1}})
     assert state.output_token_ids == [3]
     assert isinstance(state.refinement, NoRefinement)
 
 
 def test_a_higher_major_version_is_refused_with_advice():
-    with pytest.raises(SchemaVersionError, match="upgrade pdd-device"):
-        HandoffState.model_validate({**STATE, "schema_version": "2.0"})
+    with pytest.raises(SchemaVersionError, match=r"newer than 2\.0.*upgrade pdd-device here"):
+        HandoffState.model_validate({**STATE, "schema_version": "3.0"})
+
+
+def test_a_lower_major_version_is_refused_too_with_advice_for_the_other_side():
+    """In 1, a vocabulary's hashes were of something else: it would be a mismatch that is none."""
+    with pytest.raises(SchemaVersionError, match=r"older than 2\.0.*upgrade pdd-device on the other side"):
+        HandoffState.model_validate({**STATE, "schema_version": "1.0"})
+
+
+def test_a_device_of_version_1_refuses_this_one_with_its_own_advice():
+    with pytest.raises(SchemaVersionError, match="upgrade pdd-device here"):
+        check_version(SCHEMA_VERSION, own="1.0")
 
 
 def test_a_version_that_is_no_version_is_refused():
@@ -36,3 +49,15 @@ def test_a_refined_prompt_is_told_from_its_absence():
 def test_the_state_survives_its_own_json():
     state = HandoffState.model_validate({**STATE, "output_logprobs": [{3: -0.5}]})
     assert HandoffState.model_validate_json(state.model_dump_json()) == state
+
+
+def test_tokens_cross_as_hexadecimal_digits():
+    piece = VocabularyPiece(start=0, tokens=[b"\xc3", None, b""])
+    assert piece.model_dump_json() == '{"start":0,"tokens":["c3",null,""]}'
+    assert VocabularyPiece.model_validate_json(piece.model_dump_json()) == piece
+
+
+@pytest.mark.parametrize("token", ["xy", "c", 7, ["c3"]])
+def test_tokens_that_are_no_digits_are_refused(token):
+    with pytest.raises(ValidationError):
+        VocabularyPiece.model_validate({"start": 0, "tokens": [token]})

@@ -21,6 +21,7 @@ from pdd_core.patience import Patience
 from pdd_core.planner import types
 from pdd_core.refinement.prompt import RefinePrompt
 from pdd_core.refinement.scores import PromptScores
+from pdd_core.sampling_defaults import DefaultSamplingParams
 from pdd_core.timeline import Timeline
 from pdd_llamacpp_adapter.request import AnswerRequest
 from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
@@ -64,7 +65,17 @@ def section(text, title):
 
 
 @pytest.mark.parametrize(
-    "model", [HandoffState, CloudInfo, Limits, DecodeBudget, Refinement, NoRefinement, TokenizerFingerprint]
+    "model",
+    [
+        HandoffState,
+        CloudInfo,
+        Limits,
+        DecodeBudget,
+        Refinement,
+        NoRefinement,
+        TokenizerFingerprint,
+        DefaultSamplingParams,
+    ],
 )
 def test_every_field_has_its_row(model):
     table = section(FIELDS_ON_THE_WIRE, model.__name__)

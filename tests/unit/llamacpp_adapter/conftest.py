@@ -16,6 +16,7 @@ from step_by_step import StepByStep
 from pdd_core.errors import CloudUnreachable, ContextOverflow, DeviceEngineFailed
 from pdd_core.plugins import Policies
 from pdd_core.policies.pacing import FixedRatePacing
+from pdd_core.sampling_defaults import DefaultSamplingParams
 from pdd_core.timeline import TokenLogprob, TokenLogprobs
 from pdd_llamacpp_adapter.cloud.cloud_stream import CloudChunk, CloudEnd
 from pdd_llamacpp_adapter.engine.history import held_of
@@ -62,6 +63,7 @@ class FakeEngine(StepByStep):
     """What it makes of the cloud's tokens, in turn; the last one again and again."""
     judged: list = field(default_factory=list)
     history: object = None
+    sampling_defaults: DefaultSamplingParams = field(default_factory=DefaultSamplingParams)
 
     @asynccontextmanager
     async def exclusive(self):
@@ -139,6 +141,8 @@ class FakeCloud:
     cancelled: list = field(default_factory=list)
     closed: bool = False
     asked: list = field(default_factory=list)
+    info: object = None
+    """What it has told before this answer."""
     refines: str = "attention"
     refinement: object = None
     """What a look at the state finds, after `late` seconds: its refinement, or an exception."""

@@ -51,6 +51,7 @@ def test_every_body_takes_every_parameter(body):
 def test_a_parameter_that_is_not_given_has_openais_default(body):
     sampling, defaults = asked(body), Sampling()
     assert {name: getattr(sampling, name) for name in NAMES} == {name: getattr(defaults, name) for name in NAMES}
+    assert sampling.left_out == set(NAMES), "which is the model's to fill"
 
 
 def test_a_parameter_at_its_default_is_sent_unless_it_is_empty():

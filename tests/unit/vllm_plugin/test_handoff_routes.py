@@ -31,7 +31,7 @@ class Server:
         self.service.config = PDDConfig(**config)
         self.service.store = HandoffStore(self.service.config)
         self.service.engine_client = self.engine
-        self.service.vocabulary = ["a", None, "c"]
+        self.service.vocabulary = [b"a", None, b"\xc3"]
         self.service.info_json = b'{"model":"m"}'
         self.recorder = GenerateRecorder(
             self.engine, self.service.store, model="m", tokenizer="digest", metrics=self.service.metrics
@@ -188,7 +188,7 @@ async def test_one_request_id_twice_is_a_conflict_for_the_completions_id_only(se
 async def test_info_and_vocabulary(server):
     assert (await server.client.get("/v1/pdd/info")).json() == {"model": "m"}
     piece = (await server.client.get("/v1/pdd/vocabulary", params={"start": 1})).json()
-    assert piece == {"start": 1, "tokens": [None, "c"]}
+    assert piece == {"start": 1, "tokens": [None, "c3"]}
 
 
 @pytest.mark.parametrize(

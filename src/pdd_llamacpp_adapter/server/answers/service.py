@@ -15,6 +15,7 @@ from pdd_llamacpp_adapter.server.wire.failures import SHUTTING_DOWN
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
+    from pdd_core.sampling_defaults import DefaultSamplingParams
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
     from pdd_llamacpp_adapter.server.answers.stored import KeptAnswer
@@ -50,6 +51,9 @@ class AnswerSource(Protocol):
 
     def default_max_tokens(self, prompt_tokens: int) -> int:
         """Tokens of the longest answer to a prompt of this length; below 1 where none fits."""
+
+    def sampling_defaults(self) -> DefaultSamplingParams:
+        """How tokens are chosen where a client does not say."""
 
     def check_grammar(self, request: AnswerRequest) -> None:
         """Refuse the request's grammar, if it has one that cannot be obeyed. Called on a worker thread."""

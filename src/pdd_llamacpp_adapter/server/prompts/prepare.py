@@ -157,6 +157,8 @@ def answer_request(
     for name in ("logit_bias", "stop_token_ids"):
         check_token_ids(getattr(sampling, name), runtime.vocab.size, param=name)
     fields = asdict(sampling)
+    left_out = fields.pop("left_out")
+    fields |= {name: value for name, value in runtime.sampling_defaults().given().items() if name in left_out}
     limit = runtime.context_limit()
     if sampling.max_tokens is None:
         fields["max_tokens"] = runtime.default_max_tokens(len(prompt))

@@ -20,6 +20,7 @@ from pdd_llamacpp_adapter.server.wire.bodies import WireModel, check_items
 from pdd_llamacpp_adapter.server.wire.sampling_fields import SamplingFields, Tokens
 
 if TYPE_CHECKING:
+    from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 _LOGPROBS = "message.output_text.logprobs"
@@ -86,15 +87,14 @@ class ResponsesRequest(SamplingFields):
             ),
         )
 
-    def echoed(self) -> Json:
-        """Return the fields of the request that the response repeats."""
-        sampled = self.model_dump(include={"temperature", "top_p"})
+    def echoed(self, request: AnswerRequest) -> Json:
+        """Return the fields of the request that the response repeats; `request` is what was made of them."""
         return {
             "instructions": self.instructions,
             "max_output_tokens": self.max_output_tokens,
             "metadata": self.metadata,
             "parallel_tool_calls": self.parallel_tool_calls,
-            "temperature": sampled["temperature"],
+            "temperature": request.temperature,
             "text": {"format": self.text.format},
             "tool_choice": self.tool_choice,
             "tools": [
@@ -102,7 +102,7 @@ class ResponsesRequest(SamplingFields):
                 for tool, made in zip(self.tools, self._functions(), strict=True)
             ],
             "top_logprobs": self.top_logprobs,
-            "top_p": sampled["top_p"],
+            "top_p": request.top_p,
             "truncation": self.truncation,
         }
 

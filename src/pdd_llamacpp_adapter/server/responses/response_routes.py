@@ -31,7 +31,7 @@ def routes(service: Service) -> list[Route]:
     async def create(request: Request) -> Response:
         body, call = await read_request(request, ResponsesRequest, service, answer_id=new_id("resp_"))
         prepared = await prepare_body(body, call)
-        writer = ResponseEvents(call, body.echoed(), with_logprobs=body.with_logprobs)
+        writer = ResponseEvents(call, body.echoed(prepared.request), with_logprobs=body.with_logprobs)
         if body.stream:
             return stream_answer(call, prepared, writer)
         return await whole_answer(call, prepared, partial(whole_response, writer), receive=request.receive)

@@ -53,6 +53,8 @@ class Sampling(SamplingParams):
     """None: all that the context has room for."""
     logprobs: int | None = None
     """Number of most likely tokens to return besides the chosen one's logprob; None returns no logprobs."""
+    left_out: frozenset[str] = frozenset()
+    """What of `SamplingParams` the client left to the model's own way; as in vLLM, null is the same as absent."""
 
 
 def _with_sampling(model: type[Body]) -> type[Body]:
@@ -104,4 +106,5 @@ class SamplingFields(ModelRequest):
     def _sampling(self, *, max_tokens: int | None, logprobs: int | None) -> Sampling:
         """Return what is asked for, with what each route has a name of its own for."""
         shared = {parameter.name: getattr(self, parameter.name) for parameter in fields(SamplingParams)}
-        return Sampling(**shared, max_tokens=max_tokens, logprobs=logprobs)
+        left_out = frozenset(shared) - self.model_fields_set
+        return Sampling(**shared, max_tokens=max_tokens, logprobs=logprobs, left_out=left_out)

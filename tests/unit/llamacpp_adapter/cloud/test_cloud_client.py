@@ -19,14 +19,14 @@ from pdd_llamacpp_adapter.request import AnswerRequest
 
 pytestmark = pytest.mark.anyio
 
-TABLE = [f"tok{i}" for i in range(3000)]
+TABLE = [b"tok%d" % i for i in range(3000)]
 SPECIAL = (0, 2)
 OPT_IN = OptIn("0123456789abcdef0123", 24)
 REQUEST = AnswerRequest(prompt_token_ids=[5, 6, 7], max_tokens=50, stop_token_ids=[9], seed=4, cache_salt="salt")
 COMPLETIONS = ("POST", "/completions")
 
 
-def info(table=TABLE, *, schema_version="1.0", eos_ids=(2,), special_ids=SPECIAL):
+def info(table=TABLE, *, schema_version="2.0", eos_ids=(2,), special_ids=SPECIAL):
     return {
         "schema_version": schema_version,
         "plugin_version": "0.1.0",
@@ -44,8 +44,8 @@ def info(table=TABLE, *, schema_version="1.0", eos_ids=(2,), special_ids=SPECIAL
 class Vocabulary:
     eos_id = 2
 
-    def __init__(self, raw_tokens=TABLE, special=SPECIAL):
-        self.raw_tokens = raw_tokens
+    def __init__(self, token_bytes=TABLE, special=SPECIAL):
+        self.token_bytes = token_bytes
         self._special = special
 
     def is_special(self, token_id):
@@ -321,26 +321,33 @@ async def test_a_vocabulary_is_checked_once(serve):
 
 
 async def test_a_gguf_with_padding_is_no_mismatch(connect):
-    await connect(info(), Vocabulary([*TABLE, "<pad0>", "<pad1>"]))
+    await connect(info(), Vocabulary([*TABLE, b"<pad0>", b"<pad1>"]))
+
+
+PIECE = {"start": 2048, "tokens": [token.hex() for token in TABLE[2048:3000]]}
 
 
 async def test_a_different_token_is_named(connect):
-    other = [*TABLE[:2500], "autre", *TABLE[2501:]]
-    piece = {"start": 2048, "tokens": TABLE[2048:3000]}
-    routes = {("GET", "/pdd/vocabulary?start=2048"): (200, piece)}
+    other = [*TABLE[:2500], b"autre", *TABLE[2501:]]
+    routes = {("GET", "/pdd/vocabulary?start=2048"): (200, PIECE)}
     with pytest.raises(TokenizerMismatch, match="token 2500 is 'tok2500' in the cloud and 'autre' on the device"):
         await connect(info(), Vocabulary(other), routes=routes)
 
 
 async def test_a_shorter_vocabulary_is_named(connect):
-    routes = {("GET", "/pdd/vocabulary?start=2048"): (200, {"start": 2048, "tokens": TABLE[2048:3000]})}
+    routes = {("GET", "/pdd/vocabulary?start=2048"): (200, PIECE)}
     with pytest.raises(TokenizerMismatch, match=r"'tok2900'.*ends at 2899"):
         await connect(info(), Vocabulary(TABLE[:2900]), routes=routes)
 
 
 async def test_another_end_of_sequence_is_a_mismatch(connect):
     with pytest.raises(TokenizerMismatch, match="end of sequence is token 7 in the cloud, 2 on the device"):
-        await connect(info(eos_ids=(7, 2)), Vocabulary())
+        await connect(info(eos_ids=(7, 8)), Vocabulary())
+
+
+async def test_one_of_several_ends_of_sequence_is_enough(connect):
+    """Of a chat model's two, one converter writes the first and another the second into a GGUF."""
+    await connect(info(eos_ids=(7, 2)), Vocabulary())
 
 
 async def test_a_control_token_that_is_text_here_is_a_mismatch(connect):
@@ -349,8 +356,21 @@ async def test_a_control_token_that_is_text_here_is_a_mismatch(connect):
 
 
 async def test_a_newer_schema_is_refused(connect):
-    with pytest.raises(SchemaVersionError, match="upgrade"):
-        await connect(info(schema_version="2.0"), Vocabulary())
+    with pytest.raises(SchemaVersionError, match="upgrade pdd-device here"):
+        await connect(info(schema_version="3.0"), Vocabulary())
+
+
+async def test_an_older_schema_is_refused_before_its_vocabulary_is_compared(connect):
+    """Its hashes are of other things: as a mismatch, this would be bad advice."""
+    with pytest.raises(SchemaVersionError, match="upgrade pdd-device on the other side"):
+        await connect(info(schema_version="1.0"), Vocabulary([b"other"]))
+
+
+async def test_a_piece_of_the_vocabulary_that_is_none_is_refused(connect):
+    piece = {"start": 2048, "tokens": ["not hexadecimal"]}
+    routes = {("GET", "/pdd/vocabulary?start=2048"): (200, piece)}
+    with pytest.raises(CloudRefused, match="VocabularyPiece"):
+        await connect(info(), Vocabulary(TABLE[:2900]), routes=routes)
 
 
 async def test_a_server_without_the_plugin_is_told_apart(serve):

@@ -32,7 +32,14 @@ class Client:
     """A cloud's client that is only looked at."""
 
     def __init__(self, refinement="attention", max_model_len=9000):
-        self.info = SimpleNamespace(engine="vllm", model="m", max_model_len=max_model_len, refinement=refinement)
+        self.info = SimpleNamespace(
+            engine="vllm",
+            model="m",
+            max_model_len=max_model_len,
+            refinement=refinement,
+            tokenizer=SimpleNamespace(eos_ids=(999,)),
+            default_sampling_params=None,
+        )
 
 
 @pytest.fixture(autouse=True)

@@ -19,10 +19,12 @@ from pdd_core.errors import (
     TokenizerMismatch,
 )
 from pdd_core.refinement.guard import LEAST_TOKENS, Guard
+from pdd_core.sampling_defaults import DefaultSamplingParams
 from pdd_llamacpp_adapter.cloud.cloud_monitor import CloudMonitor, Connection
 from pdd_llamacpp_adapter.engine.grammar import GrammarEngine
 from pdd_llamacpp_adapter.request import AnswerRequest, Grammar, GrammarKind
 from pdd_llamacpp_adapter.runtime.runtime import Runtime
+from pdd_llamacpp_adapter.session.session_start import set_up
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +34,12 @@ class Client:
 
     def __init__(self, max_model_len=2000, refinement="attention"):
         self.info = SimpleNamespace(
-            engine="vllm 0.32.0", model="m", max_model_len=max_model_len, refinement=refinement
+            engine="vllm 0.32.0",
+            model="m",
+            max_model_len=max_model_len,
+            refinement=refinement,
+            tokenizer=SimpleNamespace(eos_ids=(7, 9)),
+            default_sampling_params=None,
         )
         self.errors = []
         self.looks = 0
@@ -151,6 +158,40 @@ def test_an_answer_without_a_limit_fills_the_device_before_it_moves_to_the_cloud
     assert made.default_max_tokens(100) == 400
     assert made.default_max_tokens(600) == 1400
     assert runtime().default_max_tokens(600) < 1
+
+
+def test_a_models_own_longest_answer_is_the_default(runtime):
+    made = runtime()
+    made._engine.sampling_defaults = DefaultSamplingParams(max_tokens=30)
+    assert made.default_max_tokens(100) == 30
+    assert made.default_max_tokens(490) == 10
+
+
+def test_the_clouds_sampling_defaults_win_over_the_files_also_while_it_is_down(runtime):
+    cloud = Client()
+    made = runtime(cloud=cloud)
+    made._engine.sampling_defaults = DefaultSamplingParams(temperature=0.7)
+    assert made.sampling_defaults().temperature == 0.7, "a cloud that does not tell"
+    cloud.info.default_sampling_params = DefaultSamplingParams(top_k=20)
+    assert made.sampling_defaults().given() == {"top_k": 20}
+    made.cloud.connection = Connection.DOWN
+    assert made.sampling_defaults().given() == {"top_k": 20}
+
+
+@pytest.mark.parametrize("settings", [{"plan": "off"}, {"plan": "device"}, {"plan": "cloud"}])
+async def test_an_answer_ends_at_the_clouds_tokens_whoever_makes_it(runtime, settings):
+    made = runtime(cloud=Client(max_model_len=300), **settings)
+    for down, prompt in ((False, 100), (True, 100), (False, 280)):  # the last fits the device alone
+        made.cloud.connection = Connection.DOWN if down else Connection.CONNECTED
+        session = made.session(request(prompt=prompt))
+        setup = await set_up(session._request, session._options)
+        assert setup.live.answer.stop_ids == {7, 9}
+
+
+async def test_without_a_cloud_an_answer_ends_where_llama_cpp_ends_it(runtime):
+    session = runtime().session(request())
+    setup = await set_up(session._request, session._options)
+    assert setup.live.answer.stop_ids == session._options.vocab.stop_ids == {999}
 
 
 def ratio(session):

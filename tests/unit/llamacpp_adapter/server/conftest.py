@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from pdd_core.errors import InvalidGrammar, PDDError
 from pdd_core.planner.types import Alternative, Plan, Verdict, Why
+from pdd_core.sampling_defaults import DefaultSamplingParams
 from pdd_core.timeline import ShownToken, Source, Timeline, TokenLogprob, TokenLogprobs
 from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate
 from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
@@ -157,6 +158,7 @@ class FakeRuntime:
     n_ctx = 4096
     refines = True
     refuses_grammars = False
+    defaults = DefaultSamplingParams()
 
     def __init__(self, script=("Hel", "lo", " you"), **session):
         self.vocab = ByteVocabulary()
@@ -171,6 +173,9 @@ class FakeRuntime:
 
     def default_max_tokens(self, prompt_tokens):
         return self.n_ctx - prompt_tokens
+
+    def sampling_defaults(self):
+        return self.defaults
 
     def cloud_status(self):
         return {"url": None, "state": "none", "error": None}

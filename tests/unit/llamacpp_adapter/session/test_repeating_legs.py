@@ -53,7 +53,7 @@ class LetterVocabulary:
     eos_id = EOS
     stop_ids = frozenset({EOS})
     size = len(TABLE)
-    raw_tokens = TABLE
+    token_bytes = tuple(text.encode() for text in TABLE)
 
     def is_special(self, token_id):
         return token_id == EOS
@@ -137,9 +137,9 @@ def recorded(answer):
 
 
 def info():
-    tokenizer = fingerprint(TABLE, special_ids=(EOS,), eos_ids=(EOS,))
+    tokenizer = fingerprint(LetterVocabulary.token_bytes, special_ids=(EOS,), eos_ids=(EOS,))
     return {
-        "schema_version": "1.0",
+        "schema_version": "2.0",
         "plugin_version": "0.1.0",
         "engine": "vllm",
         "model": "m",

@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from pdd_core.errors import InvalidRequest
+from pdd_llamacpp_adapter.request import AnswerRequest
 from pdd_llamacpp_adapter.server.responses.input_items import chat_messages
 from pdd_llamacpp_adapter.server.responses.response_request import ResponsesRequest
 
@@ -179,8 +180,10 @@ def test_fields_of_other_types_are_refused(fields):
 
 
 def test_the_response_repeats_the_request():
-    echoed = asked(instructions="Be brief.", tools=[WEATHER], metadata={"a": "b"}).echoed()
+    request = AnswerRequest(prompt_token_ids=[1], max_tokens=1, temperature=0.25)
+    echoed = asked(instructions="Be brief.", tools=[WEATHER], metadata={"a": "b"}).echoed(request)
     assert json.dumps(echoed)
     assert echoed["instructions"] == "Be brief."
     assert echoed["metadata"] == {"a": "b"}
+    assert echoed["temperature"] == 0.25
     assert echoed["tools"][0]["name"] == "weather"

@@ -1,0 +1,68 @@
+"""What the plugin tells about a server, from vLLM's own configuration."""
+
+from types import SimpleNamespace
+
+import pytest
+from vllm_fakes import FakeEngine
+
+from pdd_core.handoff import CloudInfo
+from pdd_vllm_plugin.config import PDDConfig
+from pdd_vllm_plugin.handoff_service import HandoffService
+
+
+class Tokenizer:
+    all_special_ids = (1,)
+    eos_token_id = 1
+
+    def get_vocab(self):
+        return {"▁a": 0, "<end>": 1, "<0x0A>": 3}
+
+    def get_added_vocab(self):
+        return {"<end>": 1}
+
+
+@pytest.fixture
+def start(monkeypatch):
+    monkeypatch.setattr("pdd_vllm_plugin.handoff_service.version", lambda _: "0.1.0")
+
+    def begin(*, sampling=None, generation_config=None):
+        engine = FakeEngine()
+        model = SimpleNamespace(
+            max_model_len=64,
+            try_get_generation_config=lambda: generation_config,
+            get_diff_sampling_param=lambda: sampling or {},
+        )
+        parallel = SimpleNamespace(worker_cls="auto")
+        engine.vllm_config = SimpleNamespace(model_config=model, parallel_config=parallel)
+        engine.get_tokenizer = Tokenizer
+        service = HandoffService()
+        info = service.start(engine, PDDConfig(), "m")
+        assert CloudInfo.model_validate_json(service.info_json) == info
+        return service, info
+
+    return begin
+
+
+def test_tokens_are_told_by_what_they_mean(start):
+    service, info = start(generation_config={"eos_token_id": [1, 3]})
+    assert service.vocabulary == [b" a", b"<end>", None, b"\n"]
+    assert (info.tokenizer.size, info.tokenizer.holes, info.tokenizer.eos_ids) == (4, (2,), (1, 3))
+
+
+def test_the_models_way_of_sampling_is_told(start):
+    _, info = start(sampling={"temperature": 0.6, "top_k": 20, "max_tokens": 32})
+    assert info.default_sampling_params.model_dump(exclude_none=True) == {
+        "temperature": 0.6,
+        "top_k": 20,
+        "max_tokens": 32,
+    }
+
+
+def test_that_it_has_none_is_told_too(start):
+    assert start()[1].default_sampling_params.given() == {}
+
+
+def test_a_wrong_value_in_a_models_files_does_not_keep_the_server_from_starting(start, caplog):
+    _, info = start(sampling={"temperature": -0.5, "top_p": 0.9})
+    assert info.default_sampling_params.given() == {"top_p": 0.9}
+    assert "temperature" in caplog.text
