@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
 
-from pdd_core.errors import ContextOverflow, InvalidRequest
+from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate
 from pdd_llamacpp_adapter.engine.control_texts import BRACKET, ControlTexts
 from pdd_llamacpp_adapter.engine.detokenizer import Detokenizer
@@ -86,10 +86,8 @@ class Vocabulary:
         except UnicodeEncodeError as error:
             raise InvalidRequest(f"the prompt is not Unicode: {error.reason}") from error
         if most is not None and length > most * self.longest_piece:
-            raise ContextOverflow(
-                f"the context holds {most} tokens, but the prompt's {length} bytes have at least "
-                f"{-(-length // self.longest_piece)}"
-            )
+            least = -(-length // self.longest_piece)
+            raise context_overflow(most, f"the prompt's {length} bytes have at least {least} tokens")
         if not special or (add_bos and not self._only_begins):
             return self._ids(text, special=special, add_bos=add_bos)
         if most is not None:
