@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pdd_core.env import Env
 from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable
 from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, HandoffDeleted, HandoffState, VocabularyPiece
+from pdd_core.http_client import new_async_client
 from pdd_llamacpp_adapter.cloud.cloud_request import body_fields
 from pdd_llamacpp_adapter.cloud.cloud_stream import CloudChunk, read_stream
 from pdd_llamacpp_adapter.cloud.tokenizer_check import check_tokenizer
@@ -58,8 +59,8 @@ class CloudClient:
     ) -> None:
         if api_key is None and (key := Env().cloud_api_key) is not None:
             api_key = key.get_secret_value()
-        self._client = openai.AsyncOpenAI(
-            base_url=base_url,
+        self._client = new_async_client(
+            base_url,
             api_key=api_key or _NO_KEY,
             timeout=openai.Timeout(timeout, connect=_CONNECT_TIMEOUT),
             max_retries=2,

@@ -16,6 +16,7 @@ from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate
 from pdd_llamacpp_adapter.engine.control_texts import BRACKET, ControlTexts
 from pdd_llamacpp_adapter.engine.detokenizer import Detokenizer
 from pdd_llamacpp_adapter.engine.shared_model import SharedModel, keeps_model
+from pdd_llamacpp_adapter.request import context_overflow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

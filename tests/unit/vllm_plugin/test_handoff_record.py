@@ -10,12 +10,14 @@ from pdd_vllm_plugin.handoff_record import _IDS_PER_LOGPROB, HandoffRecord
 
 ROWS = st.lists(st.dictionaries(st.integers(0, 9), st.just(SimpleNamespace(logprob=-0.5))), max_size=3)
 OUTPUTS = st.lists(
-    st.builds(
-        SimpleNamespace,
-        token_ids=st.lists(st.integers(0, 99), max_size=4),
-        text=st.text(max_size=20),
-        logprobs=ROWS,
-        finish_reason=st.none(),
+    ROWS.flatmap(
+        lambda rows: st.builds(
+            SimpleNamespace,
+            token_ids=st.lists(st.integers(0, 99), min_size=len(rows), max_size=len(rows)),
+            text=st.text(max_size=20),
+            logprobs=st.just(rows),
+            finish_reason=st.none(),
+        )
     ),
     max_size=8,
 )
@@ -28,13 +30,15 @@ def test_its_size_is_that_of_what_it_holds(outputs: list[SimpleNamespace], delta
         sampling_params={}, created=0.0, touched=0.0,
     )  # fmt: skip
     record.prompt_token_ids.extend(range(5))
+    ids: list[int] = []
+    rows: list[dict[int, SimpleNamespace]] = []
+    text = ""
     for output in outputs:
-        record.add_output(output, delta=delta)
-    held = outputs if delta else outputs[-1:]
-    ids = [token for output in held for token in output.token_ids]
-    rows = [row for output in held for row in output.logprobs]
+        ids, rows, text = ids + output.token_ids, rows + output.logprobs, text + output.text
+        whole = SimpleNamespace(token_ids=ids, logprobs=rows, text=text, finish_reason=None)
+        record.add_output(output if delta else whole, delta=delta)
     assert record.output_token_ids.tolist() == ids
-    assert record.text == [output.text for output in held if output.text]
+    assert "".join(record.text) == text
     assert (record.output_logprobs or []) == [dict.fromkeys(row, -0.5) for row in rows]
     characters = sum(len(text) for text in record.text)
     assert record.size == 5 + len(ids) + characters // 4 + _IDS_PER_LOGPROB * sum(map(len, rows))

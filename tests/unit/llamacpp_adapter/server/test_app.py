@@ -224,7 +224,9 @@ def test_more_parts_than_tokens_fit_are_refused_unread(client, service, path, fi
     response = client(service()).post(path, json=fields)
     assert response.status_code == 400
     assert error_of(response)["code"] == "context_length_exceeded"
-    assert error_of(response)["message"].startswith("This model's maximum context length is 4096 tokens. However, ")
+    assert error_of(response)["message"].startswith(
+        "This model's maximum context length is 4096 tokens. However, "
+    )
 
 
 @pytest.mark.parametrize("path", ASKED)

@@ -85,7 +85,11 @@ def test_the_answers_own_token_is_among_the_top_ones_in_any_case(fake_runtime):
         for at, (made, others) in enumerate([(chosen, top), (chosen, ()), same_text])
     ]
     told = completion_logprobs(shown, TokenNames(vocab), TextOffsets(vocab))
-    assert told["top_logprobs"] == [{"a": -0.1, "b": -2.0, "x": -7.0}, {"x": -7.0}, {"\N{REPLACEMENT CHARACTER}": -9.0}]
+    assert told["top_logprobs"] == [
+        {"a": -0.1, "b": -2.0, "x": -7.0},
+        {"x": -7.0},
+        {"\N{REPLACEMENT CHARACTER}": -9.0},
+    ]
     assert [tops[text] for tops, text in zip(told["top_logprobs"], told["tokens"], strict=True)] == (
         told["token_logprobs"]
     )
