@@ -88,7 +88,7 @@ def proxy_finding(base_url: str) -> Iterator[Finding]:
         what = f"{base_url} is asked directly here, but other clients would ask the proxy {proxy} for it"
         yield warn("proxy", what, exempt)
     else:
-        what = f"the environment has {base_url} asked through the proxy {proxy}"
+        what = f"{base_url} is asked through the proxy {proxy}, as the environment says"
         yield warn("proxy", what, f"if the cloud is reached without it: {exempt}")
 
 
