@@ -80,7 +80,7 @@ async def the_rest(engine: DeviceEngine, state: HandoffState) -> list[int]:
 def text_of(engine: DeviceEngine, ids: Sequence[int]) -> str:
     """One detokenizer for all: a character may begin in the cloud and end on the device."""
     detokenizer = engine.vocab.detokenizer()
-    return "".join(detokenizer.push(token_id) for token_id in ids) + detokenizer.flush()
+    return "".join(detokenizer.push(token_id) for token_id in ids)
 
 
 if __name__ == "__main__":

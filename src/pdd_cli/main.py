@@ -13,7 +13,7 @@ from pdd_cli.extensions import add_installed
 from pdd_cli.generate.command import generate
 from pdd_cli.options import ApiKey, Gguf, gguf_path, new_console
 from pdd_cli.serve.command import serve
-from pdd_core.errors import ConfigurationError, PDDError
+from pdd_core.errors import ConfigurationError, PDDError, first_of_ours
 
 app = typer.Typer(
     help="Begin an LLM answer with vLLM in the cloud, and finish it with llama.cpp on the device.",
@@ -103,7 +103,10 @@ def main() -> None:
     """Run the command; errors of ours become one message and an exit code, never a traceback."""
     try:
         app()
-    except PDDError as error:
+    except (PDDError, BaseExceptionGroup) as raised:
+        error = first_of_ours(raised)
+        if not isinstance(error, PDDError):
+            raise
         print(f"pdd-device: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(BAD_SETTING if isinstance(error, ConfigurationError) else FAILED)
     except KeyboardInterrupt:

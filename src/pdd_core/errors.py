@@ -62,6 +62,7 @@ __all__ = [
     "ServerStopping",
     "TokenizerMismatch",
     "UnsupportedDeployment",
+    "first_of_ours",
     "named",
 ]
 
@@ -69,6 +70,20 @@ __all__ = [
 def named(error: BaseException) -> str:
     """Return ``Type: message``, as errors appear in outcomes, decisions and warnings."""
     return f"{type(error).__name__}: {error}"
+
+
+def first_of_ours(error: BaseException) -> BaseException:
+    """Return the first error of ours in an exception group, however deep. Without one, `error` is returned.
+
+    Who waits for several tasks at once gets a group, of one error as well.
+    """
+    found = error
+    while isinstance(found, BaseExceptionGroup):
+        ours, _ = found.split(PDDError)
+        if ours is None:
+            return error
+        found = ours.exceptions[0]
+    return found
 
 
 class PDDError(Exception):

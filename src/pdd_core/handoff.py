@@ -127,7 +127,8 @@ class HandoffState(_Wire):
     prompt_token_ids: list[Natural]
     """The whole prompt; empty until the engine has answered for the first time, where the prompt came as text."""
     output_token_ids: list[Natural]
-    """Exactly the ids that were streamed so far, end-of-sequence included; from `after` on."""
+    """Exactly the ids that were streamed so far, end-of-sequence included; from `after` on. If the request is not
+    streamed, those that were made."""
     after: Natural = 0
     """How many output ids were left out on request (``?after=K``)."""
     output_logprobs: list[dict[int, float]] | None = None

@@ -8,7 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pdd_core.errors import InvalidRequest
+from pdd_core.errors import ContextOverflow, InvalidRequest
 from pdd_core.optin import MAX_DECODE_BUDGET
 from pdd_core.refinement.spans import merge_spans
 
@@ -20,6 +20,19 @@ MAX_TOP_LOGPROBS = 20
 INT32, INT64 = 2**31, 2**63
 LEAST_REPETITION_PENALTY, MOST_REPETITION_PENALTY = 1e-6, 1e6
 """vLLM takes any above 0, but both engines would reckon with infinity: logits and penalties are float32."""
+
+
+def context_overflow(limit: int, problem: str) -> ContextOverflow:
+    """Return the error of what does not fit a context of `limit` tokens, in OpenAI's words.
+
+    LiteLLM, LangChain and others look for the first sentence, to go on with a longer context or fewer messages.
+    """
+    return ContextOverflow(f"This model's maximum context length is {limit} tokens. However, {problem}.")
+
+
+def requested(prompt: int, completion: int, *, where: str = "messages") -> str:
+    """Return how many tokens a request is about, as in OpenAI's error; `where` is the field with the prompt."""
+    return f"you requested {prompt + completion} tokens ({prompt} in the {where}, {completion} in the completion)"
 
 
 class GrammarKind(StrEnum):

@@ -16,7 +16,7 @@ from pdd_core.handoff import DecodeBudget, Status
 from pdd_core.optin import check_one_answer, parse_opt_in
 from pdd_vllm_plugin.budget_in_kv_transfer_params import take_budget_report
 from pdd_vllm_plugin.compat import completion_id, request_error
-from pdd_vllm_plugin.handoff_record import NOT_ENABLED, NOT_REQUESTED, NOT_STREAMED, PENDING, HandoffRecord
+from pdd_vllm_plugin.handoff_record import NOT_ENABLED, NOT_REQUESTED, PENDING, HandoffRecord
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -76,8 +76,10 @@ class GenerateRecorder:
         except InvalidOptIn as error:
             raise request_error(str(error), error.param) from error
         # vLLM aborts by this id and lets clients choose it: without a suffix one could end another's request.
-        inner = self._generate(prompt, sampling_params, record.engine_request_id, **kwargs)
-        return self._observe(inner, record, delta=sampling_params.output_kind.name == "DELTA")
+        kind = sampling_params.output_kind.name
+        params = _observable(sampling_params) if kind == "FINAL_ONLY" else sampling_params
+        inner = self._generate(prompt, params, record.engine_request_id, **kwargs)
+        return self._observe(inner, record, kind)
 
     def _new_record(
         self, opt_in: OptIn, prompt: Any, sampling_params: Any, request_id: str, lora: Any
@@ -91,22 +93,20 @@ class GenerateRecorder:
             sampling_params=_as_given(sampling_params),
             created=time.time(),
             touched=time.monotonic(),
-            refinement=self._refinement_of(opt_in, streamed=sampling_params.output_kind.name != "FINAL_ONLY"),
+            refinement=self._refinement_of(opt_in),
         )
         # vLLM's EngineInput is a TypedDict; text prompts given to the Python API come without ids
         if isinstance(prompt, dict):
             record.prompt_token_ids.extend(prompt.get("prompt_token_ids") or ())
         return record
 
-    def _refinement_of(self, opt_in: OptIn, *, streamed: bool) -> NoRefinement:
+    def _refinement_of(self, opt_in: OptIn) -> NoRefinement:
         if opt_in.refine_ratio is None:
             return NOT_REQUESTED
-        if self._refiner is None:
-            return NOT_ENABLED
-        return PENDING if streamed else NOT_STREAMED
+        return NOT_ENABLED if self._refiner is None else PENDING
 
     async def _observe(
-        self, inner: AsyncGenerator[Any, None], record: HandoffRecord, *, delta: bool
+        self, inner: AsyncGenerator[Any, None], record: HandoffRecord, kind: str
     ) -> AsyncGenerator[Any, None]:
         record.started = True
         self._metrics.began(record)
@@ -114,10 +114,11 @@ class GenerateRecorder:
             if record.cancelled:
                 raise request_error("the handoff was deleted before the request began", "vllm_xargs.pdd_handoff")
             async for output in inner:
-                self._take_in(output, record, delta=delta)
+                self._take_in(output, record, delta=kind == "DELTA")
                 if record.refinement_pending and not record.refining and record.output_token_ids:
                     self._begin_refining(record)
-                yield output
+                if kind != "FINAL_ONLY" or output.finished:
+                    yield output
         finally:
             # Whatever ended the loop: the client left, the engine died, or the answer is complete.
             record.end(None)
@@ -148,6 +149,17 @@ class GenerateRecorder:
             record.add_output(completion, delta=delta)
         if record.status is not Status.RUNNING:
             self._store.note(record)  # now: it may take long until a slow client has read it
+
+
+def _observable(sampling_params: Any) -> Any:
+    """Return the parameters of a request that is not streamed, so that vLLM tells what there is after each token.
+
+    ``RequestOutputKind.CUMULATIVE``: each output has the whole answer so far, and the one that is `finished` is
+    what FINAL_ONLY would have given, made by the same lines (``RequestState.make_request_output``).
+    """
+    params = sampling_params.clone()
+    params.output_kind = type(params.output_kind).CUMULATIVE
+    return params
 
 
 def _as_given(sampling_params: Any) -> Mapping[str, Any]:

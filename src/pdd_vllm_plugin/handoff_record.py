@@ -28,10 +28,6 @@ NOT_ENABLED = NoRefinement(
     message="this server refines no prompts: start it with --worker-cls pdd_vllm_plugin.worker.PDDWorker",
 )
 PENDING = NoRefinement(reason="pending", message="the prompt is still being processed; ask again with ?wait=S")
-NOT_STREAMED = NoRefinement(
-    reason="pending",
-    message="the request is not streamed: its prompt is refined when its answer is complete",
-)
 _ABORTED = frozenset({"abort", "error"})
 
 
@@ -44,7 +40,8 @@ def _ids() -> array[int]:
 class HandoffRecord:
     """State of one request, written by the recorder in the same event-loop turn that streams a token.
 
-    So a reader sees exactly the ids that have been streamed: never more, never a placeholder.
+    So a reader sees exactly the ids that have been streamed: never more, never a placeholder. Of a request that is
+    not streamed, it sees those that vLLM has taken in.
     """
 
     opt_in: OptIn
@@ -95,20 +92,19 @@ class HandoffRecord:
         return self.num_tokens + self._characters // 4 + _IDS_PER_LOGPROB * self._logprobs + kept
 
     def add_output(self, completion: Any, *, delta: bool) -> None:
-        """Take in one ``CompletionOutput``: new tokens only if `delta`, else the whole answer."""
+        """Take in one ``CompletionOutput``: new tokens only if `delta`, else the whole answer so far."""
+        known = 0 if delta else len(self.output_token_ids)
         if not delta:
-            del self.output_token_ids[:]
             self.text.clear()
-            self.output_logprobs = None
-            self._characters = self._logprobs = 0
-        self.output_token_ids.extend(completion.token_ids)
+            self._characters = 0
+        self.output_token_ids.extend(completion.token_ids[known:])
         if completion.text:
             self.text.append(completion.text)
             self._characters += len(completion.text)
         if completion.logprobs:
             rows = [
                 {token: max(_LEAST_LOGPROB, entry.logprob) for token, entry in row.items()}
-                for row in completion.logprobs
+                for row in completion.logprobs[known:]
             ]
             self._logprobs += sum(map(len, rows))
             if self.output_logprobs is None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Query
+from starlette.requests import Request  # noqa: TC002 - FastAPI reads the annotation
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from pdd_core.errors import HandoffNotFound, InvalidOptIn
 from pdd_core.fingerprint import PIECE
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from pdd_vllm_plugin.handoff_service import HandoffService
 
 MAX_WAIT_S = 60.0
+_METHODS = ["DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"]
 
 
 def make_router(service: HandoffService) -> APIRouter:
@@ -108,6 +111,16 @@ def make_router(service: HandoffService) -> APIRouter:
             return record
         service.store.delete(record.opt_in.handoff_id)
         return await stopped(completion_id, record, object_name="chat.completion.deleted")
+
+    @router.api_route("/v1/pdd/{path:path}", methods=_METHODS, include_in_schema=False)
+    async def nothing_here(request: Request) -> Response:
+        """Refuse what none of the routes above takes: FastAPI's own answer is no error object."""
+        here = (route for route in router.routes if route.matches(request.scope)[0] is Match.PARTIAL)
+        allowed = ", ".join(sorted({method for route in here for method in getattr(route, "methods", ())}))
+        what = f"{request.method} {request.url.path[:200]}"
+        if allowed:
+            return openai_json.error(405, f"Method Not Allowed: {what}", headers={"allow": allowed})
+        return openai_json.error(404, f"Not Found: {what}")
 
     def the_one(completion_id: str) -> HandoffRecord | Response:
         records = service.store.find(completion_id)

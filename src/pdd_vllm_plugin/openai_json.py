@@ -10,7 +10,13 @@ if TYPE_CHECKING:
     from pdd_core.handoff import HandoffState
     from pdd_vllm_plugin.handoff_record import HandoffRecord
 
-_TYPES = {400: "BadRequestError", 404: "NotFoundError", 409: "ConflictError", 429: "RateLimitError"}
+_TYPES = {
+    400: "BadRequestError",
+    404: "NotFoundError",
+    405: "MethodNotAllowedError",
+    409: "ConflictError",
+    429: "RateLimitError",
+}
 
 
 def error(

@@ -83,7 +83,7 @@ def test_the_command_shows_an_error_in_words(user_path):
         timeout=200,
     )
     assert done.returncode == 1
-    assert "the context holds 1024 tokens" in done.stderr
+    assert "maximum context length is 1024 tokens" in done.stderr
 
 
 def test_the_python_api_answers_streamed_and_not(user_path):

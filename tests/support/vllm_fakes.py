@@ -1,18 +1,30 @@
 """Stand-ins for vLLM's engine, as small as the plugin's use of it."""
 
 import asyncio
+import copy
 from dataclasses import dataclass, field
+from enum import Enum
 from types import SimpleNamespace
 
 
-class Kind:
-    def __init__(self, name):
-        self.name = name
+class Kind(Enum):
+    """vLLM's ``RequestOutputKind``."""
+
+    CUMULATIVE = 0
+    DELTA = 1
+    FINAL_ONLY = 2
+
+
+class Params(SimpleNamespace):
+    """vLLM's ``SamplingParams``."""
+
+    def clone(self):
+        return copy.copy(self)
 
 
 def sampling_params(extra_args=None, *, n=1, kind="DELTA", **more):
     given = {"temperature": 0.0, "max_tokens": 8, "min_tokens": 0}
-    return SimpleNamespace(extra_args=extra_args, n=n, output_kind=Kind(kind), **{**given, **more})
+    return Params(extra_args=extra_args, n=n, output_kind=Kind[kind], **{**given, **more})
 
 
 def output(token_ids, text="", finish_reason=None, stop_reason=None, *, prompt=(1, 2, 3), kv=None, logprobs=None):
@@ -42,9 +54,11 @@ class FakeEngine:
     paused_calls: int = 0
     answers_after: float = 0.0
     calls: list = field(default_factory=list)
+    params: list = field(default_factory=list)
 
     def generate(self, prompt, params, request_id, **kwargs):
         self.calls.append((request_id, kwargs))
+        self.params.append(params)
 
         async def stream():
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from pdd_cli.demo_model import demo_source
 from pdd_cli.doctor.findings import fail, ok, warn
@@ -22,6 +23,7 @@ from pdd_core.errors import (
     SchemaVersionError,
     TokenizerMismatch,
 )
+from pdd_core.http_client import is_loopback, proxy_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -97,6 +99,8 @@ def _open(gguf: str) -> DeviceEngine:
 async def _cloud(base_url: str, api_key: str | None, engine: DeviceEngine | None) -> AsyncIterator[Finding]:
     from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
 
+    for found in proxy_finding(base_url):
+        yield found
     async with CloudClient(base_url, api_key=api_key) as client:
         try:
             info = await client.connect()
@@ -113,6 +117,20 @@ async def _cloud(base_url: str, api_key: str | None, engine: DeviceEngine | None
             yield fail("tokenizer", str(error), "use a GGUF of the model that the cloud serves")
         else:
             yield ok("tokenizer", f"{info.tokenizer.size:,} tokens are the same on both sides")
+
+
+def proxy_finding(base_url: str) -> Iterator[Finding]:
+    """Say which proxy of the environment is in the way to the cloud, if one is."""
+    proxy = proxy_of(base_url)
+    if proxy is None:
+        return
+    exempt = f"export NO_PROXY={urlsplit(base_url).hostname}"
+    if is_loopback(base_url):
+        what = f"{base_url} is asked directly here, but other clients would ask the proxy {proxy} for it"
+        yield warn("proxy", what, exempt)
+    else:
+        what = f"{base_url} is asked through the proxy {proxy}, as the environment says"
+        yield warn("proxy", what, f"if the cloud is reached without it: {exempt}")
 
 
 def cloud_problem(base_url: str, error: PDDError) -> Finding:

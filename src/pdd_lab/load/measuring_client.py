@@ -13,6 +13,7 @@ import openai
 
 from pdd_core.env import Env
 from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable, PDDError
+from pdd_core.http_client import new_async_client
 from pdd_llamacpp_adapter.cloud.cloud_client import translated
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ class LoadClient:
     ) -> None:
         if api_key is None and (key := Env().cloud_api_key) is not None:
             api_key = key.get_secret_value()
-        self._client = openai.AsyncOpenAI(
-            base_url=base_url,
+        self._client = new_async_client(
+            base_url,
             api_key=api_key or _NO_KEY,
             timeout=openai.Timeout(timeout, connect=_CONNECT_TIMEOUT),
             max_retries=0,  # a second try would be a load, and a latency, of its own

@@ -15,7 +15,8 @@ from pdd_core.env import Env
 from pdd_core.errors import CloudError, CloudRefused, CloudUnreachable
 from pdd_core.fingerprint import Name
 from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, HandoffDeleted, HandoffState, VocabularyPiece
-from pdd_llamacpp_adapter.cloud.cloud_gate import http_client, parsed, shown
+from pdd_core.http_client import direct
+from pdd_llamacpp_adapter.cloud.cloud_gate import bounded_client, parsed, shown
 from pdd_llamacpp_adapter.cloud.cloud_request import body_fields
 from pdd_llamacpp_adapter.cloud.cloud_stream import ANY_ID, CloudChunk, read_stream
 from pdd_llamacpp_adapter.cloud.tokenizer_check import check_tokenizer
@@ -68,7 +69,7 @@ class CloudClient:
             api_key=api_key or _NO_KEY,
             timeout=openai.Timeout(timeout, connect=_CONNECT_TIMEOUT),
             max_retries=2,
-            http_client=http_client(),
+            http_client=bounded_client(mounts=direct(base_url)),
         )
         self._model = model
         self._tenant = tenant

@@ -1,6 +1,6 @@
 """The gate for all that a cloud says: bounded before it is read, finite numbers, valid text, or a typed refusal.
 
-Bytes are bounded as they come in (`http_client`), JSON in depth and shape as it is parsed (`parsed`), and the
+Bytes are bounded as they come in (`bounded_client`), JSON in depth and shape as it is parsed (`parsed`), and the
 cloud's own words before anybody sees them (`shown`).
 """
 
@@ -33,7 +33,7 @@ MAX_STATE_BYTES = 8 * 1024 * 1024
 _SHOWN_CHARACTERS = 300
 
 
-def http_client(**options: Any) -> AsyncClient:
+def bounded_client(**options: Any) -> AsyncClient:
     """Return openai's own HTTP client, made to read no more of an answer than it may have.
 
     `options` are httpx's.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from pdd_core.errors import ContextOverflow
+from pdd_llamacpp_adapter.request import context_overflow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,9 +45,7 @@ class ControlTexts:
         """
         count = sum(1 for _ in self._found(text))
         if count > most:
-            raise ContextOverflow(
-                f"the context holds {most} tokens, but the prompt has {count} control tokens alone"
-            )
+            raise context_overflow(most, f"your prompt has {count} control tokens alone")
 
     def cut(self, text: str) -> Iterator[str]:
         """Return the pieces of `text`, each with no more than `together` of those that none can overlap."""

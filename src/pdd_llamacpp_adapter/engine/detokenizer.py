@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 class Detokenizer:
     """Ids in, text out, one answer long. Bytes of an unfinished character wait for the next id.
 
+    If there is none, they are no text: an answer that ends inside a character ends before it, as in vLLM.
+
     The same object has to serve both engines' tokens: a character may begin in the cloud and end on the device.
     """
 
@@ -22,7 +24,3 @@ class Detokenizer:
     def push(self, token_id: int) -> str:
         """Return what `token_id` adds to the text; empty inside a character and for control tokens."""
         return self._decoder.decode(self._piece(token_id))
-
-    def flush(self) -> str:
-        """Return what is left at the end: a replacement character for an unfinished one, else nothing."""
-        return self._decoder.decode(b"", final=True)

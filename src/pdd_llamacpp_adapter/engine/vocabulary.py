@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
 
-from pdd_core.errors import ContextOverflow, InvalidRequest, ModelError
+from pdd_core.errors import InvalidRequest, ModelError
 from pdd_core.fingerprint import literal_bytes
 from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate
 from pdd_llamacpp_adapter.engine.control_texts import BRACKET, ControlTexts
 from pdd_llamacpp_adapter.engine.detokenizer import Detokenizer
 from pdd_llamacpp_adapter.engine.shared_model import SharedModel, keeps_model
+from pdd_llamacpp_adapter.request import context_overflow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -109,10 +110,8 @@ class Vocabulary:
         except UnicodeEncodeError as error:
             raise InvalidRequest(f"the prompt is not Unicode: {error.reason}") from error
         if most is not None and length > most * self.longest_piece:
-            raise ContextOverflow(
-                f"the context holds {most} tokens, but the prompt's {length} bytes have at least "
-                f"{-(-length // self.longest_piece)}"
-            )
+            least = -(-length // self.longest_piece)
+            raise context_overflow(most, f"the prompt's {length} bytes have at least {least} tokens")
         if not special or (add_bos and not self._only_begins):
             return self._ids(text, special=special, add_bos=add_bos)
         if most is not None:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
-import openai
 from anyio.from_thread import start_blocking_portal
 
 from pdd_core.env import ServeSettings
 from pdd_core.errors import ConfigurationError
+from pdd_core.http_client import new_async_client, new_client
 from pdd_llamacpp_adapter.runtime.serving import serve_device
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class PDDevice(_LocalServer):
     def start(self) -> Self:
         """Load the model; see `_LocalServer.start`."""
         super().start()
-        self.client = openai.OpenAI(base_url=self._url, api_key=self._key, max_retries=0)
+        self.client = new_client(self._url, api_key=self._key, max_retries=0)
         self.chat, self.completions = self.client.chat, self.client.completions
         self.responses, self.models = self.client.responses, self.client.models
         self.model = self.models.list().data[0].id
@@ -122,7 +122,7 @@ class AsyncPDDevice(_LocalServer):
 
     async def __aenter__(self) -> Self:
         await anyio.to_thread.run_sync(self.start)
-        self.client = openai.AsyncOpenAI(base_url=self._url, api_key=self._key, max_retries=0)
+        self.client = new_async_client(self._url, api_key=self._key, max_retries=0)
         self.chat, self.completions = self.client.chat, self.client.completions
         self.responses, self.models = self.client.responses, self.client.models
         self.model = (await self.models.list()).data[0].id

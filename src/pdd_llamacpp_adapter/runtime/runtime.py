@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 import anyio
 
-from pdd_core.errors import InvalidGrammar, named
+from pdd_core.errors import InvalidGrammar, first_of_ours, named
 from pdd_core.refinement.guard import Guard
 from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
 from pdd_llamacpp_adapter.cloud.cloud_monitor import CloudMonitor
@@ -99,6 +99,8 @@ class Runtime:
                     yield runtime
                 finally:
                     tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise first_of_ours(group) from group
         finally:
             engine.close()
 

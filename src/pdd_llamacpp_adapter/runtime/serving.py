@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from pdd_core.errors import PDDError
+from pdd_core.errors import first_of_ours
 from pdd_llamacpp_adapter.runtime.runtime import Runtime
 from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
 from pdd_llamacpp_adapter.server.answers.service import Service
@@ -66,7 +66,7 @@ async def serve_device(
             )
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        raise _first(group) from group
+        raise first_of_ours(group) from group
 
 
 def _http_limits(settings: ServeSettings) -> HttpLimits:
@@ -83,14 +83,3 @@ def _http_limits(settings: ServeSettings) -> HttpLimits:
         max_running=running,
         max_queue=places - running,
     )
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the error of ours in `group`, if there is one."""
-    ours, _ = group.split(PDDError)
-    found: BaseException = group if ours is None else ours
-    while isinstance(found, BaseExceptionGroup):
-        if ours is None:
-            return found
-        found = found.exceptions[0]
-    return found

@@ -59,6 +59,8 @@ def create_app(service: Service) -> Starlette:
                 allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=[REQUEST_ID, PDD_HEADER],
+                # asked of a page from the web before it may reach this machine or its network
+                allow_private_network=True,
             )
         )
     return Starlette(

@@ -34,6 +34,7 @@ _ALWAYS = frozenset({"/metrics", "/version"})
 _UNSAFE = re.compile(r"[^\w.:/+=-]", re.ASCII)
 _PORT = re.compile(r":\d+$")
 _LONGEST_ID = 128
+_LOOPBACK = re.compile(r"^(127\.0\.0\.1|\[::1\])(?=(:\d+)?$)")
 
 
 class RequestBooks:
@@ -114,7 +115,10 @@ class Gate:
         """Return whether a page of `origin` may use this: browsers send anybody's form without asking first."""
         if origin is None or origin in self._origins or "*" in self._origins:
             return True
-        return bool(host) and origin.lower() in (f"http://{host}", f"https://{host}")
+        scheme, _, page = origin.lower().partition("://")
+        # a browser may know the server by another of its names than the page's script does
+        page, host = (_LOOPBACK.sub("localhost", name) for name in (page, host))
+        return bool(host) and scheme in ("http", "https") and page == host
 
     def _has_key(self, authorization: str) -> bool:
         if self._key is None:

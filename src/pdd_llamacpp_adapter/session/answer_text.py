@@ -39,7 +39,7 @@ class AnswerText:
         """Return what is still withheld when the answer ends; a second time, nothing."""
         if self.stopped is not None:
             return ""
-        text, self._withheld = self._withheld + self._detokenizer.flush(), ""
+        text, self._withheld = self._withheld, ""
         return text
 
     def _search(self, text: str) -> str:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from pdd_core.errors import ContextOverflow
 from pdd_core.hookspecs import PaceRequest, PaceTarget
 from pdd_llamacpp_adapter.engine.grammar_limits import check_limits
-from pdd_llamacpp_adapter.request import check_token_ids
+from pdd_llamacpp_adapter.request import check_token_ids, context_overflow, requested
 from pdd_llamacpp_adapter.session.answer import Answer
 from pdd_llamacpp_adapter.session.answer_text import AnswerText
 from pdd_llamacpp_adapter.session.judging import Judging
@@ -46,11 +45,9 @@ def check_room(request: AnswerRequest, n_ctx: int, *, refinable: bool) -> None:
     if fits(request, n_ctx, refinable=refinable):
         return
     ratio = request.refine_ratio if refinable else None
-    raise ContextOverflow(
-        f"{len(request.prompt_token_ids)} prompt tokens and max_tokens {request.max_tokens} "
-        f"do not fit the device's context of {n_ctx}"
-        + ("" if ratio is None else f", nor does a refined prompt of {ratio:.0%}")
-    )
+    refined = "" if ratio is None else f"; a refined prompt of {ratio:.0%} does not fit either"
+    problem = requested(len(request.prompt_token_ids), request.max_tokens, where="prompt")
+    raise context_overflow(n_ctx, problem + refined)
 
 
 def check_ids(request: AnswerRequest, vocab: Vocabulary | None) -> None:

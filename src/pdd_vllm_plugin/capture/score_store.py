@@ -48,7 +48,7 @@ class Missed:
 class ScoreStore:
     """Results by handoff id; each is given out once.
 
-    What belongs to a running request stays: of one that is not streamed, it is fetched at the end. Then it ages.
+    What belongs to a running request stays. When the request has ended, it ages.
     """
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:

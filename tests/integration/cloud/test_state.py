@@ -1,12 +1,13 @@
 """The handoff state: exact at every chunk, guarded, and in OpenAI's shape."""
 
+import re
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
-from cloud_support import PROMPTS, complete, new_id, state_of
+from cloud_support import PROMPTS, complete, new_id, state_of, wait_until
 
 from pdd_core.handoff import CloudInfo, HandoffState
 from pdd_core.optin import parse_opt_in
@@ -105,6 +106,74 @@ def test_a_finished_chat_can_be_retrieved_and_deleted(client):
     assert stored.choices[0].stop_reason == "pdd_handoff"
     assert client.chat.completions.retrieve(handoff_id).id == answer.id
     assert client.chat.completions.delete(answer.id).deleted
+
+
+def test_an_answer_that_is_not_streamed_can_be_read_while_it_is_made(cloud, client):
+    handoff_id = new_id()
+    body = {"vllm_xargs": {"pdd_handoff": handoff_id, "pdd_decode_budget": 1000}, "return_token_ids": True}
+
+    def ask():
+        with cloud.client() as own:
+            return own.chat.completions.create(
+                model="smollm2", messages=[{"role": "user", "content": "Tell me a story."}], max_tokens=60,
+                temperature=0, logprobs=True, extra_body={**body, "ignore_eos": True},
+            )  # fmt: skip
+
+    def read():
+        try:
+            partial = client.chat.completions.retrieve(handoff_id)
+        except openai.NotFoundError:  # it has not come there yet
+            return None
+        assert partial.pdd["status"] == "running", "the answer was complete before anything of it could be read"
+        return partial if partial.choices[0].message.content else None
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask)
+        partial = wait_until(read).choices[0]
+        state = state_of(client, handoff_id)
+        [choice] = asked.result(timeout=60).choices
+    assert (partial.finish_reason, choice.finish_reason) == (None, "length")
+    assert choice.message.content.startswith(partial.message.content)
+    assert choice.token_ids[: len(partial.token_ids)] == partial.token_ids
+    ids = state["output_token_ids"]
+    assert choice.token_ids[: len(ids)] == ids
+    assert len(state["output_logprobs"]) == len(ids)
+    assert len(choice.token_ids) == len(choice.logprobs.content) == 60
+
+
+CHAT = {"messages": [{"role": "user", "content": "Name three rivers."}], "max_tokens": 12}
+WHOLE = {
+    "completions": (
+        "/completions",
+        {"prompt": PROMPTS[3], "max_tokens": 12, "logprobs": 2, "prompt_logprobs": 1, "return_token_ids": True},
+    ),
+    "a stop string": ("/completions", {"prompt": "1, 2, 3, 4,", "max_tokens": 24, "stop": [" 9"], "echo": True}),
+    "chat": ("/chat/completions", {**CHAT, "logprobs": True, "top_logprobs": 2, "return_token_ids": True}),
+    "responses": ("/responses", {"input": "Name three rivers.", "max_output_tokens": 12}),
+}
+CHANGING = re.compile(r'"(id|created|created_at|completed_at|request_id)": ?("[^"]*"|[\d.]+|null)')
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_an_answer_that_is_not_streamed_is_the_same_whether_it_can_be_read_or_not(client, name):
+    path, body = WHOLE[name]
+    shared = {"model": "smollm2", "temperature": 0, **body}
+    own = {"vllm_xargs": {"pdd_handoff": new_id(), "pdd_decode_budget": 1000}}
+    plain, read = (
+        CHANGING.sub("-", client.post(path, cast_to=str, body={**shared, **more})) for more in ({}, own)
+    )
+    assert read == plain
+    assert len(plain) > 200
+
+
+def test_paths_and_methods_that_do_not_exist_are_refused_with_error_objects(client):
+    with pytest.raises(openai.NotFoundError) as unknown:
+        client.get("/pdd/nothing", cast_to=object)
+    with pytest.raises(openai.APIStatusError) as refused:
+        client.post("/pdd/info", cast_to=object)
+    assert (unknown.value.status_code, unknown.value.type) == (404, "NotFoundError")
+    assert (refused.value.status_code, refused.value.type) == (405, "MethodNotAllowedError")
+    assert refused.value.response.headers["allow"] == "GET"
 
 
 def test_the_fields_of_a_state_start_the_same_request_again(client):

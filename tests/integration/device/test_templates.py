@@ -179,7 +179,7 @@ def test_a_call_in_the_models_own_tokens_is_read(loaded, template, name):
     parser = output_parser(reasoning=ReasoningStart.TAGGED, tools=plan)
     detokenizer = loaded.vocab.detokenizer()
     texts = [detokenizer.push(token) for token in loaded.vocab.tokenize(written, special=True)]
-    deltas = [delta for text in [*texts, detokenizer.flush()] for delta in parser.push(text)] + parser.finish()
+    deltas = [delta for text in texts for delta in parser.push(text)] + parser.finish()
     (call,) = [delta for delta in deltas if isinstance(delta, ToolCallDelta)]
     assert (call.name, json.loads(call.arguments)) == ("weather", {"city": "Zürich"})
 

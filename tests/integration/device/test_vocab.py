@@ -23,7 +23,7 @@ TEXTS = [
 
 def detokenized(vocab, ids):
     detokenizer = vocab.detokenizer()
-    return "".join(detokenizer.push(token) for token in ids) + detokenizer.flush()
+    return "".join(detokenizer.push(token) for token in ids)
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -12,7 +12,7 @@ from pdd_cli.doctor.findings import Level, fail, ok, warn
 from pdd_cli.doctor.installed import distribution, laboratory
 from pdd_cli.doctor.plugin import frontend_setting, plugins_setting
 from pdd_cli.doctor.report import report
-from pdd_cli.doctor.server import cloud_problem
+from pdd_cli.doctor.server import cloud_problem, proxy_finding
 from pdd_core.errors import CloudRefused, CloudUnreachable, SchemaVersionError
 
 
@@ -145,3 +145,24 @@ def test_an_unreachable_cloud_is_a_finding_not_a_crash(findings, capsys) -> None
     code = report(url="http://127.0.0.1:9", api_key=None, gguf=None, as_json=True, console=Console())
     assert code == 1
     assert json.loads(capsys.readouterr().out)["findings"][0]["check"] == "cloud"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://cloud.example:8000/v1", "is asked through the proxy proxy.example:3128"),
+        ("http://127.0.0.1:8000/v1", "other clients would ask the proxy proxy.example:3128"),
+    ],
+)
+def test_a_proxy_in_the_way_is_told(monkeypatch, url: str, said: str) -> None:
+    monkeypatch.setenv("http_proxy", "http://user:secret@proxy.example:3128")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    [finding] = proxy_finding(url)
+    assert finding.level is Level.WARN
+    assert said in finding.detail
+    assert "secret" not in finding.detail
+    host = url.split("/")[2].split(":")[0]
+    assert f"export NO_PROXY={host}" in finding.fix
+    monkeypatch.setenv("no_proxy", host)
+    assert list(proxy_finding(url)) == []

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,6 +43,22 @@ def serve(port):
     print("serving", flush=True)
     HTTPServer(("127.0.0.1", int(port)), Health).serve_forever()
 """
+
+
+def test_a_proxy_in_the_environment_does_not_hide_a_server_that_is_there(monkeypatch) -> None:
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path == "/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Health) as server:
+        threading.Thread(target=server.handle_request).start()
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # the port that discards: nobody listens
+        monkeypatch.setenv("no_proxy", "")
+        assert launcher._healthy(f"http://127.0.0.1:{server.server_port}/health")
 
 
 def running(pid: int) -> bool:

@@ -2,16 +2,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pdd_cli import extras
-from pdd_cli.main import main
+from pdd_cli.main import app, main
+from pdd_core import errors
+
+if TYPE_CHECKING:
+    from typer import Typer
+    from typer.models import CommandInfo
 
 ENGINES = ("vllm", "torch", "llama_cpp", "transformers", "openai")
 COMMANDS = (
@@ -118,6 +126,70 @@ def test_a_gguf_is_not_served_but_explained(run) -> None:
     done = run("cloud", "--model", "some.gguf", "--print")
     assert done.returncode == 2
     assert "pdd-device model --gguf some.gguf" in done.stderr
+
+
+def subclasses(kind: type) -> list[type]:
+    return [kind, *(one for child in kind.__subclasses__() for one in subclasses(child))]
+
+
+FURTHER = {
+    errors.DeviceBusy: {"retry_after": 1.0},
+    errors.InvalidOptIn: {"param": "p"},
+    errors.HandoffInUse: {"param": "p"},
+}
+
+
+def made(kind: type[errors.PDDError]) -> errors.PDDError:
+    if kind is errors.InvalidTrace:
+        return kind(Path("t.csv"), 3, "what happened")
+    return kind("what happened", **FURTHER.get(kind, {}))
+
+
+def registered(commands: Typer) -> list[tuple[str, CommandInfo]]:
+    """Every command, and the words that call it."""
+    found = [(one.name or one.callback.__name__, one) for one in commands.registered_commands]
+    for group in commands.registered_groups:
+        found += [(f"{group.name} {words}", one) for words, one in registered(group.typer_instance)]
+    return found
+
+
+CALLS = dict(registered(app))
+
+
+def raised_by(run, monkeypatch, words: str, error: BaseException) -> Done:
+    have_fail(monkeypatch, words, error)
+    return run(*words.split())
+
+
+def have_fail(monkeypatch, words: str, error: BaseException) -> None:
+    def fails():
+        raise error
+
+    monkeypatch.setattr(CALLS[words], "name", words.split()[-1])
+    monkeypatch.setattr(CALLS[words], "callback", fails)
+
+
+@pytest.mark.parametrize("kind", subclasses(errors.PDDError))
+def test_an_error_of_ours_is_one_line_and_an_exit_code_also_out_of_nested_groups(run, monkeypatch, kind) -> None:
+    for error in (made(kind), ExceptionGroup("tasks", [ExceptionGroup("more", [made(kind)])])):
+        done = raised_by(run, monkeypatch, "model", error)
+        assert done.returncode == (2 if issubclass(kind, errors.ConfigurationError) else 1)
+        assert re.fullmatch(r"pdd-device: .*what happened\n", done.stderr)
+        assert done.stdout == ""
+
+
+@pytest.mark.parametrize("words", CALLS)
+def test_every_command_tells_errors_in_one_line(run, monkeypatch, words: str) -> None:
+    group = BaseExceptionGroup("tasks", [errors.ContextOverflow("what happened"), KeyError("a consequence")])
+    done = raised_by(run, monkeypatch, words, group)
+    assert (done.returncode, done.stderr) == (1, "pdd-device: what happened\n")
+
+
+def test_a_mistake_of_the_programs_own_keeps_its_traceback(monkeypatch) -> None:
+    have_fail(monkeypatch, "model", ExceptionGroup("tasks", [KeyError("nobody expected this")]))
+    monkeypatch.setattr(sys, "argv", ["pdd-device", "model"])
+    with pytest.raises(ExceptionGroup):
+        main()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -30,6 +30,7 @@ async def test_a_request_without_opt_in_gets_the_engines_own_generator():
     recorder, store = recorder_over(engine)
     assert recorder.generate("p", sampling_params(), "cmpl-x-0") is own
     assert recorder.generate("p", sampling_params({"mine": 1}), "cmpl-x-0") is own
+    assert recorder.generate("p", sampling_params(kind="FINAL_ONLY"), "cmpl-x-0") is own
     assert len(store) == 0
 
 
@@ -60,17 +61,35 @@ async def test_the_scheduler_report_does_not_reach_the_client():
     assert seen == [None, {"remote": 1}]
 
 
-async def test_an_answer_that_is_not_streamed_is_recorded_whole():
-    engine = FakeEngine([output([7, 8, 9], "abc", "stop")])
+ROWS = [{7: SimpleNamespace(logprob=-0.1)}, {8: SimpleNamespace(logprob=-0.2)}, {9: SimpleNamespace(logprob=-3.0)}]
+
+
+async def test_an_answer_that_is_not_streamed_is_recorded_while_it_is_made_and_given_out_at_its_end():
+    last = output([7, 8, 9], "abc", "stop", logprobs=ROWS)
+    begun = [output([7], "a", logprobs=ROWS[:1]), output([7, 8], "ab", logprobs=ROWS[:2], kv=REPORT)]
+    seen = []
+
+    def made():
+        for part in begun:
+            yield part
+            record = store.get(ID)  # as a reader finds it, before the engine makes more
+            seen.append((record.output_token_ids.tolist(), "".join(record.text), record.output_logprobs[-1]))
+        yield last
+
+    engine = FakeEngine(made())
     recorder, store = recorder_over(engine)
-    async for _ in recorder.generate({}, sampling_params(OPT_IN, kind="FINAL_ONLY"), "chatcmpl-1"):
-        pass
+    given = sampling_params(OPT_IN, kind="FINAL_ONLY")
+    assert [item async for item in recorder.generate({}, given, "chatcmpl-1")] == [last]
+    assert seen == [([7], "a", {7: -0.1}), ([7, 8], "ab", {8: -0.2})]
+    assert (engine.params[0].output_kind.name, given.output_kind.name) == ("CUMULATIVE", "FINAL_ONLY")
     state = store.get(ID).state(expires=0)
     assert (state.prompt_token_ids, state.output_token_ids, state.status) == (
         [1, 2, 3],
         [7, 8, 9],
         Status.FINISHED,
     )
+    assert state.output_logprobs == [{7: -0.1}, {8: -0.2}, {9: -3.0}]
+    assert state.decode_budget.tokens == 2
 
 
 async def test_logprobs_are_kept_when_asked_for():
@@ -196,8 +215,8 @@ async def test_the_model_of_a_lora_request_is_the_adapter():
     assert store.get(ID).model == "tuned"
 
 
-@pytest.mark.parametrize(("kind", "said"), [("DELTA", "still being processed"), ("FINAL_ONLY", "not streamed")])
-async def test_a_prompt_that_is_to_be_refined_says_what_it_waits_for(kind, said):
+@pytest.mark.parametrize("kind", ["DELTA", "FINAL_ONLY"])
+async def test_a_prompt_that_is_to_be_refined_says_what_it_waits_for(kind):
     store = HandoffStore(PDDConfig())
     metrics = CloudMetrics(CollectorRegistry())
     recorder = GenerateRecorder(
@@ -206,4 +225,4 @@ async def test_a_prompt_that_is_to_be_refined_says_what_it_waits_for(kind, said)
     recorder.generate({}, sampling_params({**OPT_IN, "pdd_refine_ratio": 0.5}, kind=kind), "cmpl-1-0")
     refinement = store.get(ID).state(expires=0).refinement
     assert refinement.reason == "pending"
-    assert said in refinement.message
+    assert "still being processed" in refinement.message

@@ -12,12 +12,14 @@ from pdd_vllm_plugin.handoff_record import _IDS_PER_LOGPROB, HandoffRecord
 
 ROWS = st.lists(st.dictionaries(st.integers(0, 9), st.just(SimpleNamespace(logprob=-0.5))), max_size=3)
 OUTPUTS = st.lists(
-    st.builds(
-        SimpleNamespace,
-        token_ids=st.lists(st.integers(0, 99), max_size=4),
-        text=st.text(max_size=20),
-        logprobs=ROWS,
-        finish_reason=st.none(),
+    ROWS.flatmap(
+        lambda rows: st.builds(
+            SimpleNamespace,
+            token_ids=st.lists(st.integers(0, 99), min_size=len(rows), max_size=len(rows)),
+            text=st.text(max_size=20),
+            logprobs=st.just(rows),
+            finish_reason=st.none(),
+        )
     ),
     max_size=8,
 )
@@ -42,15 +44,17 @@ def test_its_state_can_be_read_whatever_the_logprobs_are() -> None:
 
 @given(outputs=OUTPUTS, delta=st.booleans())
 def test_its_size_is_that_of_what_it_holds(outputs: list[SimpleNamespace], delta: bool) -> None:
-    held_record = record()
-    held_record.prompt_token_ids.extend(range(5))
+    held = record()
+    held.prompt_token_ids.extend(range(5))
+    ids: list[int] = []
+    rows: list[dict[int, SimpleNamespace]] = []
+    text = ""
     for output in outputs:
-        held_record.add_output(output, delta=delta)
-    held = outputs if delta else outputs[-1:]
-    ids = [token for output in held for token in output.token_ids]
-    rows = [row for output in held for row in output.logprobs]
-    assert held_record.output_token_ids.tolist() == ids
-    assert held_record.text == [output.text for output in held if output.text]
-    assert (held_record.output_logprobs or []) == [dict.fromkeys(row, -0.5) for row in rows]
-    characters = sum(len(text) for text in held_record.text)
-    assert held_record.size == 5 + len(ids) + characters // 4 + _IDS_PER_LOGPROB * sum(map(len, rows))
+        ids, rows, text = ids + output.token_ids, rows + output.logprobs, text + output.text
+        whole = SimpleNamespace(token_ids=ids, logprobs=rows, text=text, finish_reason=None)
+        held.add_output(output if delta else whole, delta=delta)
+    assert held.output_token_ids.tolist() == ids
+    assert "".join(held.text) == text
+    assert (held.output_logprobs or []) == [dict.fromkeys(row, -0.5) for row in rows]
+    characters = sum(len(text) for text in held.text)
+    assert held.size == 5 + len(ids) + characters // 4 + _IDS_PER_LOGPROB * sum(map(len, rows))

@@ -117,6 +117,30 @@ async def test_unknown_ids_are_404_with_an_error_object(server):
         assert answer.json()["error"]["code"] == 404
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/v1/pdd/nothing", None),
+        ("POST", "/v1/pdd/", None),
+        ("DELETE", "/v1/pdd/handoffs/a/b", None),
+        ("POST", "/v1/pdd/info", "GET"),
+        ("HEAD", "/v1/pdd/vocabulary", "GET"),
+        ("PUT", f"/v1/pdd/handoffs/{ID}", "DELETE, GET"),
+    ],
+)
+async def test_an_unknown_path_or_method_is_refused_with_an_error_object(server, method, path, allow):
+    await anext(server.begin())
+    answer = await server.client.request(method, path)
+    status = 404 if allow is None else 405
+    assert (answer.status_code, answer.headers.get("allow")) == (status, allow)
+    if method != "HEAD":
+        error = answer.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["code"] == status
+        assert f"{method} {path}" in error["message"]
+    assert server.service.store.get(ID)
+
+
 async def test_delete_stops_the_engine_and_answers_when_it_has_confirmed(server):
     stream = server.begin()
     await anext(stream)

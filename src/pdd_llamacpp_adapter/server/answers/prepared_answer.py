@@ -45,6 +45,8 @@ class PreparedAnswer:
 
     request: AnswerRequest
     parser: OutputParser
+    only_calls: bool = False
+    """The answer is nothing but tool calls, unless it is cut off."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,8 +64,9 @@ def check_model(name: str | None, runtime: AnswerSource) -> None:
     """Refuse a request for another model than the served one.
 
     Raises:
-        InvalidRequest: `name` is neither None, "default" nor the served name; HTTP status 404.
+        InvalidRequest: `name` is neither "default" nor the served name; HTTP status 404. As in vLLM, a name that
+            is empty counts as left out.
     """
-    if name is not None and name not in ("default", runtime.model_name):
+    if name and name not in ("default", runtime.model_name):
         message = f"the model {name[:200]!r} does not exist: this server has {runtime.model_name!r}"
         raise InvalidRequest(message, param="model", code=MODEL_NOT_FOUND)

@@ -68,7 +68,10 @@ def chat_logprobs(tokens: Iterable[ShownToken], names: TokenNames) -> list[Json]
 
 
 def completion_logprobs(tokens: Iterable[ShownToken], names: TokenNames, begins: TextOffsets) -> Json:
-    """Return the `logprobs` of a legacy completion, or of the next `tokens` of one."""
+    """Return the `logprobs` of a legacy completion, or of the next `tokens` of one.
+
+    The answer's own token is among its `top_logprobs` in any case, as in OpenAI's API and in vLLM.
+    """
     texts: list[str] = []
     chosen: list[float] = []
     tops: list[dict[str, float]] = []
@@ -78,11 +81,11 @@ def completion_logprobs(tokens: Iterable[ShownToken], names: TokenNames, begins:
         if token.logprobs is not None:
             texts.append(names.text(token.token_id))
             chosen.append(_finite(token.logprobs.chosen.logprob))
-            # two ids can have one text: the likelier one, which comes first, keeps the place
+            # two ids can have one text: the likelier one, which comes first, keeps the place, but for the answer's
             best: dict[str, float] = {}
             for top in token.logprobs.top:
                 best.setdefault(names.text(top.token_id), _finite(top.logprob))
-            tops.append(best)
+            tops.append({**best, texts[-1]: chosen[-1]})
             offsets.append(offset)
     return {"tokens": texts, "token_logprobs": chosen, "top_logprobs": tops, "text_offset": offsets}
 

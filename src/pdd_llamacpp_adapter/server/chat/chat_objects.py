@@ -75,14 +75,18 @@ def _body(call: Call, transcript: Transcript, reason: str | None, stop_reason: s
 
 
 class ChatChunks(ChunkWriter):
-    """Writes a streamed chat completion: role, content, finish reason, usage if wanted, ``[DONE]``."""
+    """Writes a streamed chat completion: role, content, finish reason, usage if wanted, ``[DONE]``.
 
-    def __init__(self, call: Call, *, include_usage: bool, with_logprobs: bool) -> None:
+    With `only_calls`, the answer has no content: clients tell by it that a text has begun.
+    """
+
+    def __init__(self, call: Call, *, include_usage: bool, with_logprobs: bool, only_calls: bool = False) -> None:
         super().__init__(call, "chat.completion.chunk", include_usage=include_usage, with_logprobs=with_logprobs)
+        self._no_text: Json = {"content": None if only_calls else ""}
 
     def begin(self) -> Iterator[Event]:
         """Return the role chunk."""
-        yield Event(self._chunk({"delta": {"role": "assistant", "content": ""}}))
+        yield Event(self._chunk({"delta": {"role": "assistant", **self._no_text}}))
 
     def step(self, step: AnswerStep) -> Iterator[Event]:
         """Return a chunk per delta; the first has the logprobs."""
@@ -93,7 +97,7 @@ class ChatChunks(ChunkWriter):
     def finish(self, finished: Finished) -> Iterator[Event]:
         """Return the chunk with the finish reason, that with the usage, and the end."""
         if self._waiting:
-            yield Event(self._chunk({"delta": {"content": ""}}, logprobs=self._logprobs()))
+            yield Event(self._chunk({"delta": self._no_text}, logprobs=self._logprobs()))
         yield from self._end(self._chunk({"delta": {}}, finished=finished), finished.outcome)
 
     def _logprobs(self) -> Json | None:

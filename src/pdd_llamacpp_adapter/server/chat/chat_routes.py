@@ -36,6 +36,7 @@ def routes(service: Service) -> list[Route]:
                 call,
                 include_usage=body.stream_options.include_usage,
                 with_logprobs=body.logprobs,
+                only_calls=prepared.only_calls,
             )
             return stream_answer(call, prepared, writer, described=retrieved_completion)
         build = partial(chat_completion, call)

@@ -59,7 +59,7 @@ def _prepare(body: CompletionRequest, runtime: AnswerSource) -> tuple[PreparedAn
         check_token_ids(prompt, vocab.size, param="prompt")
         ids = prompt
         text = b"".join(vocab.piece(token) for token in prompt).decode("utf-8", "replace") if body.echo else ""
-    return PreparedAnswer(answer_request(ids, body.sampling(), runtime), PlainText()), text
+    return PreparedAnswer(answer_request(ids, body.sampling(), runtime, where="prompt"), PlainText()), text
 
 
 class PlainText:

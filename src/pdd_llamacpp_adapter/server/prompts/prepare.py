@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio
 
-from pdd_core.errors import ContextOverflow, InvalidRequest, ModelError
+from pdd_core.errors import InvalidRequest, ModelError
 from pdd_llamacpp_adapter.engine.chat_template import RESERVED_VARIABLES
-from pdd_llamacpp_adapter.request import AnswerRequest, check_token_ids
+from pdd_llamacpp_adapter.request import AnswerRequest, check_token_ids, context_overflow, requested
 from pdd_llamacpp_adapter.server.answers.prepared_answer import PreparedAnswer
 from pdd_llamacpp_adapter.server.output.reasoning import ReasoningStart, reasoning_start
 from pdd_llamacpp_adapter.server.prompts.answer_format import grammar_of
@@ -74,6 +74,16 @@ async def prepare_body(body: ChatBody, call: Call) -> PreparedAnswer:
     return await on_worker_thread(call.service, lambda: _prepare(body.chat_input(), call.runtime))
 
 
+async def count_prompt(body: ChatBody, call: Call) -> int:
+    """Return how many tokens the prompt of a request's body has, whether or not there is room for an answer.
+
+    Raises:
+        InvalidRequest, DeviceBusy: as `prepare_body`.
+        ContextOverflow: the prompt is so long that it is not even read.
+    """
+    return await on_worker_thread(call.service, lambda: len(_prompt(body.chat_input(), call.runtime)[1]))
+
+
 async def on_worker_thread(service: Service, work: Callable[[], Made]) -> Made:
     """Return what `work` makes of a request, on a worker thread. Only a few are at work at a time.
 
@@ -97,25 +107,30 @@ class ChatBody(Protocol):
         """Return what is asked for in the server's own words."""
 
 
-def _prepare(chat: ChatInput, runtime: AnswerSource) -> PreparedAnswer:
+def _prompt(chat: ChatInput, runtime: AnswerSource) -> tuple[ToolPlan, list[int]]:
     vocab = runtime.vocab
     if taken := sorted(_RESERVED & chat.template_kwargs.keys()):
         raise InvalidRequest(
             f"chat_template_kwargs must not hold {taken[0]!r}: it comes from another field",
             param="chat_template_kwargs",
         )
-    wanted = grammar_of(chat.response_format)
     try:
         plan = plan_tools(chat.tools, chat.tool_choice, chat.parallel_tool_calls, template=vocab.chat_template)
-        prompt = _rendered(chat, plan, vocab, most=runtime.context_limit())
+        return plan, _rendered(chat, plan, vocab, most=runtime.context_limit())
     except ModelError as error:
         raise InvalidRequest(str(error), param="messages", code="no_chat_template") from error
+
+
+def _prepare(chat: ChatInput, runtime: AnswerSource) -> PreparedAnswer:
+    vocab, wanted = runtime.vocab, grammar_of(chat.response_format)
+    plan, prompt = _prompt(chat, runtime)
     protect = _protected(chat, plan, prompt, vocab) if runtime.refines else []
     # a grammar leaves no room for thoughts
     thoughts = reasoning_start(prompt, vocab.piece) if wanted is None else ReasoningStart.NEVER
     request = answer_request(prompt, chat.sampling, runtime, grammar=plan.constraint(wanted), protect=protect)
     runtime.check_grammar(request)
-    return PreparedAnswer(request=request, parser=output_parser(reasoning=thoughts, tools=plan))
+    parser = output_parser(reasoning=thoughts, tools=plan)
+    return PreparedAnswer(request=request, parser=parser, only_calls=plan.grammar is not None)
 
 
 def _rendered(chat: ChatInput, plan: ToolPlan, vocab: Vocabulary, *, most: int | None = None) -> list[int]:
@@ -147,8 +162,11 @@ def answer_request(
     *,
     grammar: Grammar | None = None,
     protect: Sequence[Span] = (),
+    where: str = "messages",
 ) -> AnswerRequest:
     """Return the request for an answer to `prompt`, whose spans `protect` stay when it is refined.
+
+    `where` is the field that has the prompt.
 
     Raises:
         InvalidRequest: a value out of its bounds, or a token id that the model does not have.
@@ -162,10 +180,8 @@ def answer_request(
     limit = runtime.context_limit()
     if sampling.max_tokens is None:
         fields["max_tokens"] = runtime.default_max_tokens(len(prompt))
-    needed = len(prompt) + max(fields["max_tokens"], 1)
-    if needed > limit:
-        raise ContextOverflow(
-            f"the context holds {limit} tokens, but {needed} are needed: {len(prompt)} of the prompt and "
-            f"{needed - len(prompt)} of the answer"
-        )
+    if len(prompt) + max(fields["max_tokens"], 1) > limit:
+        if sampling.max_tokens is None:
+            raise context_overflow(limit, f"your {where} resulted in {len(prompt)} tokens")
+        raise context_overflow(limit, requested(len(prompt), sampling.max_tokens, where=where))
     return AnswerRequest(prompt_token_ids=prompt, grammar=grammar, protect=protect, **fields)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from pdd_core.errors import ContextOverflow, InvalidRequest
+from pdd_core.errors import InvalidRequest
+from pdd_llamacpp_adapter.request import context_overflow
 from pdd_llamacpp_adapter.server.wire.json_body import parse, read_data
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def check_items(items: list[Any], most: int, where: str, *, inner: Sequence[str]
         lists = (item.get(name) for item in items if isinstance(item, dict) for name in inner)
         count = max(count, sum(len(found) for found in lists if isinstance(found, list)))
     if count > most:
-        raise ContextOverflow(f"the context holds {most} tokens, but {where} has {count} parts")
+        raise context_overflow(most, f"your {where} has {count} parts")
 
 
 def _complaint(error: ValidationError) -> InvalidRequest:

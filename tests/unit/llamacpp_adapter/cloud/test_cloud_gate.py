@@ -219,7 +219,7 @@ async def tried(client, cloud, ask, answer):
 async def in_process(patch):
     cloud = Cloud()
     transport = httpx2.MockTransport(cloud.answer)
-    patch.setattr(cloud_client, "http_client", lambda: cloud_gate.http_client(transport=transport))
+    patch.setattr(cloud_client, "bounded_client", lambda **_: cloud_gate.bounded_client(transport=transport))
     async with CloudClient("http://cloud/v1", api_key="x") as client:
         yield client, cloud
 
@@ -405,7 +405,9 @@ def test_a_strange_time_to_wait_is_not_waited_for(wait):
 
     async def main():
         patch.setattr(
-            cloud_client, "http_client", lambda: cloud_gate.http_client(transport=httpx2.MockTransport(busy))
+            cloud_client,
+            "bounded_client",
+            lambda **_: cloud_gate.bounded_client(transport=httpx2.MockTransport(busy)),
         )
         async with CloudClient("http://cloud/v1", api_key="x", model="smol") as client:
             with pytest.raises(CloudRefused, match="503"):

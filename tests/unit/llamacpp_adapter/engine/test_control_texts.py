@@ -58,5 +58,5 @@ def test_a_text_without_them_is_one_piece(text):
 def test_more_control_tokens_than_tokens_fit_are_refused_before_anything_is_split():
     texts = ControlTexts({"<|end|>": True})
     texts.check("<|end|>" * 9, most=9)
-    with pytest.raises(ContextOverflow, match="holds 8 tokens"):
+    with pytest.raises(ContextOverflow, match="maximum context length is 8 tokens"):
         texts.check("a <|end|> b" * 9, most=8)

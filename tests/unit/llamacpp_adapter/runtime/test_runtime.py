@@ -22,7 +22,9 @@ from pdd_core.refinement.guard import LEAST_TOKENS, Guard
 from pdd_core.sampling_defaults import DefaultSamplingParams
 from pdd_llamacpp_adapter.cloud.cloud_monitor import CloudMonitor, Connection
 from pdd_llamacpp_adapter.engine.grammar import GrammarEngine
+from pdd_llamacpp_adapter.engine.speed import Work
 from pdd_llamacpp_adapter.request import AnswerRequest, Grammar, GrammarKind
+from pdd_llamacpp_adapter.runtime import runtime as runtime_module
 from pdd_llamacpp_adapter.runtime.runtime import Runtime
 from pdd_llamacpp_adapter.session.session_start import set_up
 
@@ -278,6 +280,25 @@ def test_the_status_names_the_error(runtime):
         "state": "down",
         "error": "CloudUnreachable: no connection to c:80",
     }
+
+
+async def test_what_goes_wrong_while_it_runs_is_told_as_itself_and_not_as_a_group(monkeypatch, fake_engine):
+    async def probed(*_, **__):
+        return Work()
+
+    async def endless(*_, **__):
+        await anyio.sleep_forever()
+
+    engine = fake_engine(n_ctx=500)
+    engine.close = lambda: None
+    monkeypatch.setattr(runtime_module.DeviceEngine, "open", lambda *_, **__: engine)
+    monkeypatch.setattr(runtime_module, "probe", probed)
+    monkeypatch.setattr(runtime_module, "upgrade_when_idle", endless)
+    monkeypatch.setattr(Runtime, "_warm_up_grammars", endless)
+    monkeypatch.setattr(Runtime, "device_speed", lambda _: (1.0, 1.0))
+    with pytest.raises(ContextOverflow, match="too long"):
+        async with Runtime.running(Path("m.gguf"), ServeSettings(plan="off"), model_name="m"):
+            raise ContextOverflow("too long")
 
 
 async def test_an_unknown_pacing_is_refused_before_the_model_is_loaded():

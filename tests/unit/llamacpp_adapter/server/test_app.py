@@ -112,7 +112,7 @@ def test_models(client, service):
 
 
 @pytest.mark.parametrize(
-    ("name", "status"), [("tiny", 200), ("default", 200), (None, 200), ("other", 404), ("", 404)]
+    ("name", "status"), [("tiny", 200), ("default", 200), (None, 200), ("", 200), ("other", 404), (" ", 404)]
 )
 def test_a_request_names_the_served_model_or_none(client, service, name, status):
     response = client(service()).post(CHAT, json={**ASK, "model": name})
@@ -224,7 +224,9 @@ def test_more_parts_than_tokens_fit_are_refused_unread(client, service, path, fi
     response = client(service()).post(path, json=fields)
     assert response.status_code == 400
     assert error_of(response)["code"] == "context_length_exceeded"
-    assert "4096" in error_of(response)["message"]
+    assert error_of(response)["message"].startswith(
+        "This model's maximum context length is 4096 tokens. However, "
+    )
 
 
 @pytest.mark.parametrize("path", ASKED)
@@ -367,6 +369,47 @@ def test_web_pages_are_let_in_only_from_the_origins_that_are_set(client, service
     assert open_to.options(CHAT, headers=page).headers["access-control-allow-origin"] == "https://chat.example"
     refused = open_to.options(CHAT, headers={**page, "origin": "https://evil.example"})
     assert "access-control-allow-origin" not in refused.headers
+
+
+@pytest.mark.parametrize(("origin", "allowed"), [("https://chat.example", True), ("https://evil.example", False)])
+def test_a_page_from_the_web_may_reach_this_machine_only_if_its_origin_is_set(client, service, origin, allowed):
+    asks = {
+        "origin": origin,
+        "access-control-request-method": "POST",
+        "access-control-request-private-network": "true",
+    }
+    answer = client(service(allow_origins=["https://chat.example"])).options(CHAT, headers=asks)
+    assert (answer.status_code == 200) is allowed
+    assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
+    closed = client(service()).options(CHAT, headers=asks)
+    assert closed.status_code == 403
+    assert "access-control-allow-private-network" not in closed.headers
+
+
+@pytest.mark.parametrize("host", ["localhost:8090", "127.0.0.1:8090", "[::1]:8090", "LOCALHOST:8090"])
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://localhost:8090", 200),
+        ("http://127.0.0.1:8090", 200),
+        ("http://[::1]:8090", 200),
+        ("http://LocalHost:8090", 200),
+        ("http://localhost:3000", 403),
+        ("http://localhost", 403),
+        ("http://localhost.evil.example:8090", 403),
+        ("http://evil.example:8090", 403),
+        ("ftp://localhost:8090", 403),
+        ("localhost:8090", 403),
+    ],
+)
+def test_a_page_of_the_server_itself_is_let_in_by_any_name_of_this_machine(client, service, host, origin, status):
+    headers = {"host": host, "origin": origin}
+    assert client(service()).post(CHAT, json=ASK, headers=headers).status_code == status
+
+
+def test_a_page_of_this_machine_is_not_a_page_of_a_server_elsewhere(client, service):
+    headers = {"host": "ai.example:8090", "origin": "http://localhost:8090"}
+    assert client(service()).post(CHAT, json=ASK, headers=headers).status_code == 403
 
 
 def metric(http, name):

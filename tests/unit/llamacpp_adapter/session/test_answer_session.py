@@ -659,7 +659,7 @@ async def test_a_token_survives_a_consumer_that_was_interrupted_while_it_waited(
 
 async def test_an_answer_that_does_not_fit_is_refused_before_any_work(session, fake_engine, fake_cloud):
     engine, cloud = fake_engine(n_ctx=105), fake_cloud([[101]])
-    with pytest.raises(ContextOverflow, match="105"):
+    with pytest.raises(ContextOverflow, match="maximum context length is 105 tokens"):
         async with session(engine=engine, cloud=cloud):
             pass
     assert engine.calls == []

@@ -126,8 +126,9 @@ def test_flush_gives_what_was_withheld_once():
     assert [text.push(0), text.flush(), text.flush()] == ["a", "<", ""]
 
 
-def test_an_unfinished_character_is_shown_as_one_replacement():
-    assert show([b"a", "é".encode()[:1]])[:2] == (["a", ""], "\N{REPLACEMENT CHARACTER}")
+def test_an_unfinished_character_at_the_end_is_no_text():
+    assert show([b"a", "é".encode()[:1]])[:2] == (["a", ""], "")
+    assert show([b"a<", "é".encode()[:1]], stop=["<!"])[:2] == (["a", ""], "<")
 
 
 def test_long_stop_strings_cost_no_more_than_short_ones():

@@ -350,7 +350,7 @@ async def test_a_device_that_waits_for_a_refined_prompt_does_not_give_the_cloud_
 
 
 async def test_what_would_not_fit_even_refined_is_refused(session, fake_engine, fake_cloud):
-    with pytest.raises(ContextOverflow, match="nor does a refined prompt of 50%"):
+    with pytest.raises(ContextOverflow, match="a refined prompt of 50% does not fit either"):
         await collect(session(engine=fake_engine(n_ctx=160), cloud=fake_cloud([])))
 
 

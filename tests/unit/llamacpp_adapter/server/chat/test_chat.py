@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -243,6 +244,19 @@ def test_a_forced_call_that_a_stop_string_cuts_is_not_told_as_a_whole_one(
     assert chunks[-1]["choices"][0]["finish_reason"] == reason
 
 
+@pytest.mark.parametrize("logprobs", [False, True])
+def test_a_forced_call_says_in_no_chunk_that_a_text_has_begun(client, service, logprobs):
+    script = ('[{"name": "get_time", "arguments": ', "{}", "}]", "")
+    *chunks, _ = data_of(post(client(service(script)), **FORCED, stream=True, logprobs=logprobs))
+    deltas = [ChatCompletionChunk.model_validate(chunk).choices[0].delta for chunk in chunks]
+    assert deltas[0].role == "assistant"
+    assert [delta.content for delta in deltas] == [None] * len(deltas)
+    assert any(delta.tool_calls for delta in deltas)
+    if logprobs:
+        told = [chunk["choices"][0]["logprobs"] for chunk in chunks if chunk["choices"][0]["logprobs"]]
+        assert sum(len(part["content"]) for part in told) == len(script)
+
+
 CITY = {
     "type": "json_schema",
     "json_schema": {"name": "city", "schema": {"type": "object", "properties": {"city": {"type": "string"}}}},
@@ -318,10 +332,25 @@ def test_a_field_that_cannot_be_obeyed_is_a_400_that_names_it(client, service, f
     assert made.runtime.sessions == []
 
 
-def test_a_prompt_without_room_is_context_length_exceeded(client, service):
-    for fields in ({"max_tokens": 5000}, {"messages": [{"role": "user", "content": "x" * 5000}]}):
-        response = post(client(service()), **fields)
-        assert (response.status_code, response.json()["error"]["code"]) == (400, "context_length_exceeded")
+LONG = [{"role": "user", "content": "x" * 5000}]
+TOO_LONG = re.compile(
+    r"This model's maximum context length is 4096 tokens\. However, "
+    r"(your messages resulted in (?P<alone>\d+) tokens"
+    r"|you requested (?P<all>\d+) tokens \((?P<prompt>\d+) in the messages, (?P<answer>\d+) in the completion\))\."
+)
+
+
+@pytest.mark.parametrize("fields", [{"max_tokens": 5000}, {"messages": LONG}, {"messages": LONG, "max_tokens": 7}])
+def test_a_prompt_without_room_is_refused_in_the_words_that_clients_look_for(client, service, fields):
+    response = post(client(service()), **fields)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (400, "context_length_exceeded")
+    told = TOO_LONG.fullmatch(error["message"])
+    if "max_tokens" in fields:
+        assert int(told["all"]) == int(told["prompt"]) + int(told["answer"])
+        assert int(told["answer"]) == fields["max_tokens"]
+    else:
+        assert int(told["alone"]) > 5000
 
 
 @pytest.mark.parametrize(

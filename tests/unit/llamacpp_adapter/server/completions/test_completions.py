@@ -3,6 +3,9 @@ import json
 import pytest
 from openai.types import Completion
 
+from pdd_core.timeline import ShownToken, Source, TokenLogprob, TokenLogprobs
+from pdd_llamacpp_adapter.server.answers.token_logprobs import TextOffsets, TokenNames, completion_logprobs
+
 ASK = {"model": "tiny", "prompt": "Once"}
 
 
@@ -71,6 +74,25 @@ def test_logprobs_have_the_old_form(client, service):
         "top_logprobs": [{"A": -0.5, "B": -1.5}, {"<|end|>": -0.5, "": -1.5}, {"B": -0.5, "C": -1.5}],
         "text_offset": [0, 1, 1],
     }
+
+
+def test_the_answers_own_token_is_among_the_top_ones_in_any_case(fake_runtime):
+    vocab = fake_runtime().vocab
+    chosen, top = TokenLogprob(ord("x"), -7.0), (TokenLogprob(ord("a"), -0.1), TokenLogprob(ord("b"), -2.0))
+    same_text = TokenLogprob(0xFF, -9.0), (TokenLogprob(0xFE, -0.1),)
+    shown = [
+        ShownToken(at, made.token_id, "", Source.DEVICE, 0.0, 0.0, TokenLogprobs(made, others))
+        for at, (made, others) in enumerate([(chosen, top), (chosen, ()), same_text])
+    ]
+    told = completion_logprobs(shown, TokenNames(vocab), TextOffsets(vocab))
+    assert told["top_logprobs"] == [
+        {"a": -0.1, "b": -2.0, "x": -7.0},
+        {"x": -7.0},
+        {"\N{REPLACEMENT CHARACTER}": -9.0},
+    ]
+    assert [tops[text] for tops, text in zip(told["top_logprobs"], told["tokens"], strict=True)] == (
+        told["token_logprobs"]
+    )
 
 
 def offsets(client, **fields):

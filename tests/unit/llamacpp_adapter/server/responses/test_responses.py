@@ -2,7 +2,7 @@ import json
 
 import openai
 import pytest
-from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses import InputTokenCountResponse, Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
 from pdd_core.errors import CloudLost, ContextOverflow
@@ -269,6 +269,48 @@ def test_no_response_can_be_read_again(client, service, method, path):
     response = client(service()).request(method, f"/v1/responses{path}")
     assert response.status_code == 404
     assert "not stored" in response.json()["error"]["message"]
+
+
+def count(client, **fields):
+    return client.post("/v1/responses/input_tokens", json={"input": "Hi", **fields})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"input": [{"role": "user", "content": "Ping"}], "instructions": "Be brief."},
+        {"tools": [CLOCK]},
+        {"tools": [CLOCK], "tool_choice": "none"},
+        {"text": {"format": {"type": "json_object"}}},
+    ],
+)
+def test_the_tokens_that_are_counted_are_those_of_the_prompt(client, service, fields):
+    made = service()
+    http = client(made)
+    counted = InputTokenCountResponse.model_validate(count(http, **fields).json(), strict=True)
+    assert made.runtime.sessions == []
+    assert counted.input_tokens == whole(http, **fields)["usage"]["input_tokens"]
+
+
+def test_a_prompt_is_counted_that_leaves_no_room_for_an_answer(client, service):
+    http = client(service())
+    assert count(http, input="x" * 5000).json()["input_tokens"] > 5000
+    assert post(http, input="x" * 5000).json()["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param"),
+    [
+        ({"input": None}, 400, "input"),
+        ({"input": []}, 400, "input"),
+        ({"previous_response_id": "resp_1"}, 400, "previous_response_id"),
+        ({"model": "other"}, 404, "model"),
+    ],
+)
+def test_what_cannot_be_answered_is_not_counted(client, service, fields, status, param):
+    response = count(client(service()), **fields)
+    assert (response.status_code, response.json()["error"]["param"]) == (status, param)
 
 
 def test_the_conversation_reaches_the_model(client, service):

@@ -1,0 +1,56 @@
+"""OpenAI clients that ask this machine directly: a proxy in the environment is for the way to others.
+
+For all other hosts, the HTTP client's own rules hold: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+if TYPE_CHECKING:
+    import openai
+
+_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+def new_client(base_url: str, **options: Any) -> openai.OpenAI:
+    """Return a client of `base_url`; `options` are those of ``openai.OpenAI``."""
+    import openai
+
+    http = openai.DefaultHttpxClient(mounts=direct(base_url))
+    return openai.OpenAI(base_url=base_url, http_client=http, **options)
+
+
+def new_async_client(base_url: str, **options: Any) -> openai.AsyncOpenAI:
+    """Return a client of `base_url`; `options` are those of ``openai.AsyncOpenAI``."""
+    import openai
+
+    http = openai.DefaultAsyncHttpxClient(mounts=direct(base_url))
+    return openai.AsyncOpenAI(base_url=base_url, http_client=http, **options)
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether `url` leads to this machine's loopback address, by its name or number."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def proxy_of(url: str) -> str | None:
+    """Return host and port of the proxy that the environment has for `url`, without its password; None if none."""
+    parts, proxies = urlsplit(url), getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    return urlsplit(proxy if "://" in proxy else f"http://{proxy}").netloc.rpartition("@")[2]
+
+
+def direct(base_url: str) -> dict[str, None]:
+    """Return mounts, in the HTTP client's words, by which no proxy is asked for this machine."""
+    own = [urlsplit(base_url).netloc.rpartition("@")[2]] if is_loopback(base_url) else []
+    return {f"all://{name}": None for name in (*_NAMES, *own)}
