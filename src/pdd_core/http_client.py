@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import openai
 
 _NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -20,15 +22,17 @@ def new_client(base_url: str, **options: Any) -> openai.OpenAI:
     """Return a client of `base_url`; `options` are those of ``openai.OpenAI``."""
     import openai
 
-    http = openai.DefaultHttpxClient(mounts=direct(base_url))
+    http = openai.DefaultHttpxClient(mounts=_direct(base_url))
     return openai.OpenAI(base_url=base_url, http_client=http, **options)
 
 
-def new_async_client(base_url: str, **options: Any) -> openai.AsyncOpenAI:
-    """Return a client of `base_url`; `options` are those of ``openai.AsyncOpenAI``."""
+def new_async_client(
+    base_url: str, *, http_options: Mapping[str, Any] | None = None, **options: Any
+) -> openai.AsyncOpenAI:
+    """Return a client of `base_url`; `options` are those of ``openai.AsyncOpenAI``, `http_options` httpx's."""
     import openai
 
-    http = openai.DefaultAsyncHttpxClient(mounts=direct(base_url))
+    http = openai.DefaultAsyncHttpxClient(mounts=_direct(base_url), **(http_options or {}))
     return openai.AsyncOpenAI(base_url=base_url, http_client=http, **options)
 
 
@@ -50,7 +54,7 @@ def proxy_of(url: str) -> str | None:
     return urlsplit(proxy if "://" in proxy else f"http://{proxy}").netloc.rpartition("@")[2]
 
 
-def direct(base_url: str) -> dict[str, None]:
+def _direct(base_url: str) -> dict[str, None]:
     """Return mounts, in the HTTP client's words, by which no proxy is asked for this machine."""
     own = [urlsplit(base_url).netloc.rpartition("@")[2]] if is_loopback(base_url) else []
     return {f"all://{name}": None for name in (*_NAMES, *own)}

@@ -15,8 +15,8 @@ from pdd_core.env import Env
 from pdd_core.errors import CloudError, CloudRefused, CloudUnreachable
 from pdd_core.fingerprint import Name
 from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, HandoffDeleted, HandoffState, VocabularyPiece
-from pdd_core.http_client import direct
-from pdd_llamacpp_adapter.cloud.cloud_gate import bounded_client, parsed, shown
+from pdd_core.http_client import new_async_client
+from pdd_llamacpp_adapter.cloud.cloud_gate import bounded_reading, parsed, shown
 from pdd_llamacpp_adapter.cloud.cloud_request import body_fields
 from pdd_llamacpp_adapter.cloud.cloud_stream import ANY_ID, CloudChunk, read_stream
 from pdd_llamacpp_adapter.cloud.tokenizer_check import check_tokenizer
@@ -64,12 +64,12 @@ class CloudClient:
     ) -> None:
         if api_key is None and (key := Env().cloud_api_key) is not None:
             api_key = key.get_secret_value()
-        self._client = openai.AsyncOpenAI(
-            base_url=base_url,
+        self._client = new_async_client(
+            base_url,
             api_key=api_key or _NO_KEY,
             timeout=openai.Timeout(timeout, connect=_CONNECT_TIMEOUT),
             max_retries=2,
-            http_client=bounded_client(mounts=direct(base_url)),
+            http_options=bounded_reading(),
         )
         self._model = model
         self._tenant = tenant
@@ -162,7 +162,7 @@ class CloudClient:
                 extra_body=body_fields(request, opt_in),
             )
         )
-        ids_below = ANY_ID if self._checked is None else len(self._checked.raw_tokens)
+        ids_below = ANY_ID if self._checked is None else len(self._checked.token_bytes)
         events = read_stream(
             stream,
             prompt_tokens=len(request.prompt_token_ids),

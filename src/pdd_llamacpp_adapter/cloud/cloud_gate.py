@@ -1,6 +1,6 @@
 """The gate for all that a cloud says: bounded before it is read, finite numbers, valid text, or a typed refusal.
 
-Bytes are bounded as they come in (`bounded_client`), JSON in depth and shape as it is parsed (`parsed`), and the
+Bytes are bounded as they come in (`bounded_reading`), JSON in depth and shape as it is parsed (`parsed`), and the
 cloud's own words before anybody sees them (`shown`).
 """
 
@@ -22,7 +22,7 @@ else:
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from httpx2 import AsyncClient, Response
+    from httpx2 import Response
 
 Wire = TypeVar("Wire", bound=BaseModel)
 
@@ -33,14 +33,10 @@ MAX_STATE_BYTES = 8 * 1024 * 1024
 _SHOWN_CHARACTERS = 300
 
 
-def bounded_client(**options: Any) -> AsyncClient:
-    """Return openai's own HTTP client, made to read no more of an answer than it may have.
-
-    `options` are httpx's.
-    """
+def bounded_reading() -> dict[str, Any]:
+    """Return options of an HTTP client, by which it reads no more of an answer than it may have."""
     # a compressed answer could be a thousand times as long as what is counted here
-    headers = {"Accept-Encoding": "identity"}
-    return openai.DefaultAsyncHttpxClient(headers=headers, event_hooks={"response": [_bound]}, **options)
+    return {"headers": {"Accept-Encoding": "identity"}, "event_hooks": {"response": [_bound]}}
 
 
 async def _bound(response: Response) -> None:

@@ -35,6 +35,7 @@ class FakeVocabulary:
     stop_ids = frozenset({EOS})
     size = N_VOCAB
     raw_tokens = [f"<{token}>" for token in range(N_VOCAB)]  # noqa: RUF012
+    token_bytes = [text.encode() for text in raw_tokens]  # noqa: RUF012
 
     def piece(self, token):
         return b"" if token == EOS else f"<{token}>".encode()

@@ -20,6 +20,7 @@ from still_time import StillTimeLoop
 
 from pdd_core.errors import CloudError, CloudLost, CloudRefused, CloudUnreachable, PDDError
 from pdd_core.fingerprint import fingerprint
+from pdd_core.handoff import SCHEMA_VERSION
 from pdd_core.optin import OptIn
 from pdd_llamacpp_adapter.cloud import cloud_client, cloud_gate
 from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
@@ -29,13 +30,13 @@ from pdd_llamacpp_adapter.session.refined_prompt_fetch import RefinedPromptFetch
 
 pytestmark = pytest.mark.anyio
 
-TABLE = [f"tok{number}" for number in range(40)]
+TABLE = [f"tok{number}".encode() for number in range(40)]
 OPT_IN = OptIn("0123456789abcdef0123", 24)
 PROMPT = (5, 6, 7)
 REQUEST = AnswerRequest(prompt_token_ids=PROMPT, max_tokens=50, logprobs=1)
 
 INFO = {
-    "schema_version": "1.0",
+    "schema_version": SCHEMA_VERSION,
     "plugin_version": "0.1.0",
     "engine": "vllm 0.32.0",
     "model": "smol",
@@ -45,11 +46,11 @@ INFO = {
     "refinement": "off",
     "limits": {"max_decode_budget": 256, "max_handoffs": 64, "ttl_s": 60.0, "cancel_timeout_s": 3.0},
 }
-PIECE = {"start": 0, "tokens": ["tok0", "other", None]}
+PIECE = {"start": 0, "tokens": [b"tok0".hex(), b"other".hex(), None]}
 MODELS = {"object": "list", "data": [{"id": "smol", "object": "model"}]}
 DELETED = {"id": OPT_IN.handoff_id, "object": "pdd.handoff.deleted", "deleted": True, "confirmed": True}
 STATE = {
-    "schema_version": "1.0",
+    "schema_version": SCHEMA_VERSION,
     "handoff_id": OPT_IN.handoff_id,
     "request_id": "cmpl-1",
     "model": "smol",
@@ -98,7 +99,7 @@ PROBLEM = {"error": {"message": "no such thing", "type": "BadRequestError", "par
 
 class Vocabulary:
     eos_id = 2
-    raw_tokens = TABLE
+    token_bytes = TABLE
 
     def is_special(self, token_id):
         assert 0 <= token_id < 2**31, "no C int"
@@ -134,7 +135,7 @@ async def ask_info(client, cloud, answer):
 async def ask_piece(client, cloud, answer):
     cloud.set("/pdd/info", json.dumps(INFO).encode())
     cloud.set("/pdd/vocabulary", **answer)
-    await client.connect(SimpleNamespace(raw_tokens=["tok0", "autre"], eos_id=2, is_special=None))
+    await client.connect(SimpleNamespace(token_bytes=[b"tok0", b"autre"], eos_id=2, is_special=None))
 
 
 async def ask_state(client, cloud, answer):
@@ -219,7 +220,9 @@ async def tried(client, cloud, ask, answer):
 async def in_process(patch):
     cloud = Cloud()
     transport = httpx2.MockTransport(cloud.answer)
-    patch.setattr(cloud_client, "bounded_client", lambda **_: cloud_gate.bounded_client(transport=transport))
+    patch.setattr(
+        cloud_client, "bounded_reading", lambda: {**cloud_gate.bounded_reading(), "transport": transport}
+    )
     async with CloudClient("http://cloud/v1", api_key="x") as client:
         yield client, cloud
 
@@ -406,8 +409,8 @@ def test_a_strange_time_to_wait_is_not_waited_for(wait):
     async def main():
         patch.setattr(
             cloud_client,
-            "bounded_client",
-            lambda **_: cloud_gate.bounded_client(transport=httpx2.MockTransport(busy)),
+            "bounded_reading",
+            lambda: {**cloud_gate.bounded_reading(), "transport": httpx2.MockTransport(busy)},
         )
         async with CloudClient("http://cloud/v1", api_key="x", model="smol") as client:
             with pytest.raises(CloudRefused, match="503"):

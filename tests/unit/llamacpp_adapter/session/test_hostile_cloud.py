@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from pdd_core.fingerprint import fingerprint
+from pdd_core.handoff import SCHEMA_VERSION
 from pdd_core.patience import Patience
 from pdd_core.timeline import Source
 from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
@@ -32,9 +33,9 @@ def anyio_backend():
 
 
 def info(**changes):
-    table = [f"<{token}>" for token in range(1000)]
+    table = [f"<{token}>".encode() for token in range(1000)]
     return {
-        "schema_version": "1.0",
+        "schema_version": SCHEMA_VERSION,
         "plugin_version": "0.1.0",
         "engine": "vllm",
         "model": "m",
@@ -49,7 +50,7 @@ def info(**changes):
 
 LIMITS = info()["limits"]
 INFOS = {
-    "nested": b'{"schema_version": "1.0", "x": ' + DEEP + b"}",
+    "nested": b'{"schema_version": "2.0", "x": ' + DEEP + b"}",
     "no end of a number": json.dumps(info(limits={**LIMITS, "cancel_timeout_s": math.nan})).encode(),
     "an endless cancel": json.dumps(info(limits={**LIMITS, "cancel_timeout_s": math.inf})).encode(),
     "a surrogate in the name": json.dumps(info(model="\ud800")).encode(),
