@@ -1,4 +1,4 @@
-"""What `pdd-device model` makes of other models' files: the same model for both sides, or a refusal that says why."""
+"""What `pdd-device model` makes of other models' files: one model for both sides, or a refusal that says why."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from gguf_files import Model, bpe, llama3_rope_freqs, spm, ugm, wpm
 
-from pdd_cli.convert import convert_for_device
 from pdd_cli.convert.agreement import BOUND, Agreement
 from pdd_cli.convert.cloud import to_cloud_folder
+from pdd_cli.convert.device import to_device_file
 from pdd_core.errors import ModelError
 
 QWEN = bpe(pre="qwen2")
@@ -24,7 +24,7 @@ def converted(tmp_path):
 
     def make(model, *, tensors_per_part=0):
         parts = model.write(tmp_path / "model.gguf", tensors_per_part=tensors_per_part)
-        convert_for_device(parts[0], tmp_path / "device.gguf")
+        to_device_file(parts[0], tmp_path / "device.gguf")
         to_cloud_folder(parts[-1], tmp_path / "cloud", tmp_path / "device.gguf")
         return tmp_path / "cloud"
 
@@ -156,8 +156,8 @@ def test_a_vocabulary_that_the_cloud_could_not_cut_by_is_refused(converted, tmp_
 
 def test_an_unknown_pre_tokenizer_is_refused_with_llama_cpps_reason(tmp_path) -> None:
     source = Model(bpe(pre="moonish")).write(tmp_path / "model.gguf")[0]
-    with pytest.raises(ModelError, match=r"for the device: .*unknown pre-tokenizer type: 'moonish'$"):
-        convert_for_device(source, tmp_path / "device.gguf")
+    with pytest.raises(ModelError, match=r"unknown pre-tokenizer type: 'moonish'$"):
+        to_device_file(source, tmp_path / "device.gguf")
 
 
 def test_what_llama_cpp_does_not_load_is_not_made(tmp_path) -> None:
@@ -165,7 +165,7 @@ def test_what_llama_cpp_does_not_load_is_not_made(tmp_path) -> None:
         0
     ]
     with pytest.raises(ModelError, match="wrong number of tensors"):
-        convert_for_device(source, tmp_path / "device.gguf")
+        to_device_file(source, tmp_path / "device.gguf")
 
 
 def test_two_forms_that_are_not_one_model_are_refused(tmp_path) -> None:

@@ -30,19 +30,22 @@ def to_device_file(source: Path, target: Path) -> None:
         if level == _GGML_LOG_LEVEL_ERROR:
             errors.append(text.decode(errors="replace").strip().partition(": ")[2])  # without the function's name
 
-    callback = lib.llama_log_callback(on_log)  # has to live as long as llama.cpp may log
+    callback = lib.llama_log_callback(on_log)
     lib.llama_log_set(callback, ctypes.c_void_p(0))
-    params = lib.llama_model_quantize_default_params()
-    params.ftype = _LLAMA_FTYPE_MOSTLY_F16
-    params.allow_requantize = True
-    code = lib.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(params))
-    if code or not target.is_file():
-        raise ModelError(_first(errors) or f"llama.cpp gave code {code}")
-    # quantising reads neither the vocabulary nor the names of the tensors
-    model = lib.llama_model_load_from_file(bytes(target), lib.llama_model_default_params())
-    if not model:
-        raise ModelError(_first(errors) or "llama.cpp does not load it")
-    lib.llama_model_free(model)
+    try:
+        params = lib.llama_model_quantize_default_params()
+        params.ftype = _LLAMA_FTYPE_MOSTLY_F16
+        params.allow_requantize = True
+        code = lib.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(params))
+        if code or not target.is_file():
+            raise ModelError(_first(errors) or f"llama.cpp gave code {code}")
+        # quantising reads neither the vocabulary nor the names of the tensors
+        model = lib.llama_model_load_from_file(bytes(target), lib.llama_model_default_params())
+        if not model:
+            raise ModelError(_first(errors) or "llama.cpp does not load it")
+        lib.llama_model_free(model)
+    finally:
+        lib.llama_log_set(lib.llama_log_callback(), ctypes.c_void_p(0))  # ours does not outlive this call
 
 
 def _first(errors: list[str]) -> str:
