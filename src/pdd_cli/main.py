@@ -41,7 +41,7 @@ def model(
 ) -> None:
     """Prepare a model for both engines: an F16 GGUF for llama.cpp and a float32 folder for vLLM.
 
-    Refuses a file of which something would be lost, and says how closely the two agree.
+    Refuses a file if something in it would be lost, and says how closely the two agree.
     """
     from pdd_cli.demo_model import copy_to, prepare
     from pdd_cli.progress import ConsoleProgress

@@ -164,7 +164,7 @@ def _rope_scaling(keys: dict[str, Any], file: GgufFile, head: int, base: float) 
         return {"rope_type": "linear", "factor": factor}
     if kind == "yarn" and factor and original:
         return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
-    raise ModelError(f"its positions are scaled as {kind} by {factor:g}, which the cloud would do otherwise")
+    raise ModelError(f"its rope.scaling.type is {kind}, by {factor:g}, which the cloud would do otherwise")
 
 
 def _llama3_scaling(divisors: np.ndarray, head: int, base: float) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def model_stem(path: Path) -> str:
 
 
 def parts_of(path: Path) -> list[Path]:
-    """Return all parts of the model of which `path` is one, in order; a file that is not split is its only part.
+    """Return all parts of the model that `path` belongs to, in order; a file that is not split is its only part.
 
     Raises:
         ModelError: a part is missing; names it.
