@@ -160,6 +160,13 @@ def test_an_unknown_pre_tokenizer_is_refused_with_llama_cpps_reason(tmp_path) ->
         to_device_file(source, tmp_path / "device.gguf")
 
 
+def test_a_file_that_is_cut_off_is_refused_with_llama_cpps_reason(tmp_path) -> None:
+    source = Model(spm()).write(tmp_path / "model.gguf")[0]
+    source.write_bytes(source.read_bytes()[:-5000])
+    with pytest.raises(ModelError, match=r"blk\.1\.ffn_down\.weight.* not within the file"):
+        to_device_file(source, tmp_path / "device.gguf")
+
+
 def test_what_llama_cpp_does_not_load_is_not_made(tmp_path) -> None:
     source = Model(spm(), more={"blk.1.attn_gate.weight": np.ones((4, 4), np.float32)}).write(tmp_path / "m.gguf")[
         0

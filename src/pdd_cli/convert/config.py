@@ -124,7 +124,9 @@ def config_fields(file: GgufFile) -> dict[str, Any]:
         plain = value is True if key == "attention.causal" else not value
         if not plain and key not in _SILENT:
             raise ModelError(f"its key {key} = {value} has no place in the cloud's configuration")
-    tokens = file.metadata["tokenizer.ggml.tokens"]
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    if not tokens:
+        raise ModelError("it has no vocabulary")
     return fields | {"vocab_size": len(tokens), "tie_word_embeddings": "output.weight" not in file.tensors}
 
 

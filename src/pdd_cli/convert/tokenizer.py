@@ -148,6 +148,8 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: Sequence[str], ids: Mapp
 
     prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
     unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
+    if "tokenizer.ggml.scores" not in metadata:
+        raise ModelError("its vocabulary has no tokenizer.ggml.scores, by which the cloud could join pieces")
     backend = Tokenizer(
         models.BPE(
             vocab=dict(ids),
