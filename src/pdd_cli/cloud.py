@@ -38,6 +38,8 @@ def server_of(
         ModelError: the model cannot be prepared.
     """
     path = Path(model)
+    folder: Path | str
+    name: str | None
     if model == DEMO:
         folder, name = prepare(progress=progress).vllm_dir, DEMO_NAME
     elif path.suffix == ".gguf":

@@ -52,7 +52,8 @@ class Tensor:
         stored = np.frombuffer(self.data, np.uint8, int(np.prod(self.shape)) // block * size, self.start)
         if self.kind in _FLOATS:
             return stored.view(_FLOATS[self.kind]).reshape(self.shape).astype(np.float32)
-        return dequantize(stored.reshape(*rows, columns // block * size), kind).reshape(self.shape)
+        values: np.ndarray = dequantize(stored.reshape(*rows, columns // block * size), kind)
+        return values.reshape(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
