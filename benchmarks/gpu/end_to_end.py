@@ -27,7 +27,7 @@ from pinned_device import DeviceSettings, Order, PinnedDevice
 from plots import draw_if_possible
 
 from pdd_cli import host
-from pdd_cli.convert import convert
+from pdd_cli.convert import convert_for_cloud, convert_for_device
 from pdd_cli.demo_model import demo_source
 from pdd_cli.launcher import CloudServer
 from pdd_core.refinement.guard import THRESHOLD
@@ -162,10 +162,12 @@ def model(options: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
     """Return the device's file and the cloud's folder, made of one GGUF where they are not there yet."""
     source = options.gguf or demo_source()
     folder.mkdir(parents=True, exist_ok=True)
-    for part, target in (("device", folder / "device-f16.gguf"), ("cloud", folder / "cloud")):
-        if not target.exists():
-            convert(part, source, target)
-    return folder / "device-f16.gguf", folder / "cloud"
+    device, cloud = folder / "device-f16.gguf", folder / "cloud"
+    if not device.exists():
+        convert_for_device(source, device)
+    if not cloud.exists():
+        convert_for_cloud(source, cloud, device=device)
+    return device, cloud
 
 
 def run(options: argparse.Namespace, folder: Path, begun: float, stack: ExitStack) -> dict[str, Any]:

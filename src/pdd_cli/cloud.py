@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pdd_cli.cloud_command import KEY_VARIABLE
+from pdd_cli.cloud_command import KEY_VARIABLE, merged_flags
 from pdd_cli.demo_model import DEMO_NAME, prepare
 from pdd_cli.launcher import CloudServer
 from pdd_cli.progress import ConsoleProgress
-from pdd_core.errors import CloudLost, ConfigurationError
+from pdd_core.errors import CloudLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,25 +24,36 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 """Stands for the demo model wherever a model is asked for."""
+_GGUF_FLAGS = (("--max-model-len", "auto"),)
+"""In float32 a whole context may need more memory than there is: vLLM then takes what fits."""
 
 
 def server_of(
     model: str, *, host: str, port: int, api_key: str | None, flags: Sequence[str], progress: Progress
 ) -> CloudServer:
-    """Return the server of `model`, not started; the demo model is prepared first.
+    """Return the server of `model`, not started; the demo model and a GGUF file are prepared first.
 
     Raises:
-        ConfigurationError: vLLM is not installed, or `model` is nothing that it serves.
-        ModelError: the demo model cannot be prepared.
+        ConfigurationError: vLLM is not installed.
+        ModelError: the model cannot be prepared.
     """
-    demo = model == DEMO
+    path = Path(model)
+    folder: Path | str
+    name: str | None
+    if model == DEMO:
+        folder, name = prepare(progress=progress).vllm_dir, DEMO_NAME
+    elif path.suffix == ".gguf":
+        prepared = prepare(path, progress=progress)
+        folder, name, flags = prepared.vllm_dir, prepared.name, merged_flags(_GGUF_FLAGS, flags)
+    else:
+        folder, name = path.resolve() if path.is_dir() else model, None
     return CloudServer(
-        prepare(progress=progress).vllm_dir if demo else _servable(model),
-        served_name=DEMO_NAME if demo else None,
+        folder,
+        served_name=name,
         host=host,
         port=port,
         api_key=api_key,
-        demo=demo,
+        demo=model == DEMO,
         extra_args=flags,
     )
 
@@ -101,12 +112,3 @@ def ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _servable(model: str) -> str:
-    path = Path(model)
-    if path.suffix == ".gguf":
-        raise ConfigurationError(
-            f"{model} is a file for the device: make vLLM's folder of it with `pdd-device model --gguf {model}`"
-        )
-    return str(path.resolve()) if path.is_dir() else model

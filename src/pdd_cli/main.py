@@ -39,7 +39,10 @@ def model(
         Path | None, typer.Option(help="A folder to copy the prepared files to.", file_okay=False)
     ] = None,
 ) -> None:
-    """Prepare a model for both engines: an F16 GGUF for llama.cpp and a float32 folder for vLLM."""
+    """Prepare a model for both engines: an F16 GGUF for llama.cpp and a float32 folder for vLLM.
+
+    Refuses a file if something in it would be lost, and says how closely the two agree.
+    """
     from pdd_cli.demo_model import copy_to, prepare
     from pdd_cli.progress import ConsoleProgress
 
@@ -49,13 +52,17 @@ def model(
         prepared = copy_to(out, prepared)
     console.print(f"device  {prepared.gguf}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"cloud   {prepared.vllm_dir}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"agree   {prepared.agreement}", soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def cloud(
     context: typer.Context,
     model: Annotated[
-        str, typer.Option(help="The model: a folder, a name on the model hub, or `demo`.", metavar="demo|MODEL")
+        str,
+        typer.Option(
+            help="The model: a folder, a name on the model hub, a GGUF file, or `demo`.", metavar="demo|MODEL"
+        ),
     ],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 8000,

@@ -256,7 +256,7 @@ class GrammarRejected(DeviceError):
 
 
 class ModelError(PDDError):
-    """A model file is missing, not a GGUF, damaged, or has no chat template.
+    """A model file is missing, not a GGUF, damaged, not to be converted whole, or has no chat template.
 
     What to do: the message names the file, and has llama.cpp's reason.
     """

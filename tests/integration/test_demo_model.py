@@ -10,6 +10,7 @@ from pdd_cli.demo_model import demo_source, device_gguf, prepare
 from pdd_core.errors import ModelError
 from pdd_vllm_plugin.token_bytes import TokenBytes
 
+F16 = 1  # ggml_type
 MESSAGES = [{"role": "user", "content": "Grüße! What is 2 + 2?\n\n```py\nprint('x')\n```"}]
 
 
@@ -39,6 +40,16 @@ def test_both_sides_render_a_chat_to_the_same_ids(tokenizer, engine) -> None:
     assert tokenizer.encode(rendered, add_special_tokens=False) == engine.vocab.render_chat(MESSAGES)
 
 
+@pytest.mark.parametrize("text", ["trailing  1234", "Grüße!\n\n\n    x = 3.14 # 北京", "<|im_end|>a <|im_end|>"])
+def test_both_sides_cut_a_text_alike(tokenizer, engine, text: str) -> None:
+    assert tokenizer.encode(text) == engine.vocab.tokenize(text, special=True, add_bos=True)
+
+
+def test_the_two_forms_agree_and_it_is_said_how_closely(prepared) -> None:
+    assert prepared.agreement.same_next == prepared.agreement.prompts
+    assert 0 < prepared.agreement.mean < 0.01
+
+
 def test_the_cloud_ends_answers_where_the_model_was_trained_to(prepared) -> None:
     assert json.loads((prepared.vllm_dir / "generation_config.json").read_text())["eos_token_id"] == 2
 
@@ -62,17 +73,18 @@ def test_tied_weights_are_stored_once_under_the_name_that_vllm_loads(weights) ->
 
 def test_both_forms_hold_the_same_weights(prepared, weights) -> None:
     import numpy as np
-    from gguf import GGUFReader
 
-    device = {tensor.name: tensor.data for tensor in GGUFReader(prepared.gguf).tensors}
+    from pdd_cli.convert.gguf_file import read_gguf
+
+    device = read_gguf([prepared.gguf]).tensors
     # neither is permuted between the two formats
     for cloud_name, device_name in (
         ("model.embed_tokens.weight", "token_embd.weight"),
         ("model.layers.17.mlp.down_proj.weight", "blk.17.ffn_down.weight"),
     ):
-        assert device[device_name].dtype == np.float16
+        assert device[device_name].kind == F16
         # float16 has 11 significant bits
-        np.testing.assert_allclose(weights[cloud_name], device[device_name], rtol=2**-11, atol=2**-24)
+        np.testing.assert_allclose(weights[cloud_name], device[device_name].values(), rtol=2**-11, atol=2**-24)
 
 
 def test_a_second_call_makes_nothing(prepared) -> None:
@@ -94,7 +106,7 @@ def test_a_file_that_is_no_model_is_refused_and_leaves_nothing(tmp_path, monkeyp
 def test_an_architecture_that_transformers_cannot_read_is_named(tmp_path, monkeypatch) -> None:
     from gguf import GGUFWriter
 
-    from pdd_cli.convert import convert
+    from pdd_cli.convert.cloud import to_cloud_folder
 
     strange = tmp_path / "strange.gguf"
     writer = GGUFWriter(strange, arch="moonmodel")
@@ -102,7 +114,7 @@ def test_an_architecture_that_transformers_cannot_read_is_named(tmp_path, monkey
     writer.write_kv_data_to_file()
     writer.close()
     with pytest.raises(ModelError, match="moonmodel"):
-        convert("cloud", strange, tmp_path / "out")
+        to_cloud_folder(strange, tmp_path / "out", tmp_path / "never-read.gguf")
 
 
 def test_the_demos_source_is_found_without_importing_its_package() -> None:

@@ -141,7 +141,7 @@ class Model:
 
     vocabulary: Vocabulary
     arch: str = "llama"
-    """llama, qwen2 or gemma3."""
+    """llama, qwen2, qwen3, gemma2 or gemma3."""
     biases: tuple[str, ...] = ()
     """Which of q, k, v have biases; qwen2 has all."""
     tied: bool = True
@@ -197,8 +197,9 @@ class Model:
             }
             for name in "qkv" if self.arch == "qwen2" else self.biases:
                 made[f"{at}attn_{name}.bias"] = vector(q if name == "q" else kv, 0) * 5
-            if self.arch == "gemma3":
+            if self.arch in ("qwen3", "gemma3"):
                 made |= {f"{at}attn_{name}_norm.weight": vector(self.head, 1) for name in "qk"}
+            if self.arch in ("gemma2", "gemma3"):
                 made |= {f"{at}post_{name}_norm.weight": vector(self.width, 1) for name in ("attention", "ffw")}
         made["output_norm.weight"] = vector(self.width, 1)
         if not self.tied:
@@ -225,7 +226,7 @@ class Model:
         if self.arch == "llama":
             writer.add_rope_dimension_count(self.head)
             writer.add_vocab_size(len(self.vocabulary))
-        if self.arch == "gemma3":
+        if self.arch in ("gemma2", "gemma3"):
             writer.add_key_length(self.head)
             writer.add_value_length(self.head)
             writer.add_sliding_window(16)

@@ -122,10 +122,10 @@ def test_a_budget_that_is_no_number_of_tokens_is_refused(run, budget: str) -> No
     assert "--budget" in done.stderr
 
 
-def test_a_gguf_is_not_served_but_explained(run) -> None:
+def test_a_gguf_that_is_not_there_is_not_served(run) -> None:
     done = run("cloud", "--model", "some.gguf", "--print")
-    assert done.returncode == 2
-    assert "pdd-device model --gguf some.gguf" in done.stderr
+    assert done.returncode == 1
+    assert "some.gguf" in done.stderr
 
 
 def subclasses(kind: type) -> list[type]:
