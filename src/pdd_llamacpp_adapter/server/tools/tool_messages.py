@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from pdd_llamacpp_adapter.engine.chat_template import arguments_object
+from pdd_llamacpp_adapter.engine.template_messages import arguments_object, joined
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,33 +37,46 @@ def with_instructions(messages: Sequence[Json], text: str, *, system: bool) -> l
     if first is None or (system and first > 0):
         return [{"role": role, "content": text}, *messages]
     own = messages[first].get("content")
-    headed = {**messages[first], "content": f"{text}\n\n{own}" if own else text}
+    headed = {**messages[first], "content": _headed(text, own)}
     return [*messages[:first], headed, *messages[first + 1 :]]
 
 
-def as_text(messages: Sequence[Json]) -> list[Json]:
+def _headed(text: str, content: str | list[Json] | None) -> str | list[Json]:
+    if not content:
+        return text
+    if isinstance(content, str):
+        return f"{text}\n\n{content}"
+    first, *others = content
+    return [{**first, "text": f"{text}\n\n{first['text']}"}, *others]
+
+
+def as_text(messages: Sequence[Json], *, alternating: bool = False) -> list[Json]:
     """Return `messages` with tool calls and results written out in Hermes form.
 
-    For a template that knows neither: calls go into the assistant's text, results into the user's.
+    For a template that knows neither: calls go into the assistant's text, results into the user's. Where roles have
+    to alternate (`alternating`), what the user says next follows the results in the same message.
     """
     made: list[Json] = []
     after_result = False
     for message in messages:
         if message["role"] == "tool":
-            result = f"<tool_response>\n{message.get('content') or ''}\n</tool_response>"
+            result = f"<tool_response>\n{joined(message.get('content'))}\n</tool_response>"
             if after_result:
                 made[-1]["content"] += "\n" + result
             else:
                 made.append({"role": "user", "content": result})
             after_result = True
             continue
+        if after_result and alternating and message["role"] == "user":
+            made[-1] = {**message, "content": _headed(made[-1]["content"], message.get("content"))}
+        else:
+            made.append(_call_text(message) if message.get("tool_calls") else dict(message))
         after_result = False
-        made.append(_call_text(message) if message.get("tool_calls") else dict(message))
     return made
 
 
 def _call_text(message: Json) -> Json:
-    lines = [message["content"]] if message.get("content") else []
+    lines = [words] if (words := joined(message.get("content"))) else []
     for call in message["tool_calls"]:
         function = call["function"]
         written = {"name": function["name"], "arguments": arguments_object(function.get("arguments"))}

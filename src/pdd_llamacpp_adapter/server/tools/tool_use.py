@@ -42,6 +42,8 @@ class ToolPlan:
     parallel: bool = True
     """Whether there may be several calls."""
     takes_system: bool = True
+    alternates: bool = False
+    """Whether the template refuses two messages of the user in a row."""
 
     @property
     def template_tools(self) -> list[Json] | None:
@@ -72,7 +74,7 @@ class ToolPlan:
         """Return `messages` as the template can render them, its tools described if it does not do so itself."""
         match self.native:
             case None:
-                written = as_text(messages)
+                written = as_text(messages, alternating=self.alternates)
                 if not self.tools:
                     return written
                 return with_instructions(written, described(self.tools), system=self.takes_system)
@@ -114,6 +116,7 @@ def plan_tools(
         else None,
         parallel=parallel,
         takes_system=template.supports_system,
+        alternates=template.alternates,
     )
 
 
