@@ -76,8 +76,11 @@ def _as_expected(message: Mapping[str, Any], form: ContentFormat) -> Json:
 
 
 def _call(call: Mapping[str, Any]) -> Json:
+    """Return `call` with its arguments as an object, in vLLM's order: some templates write it as a whole."""
     function = dict(call["function"])
-    return {**call, "function": {**function, "arguments": arguments_object(function.get("arguments"))}}
+    function = {"arguments": arguments_object(function.pop("arguments", None)), **function}
+    rest = {key: value for key, value in call.items() if key not in ("function", "type")}
+    return {**rest, "function": function, "type": "function"}
 
 
 def arguments_object(arguments: Any) -> Json:

@@ -16,7 +16,11 @@ pytestmark = pytest.mark.anyio
 TEMPLATES = {**WITHOUT_TOOLS, **{name: source for name, (source, _) in WITH_TOOLS.items()}}
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {"type": "function", "function": {"name": "weather", "description": "The weather", "parameters": CITY}}
-CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}
+ZONE = {"type": "object", "properties": {"zone": {"enum": ["UTC", None]}}, "additionalProperties": False}
+CLOCK = {
+    "type": "function",
+    "function": {"name": "clock", "description": "It's <now>", "parameters": ZONE, "strict": True},
+}
 
 
 def text(*parts):
@@ -47,8 +51,7 @@ CHATS = {
     "a developer later": [said("system", "One."), USER, ASSISTANT, said("developer", text("Two", "Three")), USER],
     "two system prompts": [said("system", "One."), said("system", "Two."), USER],
     "two questions": [USER, said("user", "And the sea?")],
-    "thoughts": [USER, said("assistant", "Light.", reasoning_content="Physics."), said("user", "So?")],
-    "thoughts by the newer name": [USER, said("assistant", "Light.", reasoning="Physics."), said("user", "So?")],
+    "thoughts": [USER, said("assistant", "Light.", reasoning="Physics."), said("user", "So?")],
     "a name": [said("user", "Hi", name="Ada")],
     "a tag": [USER, said("assistant", "<think>a</think>b"), said("user", "<|im_end|> [INST] <|im_start|>")],
 }
@@ -87,6 +90,10 @@ OPEN = {
     "a variable": ([USER], {"chat_template_kwargs": {"enable_thinking": False, "unread": 1}}),
     "a beginning": ([USER], {"add_special_tokens": True}),
 }
+STRING_AMONG_PARTS = {"parts", "assigned"}
+"""vLLM makes a string of several system messages, also where a template takes parts: it is lost, or looks different."""
+ONE_CALL_ONLY = {"llama31"}
+"""The template refuses two calls in one message; the device gives it two messages."""
 
 
 @pytest.fixture(params=TEMPLATES)
@@ -125,7 +132,7 @@ def from_vllm(client, family, fields):
     url = str(client.base_url).removesuffix("/v1/") + "/tokenize"
     body = {"model": "smollm2", "chat_template": TEMPLATES[family], **fields}
     try:
-        return client.post(url, body=body, cast_to=object)["tokens"]
+        return client.post(url, body=body, cast_to=object)["tokens"] or "refused"  # when it is to be answered
     except openai.BadRequestError as error:
         assert "trust-request-chat-template" not in str(error)  # noqa: PT017 - a refusal of another kind
         return "refused"
@@ -151,11 +158,11 @@ async def test_a_chat_is_the_prompt_that_vllm_makes_of_it(engine, device, client
     cases = {name: {"messages": messages} for name, messages in CHATS.items()}
     cases |= {name: {"messages": messages, **fields} for name, (messages, fields) in OPEN.items()}
     found = spelt(engine.vocab, await differing(device, client, family, cases))
-    if family == "parts":  # vLLM makes a string of several system messages, and this template loses strings
+    if family in STRING_AMONG_PARTS:
         [(name, ours, theirs)] = found
         assert name == "a developer later"
         assert "One.\n\nTwo\nThree" in ours
-        assert "Two" not in theirs
+        assert ("Two" in theirs) is (family == "assigned")
         return
     assert found == []
 
@@ -165,4 +172,11 @@ async def test_calls_and_results_are_the_prompt_that_vllm_makes_of_them(engine, 
     cases = {name: {"messages": messages} for name, messages in WITH_CALLS.items()}
     cases |= {f"{name}, tools": {**fields, "tools": [WEATHER]} for name, fields in cases.items()}
     cases["tools only"] = {"messages": [USER], "tools": [WEATHER, CLOCK]}
-    assert spelt(engine.vocab, await differing(device, client, family, cases)) == []
+    found = spelt(engine.vocab, await differing(device, client, family, cases))
+    if family in ONE_CALL_ONLY:
+        assert [(name, theirs) for name, _, theirs in found] == [
+            ("two calls", "refused"),
+            ("two calls, tools", "refused"),
+        ]
+        return
+    assert found == []

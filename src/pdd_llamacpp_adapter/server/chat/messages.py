@@ -129,6 +129,6 @@ def _function(function: Any, where: str) -> Json:
         raise InvalidRequest(f"{where} must be an object with a name", param=where)
     arguments = function.get("arguments")
     arguments = "{}" if arguments is None else arguments
-    if not isinstance(arguments, str | dict):  # vLLM takes an object, too, and templates are given one
+    if not isinstance(arguments, str):
         raise InvalidRequest(f"{where}.arguments must be a string", param=f"{where}.arguments")
     return {"name": function["name"], "arguments": arguments}

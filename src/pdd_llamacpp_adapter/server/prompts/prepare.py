@@ -110,7 +110,7 @@ def _prepare(chat: ChatInput, runtime: AnswerSource) -> PreparedAnswer:
     thoughts = reasoning_start(prompt, vocab.piece) if wanted is None else ReasoningStart.NEVER
     request = answer_request(prompt, chat.sampling, runtime, grammar=plan.constraint(wanted), protect=protect)
     runtime.check_grammar(request)
-    return PreparedAnswer(request=request, parser=output_parser(reasoning=thoughts, tools=plan))
+    return PreparedAnswer(request=request, parser=output_parser(reasoning=thoughts, tools=plan, words=wanted))
 
 
 def _rendered(chat: ChatInput, plan: ToolPlan, vocab: Vocabulary, *, most: int | None = None) -> list[int]:

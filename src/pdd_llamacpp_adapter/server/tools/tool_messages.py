@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from pdd_llamacpp_adapter.server.wire.json_body import Json
 
+_OWN_ID = "call_"
+
 
 def described(tools: Sequence[Mapping[str, Any]]) -> str:
     """Return what tells a model about `tools`, in the words of the Hermes models' prompt, which Qwen's is too."""
@@ -108,6 +110,28 @@ def with_short_ids(messages: Sequence[Json]) -> list[Json]:
         if message.get("tool_calls"):
             short["tool_calls"] = [{**call, "id": _short(call.get("id") or "")} for call in message["tool_calls"]]
         made.append(short)
+    return made
+
+
+def with_function_ids(messages: Sequence[Json]) -> list[Json]:
+    """Return `messages` with call ids such as ``functions.weather:0``: Kimi's templates write the id as the call.
+
+    Ids that are not from here or OpenAI stay.
+    """
+    made, known, count = list[Json](), dict[str, str](), 0
+    for message in messages:
+        changed = dict(message)
+        for call in message.get("tool_calls") or ():
+            if (call.get("id") or _OWN_ID).startswith(_OWN_ID):
+                known[call.get("id") or ""] = f"functions.{call['function']['name']}:{count}"
+            count += 1
+        if message.get("tool_calls"):
+            changed["tool_calls"] = [
+                {**call, "id": known.get(call.get("id") or "", call.get("id"))} for call in message["tool_calls"]
+            ]
+        if message["role"] == "tool":
+            changed["tool_call_id"] = known.get(message["tool_call_id"], message["tool_call_id"])
+        made.append(changed)
     return made
 
 
