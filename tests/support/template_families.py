@@ -295,14 +295,15 @@ DEEPSEEK_R1 = """{{ bos_token }}{% for message in messages %}
 {%- else %}{{ message['content'] }}{% endif %}{% endfor %}
 {%- if add_generation_prompt %}{{ '<Assistant><think>\n' }}{% endif %}"""
 
-_DEEPSEEK = """{%- for message in messages %}
+_DEEPSEEK = """{%- if tools %}{{ tools | tojson }}{% endif %}
+{%- for message in messages %}
 {%- if message.role == 'user' %}<｜User｜>{{ message.content }}
 {%- elif message.role == 'system' %}{{ message.content }}
 {%- elif message.role == 'assistant' and message.tool_calls %}<｜Assistant｜>{{ message.content or '' }}<｜tool▁calls▁begin｜>
 {%- for tool in message.tool_calls %}CALL{% endfor %}<｜tool▁calls▁end｜><｜end▁of▁sentence｜>
 {%- elif message.role == 'assistant' %}<｜Assistant｜>{{ message.content }}<｜end▁of▁sentence｜>
 {%- elif message.role == 'tool' %}<｜tool▁output▁begin｜>{{ message.content }}<｜tool▁output▁end｜>{% endif %}
-{%- endfor %}{% if tools %}{{ tools | tojson }}{% endif %}{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"""
+{%- endfor %}{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"""
 DEEPSEEK_V3 = _DEEPSEEK.replace(
     "CALL",
     "{{ '<｜tool▁call▁begin｜>' + tool.type + '<｜tool▁sep｜>' + tool.function.name + '\\n```json\\n' "

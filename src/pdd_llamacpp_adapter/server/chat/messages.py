@@ -77,8 +77,6 @@ def _content(message: Json, where: str, role: str) -> str | list[Json] | None:
         if isinstance(refusal, str):
             return refusal
         return None if message.get("tool_calls") or message.get("function_call") else ""
-    if content is None and role in ("tool", "function"):
-        return ""  # a function that returned nothing
     if isinstance(content, str):
         return content
     if not isinstance(content, list):

@@ -118,7 +118,9 @@ def with_function_ids(messages: Sequence[Json]) -> list[Json]:
 
     Ids that are not from here or OpenAI stay.
     """
-    made, known, count = list[Json](), dict[str, str](), 0
+    made: list[Json] = []
+    known: dict[str, str] = {}
+    count = 0
     for message in messages:
         changed = dict(message)
         for call in message.get("tool_calls") or ():

@@ -56,10 +56,6 @@ def test_messages_become_plain_or_are_refused_with_their_place(messages):
             {"role": "user", "content": [{"type": "text", "text": "No."}]},
         ),
         (
-            {"role": "tool", "tool_call_id": "c", "content": None},
-            {"role": "tool", "content": "", "tool_call_id": "c"},
-        ),
-        (
             {"role": "assistant", "content": "x", "reasoning": "why"},
             {"role": "assistant", "content": "x", "reasoning_content": "why"},
         ),
