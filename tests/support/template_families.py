@@ -2,6 +2,7 @@
 
 What matters is how they take content, roles, tools and results; the words are shorter than those of real ones.
 """
+# ruff: noqa: E501 - a line break in a template is a line break in a prompt
 
 GENERATION = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 

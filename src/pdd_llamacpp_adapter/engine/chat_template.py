@@ -26,6 +26,7 @@ space at its end, as in ``transformers.utils.chat_template_utils``."""
 _REFUSALS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What a template's expressions raise on values that they do not expect, besides Jinja's own errors."""
 
+
 class ChatTemplate:
     """The template in a GGUF's ``tokenizer.chat_template``.
 

@@ -1,7 +1,7 @@
 """In which form a chat template takes the content of messages, told from its syntax tree as vLLM tells it.
 
-The cloud's vLLM decides by the same rule (``renderers.hf._detect_content_format``), so one chat is one prompt on both
-sides. vLLM is not imported here: Jinja's own parser is enough.
+The cloud's vLLM decides by the same rule (``renderers.hf._detect_content_format``), so one chat is one prompt on
+both sides. vLLM is not imported here: Jinja's own parser is enough.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class ContentFormat(StrEnum):
 def content_format(tree: Any) -> ContentFormat:
     """Return the form that the template with the syntax tree `tree` (``jinja2.nodes.Template``) takes.
 
-    It takes parts if it has a loop over a message's content. What the rule does not understand, such as a loop with
-    two targets, counts as a template for strings, as in vLLM.
+    It takes parts if it has a loop over a message's content. What the rule does not understand, such as a loop
+    with two targets, counts as a template for strings, as in vLLM.
     """
     try:
         return ContentFormat.OPENAI if any(_content_loops(tree)) else ContentFormat.STRING

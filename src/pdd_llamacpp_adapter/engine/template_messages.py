@@ -36,7 +36,7 @@ def joined(content: Any) -> str:
 def as_expected(messages: Sequence[Mapping[str, Any]], form: ContentFormat) -> list[Json]:
     """Return copies of `messages` with contents in the form `form`, and calls' arguments as objects.
 
-    A null content becomes empty, and a tool's result is one string in either form: few templates take one in parts.
+    A null content becomes empty. A tool's result is one string in either form: few templates take it in parts.
     """
     return [_as_expected(message, form) for message in messages]
 

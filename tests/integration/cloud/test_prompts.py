@@ -91,7 +91,7 @@ OPEN = {
     "a beginning": ([USER], {"add_special_tokens": True}),
 }
 STRING_AMONG_PARTS = {"parts", "assigned"}
-"""vLLM makes a string of several system messages, also where a template takes parts: it is lost, or looks different."""
+"""vLLM makes a string of several system messages also for these, which take parts: lost, or looking different."""
 ONE_CALL_ONLY = {"llama31"}
 """The template refuses two calls in one message; the device gives it two messages."""
 
@@ -150,7 +150,8 @@ async def differing(device, client, family, cases):
 
 def spelt(vocab, found):
     return [
-        (name, *(ids if ids == "refused" else "".join(map(vocab.spelt, ids)) for ids in both)) for name, *both in found
+        (name, *(ids if ids == "refused" else "".join(map(vocab.spelt, ids)) for ids in both))
+        for name, *both in found
     ]
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MARK = "pdd_protect"
 _JOINTS = (JOINT, "")
-"""What templates put between the parts of one message: see `ContentFormat`. Others have more than white space there."""
+"""What most templates put between the parts of one message: see `ContentFormat`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +113,8 @@ def spans_of_parts(parts: Sequence[MarkedPart], prompt: Sequence[int], vocab: Vo
 def _places(texts: Sequence[str], text: bytes, ahead: int, behind: int) -> tuple[list[int], int | None]:
     """Return behind which position in `text` each of a message's parts is, and where the message ends.
 
-    The whole message is looked for first, since a short part's words are in other places too. If it is not there as
-    one, its parts are where they follow one another, and its end is not known.
+    The whole message is looked for first, since a short part's words are in other places too. If it is not there
+    as one, its parts are where they follow one another, and its end is not known.
     """
     for joint in _JOINTS:
         content = joint.join(filter(None, texts))

@@ -120,7 +120,9 @@ class Head:
                 return brace
             raise NoCall
         head = text[at : at + _MOST_HEAD]
-        may_be = any(begins.startswith(head) or self._fits(self._partly, head, begins) for begins in self._beginnings)
+        may_be = any(
+            begins.startswith(head) or self._fits(self._partly, head, begins) for begins in self._beginnings
+        )
         if may_be and len(head) < _MOST_HEAD:
             return None
         raise NoCall

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     """The JSON schemas of the tools' parameters, by the tools' names."""
 
 PROBE = "probe_the_format"
-"""The tool that is called in the conversation by which a template shows its format; with the arguments {"of": 1}."""
+"""The tool that is called, with ``{"of": 1}``, in the conversation by which a template shows its format."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ _MOST_REFERENCES = 8
 def value_of(text: str, name: str, parameters: Json) -> Any:
     """Return the value of the argument `name` that was written as `text`.
 
-    It stays text where the schema says that it is a string, and where it is not JSON of a type that the schema has.
+    It stays text where the schema has only strings, and where it is not JSON of a type that the schema has.
 
     Args:
         text: between the tags.

@@ -42,7 +42,7 @@ FORMATS: tuple[CallFormat, ...] = (
     LLAMA4_PYTHONIC,
     PYTHONIC,
 )
-"""In the order in which a template's way of writing is compared with them: where two fit, the closer one is first."""
+"""In the order in which what a template writes is compared with them: where two fit, the closer one is first."""
 
 _TOOL = {"type": "function", "function": {"name": PROBE, "description": "", "parameters": {"type": "object"}}}
 _PROBE: list[dict[str, Any]] = [

@@ -55,8 +55,8 @@ def _headed(text: str, content: str | list[Json] | None) -> str | list[Json]:
 def as_text(messages: Sequence[Json], *, alternating: bool = False) -> list[Json]:
     """Return `messages` with tool calls and results written out in Hermes form.
 
-    For a template that knows neither: calls go into the assistant's text, results into the user's. Where roles have
-    to alternate (`alternating`), what the user says next follows the results in the same message.
+    For a template that knows neither: calls go into the assistant's text, results into the user's. Where roles
+    have to alternate (`alternating`), what the user says next follows the results in the same message.
     """
     made: list[Json] = []
     after_result = False

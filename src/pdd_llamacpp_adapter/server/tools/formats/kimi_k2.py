@@ -1,4 +1,4 @@
-"""``<|tool_call_begin|>functions.NAME:0<|tool_call_argument_begin|>{...}<|tool_call_end|>`` in a section; Kimi K2."""
+"""``<|tool_call_begin|>functions.NAME:0<|tool_call_argument_begin|>{...}<|tool_call_end|>``; Kimi K2."""
 
 from __future__ import annotations
 

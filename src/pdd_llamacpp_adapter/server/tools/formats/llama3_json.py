@@ -1,4 +1,4 @@
-"""``{"name": ..., "parameters": {...}}`` as the answer's beginning, perhaps after ``<|python_tag|>``; Llama 3.1."""
+"""``{"name": ..., "parameters": {...}}`` as an answer's beginning, perhaps after ``<|python_tag|>``: Llama 3.1."""
 
 from __future__ import annotations
 
