@@ -44,7 +44,8 @@ def test_it_may_be_in_the_tokenizers_settings(tmp_path, config):
 
 
 @pytest.mark.parametrize(
-    "config", ["", "[]", "{", "{}", '{"chat_template": 3}', '{"chat_template": "{% if %}"}', '{"chat_template": [1]}']
+    "config",
+    ["", "[]", "{", "{}", '{"chat_template": 3}', '{"chat_template": "{% if %}"}', '{"chat_template": [1]}'],
 )
 def test_where_it_does_not_tell_there_is_none(tmp_path, config):
     (tmp_path / "tokenizer_config.json").write_text(config)
