@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import anyio
 
 from pdd_core.errors import ContextOverflow, InvalidRequest, ModelError
+from pdd_llamacpp_adapter.engine.template_messages import joined
 from pdd_llamacpp_adapter.request import AnswerRequest, check_token_ids
 from pdd_llamacpp_adapter.server.answers.prepared_answer import PreparedAnswer
-from pdd_llamacpp_adapter.server.output.reasoning import ReasoningStart, reasoning_start
+from pdd_llamacpp_adapter.server.output.reasoning import CLOSES, OPENS, ReasoningStart, reasoning_start
 from pdd_llamacpp_adapter.server.prompts.answer_format import grammar_of
 from pdd_llamacpp_adapter.server.prompts.answer_parser import output_parser
 from pdd_llamacpp_adapter.server.prompts.marked import span_of_tools, spans_of_parts
@@ -107,10 +108,18 @@ def _prepare(chat: ChatInput, runtime: AnswerSource) -> PreparedAnswer:
         raise InvalidRequest(str(error), param="messages", code="no_chat_template") from error
     protect = _protected(chat, plan, prompt, vocab) if runtime.refines else []
     # a grammar leaves no room for thoughts
-    thoughts = reasoning_start(prompt, vocab.piece) if wanted is None else ReasoningStart.NEVER
+    thoughts = _thoughts(chat, prompt, vocab) if wanted is None else ReasoningStart.NEVER
     request = answer_request(prompt, chat.sampling, runtime, grammar=plan.constraint(wanted), protect=protect)
     runtime.check_grammar(request)
     return PreparedAnswer(request=request, parser=output_parser(reasoning=thoughts, tools=plan, words=wanted))
+
+
+def _thoughts(chat: ChatInput, prompt: Sequence[int], vocab: Vocabulary) -> ReasoningStart:
+    if chat.rendering.continue_final_message:
+        begun = joined(chat.messages[-1].get("content"))
+        if begun.rfind(OPENS) > begun.rfind(CLOSES):
+            return ReasoningStart.INSIDE
+    return reasoning_start(prompt, vocab.piece)
 
 
 def _rendered(chat: ChatInput, plan: ToolPlan, vocab: Vocabulary, *, most: int | None = None) -> list[int]:

@@ -7,6 +7,7 @@ from template_families import GEMMA2, PARTS, QWEN3
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate
 from pdd_llamacpp_adapter.server.chat.chat_request import ChatRequest
+from pdd_llamacpp_adapter.server.output.deltas import ReasoningDelta
 from pdd_llamacpp_adapter.server.prompts.prepare import prepare
 
 pytestmark = pytest.mark.anyio
@@ -40,6 +41,19 @@ def prompt_of(fake_runtime):
 async def test_the_answer_goes_on_with_the_final_message(prompt_of):
     prompt, _ = await prompt_of(QWEN3, BEGUN, continue_final_message=True)
     assert prompt.endswith("<|im_start|>assistant\nIt is")
+
+
+@pytest.mark.parametrize(
+    ("begun", "thoughts"),
+    [("<think>It", "x"), ("<think>a</think>It", ""), ("It", "")],
+    ids=["in", "behind", "none"],
+)
+async def test_an_answer_may_go_on_within_thoughts(fake_runtime, begun, thoughts):
+    messages = [*ASKED, {"role": "assistant", "content": begun}]
+    asked = ChatRequest(messages=messages, max_tokens=5, continue_final_message=True)
+    parser = (await prepare(asked.chat_input(), fake_runtime())).parser
+    deltas = [*parser.push("x</think>y"), *parser.finish()]
+    assert "".join(one.text for one in deltas if isinstance(one, ReasoningDelta)) == thoughts
 
 
 @pytest.mark.parametrize(
