@@ -149,7 +149,11 @@ def test_text_without_a_call_comes_out_as_it_went_in(form, case):
         assert all(char in left for char in kept)
 
 
-@given(st.text().filter(lambda text: not text.lstrip().startswith("{") and not {"<tool_call>", "```"} & {*text}))
+@given(
+    st.text().filter(
+        lambda text: not text.lstrip().startswith("{") and "<tool_call>" not in text and "```json" not in text
+    )
+)
 def test_words_alone_pass_without_delay(text):
     reading = parser()
     for char in text:
