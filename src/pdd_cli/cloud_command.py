@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pdd_cli import host
 from pdd_cli.extras import require
+from pdd_cli.tool_parser import tool_parser_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ WORKER = "pdd_vllm_plugin.worker.PDDWorker"
 PLUGIN_FLAGS = (("--scheduler-cls", SCHEDULER), ("--worker-cls", WORKER))
 KEY_VARIABLE = "VLLM_API_KEY"  # a name, not a key
 
+_OTHER_TEMPLATE = frozenset({"chat-template", "tokenizer", "tokenizer-mode"})
+"""With one of these flags the model's folder does not tell which template vLLM takes."""
 _DEMO_FLAGS = (("--max-model-len", "8192"),)
 _CPU_FLAGS: tuple[tuple[str, ...], ...] = (
     # bfloat16 is emulated without AVX512, and compiling gains nothing on a CPU
@@ -82,6 +85,7 @@ def cloud_command(
     flags += [("--served-model-name", served_name)] if served_name else []
     flags += _DEMO_FLAGS if demo else ()
     flags += _CPU_FLAGS if on_cpu else ()
+    flags += _tool_flags(Path(model), extra_args)
     return CloudCommand(
         argv=(*_serve(), model, *merged_flags(flags, extra_args)),
         settings=_settings(environ, on_cpu=on_cpu, local=Path(model).is_dir(), demo=demo),
@@ -104,6 +108,14 @@ def merged_flags(ours: Sequence[tuple[str, ...]], theirs: Sequence[str]) -> list
     named = {_flag_name(word) for word in theirs if word.startswith("--")}
     kept = [flag for flag in ours if _flag_name(flag[0]) not in named]
     return [word for flag in kept for word in flag] + list(theirs)
+
+
+def _tool_flags(folder: Path, theirs: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Return what lets a direct client of the cloud have tool calls; nothing where the folder does not tell."""
+    if not folder.is_dir() or any(_flag_name(word) in _OTHER_TEMPLATE for word in theirs if word.startswith("--")):
+        return ()
+    parser = tool_parser_of(folder)
+    return (("--enable-auto-tool-choice",), ("--tool-call-parser", parser)) if parser else ()
 
 
 def _flag_name(word: str) -> str:

@@ -71,7 +71,10 @@ def cloud(
     ] = None,
     only_print: Annotated[bool, typer.Option("--print", help="Print the command, and start nothing.")] = False,
 ) -> None:
-    """Start vLLM with the plugin. Other flags are passed to `vllm serve`, and override those of this command."""
+    """Start vLLM with the plugin. Other flags are passed to `vllm serve`, and override those of this command.
+
+    For a model in a folder, whose chat template tells how it calls tools, vLLM's parser for them is switched on.
+    """
     from pdd_cli.cloud import print_command, serve, server_of
     from pdd_cli.progress import ConsoleProgress
 

@@ -29,7 +29,10 @@ PLUGINS_SCHEDULER = "pdd_vllm_plugin.scheduler.PDDAsyncScheduler"
 SPECULATION = Path(__file__).parents[1] / "support" / "speculation.py"
 STARTED = {"cloud", "plain", "refused", "speculated"}
 """The fixtures for which a vLLM has to start."""
-SMALL = ("--served-model-name", "smollm2", "--host", "127.0.0.1", "--max-model-len", "8192", "--max-num-seqs", "8")
+SMALL = (
+    "--served-model-name", "smollm2", "--host", "127.0.0.1", "--max-model-len", "8192", "--max-num-seqs", "8",
+    "--trust-request-chat-template",  # test_prompts.py brings its own
+)  # fmt: skip
 
 
 def pytest_report_header():

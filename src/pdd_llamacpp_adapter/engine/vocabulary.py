@@ -154,7 +154,8 @@ class Vocabulary:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         most: int | None = None,
-        **template_variables: Any,
+        add_special_tokens: bool | None = None,
+        **rendering: Any,
     ) -> list[int]:
         """Return the prompt of a chat, by the model's own template, ready for the assistant's turn.
 
@@ -162,16 +163,19 @@ class Vocabulary:
             messages: OpenAI's chat messages.
             tools: OpenAI's function tools, for a template that reads them (`ChatTemplate.supports_tools`).
             most: as in `tokenize`.
-            template_variables: what else the template reads, such as `enable_thinking`.
+            add_special_tokens: whether to add what the vocabulary begins a text with, besides what the template
+                writes; None adds it where the template does not write it.
+            rendering: what else `ChatTemplate.render` takes, such as the template's variable `enable_thinking`.
 
         Raises:
             ModelError: the model has no chat template.
             InvalidRequest: the template refuses these messages.
             ContextOverflow: as from `tokenize`.
         """
-        text = self.chat_template.render(messages, tools=tools, **template_variables)
-        begun = bool(self.chat_template.bos) and text.startswith(self.chat_template.bos)
-        return self.tokenize(text, special=True, add_bos=self._adds_bos and not begun, most=most)
+        text = self.chat_template.render(messages, tools=tools, **rendering)
+        if add_special_tokens is None:
+            add_special_tokens = not (self.chat_template.bos and text.startswith(self.chat_template.bos))
+        return self.tokenize(text, special=True, add_bos=self._adds_bos and add_special_tokens, most=most)
 
     @cached_property
     @keeps_model

@@ -18,7 +18,11 @@ def test_text_is_that_of_transformers(source):
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "<Grüße> & 'quotes'\n\n"},
-        {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"a": [1]}}}]},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"function": {"arguments": {"a": [1]}, "name": "f"}, "type": "function"}],
+        },
         {"role": "tool", "content": "22"},
     ]
     for tools in (None, [WEATHER]):

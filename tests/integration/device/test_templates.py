@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from template_families import DEEPSEEK_R1, ELSEWHERE, GEMMA2, WITH_TOOLS
 
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate
@@ -10,86 +11,16 @@ from pdd_llamacpp_adapter.engine.grammar import GrammarEngine
 from pdd_llamacpp_adapter.server.output.deltas import ToolCallDelta
 from pdd_llamacpp_adapter.server.output.reasoning import ReasoningStart, reasoning_start
 from pdd_llamacpp_adapter.server.prompts.answer_parser import output_parser
-from pdd_llamacpp_adapter.server.tools.tool_formats import CallFormat
+from pdd_llamacpp_adapter.server.tools.formats.hermes import HERMES
 from pdd_llamacpp_adapter.server.tools.tool_use import plan_tools
 
-QWEN3 = """{%- if tools %}
-    {{- '<|im_start|>system\\n' }}
-    {%- if messages[0].role == 'system' %}{{- messages[0].content + '\\n\\n' }}{%- endif %}
-    {{- "# Tools\\n<tools>" }}
-    {%- for tool in tools %}{{- "\\n" }}{{- tool | tojson }}{%- endfor %}
-    {{- "\\n</tools><|im_end|>\\n" }}
-{%- elif messages[0].role == 'system' %}
-    {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
-{%- endif %}
-{%- for message in messages %}
-    {%- if message.role == "user" %}
-        {{- '<|im_start|>user\\n' + message.content + '<|im_end|>\\n' }}
-    {%- elif message.role == "assistant" %}
-        {{- '<|im_start|>assistant\\n' + message.content }}
-        {%- for tool_call in message.tool_calls or [] %}
-            {%- if (loop.first and message.content) or not loop.first %}{{- '\\n' }}{%- endif %}
-            {%- if tool_call.function %}{%- set tool_call = tool_call.function %}{%- endif %}
-            {{- '<tool_call>\\n{"name": "' + tool_call.name + '", "arguments": ' }}
-            {%- if tool_call.arguments is string %}{{- tool_call.arguments }}
-            {%- else %}{{- tool_call.arguments | tojson }}{%- endif %}
-            {{- '}\\n</tool_call>' }}
-        {%- endfor %}
-        {{- '<|im_end|>\\n' }}
-    {%- elif message.role == "tool" %}
-        {%- if loop.first or (messages[loop.index0 - 1].role != "tool") %}{{- '<|im_start|>user' }}{%- endif %}
-        {{- '\\n<tool_response>\\n' + message.content + '\\n</tool_response>' }}
-        {%- if loop.last or (messages[loop.index0 + 1].role != "tool") %}{{- '<|im_end|>\\n' }}{%- endif %}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-    {%- if enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}
-    {%- if enable_thinking is true %}{{- '<think>\\n' }}{%- endif %}
-{%- endif %}"""
-
-LLAMA31 = """{{- bos_token }}
-{%- if not date_string is defined %}{%- set date_string = "26 Jul 2024" %}{%- endif %}
-{%- if not tools is defined %}{%- set tools = none %}{%- endif %}
-{%- if messages[0]['role'] == 'system' %}
-    {%- set system_message = messages[0]['content']|trim %}{%- set messages = messages[1:] %}
-{%- else %}{%- set system_message = "" %}{%- endif %}
-{{- "system: Today Date: " + date_string + "\\n\\n" + system_message + "<|eot|>" }}
-{%- if not tools is none %}
-    {%- if messages | length == 0 %}{{- raise_exception("there's no first user message!") }}{%- endif %}
-    {%- set first_user_message = messages[0]['content']|trim %}{%- set messages = messages[1:] %}
-    {{- 'user: Respond in the format {"name": function name, "parameters": arguments}.' }}
-    {%- for t in tools %}{{- t | tojson(indent=4) }}{{- "\\n\\n" }}{%- endfor %}
-    {{- first_user_message + "<|eot|>" }}
-{%- endif %}
-{%- for message in messages %}
-    {%- if 'tool_calls' in message %}
-        {%- if not message.tool_calls|length == 1 %}{{- raise_exception("single tool-calls only!") }}{%- endif %}
-        {%- set tool_call = message.tool_calls[0].function %}
-        {{- 'assistant: {"name": "' + tool_call.name + '", "parameters": ' }}
-        {{- tool_call.arguments | tojson }}{{- "}<|eot|>" }}
-    {%- elif message.role == "tool" or message.role == "ipython" %}{{- 'ipython: ' + message.content | tojson }}
-    {%- else %}{{- message['role'] + ': ' + message['content'] | trim + '<|eot|>' }}{%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}{{- 'assistant: ' }}{%- endif %}"""
-
-GEMMA2 = """{{ bos_token }}
-{%- if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
-{%- for message in messages %}
-{%- if (message.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('no alternation') }}{% endif %}
-{%- set role = 'model' if message.role == 'assistant' else message.role %}
-{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}
-{%- endfor %}{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"""
-
-DEEPSEEK_R1 = """{{ bos_token }}{% for message in messages %}
-{%- if message['role'] == 'user' %}{{ '<User>' + message['content'] }}
-{%- elif message['role'] == 'assistant' and message['content'] is not none %}
-{%- if '</think>' in message['content'] %}{% set content = message['content'].split('</think>')[-1] %}
-{%- else %}{% set content = message['content'] %}{% endif %}{{ '<Assistant>' + content + eos_token }}
-{%- else %}{{ message['content'] }}{% endif %}{% endfor %}
-{%- if add_generation_prompt %}{{ '<Assistant><think>\n' }}{% endif %}"""
-
-TEMPLATES = {"qwen3": QWEN3, "llama": LLAMA31, "gemma": GEMMA2, "deepseek": DEEPSEEK_R1, "own": None}
+TEMPLATES = {
+    **{name: source for name, (source, _) in WITH_TOOLS.items()},
+    "gemma": GEMMA2,
+    "deepseek": DEEPSEEK_R1,
+    "elsewhere": ELSEWHERE,
+    "own": None,
+}
 WEATHER = {
     "type": "function",
     "function": {
@@ -142,8 +73,8 @@ def test_a_conversation_with_tools_becomes_a_prompt(loaded, template, name):
     for part in (
         "The weather now",
         "How is it?",
-        '{"city": "Rome"}',
-        '{"city": "Oslo"}',
+        "Rome",
+        "Oslo",
         "sun in Rome",
         "sun in Oslo",
     ):
@@ -151,20 +82,11 @@ def test_a_conversation_with_tools_becomes_a_prompt(loaded, template, name):
     assert ids
 
 
-@pytest.mark.parametrize(
-    ("name", "form"),
-    [
-        ("qwen3", CallFormat.HERMES),
-        ("llama", CallFormat.LLAMA3_JSON),
-        ("gemma", None),
-        ("deepseek", None),
-        ("own", None),
-    ],
-)
-def test_the_way_of_calling_is_that_of_the_template(template, name, form):
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_way_of_calling_is_that_of_the_template(template, name):
     plan = plan_tools([WEATHER], "auto", template=template(name))
-    assert plan.native is form
-    assert plan.format is (form or CallFormat.HERMES)
+    assert (plan.native and plan.native.parser) == (WITH_TOOLS[name][1] if name in WITH_TOOLS else None)
+    assert plan.format is (plan.native or HERMES)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -12,6 +12,7 @@ from pydantic import Field
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.request import MAX_TOP_LOGPROBS
 from pdd_llamacpp_adapter.server.chat.messages import plain_messages
+from pdd_llamacpp_adapter.server.chat.template_fields import TemplateFields
 from pdd_llamacpp_adapter.server.prompts.marked import marked_parts
 from pdd_llamacpp_adapter.server.prompts.prepare import ChatInput
 from pdd_llamacpp_adapter.server.tools.tool_use import MAX_TOOLS
@@ -21,7 +22,7 @@ from pdd_llamacpp_adapter.server.wire.sampling_fields import SamplingFields, Tok
 _SUPERSEDED = {"functions": "tools", "function_call": "tool_choice"}
 
 
-class ChatRequest(SamplingFields):
+class ChatRequest(TemplateFields, SamplingFields):
     """What a client asks for; `store`, `user`, `metadata` and other fields without a meaning here are ignored."""
 
     messages: list[Any]
@@ -33,7 +34,6 @@ class ChatRequest(SamplingFields):
     tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] = Field(default_factory=list)
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool = True
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     modalities: Annotated[list[str], Field(max_length=8)] = Field(default_factory=list)
     functions: Any = None
     function_call: Any = None
@@ -60,7 +60,7 @@ class ChatRequest(SamplingFields):
             tool_choice=self.tool_choice,
             parallel_tool_calls=self.parallel_tool_calls,
             response_format=self.response_format,
-            template_kwargs=self.chat_template_kwargs,
+            rendering=self.rendering(),
             sampling=self._sampling(
                 max_tokens=limit,
                 logprobs=(self.top_logprobs or 0) if self.logprobs else None,

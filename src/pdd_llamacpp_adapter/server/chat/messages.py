@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 _ROLES = {
-    "developer": "system",
+    "developer": "developer",
     "system": "system",
     "user": "user",
     "assistant": "assistant",
@@ -24,12 +24,17 @@ _ROLES = {
 }
 """The older ``function`` answers the assistant's `function_call`, which has no id."""
 _NO_ID = ""
-_EXTRAS = ("name", "tool_call_id", "reasoning_content")
-"""Text fields that a template may read."""
+_EXTRAS = {
+    "name": "name",
+    "tool_call_id": "tool_call_id",
+    "reasoning": "reasoning_content",
+    "reasoning_content": "reasoning_content",
+}
+"""Text fields that a template may read, and how they are called here; vLLM has both names for thoughts."""
 
 
 def plain_messages(messages: Sequence[Any]) -> list[Json]:
-    """Return the messages with ``content`` as one string, or None beside tool calls, and no unknown fields.
+    """Return the messages with ``content`` as a string, text parts, or None beside calls, and no unknown fields.
 
     Raises:
         InvalidRequest: there is none, one is malformed, or one holds something else than text.
@@ -47,17 +52,17 @@ def _plain(message: Any, where: str) -> Json:
         names = ", ".join(_ROLES)
         raise InvalidRequest(f"{where}.role must be one of {names}", param=f"{where}.role")
     plain: Json = {"role": _ROLES[role]}
+    plain["content"] = _content(message, f"{where}.content", role)
     calls = _calls(message, where) if role == "assistant" else []
     if calls:
         plain["tool_calls"] = calls
-    plain["content"] = _content(message, f"{where}.content", optional=role == "assistant")
-    for name in _EXTRAS:
+    for name, known_as in _EXTRAS.items():
         value = message.get(name)
         if value is None:
             continue
         if not isinstance(value, str):
             raise InvalidRequest(f"{where}.{name} must be a string", param=f"{where}.{name}")
-        plain[name] = value
+        plain.setdefault(known_as, value)
     if role == "function":
         plain["tool_call_id"] = _NO_ID
     if role == "tool" and "tool_call_id" not in plain:
@@ -65,9 +70,9 @@ def _plain(message: Any, where: str) -> Json:
     return plain
 
 
-def _content(message: Json, where: str, *, optional: bool) -> str | None:
+def _content(message: Json, where: str, role: str) -> str | list[Json] | None:
     content = message.get("content")
-    if content is None and optional:
+    if content is None and role == "assistant":
         refusal = message.get("refusal")
         if isinstance(refusal, str):
             return refusal
@@ -76,8 +81,8 @@ def _content(message: Json, where: str, *, optional: bool) -> str | None:
         return content
     if not isinstance(content, list):
         raise InvalidRequest(f"{where} must be a string or a list of parts", param=where)
-    # as vLLM joins parts for templates that take text
-    return "\n".join(_text(part, f"{where}[{index}]") for index, part in enumerate(content))
+    texts = [_text(part, f"{where}[{index}]") for index, part in enumerate(content)]
+    return [{"type": "text", "text": text} for text in texts]
 
 
 def _text(part: Any, where: str) -> str:

@@ -10,6 +10,7 @@ from pdd_llamacpp_adapter.server.tools.forced_calls import ForcedCallParser
 from pdd_llamacpp_adapter.server.tools.tool_calls import ToolCallParser
 
 if TYPE_CHECKING:
+    from pdd_llamacpp_adapter.request import Grammar
     from pdd_llamacpp_adapter.server.output.deltas import Delta
     from pdd_llamacpp_adapter.server.tools.tool_use import ToolPlan
 
@@ -44,16 +45,19 @@ class AnswerParser:
         return deltas
 
 
-def output_parser(*, reasoning: ReasoningStart, tools: ToolPlan | None = None) -> AnswerParser:
+def output_parser(
+    *, reasoning: ReasoningStart, tools: ToolPlan | None = None, words: Grammar | None = None
+) -> AnswerParser:
     """Return the parser of one answer.
 
     Args:
         reasoning: where the answer begins, from `reasoning_start`; NEVER for an answer that a grammar constrains.
         tools: the plan of the request's tools; a forced choice leaves no room for anything but calls.
+        words: what the answer's words have to look like.
     """
     calls: ToolCallParser | ForcedCallParser | None = None
     if tools is not None and tools.grammar is not None:
-        calls, reasoning = ForcedCallParser(tools.names, tools.native), ReasoningStart.NEVER
-    elif tools is not None and tools.format is not None:
-        calls = ToolCallParser(tools.format, tools.names, parallel=tools.parallel)
+        calls, reasoning = ForcedCallParser(tools.schemas, tools.native), ReasoningStart.NEVER
+    elif tools is not None and (form := tools.format_beside(words)) is not None:
+        calls = ToolCallParser(form, tools.schemas, parallel=tools.parallel)
     return AnswerParser(ReasoningSplitter(reasoning), calls)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.engine.history import common_prefix
+from pdd_llamacpp_adapter.engine.template_messages import JOINT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,25 +22,24 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
 
 MARK = "pdd_protect"
-JOINT = "\n"
-"""The text between the parts of one message."""
+_JOINTS = (JOINT, "")
+"""What most templates put between the parts of one message: see `ContentFormat`."""
 
 
 @dataclass(frozen=True, slots=True)
 class MarkedPart:
     """A part of a message's content that is to stay."""
 
-    content: str
-    """All of the message's content."""
-    start: int
-    """Where in `content` the part begins, in characters."""
-    end: int
+    texts: tuple[str, ...]
+    """All parts of the message's content."""
+    index: int
+    """The part's number among them."""
     param: str
     """The part's place in the request."""
     message: int
     """The message's number."""
     ahead: tuple[str, ...] = ()
-    """The contents of the messages between the one before with a marked part and this one."""
+    """The texts of the messages between the one before with a marked part and this one."""
 
 
 def marked_parts(
@@ -64,21 +64,19 @@ def marked_parts(
         if found:
             ahead.clear()
         else:
-            ahead.append(JOINT.join(map(_text, parts)))
+            ahead += map(_text, parts)
     return tuple(marked)
 
 
 def _marked(parts: list[Any], number: int, where: str) -> Iterable[MarkedPart]:
-    texts = [_text(part) for part in parts]
-    content, start = JOINT.join(texts), 0
+    texts = tuple(map(_text, parts))
     for index, (part, text) in enumerate(zip(parts, texts, strict=True)):
         mark = part.get(MARK, False) if isinstance(part, dict) else False
         if not isinstance(mark, bool):
             name = f"{where}[{index}].{MARK}"
             raise InvalidRequest(f"{name} must be true or false", param=name)
         if mark and text.strip():
-            yield MarkedPart(content, start, start + len(text), f"{where}[{index}]", number)
-        start += len(text) + len(JOINT)
+            yield MarkedPart(texts, index, f"{where}[{index}]", number)
 
 
 def _text(part: Any) -> str:
@@ -98,23 +96,40 @@ def spans_of_parts(parts: Sequence[MarkedPart], prompt: Sequence[int], vocab: Vo
     spans, behind = list[tuple[int, int]](), 0
     for _, group in groupby(parts, key=lambda part: part.message):
         of_message = list(group)
-        content = of_message[0].content
-        # templates trim; and of several messages with one content, each has its own place
-        stripped = content.strip().encode()
         # a message that the template leaves out may be found in this one: then what is ahead does not count
         ahead = _behind(text, of_message[0].ahead, behind)
-        begin = _find(stripped, text, ahead, behind)
-        behind = ahead if begin < 0 else begin + len(stripped)
-        margin = len(content) - len(content.lstrip())
+        places, end = _places(of_message[0].texts, text, ahead, behind)
+        behind = ahead if end is None else end
         for part in of_message:
-            wanted = content[part.start : part.end].strip().encode()
-            before = content[margin : max(margin, part.start)].encode()
-            found = _find(wanted, text, *((ahead, 0) if begin < 0 else (begin + len(before),)))
+            wanted = part.texts[part.index].strip().encode()
+            found = _find(wanted, text, places[part.index], 0)
             if found < 0:
                 problem = "is marked, but the model's chat template does not put it into the prompt as it is"
                 raise InvalidRequest(f"{part.param} {problem}", param=part.param)
             spans.append((bisect_right(ends, found), bisect_right(ends, found + len(wanted) - 1) + 1))
     return spans
+
+
+def _places(texts: Sequence[str], text: bytes, ahead: int, behind: int) -> tuple[list[int], int | None]:
+    """Return behind which position in `text` each of a message's parts is, and where the message ends.
+
+    The whole message is looked for first, since a short part's words are in other places too. If it is not there
+    as one, its parts are where they follow one another, and its end is not known.
+    """
+    for joint in _JOINTS:
+        content = joint.join(filter(None, texts))
+        # templates trim; and of several messages with one content, each has its own place
+        stripped = content.strip().encode()
+        begin = _find(stripped, text, ahead, behind)
+        if begin >= 0:
+            starts = accumulate((len(part.encode()) + len(joint) if part else 0 for part in texts), initial=begin)
+            margin = len(content.encode()) - len(content.lstrip().encode())
+            return [max(begin, start - margin) for start in starts][:-1], begin + len(stripped)
+    places, at = list[int](), ahead
+    for part in texts:
+        places.append(at)
+        at = _behind(text, [part], at)
+    return places, None
 
 
 def _behind(text: bytes, contents: Iterable[str], start: int) -> int:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import anyio
 
 from pdd_core.errors import InvalidRequest, ModelError
-from pdd_llamacpp_adapter.engine.chat_template import RESERVED_VARIABLES
+from pdd_llamacpp_adapter.engine.template_messages import joined
 from pdd_llamacpp_adapter.request import AnswerRequest, check_token_ids, context_overflow, requested
 from pdd_llamacpp_adapter.server.answers.prepared_answer import PreparedAnswer
-from pdd_llamacpp_adapter.server.output.reasoning import ReasoningStart, reasoning_start
+from pdd_llamacpp_adapter.server.output.reasoning import CLOSES, OPENS, ReasoningStart, reasoning_start
 from pdd_llamacpp_adapter.server.prompts.answer_format import grammar_of
 from pdd_llamacpp_adapter.server.prompts.answer_parser import output_parser
 from pdd_llamacpp_adapter.server.prompts.marked import span_of_tools, spans_of_parts
+from pdd_llamacpp_adapter.server.prompts.rendering import Rendering
 from pdd_llamacpp_adapter.server.tools.tool_use import plan_tools
 from pdd_llamacpp_adapter.server.wire.sampling_fields import Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from pdd_core.refinement.spans import Span
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
@@ -32,22 +33,21 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 
-_RESERVED = RESERVED_VARIABLES | {"self", "most"}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatInput:
     """A chat to go on with, in the shapes of OpenAI's chat completions."""
 
     messages: Sequence[Json]
-    """Roles system, user, assistant (with tool_calls) and tool; `content` is a string or None."""
+    """Roles system, developer, user, assistant (with tool_calls) and tool; `content` is a string, a list of
+    ``{"type": "text", "text": ...}``, or None."""
     tools: Sequence[Json] = ()
     tool_choice: str | Json | None = None
     parallel_tool_calls: bool = True
     response_format: Json | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """Variables for the model's chat template, such as `enable_thinking`."""
+    rendering: Rendering = field(default_factory=Rendering)
+    """What else the prompt depends on."""
     marked: Sequence[MarkedPart] = ()
     """Parts that stay when the prompt is refined."""
 
@@ -109,12 +109,8 @@ class ChatBody(Protocol):
 
 def _prompt(chat: ChatInput, runtime: AnswerSource) -> tuple[ToolPlan, list[int]]:
     vocab = runtime.vocab
-    if taken := sorted(_RESERVED & chat.template_kwargs.keys()):
-        raise InvalidRequest(
-            f"chat_template_kwargs must not hold {taken[0]!r}: it comes from another field",
-            param="chat_template_kwargs",
-        )
     try:
+        chat.rendering.check(vocab.chat_template)
         plan = plan_tools(chat.tools, chat.tool_choice, chat.parallel_tool_calls, template=vocab.chat_template)
         return plan, _rendered(chat, plan, vocab, most=runtime.context_limit())
     except ModelError as error:
@@ -126,16 +122,24 @@ def _prepare(chat: ChatInput, runtime: AnswerSource) -> PreparedAnswer:
     plan, prompt = _prompt(chat, runtime)
     protect = _protected(chat, plan, prompt, vocab) if runtime.refines else []
     # a grammar leaves no room for thoughts
-    thoughts = reasoning_start(prompt, vocab.piece) if wanted is None else ReasoningStart.NEVER
+    thoughts = _thoughts(chat, prompt, vocab) if wanted is None else ReasoningStart.NEVER
     request = answer_request(prompt, chat.sampling, runtime, grammar=plan.constraint(wanted), protect=protect)
     runtime.check_grammar(request)
-    parser = output_parser(reasoning=thoughts, tools=plan)
+    parser = output_parser(reasoning=thoughts, tools=plan, words=wanted)
     return PreparedAnswer(request=request, parser=parser, only_calls=plan.grammar is not None)
+
+
+def _thoughts(chat: ChatInput, prompt: Sequence[int], vocab: Vocabulary) -> ReasoningStart:
+    if chat.rendering.continue_final_message:
+        begun = joined(chat.messages[-1].get("content"))
+        if begun.rfind(OPENS) > begun.rfind(CLOSES):
+            return ReasoningStart.INSIDE
+    return reasoning_start(prompt, vocab.piece)
 
 
 def _rendered(chat: ChatInput, plan: ToolPlan, vocab: Vocabulary, *, most: int | None = None) -> list[int]:
     messages = plan.messages(chat.messages)
-    return vocab.render_chat(messages, tools=plan.template_tools, most=most, **chat.template_kwargs)
+    return vocab.render_chat(messages, tools=plan.template_tools, most=most, **chat.rendering.options())
 
 
 def _protected(chat: ChatInput, plan: ToolPlan, prompt: Sequence[int], vocab: Vocabulary) -> list[Span]:

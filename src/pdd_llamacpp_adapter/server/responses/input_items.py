@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import InvalidRequest
+from pdd_llamacpp_adapter.engine.template_messages import joined
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,12 +81,12 @@ def _add_call(messages: list[Json], item: Json, where: str) -> None:
     messages[-1].setdefault("tool_calls", []).append(call)
 
 
-def _text(content: Any, where: str) -> str:
+def _text(content: Any, where: str) -> str | list[Json]:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise InvalidRequest(f"{where} must be a string or a list of parts", param=where)
-    return "\n".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
+    return [{"type": "text", "text": _part(part, f"{where}[{index}]")} for index, part in enumerate(content)]
 
 
 def _part(part: Any, where: str) -> str:
@@ -110,5 +111,5 @@ def _one_system(messages: list[Json]) -> list[Json]:
     begins = next(index for index, message in enumerate(messages) if message["role"] != "system")
     if begins < 2:
         return messages
-    joined = "\n\n".join(message["content"] for message in messages[:begins])
-    return [{"role": "system", "content": joined}, *messages[begins:]]
+    content = "\n\n".join(joined(message["content"]) for message in messages[:begins])
+    return [{"role": "system", "content": content}, *messages[begins:]]

@@ -14,6 +14,7 @@ from pdd_llamacpp_adapter.request import MAX_TOP_LOGPROBS
 from pdd_llamacpp_adapter.server.prompts.answer_format import grammar_of
 from pdd_llamacpp_adapter.server.prompts.marked import marked_parts
 from pdd_llamacpp_adapter.server.prompts.prepare import ChatInput
+from pdd_llamacpp_adapter.server.prompts.rendering import Rendering
 from pdd_llamacpp_adapter.server.responses.input_items import chat_messages
 from pdd_llamacpp_adapter.server.tools.tool_use import MAX_TOOLS, function
 from pdd_llamacpp_adapter.server.wire.bodies import WireModel, check_items
@@ -80,7 +81,7 @@ class ResponsesRequest(SamplingFields):
             tool_choice=self._choice(),
             parallel_tool_calls=self.parallel_tool_calls,
             response_format=self._format(),
-            template_kwargs=self.chat_template_kwargs,
+            rendering=Rendering(variables=self.chat_template_kwargs),
             sampling=self._sampling(
                 max_tokens=self.max_output_tokens,
                 logprobs=self.top_logprobs if self.with_logprobs else None,

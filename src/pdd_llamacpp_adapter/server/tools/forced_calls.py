@@ -7,15 +7,15 @@ import re
 from typing import TYPE_CHECKING
 
 from pdd_llamacpp_adapter.server.output.deltas import ContentDelta, ToolCallDelta
+from pdd_llamacpp_adapter.server.tools.call_json import may_be_call, read_calls
 from pdd_llamacpp_adapter.server.tools.json_extent import JsonExtent, NotJson
 from pdd_llamacpp_adapter.server.tools.tool_calls import new_call_id
-from pdd_llamacpp_adapter.server.tools.tool_formats import may_be_call, read_calls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from pdd_llamacpp_adapter.server.output.deltas import Delta
-    from pdd_llamacpp_adapter.server.tools.tool_formats import CallFormat
+    from pdd_llamacpp_adapter.server.tools.call_format import CallFormat, Tools
 
 _HEAD = re.compile(r'\s*[\[,]\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{)')
 _TAIL = re.compile(r"\s*\}")
@@ -30,8 +30,8 @@ class ForcedCallParser:
     nothing is told.
     """
 
-    def __init__(self, names: Collection[str], form: CallFormat | None = None) -> None:
-        self._names = names
+    def __init__(self, tools: Tools, form: CallFormat | None = None) -> None:
+        self._tools = tools
         self._form = form
         self._text = ""
         self._deltas: list[Delta] = []
@@ -59,7 +59,7 @@ class ForcedCallParser:
         rest, self._text = self._text, ""
         if not rest or (self._num_calls and (rest.isspace() or _LIST_END.fullmatch(rest))):
             return []
-        calls = read_calls(rest, self._names)
+        calls = read_calls(rest, self._tools)
         if calls is None:
             return [] if self._begins_call(rest) else [ContentDelta(rest)]
         deltas: list[Delta] = []
@@ -80,7 +80,7 @@ class ForcedCallParser:
 
     def _before_arguments(self) -> bool:
         head = _HEAD.match(self._text)
-        if head is None or (name := json.loads(head[1])) not in self._names:
+        if head is None or (name := json.loads(head[1])) not in self._tools:
             return False
         self._deltas.append(ToolCallDelta(self._num_calls, "", new_call_id(self._form), name))
         self._num_calls += 1

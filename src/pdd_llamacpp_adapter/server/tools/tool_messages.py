@@ -6,12 +6,14 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from pdd_llamacpp_adapter.engine.chat_template import arguments_object
+from pdd_llamacpp_adapter.engine.template_messages import arguments_object, joined
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pdd_llamacpp_adapter.server.wire.json_body import Json
+
+_OWN_ID = "call_"
 
 
 def described(tools: Sequence[Mapping[str, Any]]) -> str:
@@ -37,33 +39,46 @@ def with_instructions(messages: Sequence[Json], text: str, *, system: bool) -> l
     if first is None or (system and first > 0):
         return [{"role": role, "content": text}, *messages]
     own = messages[first].get("content")
-    headed = {**messages[first], "content": f"{text}\n\n{own}" if own else text}
+    headed = {**messages[first], "content": _headed(text, own)}
     return [*messages[:first], headed, *messages[first + 1 :]]
 
 
-def as_text(messages: Sequence[Json]) -> list[Json]:
+def _headed(text: str, content: str | list[Json] | None) -> str | list[Json]:
+    if not content:
+        return text
+    if isinstance(content, str):
+        return f"{text}\n\n{content}"
+    first, *others = content
+    return [{**first, "text": f"{text}\n\n{first['text']}"}, *others]
+
+
+def as_text(messages: Sequence[Json], *, alternating: bool = False) -> list[Json]:
     """Return `messages` with tool calls and results written out in Hermes form.
 
-    For a template that knows neither: calls go into the assistant's text, results into the user's.
+    For a template that knows neither: calls go into the assistant's text, results into the user's. Where roles
+    have to alternate (`alternating`), what the user says next follows the results in the same message.
     """
     made: list[Json] = []
     after_result = False
     for message in messages:
         if message["role"] == "tool":
-            result = f"<tool_response>\n{message.get('content') or ''}\n</tool_response>"
+            result = f"<tool_response>\n{joined(message.get('content'))}\n</tool_response>"
             if after_result:
                 made[-1]["content"] += "\n" + result
             else:
                 made.append({"role": "user", "content": result})
             after_result = True
             continue
+        if after_result and alternating and message["role"] == "user":
+            made[-1] = {**message, "content": _headed(made[-1]["content"], message.get("content"))}
+        else:
+            made.append(_call_text(message) if message.get("tool_calls") else dict(message))
         after_result = False
-        made.append(_call_text(message) if message.get("tool_calls") else dict(message))
     return made
 
 
 def _call_text(message: Json) -> Json:
-    lines = [message["content"]] if message.get("content") else []
+    lines = [words] if (words := joined(message.get("content"))) else []
     for call in message["tool_calls"]:
         function = call["function"]
         written = {"name": function["name"], "arguments": arguments_object(function.get("arguments"))}
@@ -95,6 +110,30 @@ def with_short_ids(messages: Sequence[Json]) -> list[Json]:
         if message.get("tool_calls"):
             short["tool_calls"] = [{**call, "id": _short(call.get("id") or "")} for call in message["tool_calls"]]
         made.append(short)
+    return made
+
+
+def with_function_ids(messages: Sequence[Json]) -> list[Json]:
+    """Return `messages` with call ids such as ``functions.weather:0``: Kimi's templates write the id as the call.
+
+    Ids that are not from here or OpenAI stay.
+    """
+    made: list[Json] = []
+    known: dict[str, str] = {}
+    count = 0
+    for message in messages:
+        changed = dict(message)
+        for call in message.get("tool_calls") or ():
+            if (call.get("id") or _OWN_ID).startswith(_OWN_ID):
+                known[call.get("id") or ""] = f"functions.{call['function']['name']}:{count}"
+            count += 1
+        if message.get("tool_calls"):
+            changed["tool_calls"] = [
+                {**call, "id": known.get(call.get("id") or "", call.get("id"))} for call in message["tool_calls"]
+            ]
+        if message["role"] == "tool":
+            changed["tool_call_id"] = known.get(message["tool_call_id"], message["tool_call_id"])
+        made.append(changed)
     return made
 
 

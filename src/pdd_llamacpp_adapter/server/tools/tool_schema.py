@@ -6,11 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pdd_llamacpp_adapter.request import Grammar, GrammarKind
-from pdd_llamacpp_adapter.server.tools.tool_formats import CallFormat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pdd_llamacpp_adapter.server.tools.call_format import JsonShape
     from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 MAX_FORCED_CALLS = 16
@@ -34,7 +34,7 @@ def forced_calls(functions: Sequence[Json], *, parallel: bool) -> Grammar:
     return Grammar(GrammarKind.JSON, json.dumps(schema), param="tools")
 
 
-def call_or_words(functions: Sequence[Json], words: Grammar, form: CallFormat, *, parallel: bool) -> Grammar:
+def call_or_words(functions: Sequence[Json], words: Grammar, shape: JsonShape, *, parallel: bool) -> Grammar:
     """Return the grammar of a call, or of `words`, which are JSON themselves.
 
     A call looks as the model was taught, but for the markers around it: those may be control tokens, which no JSON
@@ -43,9 +43,8 @@ def call_or_words(functions: Sequence[Json], words: Grammar, form: CallFormat, *
     definitions: Json = {"answer": _ANY_OBJECT}
     if words.kind is GrammarKind.JSON:
         definitions["answer"] = _moved_root(json.loads(words.text), "#/$defs/answer")
-    field = "parameters" if form is CallFormat.LLAMA3_JSON else "arguments"
-    calls = [_call(function, f"tool{index}", definitions, field) for index, function in enumerate(functions)]
-    if form is CallFormat.MISTRAL:
+    calls = [_call(function, f"tool{index}", definitions, shape.field) for index, function in enumerate(functions)]
+    if shape.listed:
         most = MAX_FORCED_CALLS if parallel else 1
         calls = [{"type": "array", "items": {"anyOf": calls}, "minItems": 1, "maxItems": most}]
     schema = {"anyOf": [{"$ref": "#/$defs/answer"}, *calls], "$defs": definitions}

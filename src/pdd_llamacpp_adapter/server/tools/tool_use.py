@@ -7,14 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import InvalidRequest
-from pdd_llamacpp_adapter.server.tools.tool_formats import CallFormat, format_of
-from pdd_llamacpp_adapter.server.tools.tool_messages import (
-    as_text,
-    described,
-    one_call_each,
-    with_instructions,
-    with_short_ids,
-)
+from pdd_llamacpp_adapter.server.tools.formats.hermes import HERMES
+from pdd_llamacpp_adapter.server.tools.tool_formats import format_of
+from pdd_llamacpp_adapter.server.tools.tool_messages import as_text, described, with_instructions
 from pdd_llamacpp_adapter.server.tools.tool_schema import call_or_words, forced_calls
 
 if TYPE_CHECKING:
@@ -22,6 +17,7 @@ if TYPE_CHECKING:
 
     from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate
     from pdd_llamacpp_adapter.request import Grammar
+    from pdd_llamacpp_adapter.server.tools.call_format import CallFormat
     from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -42,6 +38,8 @@ class ToolPlan:
     parallel: bool = True
     """Whether there may be several calls."""
     takes_system: bool = True
+    alternates: bool = False
+    """Whether the template refuses two messages of the user in a row."""
 
     @property
     def template_tools(self) -> list[Json] | None:
@@ -51,37 +49,37 @@ class ToolPlan:
     @property
     def format(self) -> CallFormat | None:
         """What a call in the answer's text looks like; None if there cannot be one in it."""
-        return (self.native or CallFormat.HERMES) if self.tools and self.grammar is None else None
+        return (self.native or HERMES) if self.tools and self.grammar is None else None
+
+    def format_beside(self, words: Grammar | None) -> CallFormat | None:
+        """Return the same for an answer whose words are to look like `words`: then a call has to be JSON."""
+        form = self.format
+        return form if form is None or words is None or form.json is not None else HERMES
 
     @property
-    def names(self) -> frozenset[str]:
-        """The names by which tools may be called."""
-        return frozenset(tool["function"]["name"] for tool in self.tools)
+    def schemas(self) -> dict[str, Json]:
+        """The schemas of the tools' parameters, by the names by which they may be called."""
+        return {tool["function"]["name"]: tool["function"]["parameters"] for tool in self.tools}
 
     def constraint(self, words: Grammar | None) -> Grammar | None:
         """Return what the answer has to look like, if its words are to look like `words`.
 
         A forced choice leaves no words. Where the choice is the model's, the answer is a call or such words.
         """
-        if self.grammar is not None or words is None or self.format is None:
+        form = self.format_beside(words)
+        if self.grammar is not None or words is None or form is None or form.json is None:
             return self.grammar or words
         functions = [tool["function"] for tool in self.tools]
-        return call_or_words(functions, words, self.format, parallel=self.parallel)
+        return call_or_words(functions, words, form.json, parallel=self.parallel)
 
     def messages(self, messages: Sequence[Json]) -> list[Json]:
         """Return `messages` as the template can render them, its tools described if it does not do so itself."""
-        match self.native:
-            case None:
-                written = as_text(messages)
-                if not self.tools:
-                    return written
-                return with_instructions(written, described(self.tools), system=self.takes_system)
-            case CallFormat.MISTRAL:
-                return with_short_ids(messages)
-            case CallFormat.LLAMA3_JSON:
-                return one_call_each(messages)
-            case _:
-                return [dict(message) for message in messages]
+        if self.native is not None:
+            return self.native.past(messages)
+        written = as_text(messages, alternating=self.alternates)
+        if not self.tools:
+            return written
+        return with_instructions(written, described(self.tools), system=self.takes_system)
 
 
 def plan_tools(
@@ -114,6 +112,7 @@ def plan_tools(
         else None,
         parallel=parallel,
         takes_system=template.supports_system,
+        alternates=template.alternates,
     )
 
 
@@ -157,7 +156,10 @@ def chat_tool(tool: Any, param: str) -> Json:
     """
     if not isinstance(tool, dict) or tool.get("type") != "function":
         raise InvalidRequest(f'{param}.type must be "function", no other is run', param=f"{param}.type")
-    return {"type": "function", "function": function(tool.get("function"), f"{param}.function")}
+    made = function(tool.get("function"), f"{param}.function")
+    if isinstance(strict := tool["function"].get("strict"), bool):
+        made["strict"] = strict  # templates write the whole object
+    return {"type": "function", "function": made}
 
 
 def function(described: Any, param: str) -> Json:

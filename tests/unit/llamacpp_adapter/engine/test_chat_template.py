@@ -4,7 +4,8 @@ import pytest
 from chat_templates import CHATML, TOOLS, WEATHER
 
 from pdd_core.errors import InvalidRequest, ModelError
-from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate, arguments_object
+from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate
+from pdd_llamacpp_adapter.engine.template_messages import arguments_object
 
 
 def template(source, **ends):
@@ -34,10 +35,12 @@ def test_a_variable_nobody_set_is_undefined():
     assert template("{{ enable_thinking is defined }}").render([]) == "False"
 
 
-def test_variables_may_not_replace_what_the_request_says():
+def test_documents_reach_a_template_that_reads_them_and_are_refused_by_others():
+    document = {"title": "A", "text": "B"}
+    assert template("{{ documents[0].text }}").render([], documents=[document]) == "B"
     with pytest.raises(InvalidRequest) as refused:
-        template(CHATML).render([], documents=[])
-    assert refused.value.param == "chat_template_kwargs"
+        template(CHATML).render([], documents=[document])
+    assert refused.value.param == "documents"
 
 
 def test_null_content_beside_tool_calls_is_the_empty_string():

@@ -12,7 +12,7 @@ from pdd_core.errors import DeviceEngineFailed, InvalidGrammar
 from pdd_llamacpp_adapter.engine import grammar_limits as limits
 from pdd_llamacpp_adapter.engine.grammar import GrammarEngine
 from pdd_llamacpp_adapter.request import Grammar, GrammarKind
-from pdd_llamacpp_adapter.server.tools.tool_formats import CallFormat
+from pdd_llamacpp_adapter.server.tools.call_format import JsonShape
 from pdd_llamacpp_adapter.server.tools.tool_schema import call_or_words
 
 END, ALSO_END, THINK = 256, 257, 258
@@ -313,14 +313,13 @@ NAMED = {"$schema": DRAFT, "$id": "https://example.org/a", "properties": {"name"
 REFERRING = schema({**NAMED, "type": "object", "$defs": {"name": {"type": "string", "maxLength": 6}}})
 
 
-@pytest.mark.parametrize("form", list(CallFormat))
+@pytest.mark.parametrize("shape", [JsonShape(), JsonShape(field="parameters"), JsonShape(listed=True)])
 @pytest.mark.parametrize("words", [REFERRING, Grammar(GrammarKind.JSON_OBJECT)])
-def test_a_call_or_words_can_be_followed_as_either(engine, form, words):
+def test_a_call_or_words_can_be_followed_as_either(engine, shape, words):
     zone = {"properties": {"zone": {"$ref": "#/$defs/zone"}}, "$defs": {"zone": {"enum": ["UTC"]}}}
     tool = {"name": "clock", "parameters": {"type": "object", "$id": "https://example.org/b", **zone}}
-    grammar = call_or_words([tool], words, form, parallel=True)
-    field = "parameters" if form is CallFormat.LLAMA3_JSON else "arguments"
-    call = json.dumps({"name": "clock", field: {"zone": "UTC"}})
-    for text in (f"[{call}]" if form is CallFormat.MISTRAL else call, '{"name": "cl", "n": 1}'):
+    grammar = call_or_words([tool], words, shape, parallel=True)
+    call = json.dumps({"name": "clock", shape.field: {"zone": "UTC"}})
+    for text in (f"[{call}]" if shape.listed else call, '{"name": "cl", "n": 1}'):
         matcher = engine.matcher(grammar)
         assert matcher.advance([*text.encode(), END]) is None

@@ -40,14 +40,25 @@ def test_messages_become_plain_or_are_refused_with_their_place(messages):
     assert len(plain) == len(messages)
     for message in plain:
         assert set(message) <= {"role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content"}
-        assert isinstance(message["content"], str) or "tool_calls" in message
+        assert isinstance(message["content"], str | list) or "tool_calls" in message
 
 
 @pytest.mark.parametrize(
     ("message", "plain"),
     [
-        ({"role": "developer", "content": "x"}, {"role": "system", "content": "x"}),
-        ({"role": "user", "content": ["a", {"type": "text", "text": "b"}]}, {"role": "user", "content": "a\nb"}),
+        ({"role": "developer", "content": "x"}, {"role": "developer", "content": "x"}),
+        (
+            {"role": "user", "content": ["a", {"type": "text", "text": "b", "pdd_protect": True}]},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        ),
+        (
+            {"role": "user", "content": [{"type": "refusal", "refusal": "No."}]},
+            {"role": "user", "content": [{"type": "text", "text": "No."}]},
+        ),
+        (
+            {"role": "assistant", "content": "x", "reasoning": "why"},
+            {"role": "assistant", "content": "x", "reasoning_content": "why"},
+        ),
         ({"role": "assistant", "content": None}, {"role": "assistant", "content": ""}),
         ({"role": "assistant", "refusal": "No."}, {"role": "assistant", "content": "No."}),
         (

@@ -67,10 +67,14 @@ def test_what_a_response_put_out_can_be_put_in():
         return {"id": call_id, "type": "function", "function": {"name": "weather", "arguments": "{}"}}
 
     assert chat_messages(items) == [
-        {"role": "user", "content": "Rome\nOslo"},
-        {"role": "assistant", "content": "Let me see.", "tool_calls": [made("call_1"), made("call_2")]},
+        {"role": "user", "content": [{"type": "text", "text": "Rome"}, {"type": "text", "text": "Oslo"}]},
+        {
+            "role": "assistant",
+            "content": [{"type": "text", "text": "Let me see."}],
+            "tool_calls": [made("call_1"), made("call_2")],
+        },
         {"role": "tool", "tool_call_id": "call_1", "content": "22"},
-        {"role": "tool", "tool_call_id": "call_2", "content": "1"},
+        {"role": "tool", "tool_call_id": "call_2", "content": [{"type": "text", "text": "1"}]},
         {"role": "assistant", "content": None, "tool_calls": [made("call_3")]},
     ]
 
@@ -134,7 +138,7 @@ def test_fields_become_those_of_a_chat():
     assert chat.tool_choice == {"type": "function", "function": {"name": "weather"}}
     assert chat.parallel_tool_calls is False
     assert chat.response_format["json_schema"]["schema"] == schema
-    assert chat.template_kwargs == {"enable_thinking": False}
+    assert chat.rendering.variables == {"enable_thinking": False}
     sampling = chat.sampling
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (7, 0.5, 0.25)
     assert (sampling.logprobs, sampling.seed) == (3, 11)

@@ -5,7 +5,10 @@ import pytest
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate
 from pdd_llamacpp_adapter.request import Grammar, GrammarKind
-from pdd_llamacpp_adapter.server.tools.tool_formats import CallFormat, format_of
+from pdd_llamacpp_adapter.server.tools.formats.hermes import HERMES as HERMES_FORM
+from pdd_llamacpp_adapter.server.tools.formats.llama3_json import LLAMA3_JSON
+from pdd_llamacpp_adapter.server.tools.formats.mistral import MISTRAL as MISTRAL_FORM
+from pdd_llamacpp_adapter.server.tools.tool_formats import format_of
 from pdd_llamacpp_adapter.server.tools.tool_use import plan_tools
 
 PLAIN = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}"
@@ -19,9 +22,7 @@ HERMES = """{%- for tool in tools or [] %}{{ tool | tojson }}{% endfor %}
 {"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
 </tool_call>
 {%- endfor %}{% endfor %}"""
-XML = (
-    HERMES.replace('{"name": "', "<function=").replace('", "arguments": ', ">").replace("}}}\n", "}}</function>\n")
-)
+XML = HERMES.replace('{"name": "', "<invoke ").replace('", "arguments": ', ">").replace("}}}\n", "}}</invoke>\n")
 LLAMA = """{%- if not tools is defined %}{% set tools = none %}{% endif %}
 {%- for m in messages %}
 {%- if 'tool_calls' in m %}{% if m.tool_calls | length != 1 %}{{ raise_exception('one call only') }}{% endif %}
@@ -86,10 +87,10 @@ TWO_CALLS = [
     ("name", "form"),
     [
         ("plain", None),
-        ("hermes", CallFormat.HERMES),
+        ("hermes", HERMES_FORM),
         ("xml", None),
-        ("llama", CallFormat.LLAMA3_JSON),
-        ("mistral", CallFormat.MISTRAL),
+        ("llama", LLAMA3_JSON),
+        ("mistral", MISTRAL_FORM),
     ],
 )
 def test_the_format_is_the_one_in_which_the_template_writes_calls(name, form):
@@ -108,7 +109,7 @@ def test_a_past_with_calls_and_results_can_be_rendered_by_every_template(name, t
 
 def test_a_template_that_reads_tools_gets_them_completed():
     made = plan()
-    assert made.format is CallFormat.HERMES
+    assert made.format is HERMES_FORM
     assert made.template_tools == [
         WEATHER,
         {
@@ -120,7 +121,7 @@ def test_a_template_that_reads_tools_gets_them_completed():
 
 def test_calls_we_cannot_read_are_asked_for_in_a_form_that_we_can():
     made = plan(on="xml")
-    assert (made.template_tools, made.format) == (None, CallFormat.HERMES)
+    assert (made.template_tools, made.format) == (None, HERMES_FORM)
     system, _ = made.messages([{"role": "user", "content": "Hi"}])
     assert system["role"] == "system"
     assert json.dumps(made.tools[0]) in system["content"]
@@ -175,12 +176,12 @@ def test_ids_for_mistral_keep_results_with_their_calls():
 @pytest.mark.parametrize("choice", [None, "auto"])
 def test_auto_constrains_nothing(choice):
     assert plan(choice=choice).grammar is None
-    assert plan(choice=choice).names == {"weather", "clock"}
+    assert plan(choice=choice).schemas.keys() == {"weather", "clock"}
 
 
 def test_none_hides_the_tools():
     made = plan(choice="none")
-    assert (made.template_tools, made.format, made.grammar, made.names) == (None, None, None, frozenset())
+    assert (made.template_tools, made.format, made.grammar, made.schemas) == (None, None, None, {})
 
 
 def schema(made):
@@ -221,7 +222,7 @@ def test_a_named_function_or_no_parallel_calls_means_one_call(choice, parallel, 
 def test_a_named_function_is_the_only_one():
     made = plan(choice={"type": "function", "function": {"name": "clock"}})
     assert schema(made)["items"]["properties"]["name"]["enum"] == ["clock"]
-    assert made.names == {"weather", "clock"}
+    assert made.schemas.keys() == {"weather", "clock"}
     assert made.format is None
 
 
