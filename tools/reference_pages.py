@@ -188,7 +188,7 @@ def wire() -> list[str]:
         table(["field", "type and bounds", "meaning"], rows),
     ]
     models = (handoff.HandoffState, handoff.DecodeBudget, handoff.Refinement, handoff.NoRefinement)
-    answers = (handoff.CloudInfo, handoff.Limits, TokenizerFingerprint)
+    answers = (handoff.CloudInfo, handoff.Limits, handoff.StructuredOutputs, TokenizerFingerprint)
     for model in (*models, *answers, handoff.VocabularyPiece, handoff.HandoffDeleted):
         first = markdown(inspect.cleandoc(model.__doc__ or "").split("\n\n")[0])
         parts += [f"## {model.__name__}", first, table(["field", "type", "meaning"], _fields(model))]

@@ -30,6 +30,8 @@ class GrammarKind(StrEnum):
     JSON_OBJECT = "json_object"
     """Any JSON object; `Grammar.text` is empty."""
     REGEX = "regex"
+    CHOICE = "choice"
+    """`Grammar.text` is a JSON list of strings, of which the answer is one."""
     GRAMMAR = "grammar"
     """`Grammar.text` is a Lark grammar."""
 
@@ -42,6 +44,12 @@ class Grammar:
     text: str = ""
     param: str = "response_format"
     """The request's field that it comes from; an error names it."""
+    explicit: bool = False
+    """Nothing in it is left to an engine's defaults: `explicit_schema.explicit_grammar` has made it."""
+    compact: bool = False
+    """JSON without white space, but for a space behind a separator."""
+    differs: str | None = None
+    """What in it the engines read differently, so that an answer is not handed over; None if nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

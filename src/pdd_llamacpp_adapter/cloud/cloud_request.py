@@ -48,5 +48,7 @@ def _structured_outputs(grammar: Grammar) -> dict[str, Any]:
             return {"json": json.loads(grammar.text)}
         case GrammarKind.JSON_OBJECT:
             return {"json_object": True}
+        case GrammarKind.CHOICE:
+            return {"choice": json.loads(grammar.text)}
         case kind:
             return {kind.value: grammar.text}

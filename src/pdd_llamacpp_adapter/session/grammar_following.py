@@ -38,7 +38,9 @@ class GrammarFollower:
             return
         for index in range(self._followed, len(self._answer)):
             if note is not None:
-                note(index, self.matcher.mask(self._size))
+                allowed = self.matcher.mask(self._size)
+                allowed[self._answer[index]] = True  # by the cloud, though the device would spell it otherwise
+                note(index, allowed)
             if self.matcher.advance((self._answer[index],)) is not None:
                 raise GrammarRejected(f"the device's grammar engine rejects the cloud's token at position {index}")
         self._followed = len(self._answer)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
 
 from pdd_core.errors import ContextOverflow
 from pdd_core.hookspecs import PaceRequest, PaceTarget
+from pdd_llamacpp_adapter.engine.explicit_schema import explicit_grammar
 from pdd_llamacpp_adapter.engine.grammar_limits import check_limits
 from pdd_llamacpp_adapter.request import check_token_ids
 from pdd_llamacpp_adapter.session.answer import Answer
@@ -21,6 +23,7 @@ from pdd_llamacpp_adapter.session.refined_prompt_fetch import RefinedPromptFetch
 from pdd_llamacpp_adapter.session.session_setup import SessionSetup
 
 if TYPE_CHECKING:
+    from pdd_core.handoff import StructuredOutputs
     from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
     from pdd_llamacpp_adapter.engine.grammar import GrammarEngine, GrammarMatcher
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
@@ -80,6 +83,17 @@ def new_answer(request: AnswerRequest, vocab: Vocabulary | None, *, cloud: bool,
     )
 
 
+def with_explicit_grammar(request: AnswerRequest, cloud: StructuredOutputs | None) -> AnswerRequest:
+    """Return `request` with its grammar as `explicit_grammar` makes it.
+
+    Raises:
+        InvalidGrammar: as from there.
+    """
+    if request.grammar is None or request.grammar.explicit:
+        return request
+    return replace(request, grammar=explicit_grammar(request.grammar, cloud))
+
+
 def check_grammar(request: AnswerRequest, n_ctx: int, grammars: GrammarEngine) -> None:
     """Refuse early what `grammar_matcher` would refuse, which then finds it compiled.
 
@@ -131,6 +145,10 @@ async def set_up(request: AnswerRequest, options: SessionOptions) -> SessionSetu
     if engine is not None:
         check_room(request, engine.n_ctx, refinable=handed_over)
     check_ids(request, vocab)
+    if request.grammar is not None and not request.grammar.explicit:
+        info = None if options.cloud is None else options.cloud.info
+        told = None if info is None else info.structured_outputs
+        request = await anyio.to_thread.run_sync(with_explicit_grammar, request, told)
     matcher = await grammar_matcher(request, engine, options.grammars)
     pacer = GuardedPacer.resolve(
         options.policies or default_policies(),

@@ -51,7 +51,7 @@ class AnswerSource(Protocol):
     def default_max_tokens(self, prompt_tokens: int) -> int:
         """Tokens of the longest answer to a prompt of this length; below 1 where none fits."""
 
-    def check_grammar(self, request: AnswerRequest) -> None:
+    def check_grammar(self, request: AnswerRequest) -> AnswerRequest:
         """Refuse the request's grammar, if it has one that cannot be obeyed. Called on a worker thread."""
 
     def session(

@@ -114,7 +114,7 @@ def _prepare(chat: ChatInput, runtime: AnswerSource) -> PreparedAnswer:
     # a grammar leaves no room for thoughts
     thoughts = reasoning_start(prompt, vocab.piece) if wanted is None else ReasoningStart.NEVER
     request = answer_request(prompt, chat.sampling, runtime, grammar=plan.constraint(wanted), protect=protect)
-    runtime.check_grammar(request)
+    request = runtime.check_grammar(request)
     return PreparedAnswer(request=request, parser=output_parser(reasoning=thoughts, tools=plan))
 
 

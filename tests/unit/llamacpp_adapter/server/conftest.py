@@ -178,6 +178,7 @@ class FakeRuntime:
     def check_grammar(self, request):
         if request.grammar is not None and self.refuses_grammars:
             raise InvalidGrammar("no such thing", param=request.grammar.param)
+        return request
 
     def session(self, request, *, paced=True, group=""):
         self.sessions.append(FakeSession(request, list(self.script), **self.options))

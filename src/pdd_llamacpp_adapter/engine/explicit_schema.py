@@ -1,0 +1,259 @@
+"""A JSON schema with nothing left to an engine's defaults, so that both engines mean the same by it.
+
+What a schema leaves open, grammar engines fill differently. With xgrammar, which vLLM takes by default, an object
+has the properties that are named and no others, and a pattern is of the whole text. With llguidance, and in the
+standard, neither is so. Both engines are therefore given what is made here: what the cloud takes the schema for.
+tests/integration/device/test_same_language.py compares them over schemas at random.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from pdd_llamacpp_adapter.engine.grammar_limits import check_limits
+from pdd_llamacpp_adapter.request import GrammarKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pdd_core.handoff import StructuredOutputs
+    from pdd_llamacpp_adapter.request import Grammar
+
+Json = dict[str, Any]
+
+_TYPES = {
+    "object": ("properties", "required", "additionalProperties"),
+    "array": ("items", "prefixItems", "minItems", "maxItems"),
+    "string": ("pattern", "minLength", "maxLength"),
+    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+    "integer": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+    "boolean": (),
+    "null": (),
+}
+"""Each type with the keywords that both engines obey."""
+_VALUES = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "number": (int, float),
+    "integer": int,
+    "boolean": bool,
+    "null": type(None),
+}
+_FAMILIES = ("object", "array", "string", "number")
+_CHOICES = ("$ref", "enum", "const", "anyOf", "oneOf", "allOf")
+"""Keywords that stand for a whole schema: xgrammar ignores what stands beside one."""
+_NOTES = frozenset(
+    ("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment", "$schema")
+) | {"$id", "$defs", "definitions"}
+"""What constrains nothing where it stands."""
+_DIFFER = frozenset((
+    "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies",
+    "unevaluatedProperties", "unevaluatedItems", "patternProperties", "propertyNames", "minProperties",
+    "maxProperties", "additionalItems", "contains", "minContains", "maxContains", "uniqueItems", "format",
+    "multipleOf", "$dynamicRef", "$recursiveRef", "$anchor", "$dynamicAnchor", "x-guidance",
+))  # fmt: skip
+"""Keywords that one engine ignores, refuses, or reads otherwise than the other."""
+_PLAIN_PATTERN = re.compile(
+    r"(?:[A-Za-z0-9 _,:;@#%&=<>~'!/-]"  # signs for themselves
+    r"|\\[.*+?()\[\]{}|^$-]|\\d"
+    r"|\[(?:[A-Za-z0-9_.,:;@#%&=+*?! ](?:-[A-Za-z0-9])?|\\[-.d])+-?\]"
+    r"|\((?:\?:)?|\)|\||[*+?]|\{\d{1,3}(?:,\d{0,3})?\})*"
+)
+"""Of a pattern's parts, those that both engines read the same: no dot, no negated class, nothing beyond ASCII."""
+
+
+@dataclass(slots=True)
+class _Writer:
+    closed: bool
+    differs: list[str] = field(default_factory=list)
+
+    def schema(self, node: Any) -> Any:
+        """Return `node`, a schema, made explicit."""
+        if not isinstance(node, dict):
+            return node
+        definitions = {name: self.each(node[name]) for name in ("$defs", "definitions") if name in node}
+        notes = {name: value for name, value in node.items() if name in _NOTES}
+        self.differs += sorted(_DIFFER & node.keys())
+        return {**notes, **definitions, **self.constraints(node)}
+
+    def each(self, named: Any) -> Any:
+        return {name: self.schema(one) for name, one in named.items()} if isinstance(named, dict) else named
+
+    def constraints(self, node: Json) -> Json:
+        rest = {name: value for name, value in node.items() if name not in _NOTES}
+        choices = [name for name in _CHOICES if name in rest]
+        if choices:
+            return self.choice(choices[0], rest)
+        kinds = rest.get("type", self.implied(rest))
+        if isinstance(kinds, str):
+            return self.typed(kinds, rest)
+        if isinstance(kinds, list) and len(kinds) == 1:
+            return self.typed(kinds[0], rest)
+        if isinstance(kinds, list) and all(isinstance(kind, str) and kind in _TYPES for kind in kinds):
+            families = [name for kind in _TYPES for name in _TYPES[kind]]
+            shared = {name: value for name, value in rest.items() if name not in families and name != "type"}
+            own = ({name: rest[name] for name in _TYPES[kind] if name in rest} for kind in kinds)
+            return {"anyOf": [self.typed(kind, {**shared, **one}) for kind, one in zip(kinds, own, strict=True)]}
+        return rest
+
+    def implied(self, rest: Json) -> str | None:
+        """Return the type that the keywords of an untyped schema are of, as xgrammar takes it."""
+        families = [kind for kind in _FAMILIES if any(name in rest for name in _TYPES[kind])]
+        if len(families) > 1:
+            self.differs.append("keywords of several types without a type")
+        return families[0] if len(families) == 1 else None
+
+    def choice(self, name: str, rest: Json) -> Json:
+        """Return a schema that is an alternative of others, a reference or a list of values."""
+        value = rest[name]
+        beside = rest.keys() - {name, *(("type",) if name in ("enum", "const") else ())}
+        if beside:
+            self.differs.append(f"{name} beside {min(beside)}")
+        match name:
+            case "anyOf" | "oneOf" if isinstance(value, list):
+                made = {"anyOf": [self.schema(one) for one in value]}
+                return {**rest, **made} if beside else made
+            case "allOf" if isinstance(value, list):
+                if len(value) == 1 and not beside:
+                    return dict(self.schema(value[0]))
+                self.differs.append("allOf")
+            case "const":
+                self.values([value])
+            case "enum" if isinstance(value, list):
+                self.values(value)
+                kinds = rest.get("type")
+                kinds = [kinds] if isinstance(kinds, str) else kinds
+                if isinstance(kinds, list):
+                    return {"enum": [one for one in value if any(_is(one, kind) for kind in kinds)]}
+        return rest
+
+    def values(self, values: list[Any]) -> None:
+        """Note numbers that one engine would write otherwise than the other."""
+        waiting = list(values)
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, float) and (repr(value) != f"{value:.17g}" or "e" in repr(value)):
+                self.differs.append(f"the constant {value}")
+            waiting.extend(value if isinstance(value, list) else value.values() if isinstance(value, dict) else ())
+
+    def typed(self, kind: str, rest: Json) -> Json:
+        made = {**rest, "type": kind}
+        match kind:
+            case "object":
+                self.object(made)
+            case "array":
+                if "items" in made:
+                    made["items"] = self.schema(made["items"])
+                    self.differs += ["items as a list"] if isinstance(made["items"], list) else []
+                first = made.get("prefixItems")
+                if isinstance(first, list):
+                    made["prefixItems"] = [self.schema(one) for one in first]
+                made.setdefault("items", not (first and self.closed))
+            case "string" if "pattern" in made:
+                made["pattern"] = self.pattern(made)
+            case "number" if any(name in made for name in _TYPES[kind]):
+                least = made.get("minimum", made.get("exclusiveMinimum"))
+                if not isinstance(least, int | float) or least < 0:
+                    self.differs.append("a bound of numbers that may be negative")
+        return made
+
+    def object(self, made: Json) -> None:
+        named = made.get("properties")
+        if named is not None:
+            made["properties"] = self.each(named)
+        required = made.get("required")
+        others = made.get("additionalProperties")
+        rest_is_open = others is not False
+        if others is None:
+            others = not (self.closed and (named is not None or required))
+        made["additionalProperties"] = others = self.schema(others)
+        if isinstance(required, list) and rest_is_open:
+            for name in required:
+                if isinstance(name, str):
+                    made.setdefault("properties", {}).setdefault(name, {} if isinstance(others, bool) else others)
+
+    def pattern(self, made: Json) -> str:
+        given = made["pattern"]
+        if not isinstance(given, str):
+            return given
+        bare = given.removeprefix("^")
+        bare = bare.removesuffix("$") if not bare.endswith("\\$") else bare
+        if not _PLAIN_PATTERN.fullmatch(bare) or ("|" in bare and bare != given):
+            self.differs.append("pattern")
+            return given
+        if {"minLength", "maxLength"} & made.keys():
+            self.differs.append("pattern beside a length")
+        return f"^({bare})$" if "|" in bare else f"^{bare}$"
+
+
+def _is(value: Any, kind: Any) -> bool:
+    wanted = _VALUES.get(kind, object) if isinstance(kind, str) else object
+    return isinstance(value, wanted) and (kind == "boolean" or not isinstance(value, bool) or wanted is object)
+
+
+def explicit_schema(schema: Any, *, closed: bool) -> tuple[Any, str | None]:
+    """Return `schema` made explicit, and what in it the engines still read differently: None if nothing.
+
+    Args:
+        schema: a whole JSON schema.
+        closed: objects that name properties, and arrays that begin with given items, hold no others unless the
+            schema says so.
+    """
+    writer = _Writer(closed)
+    made = writer.schema(schema)
+    if not writer.differs:
+        writer.differs += (f"$ref {ref}" for ref in _refs(made) if not _resolves(made, ref))
+    return made, writer.differs[0] if writer.differs else None
+
+
+def _refs(node: Any) -> Iterable[Any]:
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            if "$ref" in node:
+                yield node["$ref"]
+            waiting.extend(node.values())
+        elif isinstance(node, list):
+            waiting.extend(node)
+
+
+def _resolves(schema: Any, ref: Any) -> bool:
+    if not isinstance(ref, str) or not ref.startswith("#"):
+        return False
+    node = schema
+    for part in ref[1:].split("/")[1:]:
+        node = node.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(node, dict) else None
+    return isinstance(node, dict)
+
+
+def explicit_grammar(grammar: Grammar, cloud: StructuredOutputs | None) -> Grammar:
+    """Return `grammar` as both engines are to have it; what is explicit already stays as it is.
+
+    Args:
+        grammar: what an answer has to look like.
+        cloud: how the cloud reads schemas; None where it has not told, or where there is none. Then as vLLM does
+            by default.
+
+    Raises:
+        InvalidGrammar: it could not be compiled safely, or is no JSON where it should be.
+    """
+    if grammar.explicit:
+        return grammar
+    check_limits(grammar)
+    compact = cloud is not None and cloud.disable_any_whitespace
+    text, differs = grammar.text, None
+    match grammar.kind:
+        case GrammarKind.JSON:
+            is_open = cloud is not None and cloud.backend == "guidance" and not cloud.disable_additional_properties
+            made, differs = explicit_schema(json.loads(text), closed=not is_open)
+            text = json.dumps(made, ensure_ascii=False)
+        case GrammarKind.REGEX if not _PLAIN_PATTERN.fullmatch(text):
+            differs = "the regular expression"
+        case GrammarKind.GRAMMAR:
+            differs = "the grammar"
+    return replace(grammar, text=text, explicit=True, compact=compact, differs=differs)
