@@ -155,10 +155,8 @@ class _Writer:
                 made.setdefault("items", not (first and self.closed))
             case "string" if "pattern" in made:
                 made["pattern"] = self.pattern(made)
-            case "number" if any(name in made for name in _TYPES[kind]):
-                least = made.get("minimum", made.get("exclusiveMinimum"))
-                if not isinstance(least, int | float) or least < 0:
-                    self.differs.append("a bound of numbers that may be negative")
+            case "number" if not _plain_bounds(made):
+                self.differs.append("the bounds of a number")
         return made
 
     def object(self, made: Json) -> None:
@@ -187,7 +185,28 @@ class _Writer:
             return given
         if {"minLength", "maxLength"} & made.keys():
             self.differs.append("pattern beside a length")
-        return f"^({bare})$" if "|" in bare else f"^{bare}$"
+        return f"^({_ascii(bare)})$" if "|" in bare else f"^{_ascii(bare)}$"
+
+
+def _ascii(pattern: str) -> str:
+    """Return a plain `pattern` whose digits are ASCII's, as xgrammar's are; llguidance would take any script's."""
+    in_class = False
+
+    def spelt(found: re.Match[str]) -> str:
+        nonlocal in_class
+        if found[0] in ("[", "]"):
+            in_class = found[0] == "["
+        return {r"\d": "0-9" if in_class else "[0-9]"}.get(found[0], found[0])
+
+    return re.sub(r"\\.|[\[\]]", spelt, pattern)
+
+
+def _plain_bounds(made: Json) -> bool:
+    """Whether llguidance takes every spelling within a number's bounds, as ``0.50``: not so for all bounds."""
+    bounds = [made[name] for name in _TYPES["number"] if name in made]
+    whole = all(isinstance(bound, int | float) and bound >= 0 and bound == int(bound) for bound in bounds)
+    inclusive = not {"exclusiveMinimum", "exclusiveMaximum"} & made.keys()
+    return not bounds or (whole and inclusive and "minimum" in made)
 
 
 def _is(value: Any, kind: Any) -> bool:
@@ -252,7 +271,9 @@ def explicit_grammar(grammar: Grammar, cloud: StructuredOutputs | None) -> Gramm
             is_open = cloud is not None and cloud.backend == "guidance" and not cloud.disable_additional_properties
             made, differs = explicit_schema(json.loads(text), closed=not is_open)
             text = json.dumps(made, ensure_ascii=False)
-        case GrammarKind.REGEX if not _PLAIN_PATTERN.fullmatch(text):
+        case GrammarKind.REGEX if _PLAIN_PATTERN.fullmatch(text):
+            text = _ascii(text)
+        case GrammarKind.REGEX:
             differs = "the regular expression"
         case GrammarKind.GRAMMAR:
             differs = "the grammar"
