@@ -82,6 +82,12 @@ class SamplingParams:
     """Tokens that end the answer, besides the model's own end of sequence."""
     ignore_eos: bool = False
     """Go on past the model's end of sequence; for benchmarks."""
+    bad_words: Sequence[str] = field(default_factory=tuple, metadata={"max_length": 128})
+    """Texts that the answer must not hold, known by their usual tokens."""
+    allowed_token_ids: Sequence[int] | None = None
+    """The only tokens that there may be, ends included; None allows all."""
+    include_stop_str_in_output: bool = False
+    """Show the stop string that ends the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +121,9 @@ class AnswerRequest(SamplingParams):
         object.__setattr__(self, "prompt_token_ids", tuple(self.prompt_token_ids))
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "bad_words", tuple(self.bad_words))
+        allowed = self.allowed_token_ids
+        object.__setattr__(self, "allowed_token_ids", None if allowed is None else tuple(allowed))
         object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias)))
         object.__setattr__(self, "seed", None if self.seed == -1 else self.seed)
         _require(bool(self.prompt_token_ids), "prompt_token_ids", "must not be empty")
@@ -130,6 +139,8 @@ class AnswerRequest(SamplingParams):
         _require(repetition, "repetition_penalty", f"must be {bounds}")
         _require(0 <= self.min_tokens <= self.max_tokens, "min_tokens", "must be from 0 to max_tokens")
         _require(all(self.stop), "stop", "must not hold an empty string")
+        _require(all(map(str.strip, self.bad_words)), "bad_words", "must not hold an empty string")
+        _require(allowed is None or len(allowed) > 0, "allowed_token_ids", "must not be empty")
         _require(
             all(-100 <= bias <= 100 for bias in self.logit_bias.values()), "logit_bias", "must be from -100 to 100"
         )

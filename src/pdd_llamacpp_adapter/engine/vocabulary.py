@@ -42,6 +42,10 @@ class Vocabulary:
         self.stop_ids = frozenset(token for token in ends if token >= 0)
         """End of sequence and end of turn. Not llama.cpp's wider guess of end-of-generation tokens, which ends
         answers that vLLM would go on with."""
+        infill = (L.llama_vocab_fim_pre, L.llama_vocab_fim_suf, L.llama_vocab_fim_mid)
+        marks = tuple(int(token_of(self._handle)) for token_of in infill)
+        self.infill_ids = marks if min(marks) >= 0 else None
+        """What stands before a text, behind the gap in it, and before what fills the gap; None if there are none."""
         self._adds_bos = bool(L.llama_vocab_get_add_bos(self._handle))
 
     @cached_property

@@ -55,6 +55,11 @@ def check_room(request: AnswerRequest, n_ctx: int, *, refinable: bool) -> None:
     )
 
 
+def _text(request: AnswerRequest, vocab: Vocabulary) -> AnswerText:
+    keeps_stop = request.include_stop_str_in_output
+    return AnswerText(vocab.piece, stop=request.stop, min_tokens=request.min_tokens, keeps_stop=keeps_stop)
+
+
 def check_ids(request: AnswerRequest, vocab: Vocabulary | None) -> None:
     """Refuse token ids that the model does not have.
 
@@ -63,15 +68,15 @@ def check_ids(request: AnswerRequest, vocab: Vocabulary | None) -> None:
     """
     if vocab is None:
         return
-    for name in ("prompt_token_ids", "stop_token_ids", "logit_bias"):
-        check_token_ids(getattr(request, name), vocab.size, param=name)
+    for name in ("prompt_token_ids", "stop_token_ids", "logit_bias", "allowed_token_ids"):
+        check_token_ids(getattr(request, name) or (), vocab.size, param=name)
 
 
 def new_answer(request: AnswerRequest, vocab: Vocabulary | None, *, cloud: bool, device: bool) -> Answer:
     """Return the answer before its first token."""
     # the device's own idea of an end, until the cloud has told its
     own_stops = frozenset() if vocab is None or request.ignore_eos else vocab.stop_ids
-    text = None if vocab is None else AnswerText(vocab.piece, stop=request.stop, min_tokens=request.min_tokens)
+    text = None if vocab is None else _text(request, vocab)
     return Answer(
         request.prompt_token_ids,
         max_tokens=request.max_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pdd_llamacpp_adapter.server.output.deltas import ContentDelta
+from pdd_llamacpp_adapter.server.output.deltas import ContentDelta, ReasoningDelta
 from pdd_llamacpp_adapter.server.output.reasoning import ReasoningSplitter, ReasoningStart
 from pdd_llamacpp_adapter.server.tools.forced_calls import ForcedCallParser
 from pdd_llamacpp_adapter.server.tools.tool_calls import ToolCallParser
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 class AnswerParser:
     """The `OutputParser` of chats: a splitter of thoughts, and a parser of calls behind it."""
 
-    def __init__(self, splitter: ReasoningSplitter, calls: ToolCallParser | ForcedCallParser | None) -> None:
+    def __init__(
+        self, splitter: ReasoningSplitter, calls: ToolCallParser | ForcedCallParser | None, *, shown: bool = True
+    ) -> None:
         self._splitter = splitter
+        self._shown = shown
         self._calls = calls
 
     @property
@@ -36,6 +39,8 @@ class AnswerParser:
         return rest if self._calls is None else [*rest, *self._calls.finish()]
 
     def _read(self, split: list[Delta]) -> list[Delta]:
+        if not self._shown:
+            split = [delta for delta in split if not isinstance(delta, ReasoningDelta)]
         if self._calls is None:
             return split
         deltas: list[Delta] = []
@@ -44,11 +49,12 @@ class AnswerParser:
         return deltas
 
 
-def output_parser(*, reasoning: ReasoningStart, tools: ToolPlan | None = None) -> AnswerParser:
+def output_parser(*, reasoning: ReasoningStart, tools: ToolPlan | None = None, shown: bool = True) -> AnswerParser:
     """Return the parser of one answer.
 
     Args:
         reasoning: where the answer begins, from `reasoning_start`; NEVER for an answer that a grammar constrains.
+        shown: whether thoughts are returned.
         tools: the plan of the request's tools; a forced choice leaves no room for anything but calls.
     """
     calls: ToolCallParser | ForcedCallParser | None = None
@@ -56,4 +62,4 @@ def output_parser(*, reasoning: ReasoningStart, tools: ToolPlan | None = None) -
         calls, reasoning = ForcedCallParser(tools.names, tools.native), ReasoningStart.NEVER
     elif tools is not None and tools.format is not None:
         calls = ToolCallParser(tools.format, tools.names, parallel=tools.parallel)
-    return AnswerParser(ReasoningSplitter(reasoning), calls)
+    return AnswerParser(ReasoningSplitter(reasoning), calls, shown=shown)

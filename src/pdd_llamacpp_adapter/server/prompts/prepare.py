@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import anyio
 
 from pdd_core.errors import ContextOverflow, InvalidRequest, ModelError
+from pdd_llamacpp_adapter.engine.bad_words import bad_word_ids
 from pdd_llamacpp_adapter.engine.chat_template import RESERVED_VARIABLES
 from pdd_llamacpp_adapter.request import AnswerRequest, check_token_ids
 from pdd_llamacpp_adapter.server.answers.prepared_answer import PreparedAnswer
@@ -45,6 +46,10 @@ class ChatInput:
     tool_choice: str | Json | None = None
     parallel_tool_calls: bool = True
     response_format: Json | None = None
+    structured_outputs: Json | None = None
+    """vLLM's."""
+    include_reasoning: bool = True
+    """Whether thoughts are returned, besides being made."""
     sampling: Sampling = field(default_factory=Sampling)
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Variables for the model's chat template, such as `enable_thinking`."""
@@ -104,7 +109,7 @@ def _prepare(chat: ChatInput, runtime: AnswerSource) -> PreparedAnswer:
             f"chat_template_kwargs must not hold {taken[0]!r}: it comes from another field",
             param="chat_template_kwargs",
         )
-    wanted = grammar_of(chat.response_format)
+    wanted = grammar_of(chat.response_format, chat.structured_outputs)
     try:
         plan = plan_tools(chat.tools, chat.tool_choice, chat.parallel_tool_calls, template=vocab.chat_template)
         prompt = _rendered(chat, plan, vocab, most=runtime.context_limit())
@@ -115,7 +120,9 @@ def _prepare(chat: ChatInput, runtime: AnswerSource) -> PreparedAnswer:
     thoughts = reasoning_start(prompt, vocab.piece) if wanted is None else ReasoningStart.NEVER
     request = answer_request(prompt, chat.sampling, runtime, grammar=plan.constraint(wanted), protect=protect)
     request = runtime.check_grammar(request)
-    return PreparedAnswer(request=request, parser=output_parser(reasoning=thoughts, tools=plan))
+    return PreparedAnswer(
+        request=request, parser=output_parser(reasoning=thoughts, tools=plan, shown=chat.include_reasoning)
+    )
 
 
 def _rendered(chat: ChatInput, plan: ToolPlan, vocab: Vocabulary, *, most: int | None = None) -> list[int]:
@@ -154,8 +161,9 @@ def answer_request(
         InvalidRequest: a value out of its bounds, or a token id that the model does not have.
         ContextOverflow: prompt and answer together are too long for everyone who could make it.
     """
-    for name in ("logit_bias", "stop_token_ids"):
-        check_token_ids(getattr(sampling, name), runtime.vocab.size, param=name)
+    for name in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
+        check_token_ids(getattr(sampling, name) or (), runtime.vocab.size, param=name)
+    bad_word_ids(sampling.bad_words, runtime.vocab)
     fields = asdict(sampling)
     limit = runtime.context_limit()
     if sampling.max_tokens is None:

@@ -5,7 +5,7 @@ https://platform.openai.com/docs/api-reference/responses/create
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -17,23 +17,37 @@ from pdd_llamacpp_adapter.server.prompts.prepare import ChatInput
 from pdd_llamacpp_adapter.server.responses.input_items import chat_messages
 from pdd_llamacpp_adapter.server.tools.tool_use import MAX_TOOLS, function
 from pdd_llamacpp_adapter.server.wire.bodies import WireModel, check_items
+from pdd_llamacpp_adapter.server.wire.field_table import RESPONSES
 from pdd_llamacpp_adapter.server.wire.sampling_fields import SamplingFields, Tokens
 
 if TYPE_CHECKING:
     from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 _LOGPROBS = "message.output_text.logprobs"
-_STATEFUL = ("previous_response_id", "conversation", "prompt")
 
 
 class TextFields(WireModel):
-    """``text``; its `verbosity` is ignored."""
+    """``text``."""
 
     format: dict[str, Any] = Field(default_factory=lambda: {"type": "text"})
 
 
+class ReasoningFields(WireModel):
+    """``reasoning``; its other fields ask for summaries, which are not made."""
+
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+
+    def variables(self) -> Json:
+        """Return what the chat template is told, as by vLLM."""
+        if self.effort is None:
+            return {}
+        return {"reasoning_effort": self.effort, "enable_thinking": self.effort != "none"}
+
+
 class ResponsesRequest(SamplingFields):
-    """What a client asks for. `store`, `user`, `reasoning` and other fields without a meaning here are ignored."""
+    """What a client asks for."""
+
+    fates = RESPONSES
 
     input: str | list[Any]
     instructions: str | None = None
@@ -44,13 +58,11 @@ class ResponsesRequest(SamplingFields):
     max_output_tokens: Tokens | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] = 0
     include: list[Any] = Field(default_factory=list)
-    truncation: str = "disabled"
-    background: bool = False
+    truncation: Literal["auto", "disabled"] = "disabled"
+    reasoning: ReasoningFields = Field(default_factory=ReasoningFields)
+    include_reasoning: bool = True
     metadata: dict[str, Any] = Field(default_factory=dict)
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    previous_response_id: Any = None
-    conversation: Any = None
-    prompt: Any = None
 
     @property
     def with_logprobs(self) -> bool:
@@ -69,7 +81,6 @@ class ResponsesRequest(SamplingFields):
             InvalidRequest: a field that cannot be obeyed.
         """
         self.check_n()
-        self._check_stateless()
         return ChatInput(
             messages=chat_messages(self.input, self.instructions),
             marked=()
@@ -79,7 +90,9 @@ class ResponsesRequest(SamplingFields):
             tool_choice=self._choice(),
             parallel_tool_calls=self.parallel_tool_calls,
             response_format=self._format(),
-            template_kwargs=self.chat_template_kwargs,
+            structured_outputs=self.structured_outputs,
+            include_reasoning=self.include_reasoning,
+            template_kwargs={**self.reasoning.variables(), **self.chat_template_kwargs},
             sampling=self._sampling(
                 max_tokens=self.max_output_tokens,
                 logprobs=self.top_logprobs if self.with_logprobs else None,
@@ -105,21 +118,6 @@ class ResponsesRequest(SamplingFields):
             "top_p": sampled["top_p"],
             "truncation": self.truncation,
         }
-
-    def _check_stateless(self) -> None:
-        for name in _STATEFUL:
-            if getattr(self, name) is not None:
-                raise InvalidRequest(
-                    f"{name} is not supported: nothing is stored here, send the whole conversation as input",
-                    param=name,
-                    code="unsupported_parameter",
-                )
-        if self.background:
-            problem = "background must be false: a response is not kept for later"
-            raise InvalidRequest(problem, param="background", code="unsupported_value")
-        if self.truncation != "disabled":
-            problem = "truncation must be disabled: no part of the input is dropped here"
-            raise InvalidRequest(problem, param="truncation", code="unsupported_value")
 
     def _functions(self) -> list[Json]:
         return [_function(tool, f"tools[{index}]") for index, tool in enumerate(self.tools)]

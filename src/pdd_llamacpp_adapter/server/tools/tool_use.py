@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import InvalidRequest
+from pdd_llamacpp_adapter.request import Grammar, GrammarKind
 from pdd_llamacpp_adapter.server.tools.tool_formats import CallFormat, format_of
 from pdd_llamacpp_adapter.server.tools.tool_messages import (
     as_text,
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate
-    from pdd_llamacpp_adapter.request import Grammar
     from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -61,9 +61,11 @@ class ToolPlan:
     def constraint(self, words: Grammar | None) -> Grammar | None:
         """Return what the answer has to look like, if its words are to look like `words`.
 
-        A forced choice leaves no words. Where the choice is the model's, the answer is a call or such words.
+        A forced choice leaves no words. Where the choice is the model's, the answer is a call or such words; words
+        that are no JSON leave no call.
         """
-        if self.grammar is not None or words is None or self.format is None:
+        is_json = words is not None and words.kind in (GrammarKind.JSON, GrammarKind.JSON_OBJECT)
+        if self.grammar is not None or words is None or self.format is None or not is_json:
             return self.grammar or words
         functions = [tool["function"] for tool in self.tools]
         return call_or_words(functions, words, self.format, parallel=self.parallel)
