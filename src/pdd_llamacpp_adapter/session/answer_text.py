@@ -20,7 +20,7 @@ class AnswerText:
         piece: the bytes of an id. A stop token adds no text in vLLM: do not push the one that ends the answer.
         stop: strings that end the answer, none empty.
         min_tokens: tokens of the answer, made by either engine, in which no stop string counts.
-        keeps_stop: whether the stop string that is found is shown, as vLLM's ``include_stop_str_in_output`` has it.
+        keeps_stop: whether the stop string that is found is shown: vLLM's ``include_stop_str_in_output``.
     """
 
     def __init__(

@@ -34,8 +34,8 @@ def plan_leg(
     """Return the leg that goes on behind the answer's `ids`; None if the cloud cannot be asked for it.
 
     Where the tokens so far may as well be part of the prompt, they are: the cloud's prefix cache makes that cheap.
-    Penalties, bad words and grammars look at the output alone, and start anew with a new prompt. There the cloud has to make
-    the answer again from its beginning, which it does equally only if nothing in it is random.
+    Penalties, bad words and grammars look at the output alone, and start anew with a new prompt. There the cloud
+    has to make the answer again from its beginning, which it does equally only if nothing in it is random.
 
     Args:
         request: the answer's.

@@ -26,6 +26,7 @@ class CompletionRequest(TokenIdFields, SamplingFields):
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     suffix: str | None = None
+    add_special_tokens: bool = True
     response_format: dict[str, Any] | None = None
 
     def check_length(self, most: int) -> None:

@@ -51,7 +51,8 @@ def _prepare(body: CompletionRequest, runtime: AnswerSource) -> tuple[PreparedAn
     vocab, prompt = runtime.vocab, one_prompt(body.prompt)
     if isinstance(prompt, str):
         # as llama.cpp's server and vLLM do: who writes a raw prompt writes its control tokens too
-        ids, text = vocab.tokenize(prompt, special=True, add_bos=True, most=runtime.context_limit()), prompt
+        most, text = runtime.context_limit(), prompt
+        ids = vocab.tokenize(prompt, special=True, add_bos=body.add_special_tokens, most=most)
     else:
         check_token_ids(prompt, vocab.size, param="prompt")
         ids = prompt

@@ -1,8 +1,9 @@
 """What becomes of every field that OpenAI's or vLLM's API has in a request for an answer.
 
 A field is obeyed, or it is refused by name, or it has no meaning here. None that changes an answer is dropped.
-The bodies refuse by this table (`refuse_fields`), and docs/reference/fields.md is written from it. Tests compare it
-with the bodies, and with the request models of the installed openai and vLLM. A dot leads to a field inside another.
+The bodies refuse by this table (`refuse_fields`), and docs/reference/fields.md is written from it. Tests compare
+it with the bodies, and with the request models of the installed openai and vLLM. A field inside another has a dot
+in its name.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ _SHARED = {
     **_obeyed("allowed_token_ids bad_words include_stop_str_in_output", "as in vLLM, on both engines"),
     **_obeyed("structured_outputs", "`json`, `json_object`, `regex`, `choice`, `grammar` (Lark)"),
     **_obeyed("cache_salt", "in the cloud's prefix cache; the device has one user"),
-    **_obeyed("stream stream_options.include_usage"),
+    **_obeyed("stream stream_options stream_options.include_usage"),
     **_obeyed("n", "1: one answer is made at a time"),
     **_obeyed("user prompt_cache_key", "tells the planner which answers are alike"),
     **_refused("structured_outputs.structural_tag", "the device's grammars have no structural tags"),
@@ -103,7 +104,7 @@ _SHARED = {
     **_no_meaning("metadata safety_identifier", "nobody keeps books by it"),
     **_no_meaning("store", "what is kept, and for how long, is the server's setting"),
     **_no_meaning("service_tier", "there is one tier"),
-    **_no_meaning("prompt_cache_options prompt_cache_retention", "prompts stay in the cache as long as there is room"),
+    **_no_meaning("prompt_cache_options prompt_cache_retention", "prompts stay as long as there is room"),
 }  # fmt: skip
 
 _OPENAI_CHAT = {

@@ -49,6 +49,7 @@ class ByteVocabulary:
     """Every byte is a token; 256 is a control token."""
 
     size = 257
+    infill_ids = None
 
     @cached_property
     def chat_template(self):
