@@ -2,7 +2,7 @@
 
     python tools/reference.py [--check] [PAGE ...]
 
-PAGE is one of modules, cli, settings, errors, hooks, wire; without one, all are written. With `--check` nothing is
+PAGE is one of modules, cli, settings, errors, fields, hooks, wire; without one, all are written. With `--check` nothing is
 written: the exit code says whether the pages are what the code says. `modules` needs Python alone, `cli` the
 distribution in src/pdd_lab, the others pdd-device without extras.
 """

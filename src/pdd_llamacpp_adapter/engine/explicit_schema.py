@@ -34,7 +34,7 @@ _TYPES = {
     "null": (),
 }
 """Each type with the keywords that both engines obey."""
-_VALUES = {
+_VALUES: dict[str, type | tuple[type, ...]] = {
     "object": dict,
     "array": list,
     "string": str,
@@ -174,7 +174,7 @@ class _Writer:
                 if isinstance(name, str):
                     made.setdefault("properties", {}).setdefault(name, {} if isinstance(others, bool) else others)
 
-    def pattern(self, made: Json) -> str:
+    def pattern(self, made: Json) -> Any:
         given = made["pattern"]
         if not isinstance(given, str):
             return given
@@ -210,8 +210,8 @@ def _plain_bounds(made: Json) -> bool:
 
 
 def _is(value: Any, kind: Any) -> bool:
-    wanted = _VALUES.get(kind, object) if isinstance(kind, str) else object
-    return isinstance(value, wanted) and (kind == "boolean" or not isinstance(value, bool) or wanted is object)
+    wanted = _VALUES.get(kind) if isinstance(kind, str) else None
+    return wanted is None or (isinstance(value, wanted) and (kind == "boolean" or not isinstance(value, bool)))
 
 
 def explicit_schema(schema: Any, *, closed: bool) -> tuple[Any, str | None]:

@@ -24,6 +24,7 @@ from pdd_llamacpp_adapter import (
     GrammarKind,
     Runtime,
 )
+from pdd_llamacpp_adapter.engine.bad_words import bad_word_ids
 
 pytestmark = pytest.mark.anyio
 
@@ -130,6 +131,8 @@ def text(shown, session):
         {"logit_bias": {28: -100.0, 30: 3.0}},
         {"min_tokens": LENGTH},
         {"ignore_eos": True},
+        {"bad_words": ["The", "sea", "vast", "a", "body of"]},
+        {"allowed_token_ids": list(range(2, 6_000, 2))},
     ],
     ids=lambda fields: next(iter(fields)),
 )
@@ -180,6 +183,35 @@ async def test_a_json_answer_is_valid_wherever_the_seam_lies(answered, engine):
         from_device += session.outcome.timeline.count(Source.DEVICE)
         assert session.outcome.cloud_error is None
     assert from_device > 20
+
+
+async def test_bad_words_are_those_of_vllm(engine, prepared):
+    from transformers import AutoTokenizer
+    from vllm import SamplingParams
+
+    tokenizer = AutoTokenizer.from_pretrained(prepared)
+    words = ["the", " sea", "Ozean", "日本", "don't", "<|im_end|>", "a b", "\n", "  x"]
+    params = SamplingParams(bad_words=words)
+    params.update_from_tokenizer(tokenizer)
+    assert [list(ids) for ids in bad_word_ids(words, engine.vocab)] == params.bad_words_token_ids
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        Grammar(GrammarKind.CHOICE, json.dumps(["the sea is blue and deep", "the sea is grey, and full of fish"])),
+        Grammar(GrammarKind.REGEX, r"[a-z]{3,9}( [a-z]{1,9}){6}\d"),
+        Grammar(GrammarKind.JSON, '{"properties": {"words": {"type": "array", "items": {"properties": {}}}}}'),
+    ],
+    ids=lambda grammar: grammar.kind.value,
+)
+async def test_a_format_is_held_across_the_seam_as_by_the_cloud_alone(answered, engine, grammar):
+    grammars = GrammarEngine(engine.vocab, engine.vocab.stop_ids)
+    whole, _ = await answered(budget=None, alone=True, grammar=grammar)
+    for budget in (1, 4):
+        shown, session = await answered(budget=budget, grammars=grammars, grammar=grammar)
+        assert ids(shown) == ids(whole)
+        assert session.outcome.timeline.count(Source.DEVICE) == len(whole) - budget
 
 
 async def test_the_cloud_finishes_behind_a_device_that_failed(answered):

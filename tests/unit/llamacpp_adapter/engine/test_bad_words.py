@@ -7,7 +7,6 @@ from pdd_llamacpp_adapter.engine.bad_words import bad_word_ids, forbidden_next
 from pdd_llamacpp_adapter.engine.sampler import Sampler
 from pdd_llamacpp_adapter.request import AnswerRequest
 
-
 IDS = {"no": [3], " no": [4], "not": [3, 5], " not": [6, 5], "ox": [7], " ox": [8, 7], "": [], " ": [8]}
 
 
