@@ -31,7 +31,7 @@ class GrammarKind(StrEnum):
     """Any JSON object; `Grammar.text` is empty."""
     REGEX = "regex"
     CHOICE = "choice"
-    """`Grammar.text` is a JSON list of strings, of which the answer is one."""
+    """`Grammar.text` is a JSON list of strings; the answer is one of them."""
     GRAMMAR = "grammar"
     """`Grammar.text` is a Lark grammar."""
 
@@ -45,7 +45,7 @@ class Grammar:
     param: str = "response_format"
     """The request's field that it comes from; an error names it."""
     explicit: bool = False
-    """Nothing in it is left to an engine's defaults: `explicit_schema.explicit_grammar` has made it."""
+    """Nothing in it is left to an engine's defaults: `explicit_grammar` has made it."""
     compact: bool = False
     """JSON without white space, but for a space behind a separator."""
     differs: str | None = None

@@ -8,19 +8,13 @@ tests/integration/device/test_same_language.py compares them over schemas at ran
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pdd_llamacpp_adapter.engine.grammar_limits import check_limits
-from pdd_llamacpp_adapter.request import GrammarKind
+from pdd_llamacpp_adapter.engine.plain_pattern import ascii_digits, is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from pdd_core.handoff import StructuredOutputs
-    from pdd_llamacpp_adapter.request import Grammar
 
 Json = dict[str, Any]
 
@@ -45,11 +39,11 @@ _VALUES: dict[str, type | tuple[type, ...]] = {
 }
 _FAMILIES = ("object", "array", "string", "number")
 _CHOICES = ("$ref", "enum", "const", "anyOf", "oneOf", "allOf")
-"""Keywords that stand for a whole schema: xgrammar ignores what stands beside one."""
+"""Keywords that stand for a whole schema: xgrammar ignores all beside one."""
 _NOTES = frozenset(
     ("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment", "$schema")
 ) | {"$id", "$defs", "definitions"}
-"""What constrains nothing where it stands."""
+"""What constrains nothing."""
 _DIFFER = frozenset((
     "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies",
     "unevaluatedProperties", "unevaluatedItems", "patternProperties", "propertyNames", "minProperties",
@@ -57,13 +51,6 @@ _DIFFER = frozenset((
     "multipleOf", "$dynamicRef", "$recursiveRef", "$anchor", "$dynamicAnchor", "x-guidance",
 ))  # fmt: skip
 """Keywords that one engine ignores, refuses, or reads otherwise than the other."""
-_PLAIN_PATTERN = re.compile(
-    r"(?:[A-Za-z0-9 _,:;@#%&=<>~'!/-]"  # signs for themselves
-    r"|\\[.*+?()\[\]{}|^$-]|\\d"
-    r"|\[(?:[A-Za-z0-9_.,:;@#%&=+*?! ](?:-[A-Za-z0-9])?|\\[-.d])+-?\]"
-    r"|\((?:\?:)?|\)|\||[*+?]|\{\d{1,3}(?:,\d{0,3})?\})*"
-)
-"""Of a pattern's parts, those that both engines read the same: no dot, no negated class, nothing beyond ASCII."""
 
 
 @dataclass(slots=True)
@@ -180,25 +167,12 @@ class _Writer:
             return given
         bare = given.removeprefix("^")
         bare = bare.removesuffix("$") if not bare.endswith("\\$") else bare
-        if not _PLAIN_PATTERN.fullmatch(bare) or ("|" in bare and bare != given):
+        if not is_plain(bare) or ("|" in bare and bare != given):
             self.differs.append("pattern")
             return given
         if {"minLength", "maxLength"} & made.keys():
             self.differs.append("pattern beside a length")
-        return f"^({_ascii(bare)})$" if "|" in bare else f"^{_ascii(bare)}$"
-
-
-def _ascii(pattern: str) -> str:
-    """Return a plain `pattern` whose digits are ASCII's, as xgrammar's are; llguidance would take any script's."""
-    in_class = False
-
-    def spelt(found: re.Match[str]) -> str:
-        nonlocal in_class
-        if found[0] in ("[", "]"):
-            in_class = found[0] == "["
-        return {r"\d": "0-9" if in_class else "[0-9]"}.get(found[0], found[0])
-
-    return re.sub(r"\\.|[\[\]]", spelt, pattern)
+        return f"^({ascii_digits(bare)})$" if "|" in bare else f"^{ascii_digits(bare)}$"
 
 
 def _plain_bounds(made: Json) -> bool:
@@ -248,33 +222,3 @@ def _resolves(schema: Any, ref: Any) -> bool:
     for part in ref[1:].split("/")[1:]:
         node = node.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(node, dict) else None
     return isinstance(node, dict)
-
-
-def explicit_grammar(grammar: Grammar, cloud: StructuredOutputs | None) -> Grammar:
-    """Return `grammar` as both engines are to have it; what is explicit already stays as it is.
-
-    Args:
-        grammar: what an answer has to look like.
-        cloud: how the cloud reads schemas; None where it has not told, or where there is none. Then as vLLM does
-            by default.
-
-    Raises:
-        InvalidGrammar: it could not be compiled safely, or is no JSON where it should be.
-    """
-    if grammar.explicit:
-        return grammar
-    check_limits(grammar)
-    compact = cloud is not None and cloud.disable_any_whitespace
-    text, differs = grammar.text, None
-    match grammar.kind:
-        case GrammarKind.JSON:
-            is_open = cloud is not None and cloud.backend == "guidance" and not cloud.disable_additional_properties
-            made, differs = explicit_schema(json.loads(text), closed=not is_open)
-            text = json.dumps(made, ensure_ascii=False)
-        case GrammarKind.REGEX if _PLAIN_PATTERN.fullmatch(text):
-            text = _ascii(text)
-        case GrammarKind.REGEX:
-            differs = "the regular expression"
-        case GrammarKind.GRAMMAR:
-            differs = "the grammar"
-    return replace(grammar, text=text, explicit=True, compact=compact, differs=differs)

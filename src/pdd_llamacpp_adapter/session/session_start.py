@@ -10,7 +10,7 @@ import anyio
 
 from pdd_core.errors import ContextOverflow
 from pdd_core.hookspecs import PaceRequest, PaceTarget
-from pdd_llamacpp_adapter.engine.explicit_schema import explicit_grammar
+from pdd_llamacpp_adapter.engine.explicit_grammar import explicit_grammar
 from pdd_llamacpp_adapter.engine.grammar_limits import check_limits
 from pdd_llamacpp_adapter.request import check_token_ids
 from pdd_llamacpp_adapter.session.answer import Answer

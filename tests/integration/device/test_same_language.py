@@ -17,7 +17,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pdd_core.handoff import StructuredOutputs
-from pdd_llamacpp_adapter.engine.explicit_schema import explicit_grammar
+from pdd_llamacpp_adapter.engine.explicit_grammar import explicit_grammar
 from pdd_llamacpp_adapter.engine.grammar import GrammarEngine
 from pdd_llamacpp_adapter.request import Grammar, GrammarKind
 

@@ -8,7 +8,8 @@ import pytest
 
 from pdd_core.errors import InvalidGrammar
 from pdd_core.handoff import StructuredOutputs
-from pdd_llamacpp_adapter.engine.explicit_schema import explicit_grammar, explicit_schema
+from pdd_llamacpp_adapter.engine.explicit_grammar import explicit_grammar
+from pdd_llamacpp_adapter.engine.explicit_schema import explicit_schema
 from pdd_llamacpp_adapter.request import Grammar, GrammarKind
 
 ANY = {"type": "object", "additionalProperties": True}
