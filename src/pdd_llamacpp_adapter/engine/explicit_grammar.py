@@ -6,14 +6,18 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pdd_core.handoff import StructuredOutputs
 from pdd_llamacpp_adapter.engine.explicit_schema import explicit_schema
 from pdd_llamacpp_adapter.engine.grammar_limits import check_limits
 from pdd_llamacpp_adapter.engine.plain_pattern import ascii_digits, is_plain
 from pdd_llamacpp_adapter.request import GrammarKind
 
 if TYPE_CHECKING:
-    from pdd_core.handoff import StructuredOutputs
     from pdd_llamacpp_adapter.request import Grammar
+
+_DEVICE_S = "guidance"
+"""vLLM's name for llguidance, by which the device goes, too."""
+_COMPARED = ("auto", "xgrammar")
 
 
 def explicit_grammar(grammar: Grammar, cloud: StructuredOutputs | None) -> Grammar:
@@ -30,11 +34,11 @@ def explicit_grammar(grammar: Grammar, cloud: StructuredOutputs | None) -> Gramm
     if grammar.explicit:
         return grammar
     check_limits(grammar)
-    compact = cloud is not None and cloud.disable_any_whitespace
+    told = StructuredOutputs() if cloud is None else cloud
     text, differs = grammar.text, None
     match grammar.kind:
         case GrammarKind.JSON:
-            is_open = cloud is not None and cloud.backend == "guidance" and not cloud.disable_additional_properties
+            is_open = told.backend == _DEVICE_S and not told.disable_additional_properties
             made, differs = explicit_schema(json.loads(text), closed=not is_open)
             text = json.dumps(made, ensure_ascii=False)
         case GrammarKind.REGEX if is_plain(text):
@@ -43,4 +47,8 @@ def explicit_grammar(grammar: Grammar, cloud: StructuredOutputs | None) -> Gramm
             differs = "the regular expression"
         case GrammarKind.GRAMMAR:
             differs = "the grammar"
-    return replace(grammar, text=text, explicit=True, compact=compact, differs=differs)
+    if told.backend == _DEVICE_S:
+        differs = None
+    elif told.backend not in _COMPARED:
+        differs = f"the cloud's grammar engine is {told.backend}"
+    return replace(grammar, text=text, explicit=True, compact=told.disable_any_whitespace, differs=differs)

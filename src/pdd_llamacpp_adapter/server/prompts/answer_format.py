@@ -9,6 +9,7 @@ import json
 from typing import TYPE_CHECKING
 
 from pdd_core.errors import InvalidRequest
+from pdd_llamacpp_adapter.engine.grammar_limits import check_limits
 from pdd_llamacpp_adapter.request import Grammar, GrammarKind
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def grammar_of(response_format: Json | None, structured_outputs: Json | None = N
         structured_outputs: vLLM's.
 
     Raises:
-        InvalidRequest: both constrain the answer, or one is malformed. Whether a grammar can be obeyed, the
+        InvalidRequest: both constrain the answer, or one is malformed or too large. Whether a grammar can be obeyed, the
             runtime's `check_grammar` knows.
     """
     wanted = None if response_format is None else _response_format(response_format)
@@ -87,9 +88,12 @@ def _structured(asked: Json) -> Grammar:
         case GrammarKind.GRAMMAR if isinstance(value, str) and _EBNF in value:
             problem = f"{where} must be a Lark grammar: the device does not read the EBNF that has {_EBNF}"
             raise InvalidRequest(problem, param=where, code="unsupported_value")
-        case GrammarKind.JSON | GrammarKind.REGEX | GrammarKind.GRAMMAR if (
-            isinstance(value, str) and value.strip()
-        ):
+        case GrammarKind.JSON if isinstance(value, str):
+            grammar = Grammar(kind, value, param=where)
+            check_limits(grammar)
+            if isinstance(json.loads(value), dict):
+                return grammar
+        case GrammarKind.REGEX | GrammarKind.GRAMMAR if isinstance(value, str) and value.strip():
             return Grammar(kind, value, param=where)
     raise InvalidRequest(f"{where} must be {_RULES[kind]}", param=where)
 

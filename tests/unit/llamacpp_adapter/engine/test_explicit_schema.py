@@ -107,6 +107,14 @@ def test_the_cloud_s_settings_are_followed():
     assert grammar(GrammarKind.JSON_OBJECT, "", compact).compact
 
 
+def test_an_engine_that_was_not_compared_keeps_its_answers_and_the_device_s_own_hands_over_all():
+    date = json.dumps({"type": "string", "format": "date"})
+    assert grammar(GrammarKind.JSON, date, StructuredOutputs(backend="auto")).differs == "format"
+    assert grammar(GrammarKind.JSON, date, StructuredOutputs(backend="guidance")).differs is None
+    outlines = grammar(GrammarKind.JSON, "{}", StructuredOutputs(backend="outlines"))
+    assert outlines.differs == "the cloud's grammar engine is outlines"
+
+
 def test_grammars_of_other_kinds():
     assert grammar(GrammarKind.REGEX, r"\d+").text == "[0-9]+"
     assert grammar(GrammarKind.REGEX, ".*").differs == "the regular expression"

@@ -38,6 +38,8 @@ def test_vllm_s_structured_outputs(structured, kind, text):
         ({"regexp": "a"}, "structured_outputs.regexp"),
         ({"json": 7}, "structured_outputs.json"),
         ({"json": " "}, "structured_outputs.json"),
+        ({"json": "[" * 60_000}, "structured_outputs.json"),
+        ({"json": "true"}, "structured_outputs.json"),
         ({"json_object": False}, "structured_outputs.json_object"),
         ({"choice": []}, "structured_outputs.choice"),
         ({"choice": ["a", 1]}, "structured_outputs.choice"),
