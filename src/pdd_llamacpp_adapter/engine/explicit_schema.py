@@ -156,7 +156,7 @@ class _Writer:
         if others is None:
             others = not (self.closed and (named is not None or required))
         made["additionalProperties"] = others = self.schema(others)
-        if isinstance(required, list) and rest_is_open:
+        if isinstance(required, list) and rest_is_open and isinstance(named, dict | None):
             for name in required:
                 if isinstance(name, str):
                     made.setdefault("properties", {}).setdefault(name, {} if isinstance(others, bool) else others)
@@ -178,9 +178,13 @@ class _Writer:
 def _plain_bounds(made: Json) -> bool:
     """Whether llguidance takes every spelling within a number's bounds, as ``0.50``: not so for all bounds."""
     bounds = [made[name] for name in _TYPES["number"] if name in made]
-    whole = all(isinstance(bound, int | float) and bound >= 0 and bound == int(bound) for bound in bounds)
+    whole = all(_is_whole(bound) and bound >= 0 for bound in bounds)
     inclusive = not {"exclusiveMinimum", "exclusiveMaximum"} & made.keys()
     return not bounds or (whole and inclusive and "minimum" in made)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
 
 
 def _is(value: Any, kind: Any) -> bool:

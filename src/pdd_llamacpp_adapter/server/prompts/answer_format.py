@@ -30,8 +30,8 @@ def grammar_of(response_format: Json | None, structured_outputs: Json | None = N
         structured_outputs: vLLM's.
 
     Raises:
-        InvalidRequest: both constrain the answer, or one is malformed or too large. Whether a grammar can be obeyed, the
-            runtime's `check_grammar` knows.
+        InvalidRequest: both constrain the answer, or one is malformed or too large. Whether a grammar can be
+            obeyed, the runtime's `check_grammar` knows.
     """
     wanted = None if response_format is None else _response_format(response_format)
     if structured_outputs is None:

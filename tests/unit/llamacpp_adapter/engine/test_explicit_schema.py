@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from example_count import examples
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pdd_core.errors import InvalidGrammar
 from pdd_core.handoff import StructuredOutputs
@@ -63,9 +66,9 @@ def test_alternatives():
 
 def test_patterns_are_of_the_whole_text_and_of_ascii():
     patterns = {"ab": "^ab$", "^a|b": None, "a|b": "^(a|b)$", r"^\d[\d.]$": "^[0-9][0-9.]$", r"\\d": None}
-    for given, wanted in patterns.items():
-        explicit, differs = explicit_schema({"type": "string", "pattern": given}, closed=True)
-        assert (explicit["pattern"] if differs is None else None) == wanted, given
+    for pattern, wanted in patterns.items():
+        explicit, differs = explicit_schema({"type": "string", "pattern": pattern}, closed=True)
+        assert (explicit["pattern"] if differs is None else None) == wanted, pattern
 
 
 @pytest.mark.parametrize(
@@ -127,3 +130,22 @@ def test_grammars_of_other_kinds():
 def test_what_could_not_be_compiled_safely_is_refused_first():
     with pytest.raises(InvalidGrammar, match="nests deeper"):
         grammar(GrammarKind.JSON, "[" * 60_000)
+
+
+KEYWORDS = st.sampled_from(
+    ["type", "properties", "required", "additionalProperties", "items", "prefixItems", "minItems", "pattern"]
+) | st.sampled_from(
+    ["minimum", "maximum", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "$defs", "format", "a"]
+)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["object", "number", "#", "["]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYWORDS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@examples(300)
+@given(ANYTHING)
+def test_whatever_is_sent_has_a_form(schema):
+    explicit, _ = explicit_schema(schema, closed=True)
+    json.dumps(explicit)
