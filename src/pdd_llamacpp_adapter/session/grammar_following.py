@@ -39,7 +39,8 @@ class GrammarFollower:
         for index in range(self._followed, len(self._answer)):
             if note is not None:
                 allowed = self.matcher.mask(self._size)
-                allowed[self._answer[index]] = True  # by the cloud, though the device would spell it otherwise
+                # what came was allowed, though the device might spell it otherwise
+                allowed[[token for token in (self._answer[index],) if token < self._size]] = True
                 note(index, allowed)
             if self.matcher.advance((self._answer[index],)) is not None:
                 raise GrammarRejected(f"the device's grammar engine rejects the cloud's token at position {index}")

@@ -15,7 +15,7 @@ from pdd_llamacpp_adapter.server.chat.chat_objects import ChatShape
 from pdd_llamacpp_adapter.server.chat.messages import plain_messages
 from pdd_llamacpp_adapter.server.prompts.marked import marked_parts
 from pdd_llamacpp_adapter.server.prompts.prepare import ChatInput
-from pdd_llamacpp_adapter.server.tools.tool_use import MAX_TOOLS
+from pdd_llamacpp_adapter.server.tools.tool_use import MAX_TOOLS, function
 from pdd_llamacpp_adapter.server.wire.bodies import check_items
 from pdd_llamacpp_adapter.server.wire.field_table import CHAT
 from pdd_llamacpp_adapter.server.wire.sampling_fields import SamplingFields, TokenIdFields, Tokens
@@ -88,10 +88,16 @@ class ChatRequest(TokenIdFields, SamplingFields):
         if self.functions is None:
             choice, parallel = self.tool_choice, self.parallel_tool_calls
             return {"tools": self.tools, "tool_choice": choice, "parallel_tool_calls": parallel}
+        described = [function(one, f"functions[{index}]") for index, one in enumerate(self.functions)]
         called = self.function_call
+        known = called in (None, "none", "auto")
         if isinstance(called, dict):
+            known = called.get("name") in [one["name"] for one in described]
             called = {"type": "function", "function": called}
-        tools = [{"type": "function", "function": function} for function in self.functions]
+        if not known:
+            rule = 'must be "none", "auto", or {"name": ...} of one of the functions'
+            raise InvalidRequest(f"function_call {rule}", param="function_call")
+        tools = [{"type": "function", "function": one} for one in described]
         return {"tools": tools, "tool_choice": called, "parallel_tool_calls": False}
 
     def shape(self, prompt: Sequence[int]) -> ChatShape:
