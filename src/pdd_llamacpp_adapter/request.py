@@ -22,6 +22,9 @@ LEAST_REPETITION_PENALTY, MOST_REPETITION_PENALTY = 1e-6, 1e6
 """vLLM takes any above 0, but both engines would reckon with infinity: logits and penalties are float32."""
 
 
+RESPONSE_FORMAT = "response_format"
+
+
 class GrammarKind(StrEnum):
     """The languages in which an answer can be constrained; names as in vLLM's ``StructuredOutputsParams``."""
 
@@ -42,7 +45,7 @@ class Grammar:
 
     kind: GrammarKind
     text: str = ""
-    param: str = "response_format"
+    param: str = RESPONSE_FORMAT
     """The request's field that it comes from; an error names it."""
     explicit: bool = False
     """Nothing in it is left to an engine's defaults: `explicit_grammar` has made it."""

@@ -10,7 +10,7 @@ import anyio
 from pdd_core.errors import ContextOverflow, InvalidRequest, ModelError
 from pdd_llamacpp_adapter.engine.bad_words import bad_word_ids
 from pdd_llamacpp_adapter.engine.chat_template import RESERVED_VARIABLES
-from pdd_llamacpp_adapter.request import AnswerRequest, check_token_ids
+from pdd_llamacpp_adapter.request import RESPONSE_FORMAT, AnswerRequest, check_token_ids
 from pdd_llamacpp_adapter.server.answers.prepared_answer import PreparedAnswer
 from pdd_llamacpp_adapter.server.output.reasoning import ReasoningStart, reasoning_start
 from pdd_llamacpp_adapter.server.prompts.answer_format import grammar_of
@@ -46,6 +46,8 @@ class ChatInput:
     tool_choice: str | Json | None = None
     parallel_tool_calls: bool = True
     response_format: Json | None = None
+    format_param: str = RESPONSE_FORMAT
+    """What the route calls `response_format`."""
     structured_outputs: Json | None = None
     """vLLM's."""
     include_reasoning: bool = True
@@ -110,6 +112,8 @@ def _prepare(chat: ChatInput, runtime: AnswerSource) -> PreparedAnswer:
             param="chat_template_kwargs",
         )
     wanted = grammar_of(chat.response_format, chat.structured_outputs)
+    if wanted is not None and wanted.param == RESPONSE_FORMAT:
+        wanted = replace(wanted, param=chat.format_param)
     try:
         plan = plan_tools(chat.tools, chat.tool_choice, chat.parallel_tool_calls, template=vocab.chat_template)
         prompt = _rendered(chat, plan, vocab, most=runtime.context_limit())

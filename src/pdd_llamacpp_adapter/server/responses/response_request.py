@@ -90,6 +90,7 @@ class ResponsesRequest(SamplingFields):
             tool_choice=self._choice(),
             parallel_tool_calls=self.parallel_tool_calls,
             response_format=self._format(),
+            format_param="text.format",
             structured_outputs=self.structured_outputs,
             include_reasoning=self.include_reasoning,
             template_kwargs={**self.reasoning.variables(), **self.chat_template_kwargs},

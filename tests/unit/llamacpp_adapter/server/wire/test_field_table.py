@@ -97,3 +97,19 @@ def test_what_is_refused_is_named_unless_it_asks_for_nothing(post, route, name, 
 
 def test_a_field_that_nobody_knows_is_ignored(post):
     assert post("/v1/chat/completions", "x_future", {"a": 1}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("route", "fields", "param"),
+    [
+        ("/v1/chat/completions", {"response_format": {"type": "json_object"}}, "response_format"),
+        ("/v1/completions", {"response_format": {"type": "json_object"}}, "response_format"),
+        ("/v1/responses", {"text": {"format": {"type": "json_object"}}}, "text.format"),
+        ("/v1/responses", {"structured_outputs": {"choice": ["a"]}}, "structured_outputs.choice"),
+    ],
+)
+def test_a_grammar_that_cannot_be_compiled_is_named_as_the_route_does(client, service, route, fields, param):
+    made = service()
+    made.runtime.refuses_grammars = True
+    answer = client(made).post(route, json={"model": "tiny", **BODIES[route][1], **fields})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
