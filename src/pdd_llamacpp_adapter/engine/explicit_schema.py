@@ -40,10 +40,6 @@ _VALUES: dict[str, type | tuple[type, ...]] = {
 _FAMILIES = ("object", "array", "string", "number")
 _CHOICES = ("$ref", "enum", "const", "anyOf", "oneOf", "allOf")
 """Keywords that stand for a whole schema: xgrammar ignores all beside one."""
-_NOTES = frozenset(
-    ("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment", "$schema")
-) | {"$id", "$defs", "definitions"}
-"""What constrains nothing."""
 _DIFFER = frozenset((
     "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies",
     "unevaluatedProperties", "unevaluatedItems", "patternProperties", "propertyNames", "minProperties",
@@ -51,6 +47,8 @@ _DIFFER = frozenset((
     "multipleOf", "$dynamicRef", "$recursiveRef", "$anchor", "$dynamicAnchor", "x-guidance",
 ))  # fmt: skip
 """Keywords that one engine ignores, refuses, or reads otherwise than the other."""
+_CONSTRAINTS = frozenset(("type", *_CHOICES, *_DIFFER, *(name for names in _TYPES.values() for name in names)))
+"""All others are notes, such as `title`, `default` or OpenAPI's `discriminator`."""
 
 
 @dataclass(slots=True)
@@ -63,7 +61,7 @@ class _Writer:
         if not isinstance(node, dict):
             return node
         definitions = {name: self.each(node[name]) for name in ("$defs", "definitions") if name in node}
-        notes = {name: value for name, value in node.items() if name in _NOTES}
+        notes = {name: value for name, value in node.items() if name not in _CONSTRAINTS}
         self.differs += sorted(_DIFFER & node.keys())
         return {**notes, **definitions, **self.constraints(node)}
 
@@ -71,7 +69,7 @@ class _Writer:
         return {name: self.schema(one) for name, one in named.items()} if isinstance(named, dict) else named
 
     def constraints(self, node: Json) -> Json:
-        rest = {name: value for name, value in node.items() if name not in _NOTES}
+        rest = {name: value for name, value in node.items() if name in _CONSTRAINTS}
         choices = [name for name in _CHOICES if name in rest]
         if choices:
             return self.choice(choices[0], rest)

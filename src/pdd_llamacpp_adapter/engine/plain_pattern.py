@@ -8,7 +8,7 @@ _PLAIN_PATTERN = re.compile(
     r"(?:[A-Za-z0-9 _,:;@#%&=<>~'!/-]"  # signs for themselves
     r"|\\[.*+?()\[\]{}|^$-]|\\d"
     r"|\[(?:[A-Za-z0-9_.,:;@#%&=+*?! ](?:-[A-Za-z0-9])?|\\[-.d])+-?\]"
-    r"|\((?:\?:)?|\)|\||[*+?]|\{\d{1,3}(?:,\d{0,3})?\})*"
+    r"|\((?:\?:|(?!\?))|\)|\||[*+?]|\{\d{1,3}(?:,\d{0,3})?\})*"
 )
 """Of a pattern's parts, those that both engines read the same: no dot, no negated class, nothing beyond ASCII."""
 

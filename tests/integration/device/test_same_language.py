@@ -35,7 +35,9 @@ CONSTANTS = st.sampled_from(
 PATTERNS = st.sampled_from(
     ["^[a-z]+$", "ab", r"^\d{4}-\d{2}$", "[A-Za-z0-9_]*", "a|b", "^(foo|bar)[0-9]+", "^x{2,3}$", r"^a\.b$"]
 ) | st.sampled_from(["(?:ab)+c?", r"^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\.[a-zA-Z]{2,}$", r"[\d.]+", "^.*$"])
-NOTES = st.sampled_from([{}, {}, {}, {"title": "T", "description": "of it"}])
+NOTES = st.sampled_from(
+    [{}, {}, {}, {"title": "T", "description": "of it"}, {"discriminator": {"propertyName": "a"}}]
+)
 SCALARS = st.one_of(
     st.sampled_from([{"type": kind} for kind in ("string", "integer", "number", "boolean", "null")]),
     st.builds(

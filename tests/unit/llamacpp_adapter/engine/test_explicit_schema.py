@@ -61,11 +61,20 @@ def test_alternatives():
     assert made({"type": ["string", "null"], "maxLength": 3}) == {"anyOf": [texts, {"type": "null"}]}
     assert made({"oneOf": [texts]}) == {"anyOf": [texts]}
     assert made({"description": "d", "allOf": [texts]}) == {"description": "d", **texts}
+    union = {"oneOf": [texts], "discriminator": {"propertyName": "kind"}, "nullable": True}
+    assert made(union)["anyOf"] == [texts]
     assert made({"type": "integer", "enum": [1, "a", True, 2]}) == {"enum": [1, 2]}
 
 
 def test_patterns_are_of_the_whole_text_and_of_ascii():
-    patterns = {"ab": "^ab$", "^a|b": None, "a|b": "^(a|b)$", r"^\d[\d.]$": "^[0-9][0-9.]$", r"\\d": None}
+    patterns = {
+        "ab": "^ab$",
+        "^a|b": None,
+        "a|b": "^(a|b)$",
+        r"^\d[\d.]$": "^[0-9][0-9.]$",
+        r"\\d": None,
+        "(?!a)b": None,
+    }
     for pattern, wanted in patterns.items():
         explicit, differs = explicit_schema({"type": "string", "pattern": pattern}, closed=True)
         assert (explicit["pattern"] if differs is None else None) == wanted, pattern
