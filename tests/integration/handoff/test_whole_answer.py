@@ -191,10 +191,10 @@ async def test_a_json_answer_is_valid_wherever_the_seam_lies(answered, grammars)
 
 
 async def test_bad_words_are_those_of_vllm(engine, prepared):
-    from transformers import AutoTokenizer
     from vllm import SamplingParams
+    from vllm.tokenizers.registry import get_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(prepared.vllm_dir)
+    tokenizer = get_tokenizer(str(prepared.vllm_dir))
     words = ["the", " sea", "Ozean", "日本", "don't", "<|im_end|>", "a b", "  x"]
     params = SamplingParams(bad_words=words)
     params.update_from_tokenizer(tokenizer)
