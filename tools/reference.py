@@ -2,9 +2,9 @@
 
     python tools/reference.py [--check] [PAGE ...]
 
-PAGE is one of modules, cli, settings, errors, hooks, wire; without one, all are written. With `--check` nothing is
-written: the exit code says whether the pages are what the code says. `modules` needs Python alone, `cli` the
-distribution in src/pdd_lab, the others pdd-device without extras.
+PAGE is one of modules, cli, settings, errors, fields, hooks, wire; without one, all are written. With `--check`
+nothing is written: the exit code says whether the pages are what the code says. `modules` needs Python alone,
+`cli` the distribution in src/pdd_lab, the others pdd-device without extras.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import json
 import re
 import sys
-from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-__all__ = ["cli", "errors", "hooks", "settings", "wire"]
+__all__ = ["cli", "errors", "fields", "hooks", "settings", "wire"]
 
 
 def cli() -> list[str]:
@@ -112,7 +113,7 @@ def settings() -> list[str]:
 
 
 def _settings(kind: Any) -> Iterator[tuple[str, str, str]]:
-    given = getattr(kind, "model_fields", None) or {one.name: one for one in fields(kind)}
+    given = getattr(kind, "model_fields", None) or {one.name: one for one in dataclasses.fields(kind)}
     for name, (_, text) in attributes(kind).items():
         default = given.get(name) and given[name].default
         if name in given:
@@ -137,6 +138,30 @@ def errors() -> list[str]:
     ]
 
 
+def fields() -> list[str]:
+    """Return the local server's table of fields, a section per route."""
+    from pdd_llamacpp_adapter.server.wire.field_table import CHAT, COMPLETIONS, RESPONSES, Fate
+
+    parts = [
+        "Request fields",
+        "Every field of OpenAI's and vLLM's requests, and what the [local server](../server.md) does with it. A "
+        "refused field makes a 400 that names it, unless it is null or asks for nothing. A field that neither API "
+        "has is ignored.",
+    ]
+    for route, rows in (("chat/completions", CHAT), ("completions", COMPLETIONS), ("responses", RESPONSES)):
+        by_fate = sorted(rows.items(), key=lambda row: (list(Fate).index(row[1].fate), row[0]))
+        parts += [
+            f"## /v1/{route}",
+            table(["field", "", ""], ([f"`{name}`", row.fate.value, _remark(row)] for name, row in by_fate)),
+        ]
+    return parts
+
+
+def _remark(row: Any) -> str:
+    passes = f"; `{json.dumps(row.passes[0])}` passes" if row.passes else ""
+    return row.note + passes
+
+
 def hooks() -> list[str]:
     """Return each hook with its docstring, and every class that a hook is given or returns."""
     from pdd_core import hookspecs
@@ -159,7 +184,7 @@ def hooks() -> list[str]:
     planning = (types.PlanRequest, types.DeviceState, types.CloudState, types.Estimate, types.Plan, types.Why)
     given = (hookspecs.BudgetRequest, hookspecs.CloudLoad, hookspecs.PaceRequest, hookspecs.PaceTarget)
     for kind in (*given, *planning, PromptScores, RefinePrompt):
-        default = {one.name: one.default for one in fields(kind)}
+        default = {one.name: one.default for one in dataclasses.fields(kind)}
         rows = []
         for name, (spelt, text) in attributes(kind).items():
             is_plain = default[name] is None or isinstance(
@@ -189,7 +214,8 @@ def wire() -> list[str]:
         table(["field", "type and bounds", "meaning"], rows),
     ]
     models = (handoff.HandoffState, handoff.DecodeBudget, handoff.Refinement, handoff.NoRefinement)
-    answers = (handoff.CloudInfo, handoff.Limits, TokenizerFingerprint, DefaultSamplingParams)
+    told = (handoff.CloudInfo, handoff.Limits, handoff.StructuredOutputs, DefaultSamplingParams)
+    answers = (*told, TokenizerFingerprint)
     for model in (*models, *answers, handoff.VocabularyPiece, handoff.HandoffDeleted):
         first = markdown(inspect.cleandoc(model.__doc__ or "").split("\n\n")[0])
         parts += [f"## {model.__name__}", first, table(["field", "type", "meaning"], _fields(model))]

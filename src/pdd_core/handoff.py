@@ -155,6 +155,17 @@ class Limits(_Wire):
     """Seconds: longest wait for the engine's word on a DELETE."""
 
 
+class StructuredOutputs(_Wire):
+    """vLLM's settings for answers that a grammar constrains (`StructuredOutputsConfig`)."""
+
+    backend: str = "auto"
+    """``auto``, ``xgrammar``, ``guidance``, ``outlines`` or ``lm-format-enforcer``."""
+    disable_any_whitespace: bool = False
+    """JSON has no white space."""
+    disable_additional_properties: bool = False
+    """With ``guidance``, too, objects hold no properties but those that the schema names."""
+
+
 class CloudInfo(_Wire):
     """``GET /v1/pdd/info``: what the plugin is and what it has switched on."""
 
@@ -178,6 +189,8 @@ class CloudInfo(_Wire):
     ``pdd_extends`` and ``used``), ``handoff_state``, and ``refinement`` where it is on."""
     refinement: Name
     """``off``, or where refined prompts come from: ``attention``, ``lexical``, ``truncation``, ``random``."""
+    structured_outputs: StructuredOutputs | None = None
+    """What a schema means here. Null where the server does not tell."""
     limits: Limits
     """What the server enforces."""
 

@@ -22,6 +22,9 @@ LEAST_REPETITION_PENALTY, MOST_REPETITION_PENALTY = 1e-6, 1e6
 """vLLM takes any above 0, but both engines would reckon with infinity: logits and penalties are float32."""
 
 
+RESPONSE_FORMAT = "response_format"
+
+
 def context_overflow(limit: int, problem: str) -> ContextOverflow:
     """Return the error of what does not fit a context of `limit` tokens, in OpenAI's words.
 
@@ -43,6 +46,8 @@ class GrammarKind(StrEnum):
     JSON_OBJECT = "json_object"
     """Any JSON object; `Grammar.text` is empty."""
     REGEX = "regex"
+    CHOICE = "choice"
+    """`Grammar.text` is a JSON list of strings; the answer is one of them."""
     GRAMMAR = "grammar"
     """`Grammar.text` is a Lark grammar."""
 
@@ -53,8 +58,14 @@ class Grammar:
 
     kind: GrammarKind
     text: str = ""
-    param: str = "response_format"
+    param: str = RESPONSE_FORMAT
     """The request's field that it comes from; an error names it."""
+    explicit: bool = False
+    """Nothing in it is left to an engine's defaults: `explicit_grammar` has made it."""
+    compact: bool = False
+    """JSON without white space, but for a space behind a separator."""
+    differs: str | None = None
+    """What in it the engines read differently, so that an answer is not handed over; None if nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +98,12 @@ class SamplingParams:
     """Tokens that end the answer, besides the model's own end of sequence."""
     ignore_eos: bool = False
     """Go on past the model's end of sequence; for benchmarks."""
+    bad_words: Sequence[str] = field(default_factory=tuple, metadata={"max_length": 128})
+    """Texts that the answer must not hold, known by their usual tokens."""
+    allowed_token_ids: Sequence[int] | None = None
+    """The only tokens that there may be, ends included; None allows all."""
+    include_stop_str_in_output: bool = False
+    """Show the stop string that ends the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +137,9 @@ class AnswerRequest(SamplingParams):
         object.__setattr__(self, "prompt_token_ids", tuple(self.prompt_token_ids))
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "bad_words", tuple(self.bad_words))
+        allowed = self.allowed_token_ids
+        object.__setattr__(self, "allowed_token_ids", None if allowed is None else tuple(allowed))
         object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias)))
         object.__setattr__(self, "seed", None if self.seed == -1 else self.seed)
         _require(bool(self.prompt_token_ids), "prompt_token_ids", "must not be empty")
@@ -135,6 +155,8 @@ class AnswerRequest(SamplingParams):
         _require(repetition, "repetition_penalty", f"must be {bounds}")
         _require(0 <= self.min_tokens <= self.max_tokens, "min_tokens", "must be from 0 to max_tokens")
         _require(all(self.stop), "stop", "must not hold an empty string")
+        _require(all(map(str.strip, self.bad_words)), "bad_words", "must not hold an empty string")
+        _require(allowed is None or len(allowed) > 0, "allowed_token_ids", "must not be empty")
         _require(
             all(-100 <= bias <= 100 for bias in self.logit_bias.values()), "logit_bias", "must be from -100 to 100"
         )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SAMPLING_FIELDS = (
     "temperature", "top_p", "top_k", "min_p", "seed",
     "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words",
-    "stop", "stop_token_ids", "ignore_eos", "min_tokens", "max_tokens",
+    "allowed_token_ids", "stop", "stop_token_ids", "ignore_eos", "min_tokens", "max_tokens",
     "logprobs", "skip_special_tokens", "include_stop_str_in_output",
 )  # fmt: skip
 """What a device needs to go on sampling as the client asked. vLLM's own names (vllm.SamplingParams)."""

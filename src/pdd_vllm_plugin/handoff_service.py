@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from pdd_core.fingerprint import fingerprint
-from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, Limits
+from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, Limits, StructuredOutputs
 from pdd_core.sampling_defaults import DefaultSamplingParams
 from pdd_vllm_plugin.compat import engine_version, eos_ids
 from pdd_vllm_plugin.config import PDDConfig
@@ -60,6 +60,9 @@ class HandoffService:
                 *(() if method == "off" else ("refinement",)),
             ],
             refinement=method,
+            structured_outputs=StructuredOutputs.model_validate(
+                engine_client.vllm_config.structured_outputs_config, from_attributes=True
+            ),
             limits=Limits(
                 max_decode_budget=self.config.max_decode_budget,
                 max_handoffs=self.config.max_handoffs,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pdd_core.optin import OptIn
     from pdd_llamacpp_adapter.request import AnswerRequest, Grammar
 
-_IF_SET = frozenset({"stop", "logit_bias", "ignore_eos"})
+_IF_SET = frozenset({"stop", "logit_bias", "ignore_eos", "bad_words", "include_stop_str_in_output"})
 """Sampling parameters that are not sent while they are empty."""
 
 
@@ -50,5 +50,7 @@ def _structured_outputs(grammar: Grammar) -> dict[str, Any]:
             return {"json": json.loads(grammar.text)}
         case GrammarKind.JSON_OBJECT:
             return {"json_object": True}
+        case GrammarKind.CHOICE:
+            return {"choice": json.loads(grammar.text)}
         case kind:
             return {kind.value: grammar.text}

@@ -7,6 +7,7 @@ token that such a grammar rejects ends the process.
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from pdd_core.errors import DeviceEngineFailed, InvalidGrammar
 from pdd_llamacpp_adapter.engine.grammar_limits import check_limits
+from pdd_llamacpp_adapter.engine.json_spelling import JsonSpelling
 from pdd_llamacpp_adapter.request import Grammar, GrammarKind
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 _MESSAGE_LENGTH = 300
 _MOST_CHECKED = 16
 """Compiled grammars that wait for their answers: as many as a queue has places, and some more."""
+_COMPACT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+"""xgrammar 0.2.8 writes a space behind some commas though it is told not to."""
 _ANY_OBJECT = '{"type": "object"}'
 
 
@@ -86,7 +90,8 @@ class GrammarEngine:
             matcher.compute_bitmask()  # finds grammars that fit no answer at all
         if matcher.is_error():
             raise _invalid(matcher.get_error(), grammar)
-        return GrammarMatcher(matcher, self._eos_ids, self._vocab.size)
+        is_json = grammar.kind in (GrammarKind.JSON, GrammarKind.JSON_OBJECT)
+        return GrammarMatcher(matcher, self._eos_ids, self._vocab, self._built_tokenizer() if is_json else None)
 
     def _built_tokenizer(self) -> Any:
         from llguidance import LLTokenizer, TokenizerWrapper
@@ -99,14 +104,26 @@ class GrammarEngine:
 
 
 class GrammarMatcher:
-    """How far one answer has come in its grammar. Made by `GrammarEngine`; belongs to one thread at a time."""
+    """How far one answer has come in its grammar. Made by `GrammarEngine`; belongs to one thread at a time.
 
-    def __init__(self, matcher: Any, eos_ids: frozenset[int], size: int) -> None:
+    Args:
+        matcher: llguidance's.
+        eos_ids: what may follow a complete answer.
+        vocab: the model's tokens.
+        tokenizer: llguidance's, where the answer is JSON, which the cloud may spell in its own way; else None.
+    """
+
+    def __init__(self, matcher: Any, eos_ids: frozenset[int], vocab: Vocabulary, tokenizer: Any = None) -> None:
         self._matcher = matcher
         self.eos_ids = eos_ids
         """What may follow a complete answer."""
-        self._size = size
-        self._bits: np.ndarray = np.zeros((1, (size + 31) // 32), dtype=np.int32)
+        self._vocab = vocab
+        self._size = vocab.size
+        self._tokenizer = tokenizer
+        self._spelling = JsonSpelling()
+        self._unspelt: list[int] = []
+        """The answer's ids that `_spelling` has not seen: it is needed for few answers."""
+        self._bits: np.ndarray = np.zeros((1, (self._size + 31) // 32), dtype=np.int32)
         self.rejected = False
         """A token did not fit; nothing more can be said about this answer."""
 
@@ -115,7 +132,10 @@ class GrammarMatcher:
 
         End-of-sequence ids fit where the answer may end, and behind one another.
         """
-        taken = 0 if self.rejected else self._take(list(ids))
+        ids = list(ids)
+        taken = 0 if self.rejected else self._take(ids)
+        while taken < len(ids) and not self.rejected and self._takes_respelt(ids[taken]):
+            taken += 1 + self._take(ids[taken + 1 :])
         if taken == len(ids):
             return None
         self.rejected = True
@@ -150,7 +170,22 @@ class GrammarMatcher:
         if matcher.is_stopped() and not matcher.is_error():
             while taken < known and ids[taken] in self.eos_ids:
                 taken += 1
+        self._unspelt += ids[:taken]
         return taken
+
+    def _takes_respelt(self, token: int) -> bool:
+        """Take `token`, which does not fit as it is, if its text in another spelling does."""
+        if self._tokenizer is None or not 0 <= token < self._size or self._matcher.is_error():
+            return False
+        self._spelling.push(b"".join(map(self._vocab.piece, self._unspelt)))
+        self._unspelt.clear()
+        text = self._vocab.piece(token)
+        respelt = self._spelling.push(text)
+        if respelt == text:
+            return False
+        ids = self._tokenizer.tokenize_bytes(respelt)
+        taken: int = self._matcher.try_consume_tokens(ids)
+        return taken == len(ids)
 
 
 class _TokenTable:
@@ -185,9 +220,13 @@ def _serialized(grammar: Grammar) -> str:
             return str(LLMatcher.grammar_from_regex(grammar.text))
         case GrammarKind.GRAMMAR:
             return str(LLMatcher.grammar_from_lark(grammar.text))
+        case GrammarKind.CHOICE:
+            choices = " | ".join(json.dumps(choice) for choice in json.loads(grammar.text))
+            return str(LLMatcher.grammar_from_lark(f"start: {choices}"))
         case _:
             schema = _ANY_OBJECT if grammar.kind is GrammarKind.JSON_OBJECT else grammar.text
-            return str(LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_flexible": True}))
+            options = _COMPACT if grammar.compact else {"whitespace_flexible": True}
+            return str(LLMatcher.grammar_from_json_schema(schema, defaults=options))
 
 
 def _invalid(message: str, grammar: Grammar) -> InvalidGrammar:

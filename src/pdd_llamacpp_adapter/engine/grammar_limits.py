@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_CHARACTERS = {GrammarKind.JSON: 65_536, GrammarKind.REGEX: 8_192, GrammarKind.GRAMMAR: 16_384}
+MAX_CHARACTERS[GrammarKind.CHOICE] = MAX_CHARACTERS[GrammarKind.GRAMMAR]
 MAX_NESTING = 64
 """Objects and arrays inside one another in a schema: vLLM's ``MAX_STRUCTURED_OUTPUT_JSON_NESTING``."""
 MAX_CHAIN = 1_000

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pdd_core.errors import DeviceEngineFailed
+from pdd_llamacpp_adapter.engine.bad_words import forbidden_next
 from pdd_llamacpp_adapter.engine.logprobs import log_probabilities
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Sampler:
         stop_ids: ids that end the answer; not before `AnswerRequest.min_tokens`.
         output: the answer's ids so far, from both sides.
         matcher: the grammar, already advanced over `output`; None where there is none.
+        bad_words: `bad_word_ids` of the request.
     """
 
     def __init__(
@@ -50,8 +52,12 @@ class Sampler:
         stop_ids: Iterable[int],
         output: Sequence[int] = (),
         matcher: GrammarMatcher | None = None,
+        bad_words: Sequence[Sequence[int]] = (),
     ) -> None:
         self._request = request
+        self._bad_words = bad_words
+        allowed = request.allowed_token_ids
+        self._allowed_ids = None if allowed is None else np.unique(np.array(allowed, dtype=np.int64))
         self._stop_ids = np.fromiter(stop_ids, dtype=np.int64)
         self._bias_ids = np.fromiter(request.logit_bias.keys(), dtype=np.int64)
         self._bias = np.fromiter(request.logit_bias.values(), dtype=np.float32)
@@ -83,10 +89,13 @@ class Sampler:
         raw = None if top is None else logits.copy()
         if not np.isfinite(logits.max()):  # of one that is not a number, the maximum is none either
             raise DeviceEngineFailed("llama.cpp has computed logits that are not numbers")
+        self._forbid(logits)
         token = self._choose(logits)
         if self._matcher is not None and self._matcher.advance((token,)) is not None:
             raise DeviceEngineFailed("the grammar rejects a token that it allowed")
         self._position += 1
+        if self._bad_words:
+            self._output.append(token)
         if self._penalises and self._seen is not None and self._count is not None:
             self._seen[token] = True
             self._count[token] += 1
@@ -97,6 +106,19 @@ class Sampler:
         allowed = matcher.mask(logits.size)
         allowed[self._foreign_ends[self._foreign_ends < logits.size]] = False
         logits[~allowed] = -np.inf
+
+    def _forbid(self, logits: np.ndarray) -> None:
+        """``Sampler.apply_logits_processors``: the tokens that are allowed, less those that end a bad word."""
+        if self._allowed_ids is None and not self._bad_words:
+            return
+        if self._allowed_ids is not None:
+            ids = self._allowed_ids[self._allowed_ids < logits.size]
+            allowed = logits[ids]
+            logits[:] = -np.inf
+            logits[ids] = allowed
+        logits[[token for token in forbidden_next(self._bad_words, self._output) if token < logits.size]] = -np.inf
+        if logits.max() == -np.inf:
+            raise DeviceEngineFailed("allowed_token_ids, bad_words and the grammar leave no token")
 
     def _choose(self, logits: np.ndarray) -> int:
         request = self._request

@@ -42,6 +42,10 @@ class Vocabulary:
         """-1 when the model has none."""
         self.eos_id = int(L.llama_vocab_eos(self._handle))
         """-1 when the model has none."""
+        infill = (L.llama_vocab_fim_pre, L.llama_vocab_fim_suf, L.llama_vocab_fim_mid)
+        marks = tuple(int(token_of(self._handle)) for token_of in infill)
+        self.infill_ids = marks if min(marks) >= 0 else None
+        """The tokens before a text with a gap, behind the gap, and before what fills it; or None."""
         self._adds_bos = bool(L.llama_vocab_get_add_bos(self._handle))
 
     @cached_property

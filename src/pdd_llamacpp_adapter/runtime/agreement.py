@@ -85,6 +85,9 @@ class Agreements:
             refinable = planner_refines and request.refine_ratio is None
             plan = self._planning.plan(request, facts, rate=rate, refinable=refinable, hand_over=hand_over)
 
+        differs = None if request.grammar is None else request.grammar.differs
+        if differs is not None and plan.plan.verdict is Verdict.HANDOFF:
+            plan = _fixed(Verdict.CLOUD_ONLY, f"both engines read the answer's format differently: {differs}")
         judged = facts.held_whole < facts.held  # a refined prompt that is held already
         request = self.planned(request, plan.plan, rate, held=facts.held, judged=judged)
         if plan.plan.verdict is Verdict.DEVICE_ONLY and facts.paced:

@@ -23,7 +23,7 @@ from pdd_llamacpp_adapter.request import Grammar, GrammarKind
 from pdd_llamacpp_adapter.runtime.agreement import Agreements
 from pdd_llamacpp_adapter.runtime.planning import Facts, Planning
 from pdd_llamacpp_adapter.session.answer_session import AnswerSession
-from pdd_llamacpp_adapter.session.session_start import check_grammar
+from pdd_llamacpp_adapter.session.session_start import check_grammar, with_explicit_grammar
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -157,9 +157,16 @@ class Runtime:
         ours = None if told is None else told.default_sampling_params
         return self._engine.sampling_defaults if ours is None else ours
 
-    def check_grammar(self, request: AnswerRequest) -> None:
-        """Refuse a grammar that `session` would refuse, before anybody has waited. Not on the event loop."""
+    def check_grammar(self, request: AnswerRequest) -> AnswerRequest:
+        """Return `request` with its grammar as both engines are to have it. Not on the event loop.
+
+        Raises:
+            InvalidGrammar: `session` would refuse it, which is found out before anybody has waited.
+        """
+        info = self.cloud.info
+        request = with_explicit_grammar(request, None if info is None else info.structured_outputs)
         check_grammar(request, self.n_ctx, self._grammars)
+        return request
 
     def cloud_status(self) -> dict[str, object]:
         """Return what is known of the cloud, JSON-ready."""

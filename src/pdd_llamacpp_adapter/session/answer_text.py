@@ -20,9 +20,18 @@ class AnswerText:
         piece: the bytes of an id. A stop token adds no text in vLLM: do not push the one that ends the answer.
         stop: strings that end the answer, none empty.
         min_tokens: tokens of the answer, made by either engine, in which no stop string counts.
+        keeps_stop: whether the stop string that is found is shown: vLLM's ``include_stop_str_in_output``.
     """
 
-    def __init__(self, piece: Callable[[int], bytes], *, stop: Sequence[str] = (), min_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        piece: Callable[[int], bytes],
+        *,
+        stop: Sequence[str] = (),
+        min_tokens: int = 0,
+        keeps_stop: bool = False,
+    ) -> None:
+        self.keeps_stop = keeps_stop
         self._detokenizer = Detokenizer(piece)
         self._searches = [_Search(text) for text in stop]
         self._ignored_tokens = min_tokens
@@ -53,7 +62,7 @@ class AnswerText:
             for search in self._searches:
                 if search.completed_by(character) and counts:
                     self.stopped = search.wanted
-                    return self._withheld[: end - len(search.wanted)]
+                    return self._withheld[: end if self.keeps_stop else end - len(search.wanted)]
         shown = len(self._withheld) - max(search.matched for search in self._searches)
         text, self._withheld = self._withheld[:shown], self._withheld[shown:]
         return text

@@ -197,11 +197,16 @@ class DevicePart:
             self._live.changed()
 
     async def _decode(self, logits: np.ndarray) -> None:
+        from pdd_llamacpp_adapter.engine.bad_words import bad_word_ids
         from pdd_llamacpp_adapter.engine.sampler import Sampler
 
         answer = self._live.answer
         sampler = Sampler(
-            self._request, stop_ids=answer.stop_ids, output=answer.ids, matcher=self._grammar.matcher
+            self._request,
+            stop_ids=answer.stop_ids,
+            output=answer.ids,
+            matcher=self._grammar.matcher,
+            bad_words=bad_word_ids(self._request.bad_words, self._engine.vocab),
         )
         await decode(logits, sampler, batches=self._batches, live=self._live)
 

@@ -38,7 +38,10 @@ class GrammarFollower:
             return
         for index in range(self._followed, len(self._answer)):
             if note is not None:
-                note(index, self.matcher.mask(self._size))
+                allowed = self.matcher.mask(self._size)
+                # what came was allowed, though the device might spell it otherwise
+                allowed[[token for token in (self._answer[index],) if token < self._size]] = True
+                note(index, allowed)
             if self.matcher.advance((self._answer[index],)) is not None:
                 raise GrammarRejected(f"the device's grammar engine rejects the cloud's token at position {index}")
         self._followed = len(self._answer)

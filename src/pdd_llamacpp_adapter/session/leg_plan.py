@@ -34,8 +34,8 @@ def plan_leg(
     """Return the leg that goes on behind the answer's `ids`; None if the cloud cannot be asked for it.
 
     Where the tokens so far may as well be part of the prompt, they are: the cloud's prefix cache makes that cheap.
-    Penalties and grammars look at the output alone, and start anew with a new prompt. There the cloud has to make
-    the answer again from its beginning, which it does equally only if nothing in it is random.
+    Penalties, bad words and grammars look at the output alone, and start anew with a new prompt. There the cloud
+    has to make the answer again from its beginning, which it does equally only if nothing in it is random.
 
     Args:
         request: the answer's.
@@ -64,7 +64,7 @@ def plan_leg(
 
 def depends_on_output(request: AnswerRequest) -> bool:
     """Whether what may follow depends on where the output began, and not on the text alone."""
-    return bool(request.grammar or request.presence_penalty or request.frequency_penalty)
+    return bool(request.grammar or request.presence_penalty or request.frequency_penalty or request.bad_words)
 
 
 def _with_budget(request: AnswerRequest, budget: int | None, *, least: int | None = None) -> AnswerRequest:

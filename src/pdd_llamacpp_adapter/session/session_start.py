@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
 
 from pdd_core.hookspecs import PaceRequest, PaceTarget
+from pdd_llamacpp_adapter.engine.explicit_grammar import explicit_grammar
 from pdd_llamacpp_adapter.engine.grammar_limits import check_limits
 from pdd_llamacpp_adapter.request import check_token_ids, context_overflow, requested
 from pdd_llamacpp_adapter.session.answer import Answer
@@ -21,6 +23,7 @@ from pdd_llamacpp_adapter.session.session_setup import SessionSetup
 from pdd_llamacpp_adapter.session.stop_ids import stop_ids
 
 if TYPE_CHECKING:
+    from pdd_core.handoff import StructuredOutputs
     from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
     from pdd_llamacpp_adapter.engine.grammar import GrammarEngine, GrammarMatcher
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
@@ -50,6 +53,11 @@ def check_room(request: AnswerRequest, n_ctx: int, *, refinable: bool) -> None:
     raise context_overflow(n_ctx, problem + refined)
 
 
+def _text(request: AnswerRequest, vocab: Vocabulary) -> AnswerText:
+    keeps_stop = request.include_stop_str_in_output
+    return AnswerText(vocab.piece, stop=request.stop, min_tokens=request.min_tokens, keeps_stop=keeps_stop)
+
+
 def check_ids(request: AnswerRequest, vocab: Vocabulary | None) -> None:
     """Refuse token ids that the model does not have.
 
@@ -58,14 +66,14 @@ def check_ids(request: AnswerRequest, vocab: Vocabulary | None) -> None:
     """
     if vocab is None:
         return
-    for name in ("prompt_token_ids", "stop_token_ids", "logit_bias"):
-        check_token_ids(getattr(request, name), vocab.size, param=name)
+    for name in ("prompt_token_ids", "stop_token_ids", "logit_bias", "allowed_token_ids"):
+        check_token_ids(getattr(request, name) or (), vocab.size, param=name)
 
 
 def new_answer(request: AnswerRequest, options: SessionOptions) -> Answer:
     """Return the answer before its first token."""
     vocab = options.vocab
-    text = None if vocab is None else AnswerText(vocab.piece, stop=request.stop, min_tokens=request.min_tokens)
+    text = None if vocab is None else _text(request, vocab)
     return Answer(
         request.prompt_token_ids,
         max_tokens=request.max_tokens,
@@ -75,6 +83,17 @@ def new_answer(request: AnswerRequest, options: SessionOptions) -> Answer:
         cloud=options.mode is not Mode.DEVICE_ONLY,
         device=options.engine is not None,
     )
+
+
+def with_explicit_grammar(request: AnswerRequest, cloud: StructuredOutputs | None) -> AnswerRequest:
+    """Return `request` with its grammar as `explicit_grammar` makes it.
+
+    Raises:
+        InvalidGrammar: as from there.
+    """
+    if request.grammar is None or request.grammar.explicit:
+        return request
+    return replace(request, grammar=explicit_grammar(request.grammar, cloud))
 
 
 def check_grammar(request: AnswerRequest, n_ctx: int, grammars: GrammarEngine) -> None:
@@ -128,6 +147,10 @@ async def set_up(request: AnswerRequest, options: SessionOptions) -> SessionSetu
     if engine is not None:
         check_room(request, engine.n_ctx, refinable=handed_over)
     check_ids(request, vocab)
+    if request.grammar is not None and not request.grammar.explicit:
+        info = None if options.cloud is None else options.cloud.info
+        told = None if info is None else info.structured_outputs
+        request = await anyio.to_thread.run_sync(with_explicit_grammar, request, told)
     matcher = await grammar_matcher(request, engine, options.grammars)
     pacer = GuardedPacer.resolve(
         options.policies or default_policies(),

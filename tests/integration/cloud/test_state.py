@@ -9,7 +9,7 @@ import openai
 import pytest
 from cloud_support import PROMPTS, complete, new_id, state_of, wait_until
 
-from pdd_core.handoff import CloudInfo, HandoffState
+from pdd_core.handoff import CloudInfo, HandoffState, StructuredOutputs
 from pdd_core.optin import parse_opt_in
 from pdd_core.sampling_defaults import DefaultSamplingParams
 
@@ -187,6 +187,7 @@ def test_the_fields_of_a_state_start_the_same_request_again(client):
 
 def test_info_tells_what_is_on(client, prepared):
     info = CloudInfo.model_validate(client.get("/pdd/info", cast_to=object))
+    assert info.structured_outputs == StructuredOutputs(backend="auto")
     assert info.model == prepared.name
     assert info.engine.startswith("vllm 0.")
     assert info.max_model_len == 8192

@@ -24,6 +24,7 @@ from pdd_llamacpp_adapter import (
     GrammarKind,
     Runtime,
 )
+from pdd_llamacpp_adapter.engine.bad_words import bad_word_ids
 
 pytestmark = pytest.mark.anyio
 
@@ -114,6 +115,12 @@ def answered(cloud, engine, prompt):
     return answer
 
 
+@pytest.fixture(scope="module")
+def grammars(engine):
+    """Made once: reading the vocabulary takes a while."""
+    return GrammarEngine(engine.vocab, engine.vocab.stop_ids)
+
+
 def ids(shown):
     return [token.token_id for token in shown]
 
@@ -130,6 +137,8 @@ def text(shown, session):
         {"logit_bias": {28: -100.0, 30: 3.0}},
         {"min_tokens": LENGTH},
         {"ignore_eos": True},
+        {"bad_words": ["The", "sea", "vast", "a", "body of"]},
+        {"allowed_token_ids": list(range(2, 6_000, 2))},
     ],
     ids=lambda fields: next(iter(fields)),
 )
@@ -166,8 +175,7 @@ async def test_a_stop_string_is_caught_wherever_it_lies(answered):
         assert (session.outcome.finish_reason, session.outcome.stop_reason) == ("stop", stop)
 
 
-async def test_a_json_answer_is_valid_wherever_the_seam_lies(answered, engine):
-    grammars = GrammarEngine(engine.vocab, engine.vocab.stop_ids)
+async def test_a_json_answer_is_valid_wherever_the_seam_lies(answered, grammars):
     grammar = Grammar(GrammarKind.JSON, json.dumps(SCHEMA))
     from_device = 0
     for seed in range(6):
@@ -180,6 +188,43 @@ async def test_a_json_answer_is_valid_wherever_the_seam_lies(answered, engine):
         from_device += session.outcome.timeline.count(Source.DEVICE)
         assert session.outcome.cloud_error is None
     assert from_device > 20
+
+
+async def test_bad_words_are_those_of_vllm(engine, prepared):
+    from vllm import SamplingParams
+    from vllm.tokenizers.registry import get_tokenizer
+
+    tokenizer = get_tokenizer(str(prepared.vllm_dir))
+    words = ["the", " sea", "Ozean", "日本", "don't", "<|im_end|>", "a b", "  x"]
+    params = SamplingParams(bad_words=words)
+    params.update_from_tokenizer(tokenizer)
+    assert [list(ids) for ids in bad_word_ids(words, engine.vocab)] == params.bad_words_token_ids
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        Grammar(GrammarKind.CHOICE, json.dumps(["the sea is blue and deep", "the sea is grey, and full of fish"])),
+        Grammar(GrammarKind.REGEX, r"[a-z]{3,9}( [a-z]{1,9}){6}\d"),
+    ],
+    ids=lambda grammar: grammar.kind.value,
+)
+async def test_a_format_is_held_across_the_seam_as_by_the_cloud_alone(answered, grammars, grammar):
+    whole, _ = await answered(budget=None, alone=True, grammar=grammar)
+    for budget in (1, 4):
+        shown, session = await answered(budget=budget, grammars=grammars, grammar=grammar)
+        assert ids(shown) == ids(whole)
+        assert session.outcome.timeline.count(Source.DEVICE) == len(whole) - budget
+
+
+async def test_an_object_without_properties_is_empty_behind_the_seam_too(answered, grammars):
+    grammar = Grammar(GrammarKind.JSON, json.dumps({"properties": {"a": {"properties": {}}}, "required": ["a"]}))
+    for budget in (1, 3):
+        shown, session = await answered(budget=budget, grammars=grammars, grammar=grammar, max_tokens=60)
+        said = "".join(text(shown, session).split())
+        assert '{"a":{}}'.startswith(said)
+        assert len(said) > len('{"a":')
+        assert session.outcome.timeline.count(Source.DEVICE) > 0
 
 
 async def test_the_cloud_finishes_behind_a_device_that_failed(answered):

@@ -18,7 +18,7 @@ def test_every_package_is_known():
     assert {path.parent.name for path in SRC.glob("*/__init__.py")} == set(PACKAGES)
 
 
-@pytest.mark.parametrize("page", ["modules", "cli", "settings", "errors", "hooks", "wire"])
+@pytest.mark.parametrize("page", ["modules", "cli", "settings", "errors", "fields", "hooks", "wire"])
 def test_the_reference_pages_are_what_the_code_says(page):
     """Every module is on its page, with the first line of its docstring: a missing one ends the script."""
     script = ROOT / "tools" / "reference.py"
@@ -31,6 +31,7 @@ def test_every_reference_page_is_written_by_the_script():
         "cli",
         "settings",
         "errors",
+        "fields",
         "hooks",
         "wire",
     }

@@ -149,6 +149,7 @@ class FakeCloud:
     """What a look at the state finds, after `late` seconds: its refinement, or an exception."""
     late: float = 0.0
     prompt: tuple = ()
+    info: object = None
     opt_ins: list = field(default_factory=list)
     looks: list = field(default_factory=list)
     used: list = field(default_factory=list)

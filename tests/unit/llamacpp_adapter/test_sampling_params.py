@@ -25,6 +25,7 @@ SET = {
     "int": 3,
     "int | None": 0,
     "Sequence[int]": [7],
+    "Sequence[int] | None": [7, 9],
     "Sequence[str]": ["END"],
     "Mapping[int, float]": {"7": 1.0},
 }
@@ -56,7 +57,10 @@ def test_a_parameter_that_is_not_given_has_openais_default(body):
 
 def test_a_parameter_at_its_default_is_sent_unless_it_is_empty():
     sent = body_fields(AnswerRequest(prompt_token_ids=[1], max_tokens=5), None)
-    assert set(NAMES) - sent.keys() == {"seed", "stop", "logit_bias", "ignore_eos"}
+    assert set(NAMES) - sent.keys() == {
+        *("seed", "stop", "logit_bias", "ignore_eos"),
+        *("bad_words", "allowed_token_ids", "include_stop_str_in_output"),
+    }
 
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: type(body).__name__)

@@ -10,13 +10,14 @@ from pdd_llamacpp_adapter.server.answers.prepared_answer import Event
 from pdd_llamacpp_adapter.server.answers.token_logprobs import TokenNames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pdd_core.timeline import ShownToken
     from pdd_llamacpp_adapter.server.answers.answering import Call
     from pdd_llamacpp_adapter.server.answers.prepared_answer import Finished
     from pdd_llamacpp_adapter.server.wire.failures import ErrorObject
     from pdd_llamacpp_adapter.server.wire.json_body import Json
+    from pdd_llamacpp_adapter.server.wire.sampling_fields import Details
     from pdd_llamacpp_adapter.session.outcome import Outcome
 
 DONE = Event("[DONE]")
@@ -41,13 +42,12 @@ def head(call: Call, kind: str) -> Json:
 
 def usage_of(outcome: Outcome) -> Json:
     """Return `usage`. Cached are the prompt tokens that the device found in its context."""
-    completion = len(outcome.timeline.tokens)
-    return {
-        "prompt_tokens": outcome.prompt_tokens,
-        "completion_tokens": completion,
-        "total_tokens": outcome.prompt_tokens + completion,
-        "prompt_tokens_details": {"cached_tokens": outcome.reused_tokens},
-    }
+    counted = _counted(outcome.prompt_tokens, len(outcome.timeline.tokens))
+    return {**counted, "prompt_tokens_details": {"cached_tokens": outcome.reused_tokens}}
+
+
+def _counted(prompt: int, completion: int) -> Json:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 class ChunkWriter:
@@ -56,16 +56,19 @@ class ChunkWriter:
     Args:
         call: the request it answers.
         kind: the chunks' `object`.
-        include_usage: whether a chunk with the usage comes before the end.
-        with_logprobs: whether chunks have logprobs.
+        prompt: the prompt's token ids.
+        details: what the chunks tell besides the answer.
     """
 
-    def __init__(self, call: Call, kind: str, *, include_usage: bool, with_logprobs: bool) -> None:
+    def __init__(self, call: Call, kind: str, prompt: Sequence[int], details: Details) -> None:
         self._head = head(call, kind)
-        self._include_usage = include_usage
-        self._names = TokenNames(call.runtime.vocab) if with_logprobs else None
+        self._prompt = prompt
+        self._details = details
+        self._names = TokenNames(call.runtime.vocab, details) if details.logprobs else None
+        self._made = 0
+        """Tokens of the answer so far."""
         self._waiting: list[ShownToken] = []
-        """Tokens without text of their own, whose logprobs go out with the next one's."""
+        """Tokens without text of their own, whose logprobs and ids go out with the next one's."""
 
     def fail(self, error: ErrorObject) -> Iterator[Event]:
         """Return the error, which clients raise, and the end."""
@@ -73,19 +76,35 @@ class ChunkWriter:
         yield DONE
 
     def _wait(self, token: ShownToken | None) -> None:
-        if self._names is not None and token is not None:
-            self._waiting.append(token)
+        if token is not None:
+            self._made += 1
+            if self._names is not None or self._details.return_token_ids:
+                self._waiting.append(token)
 
-    def _chunk(self, body: Json, *, logprobs: Json | None = None, finished: Finished | None = None) -> Json:
+    def _logprobs(self, tokens: Sequence[ShownToken], names: TokenNames) -> Json:
+        """Return the logprobs of `tokens`, which are not empty, in the route's shape."""
+        raise NotImplementedError
+
+    def _chunk(self, body: Json, *, tokens: Sequence[ShownToken] = (), finished: Finished | None = None) -> Json:
+        logprobs = self._logprobs(tokens, self._names) if tokens and self._names is not None else None
         choice: Json = {"index": 0, **body, "logprobs": logprobs, "finish_reason": None}
+        if self._details.return_token_ids:
+            choice["token_ids"] = [token.token_id for token in tokens]
         if finished is not None:
             choice.update(finish_reason=finished.finish_reason, stop_reason=finished.outcome.stop_reason)
-        usage = {"usage": None} if self._include_usage else {}
+        usage: Json = {"usage": None} if self._details.include_usage else {}
+        if self._details.include_usage and self._details.continuous_usage_stats:
+            usage = {"usage": _counted(len(self._prompt), self._made)}
         return {**self._head, "choices": [choice], **usage}
+
+    def _taken(self) -> list[ShownToken]:
+        """Return the tokens that wait; they wait no more."""
+        tokens, self._waiting = self._waiting, []
+        return tokens
 
     def _end(self, last: Json, outcome: Outcome) -> Iterator[Event]:
         """Return the chunk with the finish reason, which carries the answer's `pdd`; the usage; and the end."""
         yield Event({**last, "pdd": outcome.summary()})
-        if self._include_usage:
+        if self._details.include_usage:
             yield Event({**self._head, "choices": [], "usage": usage_of(outcome)})
         yield DONE

@@ -55,7 +55,7 @@ class AnswerSource(Protocol):
     def sampling_defaults(self) -> DefaultSamplingParams:
         """How tokens are chosen where a client does not say."""
 
-    def check_grammar(self, request: AnswerRequest) -> None:
+    def check_grammar(self, request: AnswerRequest) -> AnswerRequest:
         """Refuse the request's grammar, if it has one that cannot be obeyed. Called on a worker thread."""
 
     def session(

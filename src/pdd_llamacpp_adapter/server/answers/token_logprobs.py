@@ -11,16 +11,18 @@ if TYPE_CHECKING:
 
     from pdd_core.timeline import ShownToken, TokenLogprob
     from pdd_llamacpp_adapter.server.wire.json_body import Json
+    from pdd_llamacpp_adapter.server.wire.sampling_fields import Details
 
 _LEAST = -9999.0
 """For minus infinity, which JSON does not have; vLLM's own choice."""
 
 
 class TokenNames:
-    """Names of tokens for people. `vocab` is a `Vocabulary`."""
+    """Names of tokens for people. `vocab` is a `Vocabulary`; by `details` tokens may be called by their ids."""
 
-    def __init__(self, vocab: Any) -> None:
+    def __init__(self, vocab: Any, details: Details | None = None) -> None:
         self._vocab = vocab
+        self._by_id = details is not None and details.return_tokens_as_token_ids
 
     def is_text(self, token_id: int) -> bool:
         """Whether the token adds bytes to an answer: control tokens do not."""
@@ -34,7 +36,7 @@ class TokenNames:
 
     def text(self, token_id: int) -> str:
         """Return the token as text, with replacement characters for parts of characters."""
-        return self.data(token_id).decode("utf-8", "replace")
+        return f"token_id:{token_id}" if self._by_id else self.data(token_id).decode("utf-8", "replace")
 
 
 class TextOffsets:

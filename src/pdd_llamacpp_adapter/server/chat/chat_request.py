@@ -5,25 +5,30 @@ https://platform.openai.com/docs/api-reference/chat/create
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.request import MAX_TOP_LOGPROBS
+from pdd_llamacpp_adapter.server.chat.chat_objects import ChatShape
 from pdd_llamacpp_adapter.server.chat.messages import plain_messages
 from pdd_llamacpp_adapter.server.chat.template_fields import TemplateFields
 from pdd_llamacpp_adapter.server.prompts.marked import marked_parts
 from pdd_llamacpp_adapter.server.prompts.prepare import ChatInput
-from pdd_llamacpp_adapter.server.tools.tool_use import MAX_TOOLS
+from pdd_llamacpp_adapter.server.tools.tool_use import MAX_TOOLS, function
 from pdd_llamacpp_adapter.server.wire.bodies import check_items
-from pdd_llamacpp_adapter.server.wire.sampling_fields import SamplingFields, Tokens
+from pdd_llamacpp_adapter.server.wire.field_table import CHAT
+from pdd_llamacpp_adapter.server.wire.sampling_fields import SamplingFields, TokenIdFields, Tokens
 
-_SUPERSEDED = {"functions": "tools", "function_call": "tool_choice"}
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
-class ChatRequest(TemplateFields, SamplingFields):
-    """What a client asks for; `store`, `user`, `metadata` and other fields without a meaning here are ignored."""
+class ChatRequest(TemplateFields, TokenIdFields, SamplingFields):
+    """What a client asks for."""
+
+    fates = CHAT
 
     messages: list[Any]
     max_tokens: Tokens | None = None
@@ -35,8 +40,10 @@ class ChatRequest(TemplateFields, SamplingFields):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool = True
     modalities: Annotated[list[str], Field(max_length=8)] = Field(default_factory=list)
-    functions: Any = None
-    function_call: Any = None
+    functions: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
+    function_call: str | dict[str, Any] | None = None
+    echo: bool = False
+    include_reasoning: bool = True
 
     def check_length(self, most: int) -> None:
         """Refuse more than `most` messages, or parts and calls in them."""
@@ -56,10 +63,10 @@ class ChatRequest(TemplateFields, SamplingFields):
         return ChatInput(
             messages=plain_messages(self.messages),
             marked=marked_parts(self.messages, "messages"),
-            tools=self.tools,
-            tool_choice=self.tool_choice,
-            parallel_tool_calls=self.parallel_tool_calls,
+            **self._tools(),
             response_format=self.response_format,
+            structured_outputs=self.structured_outputs,
+            include_reasoning=self.include_reasoning,
             rendering=self.rendering(),
             sampling=self._sampling(
                 max_tokens=limit,
@@ -71,8 +78,34 @@ class ChatRequest(TemplateFields, SamplingFields):
         if any(kind != "text" for kind in self.modalities):
             problem = "modalities must be ['text']: this model makes only text"
             raise InvalidRequest(problem, param="modalities", code="unsupported_value")
-        for name, successor in _SUPERSEDED.items():
-            if getattr(self, name) is not None:
-                raise InvalidRequest(
-                    f"{name} is not supported: use {successor}", param=name, code="unsupported_parameter"
-                )
+        if self.functions is not None and self.tools:
+            raise InvalidRequest("functions cannot be had with tools", param="functions")
+        if self.function_call not in (None, "none") and self.functions is None:
+            raise InvalidRequest("function_call needs functions", param="function_call")
+
+    def _tools(self) -> dict[str, Any]:
+        """Return the fields of tools, also where the request has OpenAI's older ones."""
+        if self.functions is None:
+            choice, parallel = self.tool_choice, self.parallel_tool_calls
+            return {"tools": self.tools, "tool_choice": choice, "parallel_tool_calls": parallel}
+        described = [function(one, f"functions[{index}]") for index, one in enumerate(self.functions)]
+        called = self.function_call
+        known = called in (None, "none", "auto")
+        if isinstance(called, dict):
+            known = called.get("name") in [one["name"] for one in described]
+            called = {"type": "function", "function": called}
+        if not known:
+            rule = 'must be "none", "auto", or {"name": ...} of one of the functions'
+            raise InvalidRequest(f"function_call {rule}", param="function_call")
+        tools = [{"type": "function", "function": one} for one in described]
+        return {"tools": tools, "tool_choice": called, "parallel_tool_calls": False}
+
+    def shape(self, prompt: Sequence[int]) -> ChatShape:
+        """Return what the answer to `prompt` is to look like."""
+        last = self.messages[-1]
+        echo = ""
+        if self.echo and last.get("role") == "assistant":
+            content = plain_messages([last])[0]["content"]
+            echo = content if isinstance(content, str) else "\n".join(part["text"] for part in content or ())
+        details = self.details(self.stream_options, logprobs=self.logprobs)
+        return ChatShape(details=details, echo=echo, prompt=prompt, legacy_call=self.functions is not None)

@@ -31,16 +31,13 @@ def routes(service: Service) -> list[Route]:
     async def create(request: Request) -> Response:
         body, call = await read_request(request, ChatRequest, service, answer_id=new_id("chatcmpl-"))
         prepared = await prepare_body(body, call)
+        shape = body.shape(prepared.request.prompt_token_ids)
+        described = partial(retrieved_completion, shape)
         if body.stream:
-            writer = ChatChunks(
-                call,
-                include_usage=body.stream_options.include_usage,
-                with_logprobs=body.logprobs,
-                only_calls=prepared.only_calls,
-            )
-            return stream_answer(call, prepared, writer, described=retrieved_completion)
-        build = partial(chat_completion, call)
-        return await whole_answer(call, prepared, build, receive=request.receive, described=retrieved_completion)
+            writer = ChatChunks(call, shape, only_calls=prepared.only_calls)
+            return stream_answer(call, prepared, writer, described=described)
+        build = partial(chat_completion, call, shape)
+        return await whole_answer(call, prepared, build, receive=request.receive, described=described)
 
     async def retrieve(request: Request) -> Response:
         completion = service.stored.get(request.path_params["completion_id"])

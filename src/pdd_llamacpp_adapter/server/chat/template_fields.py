@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from pdd_core.errors import InvalidRequest
-from pdd_llamacpp_adapter.server.prompts.rendering import Rendering
+from pdd_llamacpp_adapter.server.prompts.rendering import Effort, Rendering
 from pdd_llamacpp_adapter.server.wire.bodies import WireModel
 
 if TYPE_CHECKING:
@@ -24,18 +24,14 @@ class TemplateFields(WireModel):
     continue_final_message: bool = False
     add_special_tokens: bool | None = None
     documents: Annotated[list[dict[str, str]], Field(max_length=_MAX_DOCUMENTS)] = Field(default_factory=list)
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    chat_template: Any = None
+    reasoning_effort: Effort | None = None
 
     def rendering(self) -> Rendering:
         """Return how the prompt is to be rendered.
 
         Raises:
-            InvalidRequest: the fields contradict each other, or bring a template.
+            InvalidRequest: the fields contradict each other.
         """
-        if self.chat_template is not None:
-            problem = "chat_template is not supported: the model's own template is used"
-            raise InvalidRequest(problem, param="chat_template", code="unsupported_parameter")
         if self.continue_final_message and self.add_generation_prompt:
             problem = "continue_final_message and add_generation_prompt cannot both be true"
             raise InvalidRequest(problem, param="continue_final_message")
@@ -51,8 +47,4 @@ class TemplateFields(WireModel):
         variables = dict(self.chat_template_kwargs)
         if self.add_generation_prompt is not None:
             variables["add_generation_prompt"] = self.add_generation_prompt
-        if self.reasoning_effort is not None:
-            variables["reasoning_effort"] = self.reasoning_effort
-            # as in vLLM: some models think only when they are told to
-            variables.setdefault("enable_thinking", self.reasoning_effort != "none")
         return variables

@@ -12,18 +12,22 @@ from pydantic import Field
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.request import MAX_TOP_LOGPROBS
 from pdd_llamacpp_adapter.server.wire.bodies import check_items
-from pdd_llamacpp_adapter.server.wire.sampling_fields import Sampling, SamplingFields, Tokens
+from pdd_llamacpp_adapter.server.wire.field_table import COMPLETIONS
+from pdd_llamacpp_adapter.server.wire.sampling_fields import Sampling, SamplingFields, TokenIdFields, Tokens
 
 
-class CompletionRequest(SamplingFields):
+class CompletionRequest(TokenIdFields, SamplingFields):
     """What a client asks for."""
+
+    fates = COMPLETIONS
 
     prompt: Any
     max_tokens: Tokens = 16
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     suffix: str | None = None
-    best_of: int = 1
+    add_special_tokens: bool = True
+    response_format: dict[str, Any] | None = None
 
     def check_length(self, most: int) -> None:
         """Refuse more than `most` token ids."""
@@ -37,10 +41,6 @@ class CompletionRequest(SamplingFields):
             InvalidRequest: a field that cannot be obeyed.
         """
         self.check_n()
-        if self.best_of != 1:
-            raise _unsupported("best_of must be 1: one answer is made at a time", "best_of")
-        if self.suffix:
-            raise _unsupported("suffix is not supported: an answer is made from left to right", "suffix")
         if self.echo and self.logprobs is not None:
             raise _unsupported("echo cannot be had with logprobs: those of the prompt are not computed", "echo")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import Route
 
+from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.request import check_token_ids
 from pdd_llamacpp_adapter.server.answers.answering import new_id
 from pdd_llamacpp_adapter.server.answers.delivery import stream_answer, whole_answer
@@ -15,6 +16,7 @@ from pdd_llamacpp_adapter.server.answers.read_request import read_request
 from pdd_llamacpp_adapter.server.completions.completion_objects import CompletionChunks, text_completion
 from pdd_llamacpp_adapter.server.completions.completion_request import CompletionRequest, one_prompt
 from pdd_llamacpp_adapter.server.output.deltas import ContentDelta
+from pdd_llamacpp_adapter.server.prompts.answer_format import grammar_of
 from pdd_llamacpp_adapter.server.prompts.prepare import answer_request, on_worker_thread
 
 if TYPE_CHECKING:
@@ -34,16 +36,11 @@ def routes(service: Service) -> list[Route]:
         body, call = await read_request(request, CompletionRequest, service, answer_id=new_id("cmpl-"))
         body.check()
         prepared, prompt = await on_worker_thread(service, lambda: _prepare(body, call.runtime))
-        echo = prompt if body.echo else ""
+        echo, ids = prompt if body.echo else "", prepared.request.prompt_token_ids
+        details = body.details(body.stream_options, logprobs=body.logprobs is not None)
         if body.stream:
-            writer = CompletionChunks(
-                call,
-                echo=echo,
-                include_usage=body.stream_options.include_usage,
-                with_logprobs=body.logprobs is not None,
-            )
-            return stream_answer(call, prepared, writer)
-        build = partial(text_completion, call, echo=echo)
+            return stream_answer(call, prepared, CompletionChunks(call, details, ids, echo=echo))
+        build = partial(text_completion, call, details, ids, echo=echo)
         return await whole_answer(call, prepared, build, receive=request.receive)
 
     return [Route(PATH, create, methods=["POST"])]
@@ -54,12 +51,31 @@ def _prepare(body: CompletionRequest, runtime: AnswerSource) -> tuple[PreparedAn
     vocab, prompt = runtime.vocab, one_prompt(body.prompt)
     if isinstance(prompt, str):
         # as llama.cpp's server and vLLM do: who writes a raw prompt writes its control tokens too
-        ids, text = vocab.tokenize(prompt, special=True, add_bos=True, most=runtime.context_limit()), prompt
+        most, text = runtime.context_limit(), prompt
+        ids = vocab.tokenize(prompt, special=True, add_bos=body.add_special_tokens, most=most)
     else:
         check_token_ids(prompt, vocab.size, param="prompt")
         ids = prompt
         text = b"".join(vocab.piece(token) for token in prompt).decode("utf-8", "replace") if body.echo else ""
-    return PreparedAnswer(answer_request(ids, body.sampling(), runtime, where="prompt"), PlainText()), text
+    if body.suffix:
+        ids = _between(ids, body.suffix, runtime)
+    grammar = grammar_of(body.response_format, body.structured_outputs)
+    request = answer_request(ids, body.sampling(), runtime, grammar=grammar, where="prompt")
+    return PreparedAnswer(runtime.check_grammar(request), PlainText()), text
+
+
+def _between(prompt: list[int], suffix: str, runtime: AnswerSource) -> list[int]:
+    """Return the prompt for what comes between `prompt` and `suffix`, as llama.cpp's ``/infill`` makes it.
+
+    Raises:
+        InvalidRequest: the model was not taught to fill in.
+    """
+    marks = runtime.vocab.infill_ids
+    if marks is None:
+        problem = "suffix is not supported: the model has no tokens for filling in the middle"
+        raise InvalidRequest(problem, param="suffix", code="unsupported_parameter")
+    before, behind, middle = marks
+    return [before, *prompt, behind, *runtime.vocab.tokenize(suffix, most=runtime.context_limit()), middle]
 
 
 class PlainText:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pdd_llamacpp_adapter.server.output.deltas import ContentDelta
+from pdd_llamacpp_adapter.server.output.deltas import ContentDelta, ReasoningDelta
 from pdd_llamacpp_adapter.server.output.reasoning import ReasoningSplitter, ReasoningStart
 from pdd_llamacpp_adapter.server.tools.forced_calls import ForcedCallParser
 from pdd_llamacpp_adapter.server.tools.tool_calls import ToolCallParser
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 class AnswerParser:
     """The `OutputParser` of chats: a splitter of thoughts, and a parser of calls behind it."""
 
-    def __init__(self, splitter: ReasoningSplitter, calls: ToolCallParser | ForcedCallParser | None) -> None:
+    def __init__(
+        self, splitter: ReasoningSplitter, calls: ToolCallParser | ForcedCallParser | None, *, shown: bool = True
+    ) -> None:
         self._splitter = splitter
+        self._shown = shown
         self._calls = calls
 
     @property
@@ -37,6 +40,8 @@ class AnswerParser:
         return rest if self._calls is None else [*rest, *self._calls.finish()]
 
     def _read(self, split: list[Delta]) -> list[Delta]:
+        if not self._shown:
+            split = [delta for delta in split if not isinstance(delta, ReasoningDelta)]
         if self._calls is None:
             return split
         deltas: list[Delta] = []
@@ -46,12 +51,17 @@ class AnswerParser:
 
 
 def output_parser(
-    *, reasoning: ReasoningStart, tools: ToolPlan | None = None, words: Grammar | None = None
+    *,
+    reasoning: ReasoningStart,
+    tools: ToolPlan | None = None,
+    words: Grammar | None = None,
+    shown: bool = True,
 ) -> AnswerParser:
     """Return the parser of one answer.
 
     Args:
         reasoning: where the answer begins, from `reasoning_start`; NEVER for an answer that a grammar constrains.
+        shown: whether thoughts are returned.
         tools: the plan of the request's tools; a forced choice leaves no room for anything but calls.
         words: what the answer's words have to look like.
     """
@@ -60,4 +70,4 @@ def output_parser(
         calls, reasoning = ForcedCallParser(tools.schemas, tools.native), ReasoningStart.NEVER
     elif tools is not None and (form := tools.format_beside(words)) is not None:
         calls = ToolCallParser(form, tools.schemas, parallel=tools.parallel)
-    return AnswerParser(ReasoningSplitter(reasoning), calls)
+    return AnswerParser(ReasoningSplitter(reasoning), calls, shown=shown)

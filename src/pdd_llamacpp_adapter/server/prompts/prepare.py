@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import anyio
 
 from pdd_core.errors import InvalidRequest, ModelError
+from pdd_llamacpp_adapter.engine.bad_words import bad_word_ids
 from pdd_llamacpp_adapter.engine.template_messages import joined
-from pdd_llamacpp_adapter.request import AnswerRequest, check_token_ids, context_overflow, requested
+from pdd_llamacpp_adapter.request import (
+    RESPONSE_FORMAT,
+    AnswerRequest,
+    check_token_ids,
+    context_overflow,
+    requested,
+)
 from pdd_llamacpp_adapter.server.answers.prepared_answer import PreparedAnswer
 from pdd_llamacpp_adapter.server.output.reasoning import CLOSES, OPENS, ReasoningStart, reasoning_start
 from pdd_llamacpp_adapter.server.prompts.answer_format import grammar_of
@@ -45,6 +52,12 @@ class ChatInput:
     tool_choice: str | Json | None = None
     parallel_tool_calls: bool = True
     response_format: Json | None = None
+    format_param: str = RESPONSE_FORMAT
+    """What the route calls `response_format`."""
+    structured_outputs: Json | None = None
+    """vLLM's."""
+    include_reasoning: bool = True
+    """Whether thoughts are returned, besides being made."""
     sampling: Sampling = field(default_factory=Sampling)
     rendering: Rendering = field(default_factory=Rendering)
     """What else the prompt depends on."""
@@ -118,14 +131,16 @@ def _prompt(chat: ChatInput, runtime: AnswerSource) -> tuple[ToolPlan, list[int]
 
 
 def _prepare(chat: ChatInput, runtime: AnswerSource) -> PreparedAnswer:
-    vocab, wanted = runtime.vocab, grammar_of(chat.response_format)
+    vocab, wanted = runtime.vocab, grammar_of(chat.response_format, chat.structured_outputs)
+    if wanted is not None and wanted.param == RESPONSE_FORMAT:
+        wanted = replace(wanted, param=chat.format_param)
     plan, prompt = _prompt(chat, runtime)
     protect = _protected(chat, plan, prompt, vocab) if runtime.refines else []
     # a grammar leaves no room for thoughts
     thoughts = _thoughts(chat, prompt, vocab) if wanted is None else ReasoningStart.NEVER
     request = answer_request(prompt, chat.sampling, runtime, grammar=plan.constraint(wanted), protect=protect)
-    runtime.check_grammar(request)
-    parser = output_parser(reasoning=thoughts, tools=plan, words=wanted)
+    request = runtime.check_grammar(request)
+    parser = output_parser(reasoning=thoughts, tools=plan, words=wanted, shown=chat.include_reasoning)
     return PreparedAnswer(request=request, parser=parser, only_calls=plan.grammar is not None)
 
 
@@ -176,8 +191,9 @@ def answer_request(
         InvalidRequest: a value out of its bounds, or a token id that the model does not have.
         ContextOverflow: prompt and answer together are too long for everyone who could make it.
     """
-    for name in ("logit_bias", "stop_token_ids"):
-        check_token_ids(getattr(sampling, name), runtime.vocab.size, param=name)
+    for name in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
+        check_token_ids(getattr(sampling, name) or (), runtime.vocab.size, param=name)
+    bad_word_ids(sampling.bad_words, runtime.vocab)
     fields = asdict(sampling)
     left_out = fields.pop("left_out")
     fields |= {name: value for name, value in runtime.sampling_defaults().given().items() if name in left_out}

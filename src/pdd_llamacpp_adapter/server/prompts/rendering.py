@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.engine.chat_template import RESERVED_VARIABLES
@@ -18,6 +18,7 @@ _RESERVED = RESERVED_VARIABLES | {
     "self", "most", "add_special_tokens", "chat_template", "continue_final_message", "tokenize"
 }  # fmt: skip
 """What is no variable of a template, but a field of a request, or a parameter of what renders it."""
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 _EFFORT = frozenset({"reasoning_effort", "enable_thinking"})
 _THOUGHTS = "think"
 """In every template of a model that thinks."""
@@ -36,7 +37,9 @@ class Rendering:
     add_special_tokens: bool | None = None
     """As in `Vocabulary.render_chat`."""
     reasoning_effort: str | None = None
-    """It is in `variables` too; here to see whether the template reads it."""
+    """How hard to think, for a template that reads it, or that reads whether to."""
+    effort_param: str = "reasoning_effort"
+    """What the route calls it."""
 
     def options(self) -> Json:
         """Return the keyword arguments for `Vocabulary.render_chat`: those that differ from its defaults.
@@ -50,6 +53,10 @@ class Rendering:
                 param="chat_template_kwargs",
             )
         options = dict(self.variables)
+        if self.reasoning_effort is not None:
+            # as in vLLM: some models think only when they are told to
+            thinks = self.reasoning_effort != "none"
+            options = {"reasoning_effort": self.reasoning_effort, "enable_thinking": thinks, **options}
         if self.documents:
             options["documents"] = self.documents
         if self.continue_final_message:
@@ -68,5 +75,5 @@ class Rendering:
         if self.reasoning_effort is None or template.variables & _EFFORT:
             return
         if self.reasoning_effort != "none" or _THOUGHTS in template.source:
-            problem = "reasoning_effort is not supported: this model's chat template does not read it"
-            raise InvalidRequest(problem, param="reasoning_effort", code="unsupported_parameter")
+            problem = f"{self.effort_param} is not supported: this model's chat template does not read it"
+            raise InvalidRequest(problem, param=self.effort_param, code="unsupported_parameter")

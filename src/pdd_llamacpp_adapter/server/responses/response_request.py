@@ -5,7 +5,7 @@ https://platform.openai.com/docs/api-reference/responses/create
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -14,10 +14,11 @@ from pdd_llamacpp_adapter.request import MAX_TOP_LOGPROBS
 from pdd_llamacpp_adapter.server.prompts.answer_format import grammar_of
 from pdd_llamacpp_adapter.server.prompts.marked import marked_parts
 from pdd_llamacpp_adapter.server.prompts.prepare import ChatInput
-from pdd_llamacpp_adapter.server.prompts.rendering import Rendering
+from pdd_llamacpp_adapter.server.prompts.rendering import Effort, Rendering
 from pdd_llamacpp_adapter.server.responses.input_items import chat_messages
 from pdd_llamacpp_adapter.server.tools.tool_use import MAX_TOOLS, function
 from pdd_llamacpp_adapter.server.wire.bodies import WireModel, check_items
+from pdd_llamacpp_adapter.server.wire.field_table import RESPONSES
 from pdd_llamacpp_adapter.server.wire.sampling_fields import SamplingFields, Tokens
 
 if TYPE_CHECKING:
@@ -25,17 +26,24 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.server.wire.json_body import Json
 
 _LOGPROBS = "message.output_text.logprobs"
-_STATEFUL = ("previous_response_id", "conversation", "prompt")
 
 
 class TextFields(WireModel):
-    """``text``; its `verbosity` is ignored."""
+    """``text``."""
 
     format: dict[str, Any] = Field(default_factory=lambda: {"type": "text"})
 
 
+class ReasoningFields(WireModel):
+    """``reasoning``; its other fields ask for summaries, which are not made."""
+
+    effort: Effort | None = None
+
+
 class ResponsesRequest(SamplingFields):
-    """What a client asks for. `store`, `user`, `reasoning` and other fields without a meaning here are ignored."""
+    """What a client asks for."""
+
+    fates = RESPONSES
 
     input: str | list[Any]
     instructions: str | None = None
@@ -46,13 +54,11 @@ class ResponsesRequest(SamplingFields):
     max_output_tokens: Tokens | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] = 0
     include: list[Any] = Field(default_factory=list)
-    truncation: str = "disabled"
-    background: bool = False
+    truncation: Literal["auto", "disabled"] = "disabled"
+    reasoning: ReasoningFields = Field(default_factory=ReasoningFields)
+    include_reasoning: bool = True
     metadata: dict[str, Any] = Field(default_factory=dict)
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    previous_response_id: Any = None
-    conversation: Any = None
-    prompt: Any = None
 
     @property
     def with_logprobs(self) -> bool:
@@ -71,7 +77,6 @@ class ResponsesRequest(SamplingFields):
             InvalidRequest: a field that cannot be obeyed.
         """
         self.check_n()
-        self._check_stateless()
         return ChatInput(
             messages=chat_messages(self.input, self.instructions),
             marked=()
@@ -81,7 +86,14 @@ class ResponsesRequest(SamplingFields):
             tool_choice=self._choice(),
             parallel_tool_calls=self.parallel_tool_calls,
             response_format=self._format(),
-            rendering=Rendering(variables=self.chat_template_kwargs),
+            format_param="text.format",
+            structured_outputs=self.structured_outputs,
+            include_reasoning=self.include_reasoning,
+            rendering=Rendering(
+                variables=self.chat_template_kwargs,
+                reasoning_effort=self.reasoning.effort,
+                effort_param="reasoning.effort",
+            ),
             sampling=self._sampling(
                 max_tokens=self.max_output_tokens,
                 logprobs=self.top_logprobs if self.with_logprobs else None,
@@ -106,21 +118,6 @@ class ResponsesRequest(SamplingFields):
             "top_p": request.top_p,
             "truncation": self.truncation,
         }
-
-    def _check_stateless(self) -> None:
-        for name in _STATEFUL:
-            if getattr(self, name) is not None:
-                raise InvalidRequest(
-                    f"{name} is not supported: nothing is stored here, send the whole conversation as input",
-                    param=name,
-                    code="unsupported_parameter",
-                )
-        if self.background:
-            problem = "background must be false: a response is not kept for later"
-            raise InvalidRequest(problem, param="background", code="unsupported_value")
-        if self.truncation != "disabled":
-            problem = "truncation must be disabled: no part of the input is dropped here"
-            raise InvalidRequest(problem, param="truncation", code="unsupported_value")
 
     def _functions(self) -> list[Json]:
         return [_function(tool, f"tools[{index}]") for index, tool in enumerate(self.tools)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import InvalidRequest
+from pdd_llamacpp_adapter.request import GrammarKind
 from pdd_llamacpp_adapter.server.tools.formats.hermes import HERMES
 from pdd_llamacpp_adapter.server.tools.tool_formats import format_of
 from pdd_llamacpp_adapter.server.tools.tool_messages import as_text, described, with_instructions
@@ -52,9 +53,16 @@ class ToolPlan:
         return (self.native or HERMES) if self.tools and self.grammar is None else None
 
     def format_beside(self, words: Grammar | None) -> CallFormat | None:
-        """Return the same for an answer whose words are to look like `words`: then a call has to be JSON."""
+        """Return the same for an answer whose words are to look like `words`.
+
+        Beside JSON a call has to be JSON; beside other words there can be none.
+        """
         form = self.format
-        return form if form is None or words is None or form.json is not None else HERMES
+        if form is None or words is None:
+            return form
+        if words.kind not in (GrammarKind.JSON, GrammarKind.JSON_OBJECT):
+            return None
+        return form if form.json is not None else HERMES
 
     @property
     def schemas(self) -> dict[str, Json]:
@@ -64,7 +72,8 @@ class ToolPlan:
     def constraint(self, words: Grammar | None) -> Grammar | None:
         """Return what the answer has to look like, if its words are to look like `words`.
 
-        A forced choice leaves no words. Where the choice is the model's, the answer is a call or such words.
+        A forced choice leaves no words. Where the choice is the model's, the answer is a call or such words; words
+        that are no JSON leave no call.
         """
         form = self.format_beside(words)
         if self.grammar is not None or words is None or form is None or form.json is None:

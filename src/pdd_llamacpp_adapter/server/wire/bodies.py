@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import anyio
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.request import context_overflow
+from pdd_llamacpp_adapter.server.wire.field_table import Row, refuse_fields
 from pdd_llamacpp_adapter.server.wire.json_body import parse, read_data
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-Body = TypeVar("Body", bound="WireModel")
+Body = TypeVar("Body", bound="ModelRequest")
 
 _LONG = 2**16
 """Bytes of a body that is checked on a worker thread: it may take longer than the event loop can wait."""
@@ -36,6 +38,8 @@ class WireModel(BaseModel):
 class ModelRequest(WireModel):
     """A request to a model."""
 
+    fates: ClassVar[Mapping[str, Row]] = {}
+    """What becomes of each field of the route's."""
     model: str | None = None
     # of no consequence for the answer, so never a reason to refuse it
     prompt_cache_key: Any = None
@@ -46,8 +50,8 @@ async def read_body(request: Request, model: type[Body], *, limit: int, most: in
     """Read and check a request's body. Its content type is not insisted on.
 
     Raises:
-        InvalidRequest: it is not JSON, `model` refuses it, or it has more than `most` values or than `limit` bytes
-            (status 413).
+        InvalidRequest: it is not JSON, `model` or its `fates` refuse it, or it has more than `most` values or than
+            `limit` bytes (status 413).
     """
     data = await read_data(request, limit=limit)
     if len(data) < _LONG:
@@ -57,7 +61,10 @@ async def read_body(request: Request, model: type[Body], *, limit: int, most: in
 
 def _validated(data: bytes, model: type[Body], most: int) -> Body:
     try:
-        return model.model_validate(parse(data, most=most))
+        body = parse(data, most=most)
+        if isinstance(body, dict):
+            refuse_fields(body, model.fates)
+        return model.model_validate(body)
     except ValidationError as error:
         raise _complaint(error) from None
 

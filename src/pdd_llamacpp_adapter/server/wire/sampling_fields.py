@@ -14,6 +14,8 @@ from pdd_llamacpp_adapter.server.wire.bodies import Body, ModelRequest, WireMode
 
 _MOST_TOKEN_IDS = 1024
 """In `logit_bias` and in `stop_token_ids`; OpenAI's API takes 300."""
+_MOST_ALLOWED_IDS = 65_536
+"""In `allowed_token_ids`."""
 
 # more digits than these have would be too many to write back into an error
 Tokens = Annotated[int, Field(ge=1, lt=INT32)]
@@ -21,11 +23,15 @@ Tokens = Annotated[int, Field(ge=1, lt=INT32)]
 _Small = Annotated[int, Field(ge=-INT32, lt=INT32)]
 
 
-def _few(value: Any) -> Any:
+def _at_most(most: int) -> BeforeValidator:
     """Count before the entries are looked at: each that is wrong makes an error of its own."""
-    if isinstance(value, list | dict) and len(value) > _MOST_TOKEN_IDS:
-        raise PydanticCustomError("too_long", "must not have more than {most} entries", {"most": _MOST_TOKEN_IDS})
-    return value
+
+    def counted(value: Any) -> Any:
+        if isinstance(value, list | dict) and len(value) > most:
+            raise PydanticCustomError("too_long", "must not have more than {most} entries", {"most": most})
+        return value
+
+    return BeforeValidator(counted)
 
 
 def _listed(value: Any) -> Any:
@@ -37,9 +43,10 @@ _TYPES: dict[str, Any] = {
     "float": float,
     "int": int,
     "int | None": int,
-    "Sequence[int]": Annotated[list[_Small], BeforeValidator(_few)],
+    "Sequence[int]": Annotated[list[_Small], _at_most(_MOST_TOKEN_IDS)],
+    "Sequence[int] | None": Annotated[list[_Small], _at_most(_MOST_ALLOWED_IDS)],
     "Sequence[str]": Annotated[list[str], BeforeValidator(_listed)],
-    "Mapping[int, float]": Annotated[dict[int, float], BeforeValidator(_few)],
+    "Mapping[int, float]": Annotated[dict[int, float], _at_most(_MOST_TOKEN_IDS)],
 }
 """A body's field by what `SamplingParams` has."""
 
@@ -55,6 +62,7 @@ class Sampling(SamplingParams):
     """Number of most likely tokens to return besides the chosen one's logprob; None returns no logprobs."""
     left_out: frozenset[str] = frozenset()
     """What of `SamplingParams` the client left to the model's own way; as in vLLM, null is the same as absent."""
+    cache_salt: str | None = None
 
 
 def _with_sampling(model: type[Body]) -> type[Body]:
@@ -72,6 +80,21 @@ class StreamOptions(WireModel):
     """``stream_options``."""
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Details:
+    """What a client wants to be told besides the answer itself. Names are those of the request's fields."""
+
+    include_usage: bool = False
+    """A stream has the usage before its end."""
+    continuous_usage_stats: bool = False
+    """Each of its chunks has the usage so far, too; only with `include_usage`, as in vLLM."""
+    logprobs: bool = False
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
+    """Tokens are called ``token_id:N`` in logprobs."""
 
 
 @_with_sampling
@@ -84,6 +107,8 @@ class SamplingFields(ModelRequest):
     stream: bool = False
     stream_options: StreamOptions = Field(default_factory=StreamOptions)
     n: _Small = 1
+    structured_outputs: dict[str, Any] | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
 
     def check_n(self) -> None:
         """Refuse more than one choice.
@@ -107,4 +132,23 @@ class SamplingFields(ModelRequest):
         """Return what is asked for, with what each route has a name of its own for."""
         shared = {parameter.name: getattr(self, parameter.name) for parameter in fields(SamplingParams)}
         left_out = frozenset(shared) - self.model_fields_set
-        return Sampling(**shared, max_tokens=max_tokens, logprobs=logprobs, left_out=left_out)
+        return Sampling(
+            **shared, cache_salt=self.cache_salt, max_tokens=max_tokens, logprobs=logprobs, left_out=left_out
+        )
+
+
+class TokenIdFields(WireModel):
+    """vLLM's fields for token ids in an answer, which chat completions and legacy completions have."""
+
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
+
+    def details(self, options: StreamOptions, *, logprobs: bool) -> Details:
+        """Return what to tell besides the answer."""
+        return Details(
+            include_usage=options.include_usage,
+            continuous_usage_stats=options.continuous_usage_stats,
+            logprobs=logprobs,
+            return_token_ids=self.return_token_ids,
+            return_tokens_as_token_ids=self.return_tokens_as_token_ids,
+        )

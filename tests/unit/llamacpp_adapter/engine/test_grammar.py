@@ -49,7 +49,8 @@ class ByteVocabulary:
         return list(text.encode())
 
 
-ENGINE = GrammarEngine(ByteVocabulary(), [END, ALSO_END, -1, 10_000])
+VOCABULARY = ByteVocabulary()
+ENGINE = GrammarEngine(VOCABULARY, [END, ALSO_END, -1, 10_000])
 
 
 @pytest.fixture
@@ -323,3 +324,30 @@ def test_a_call_or_words_can_be_followed_as_either(engine, shape, words):
     for text in (f"[{call}]" if shape.listed else call, '{"name": "cl", "n": 1}'):
         matcher = engine.matcher(grammar)
         assert matcher.advance([*text.encode(), END]) is None
+
+
+@pytest.mark.parametrize("text", [r'{"name":"\/\u00e9","n":1}', '{"name":"\x7f","n":1}'])
+def test_the_cloud_s_way_to_spell_a_string_fits(engine, text):
+    open_ended = {**SCHEMA, "properties": {"name": {"type": "string"}, "n": {"type": "integer"}}}
+    whole, by_token = engine.matcher(schema(open_ended)), engine.matcher(schema(open_ended))
+    assert whole.advance([*text.encode(), END]) is None
+    assert [by_token.advance([byte]) for byte in text.encode()] == [None] * len(text)
+    assert by_token.mask(VOCABULARY.size)[END]
+    assert by_token.advance([ord("x")]) == 0
+
+
+def test_only_json_is_respelt(engine):
+    matcher = engine.matcher(Grammar(GrammarKind.REGEX, '"[a-z]"'))
+    assert matcher.advance(list(b'"\x7f')) == 1
+
+
+def test_a_choice_is_one_of_its_texts(engine):
+    choice = Grammar(GrammarKind.CHOICE, json.dumps(["a b", 'q"', "é"]))
+    for text, fits in {"a b": None, 'q"': None, "é": None, "ab": 1}.items():
+        assert engine.matcher(choice).advance([*text.encode(), END]) == fits
+
+
+def test_compact_json_has_at_most_a_space_behind_a_separator(engine):
+    compact = Grammar(GrammarKind.JSON_OBJECT, compact=True)
+    for text, fits in {'{"a":1,"b":[1, 2]}': None, '{"a": 1}': None, '{ "a"': 1, '{"a" :': 4}.items():
+        assert engine.matcher(compact).advance(list(text.encode())) == fits

@@ -10,7 +10,7 @@ import pytest
 from pdd_core.env import ServeSettings
 from pdd_core.planner.types import Plan, Verdict
 from pdd_llamacpp_adapter.engine.speed import DeviceSpeed
-from pdd_llamacpp_adapter.request import AnswerRequest
+from pdd_llamacpp_adapter.request import AnswerRequest, Grammar, GrammarKind
 from pdd_llamacpp_adapter.runtime.agreement import Agreements
 from pdd_llamacpp_adapter.runtime.planning import Facts, Planning
 
@@ -159,3 +159,22 @@ def test_what_others_wait_for_goes_into_the_plan(agree):
     alone, queued = (agree(facts(busy=busy), plan="auto", prompt=20) for busy in ((), (left,)))
     inputs = [agreed.plan.plan.why.as_json()["inputs"] for agreed in (alone, queued)]
     assert inputs[0] != inputs[1]
+
+
+def test_what_the_engines_read_differently_is_not_handed_over():
+    def agreed(differs, **settings):
+        settings = ServeSettings(cloud_url="http://c/v1", **settings)
+        speed = DeviceSpeed()
+        speed.prefill_tps, speed.step_s = 200.0, 0.02
+        agreements = Agreements(settings, Planning(settings, n_ctx=4096), speed, n_ctx=4096)
+        grammar = Grammar(GrammarKind.JSON, "{}", explicit=True, differs=differs)
+        request = AnswerRequest(prompt_token_ids=[1] * 400, max_tokens=200, grammar=grammar)
+        info = SimpleNamespace(refinement="off", max_model_len=8192, model="m")
+        facts = Facts(has_cloud=True, info=info, held=0, held_whole=0, paced=True, group="", busy=[])
+        made = agreements.agree(request, facts)
+        return made.plan.plan.verdict, made.plan.plan.why.reason, made.engine
+
+    assert agreed(None, plan="handoff", decode_budget=8)[0] is Verdict.HANDOFF
+    reason = "both engines read the answer's format differently: format"
+    assert agreed("format", plan="handoff", decode_budget=8) == (Verdict.CLOUD_ONLY, reason, True)
+    assert agreed("format", plan="device")[0] is Verdict.DEVICE_ONLY

@@ -42,6 +42,7 @@ class Client:
             refinement=refinement,
             tokenizer=SimpleNamespace(eos_ids=(7, 9)),
             default_sampling_params=None,
+            structured_outputs=None,
         )
         self.errors = []
         self.looks = 0
@@ -318,7 +319,7 @@ async def test_a_grammar_is_compiled_early_where_the_device_has_to_follow_it(run
     made = runtime(cloud=Client(), cloud_url="http://c/v1")
     made._grammars = GrammarEngine(made.vocab, eos_ids=())  # compiles none
     usable, unsafe = Grammar(GrammarKind.JSON_OBJECT), Grammar(GrammarKind.JSON, "{")
-    made.check_grammar(request())
+    assert made.check_grammar(request()) == request()
     with pytest.raises(InvalidGrammar, match="no end-of-sequence token"):
         made.check_grammar(replace(request(), grammar=usable))
     too_long = replace(request(prompt=600), grammar=usable)

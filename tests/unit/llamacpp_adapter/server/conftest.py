@@ -50,6 +50,7 @@ class ByteVocabulary:
     """Every byte is a token; 256 is a control token."""
 
     size = 257
+    infill_ids = None
 
     @cached_property
     def chat_template(self):
@@ -183,6 +184,7 @@ class FakeRuntime:
     def check_grammar(self, request):
         if request.grammar is not None and self.refuses_grammars:
             raise InvalidGrammar("no such thing", param=request.grammar.param)
+        return request
 
     def session(self, request, *, paced=True, group=""):
         self.sessions.append(FakeSession(request, list(self.script), **self.options))

@@ -234,3 +234,11 @@ def test_a_device_cannot_write_into_the_clouds_answer():
     answer = Answer(PROMPT, max_tokens=8, cloud=True, device=True)
     with pytest.raises(DeviceEngineFailed):
         answer.device_made(50)
+
+
+@pytest.mark.parametrize("keeps_stop", [False, True])
+def test_the_text_of_a_stop_token_is_shown_where_that_is_asked_for(keeps_stop):
+    text = AnswerText(lambda token: b"." if token == 9 else b"a", keeps_stop=keeps_stop)
+    answer = Answer([1], max_tokens=9, stop_ids=[9], stop_token_ids=[9], text=text, cloud=True, device=False)
+    answer.cloud_sent([7, 9])
+    assert (answer.texts, answer.stop_reason) == (["a", "." if keeps_stop else ""], 9)

@@ -143,3 +143,10 @@ def test_a_stop_string_of_megabytes_is_not_read_before_it_could_matter():
     text = AnswerText(lambda _: b"aab", stop=["a" * 2_000_000] * 4)
     assert [text.push(0), text.push(0), text.flush()] == ["aab", "aab", ""]
     assert all(len(search._shorter) <= 4 for search in text._searches)
+
+
+@pytest.mark.parametrize(("pieces", "shown"), [([b"a#b"], ["a#"]), ([b"a<", b"/s>b"], ["a", "</s>"])])
+def test_a_stop_string_can_be_shown(pieces, shown):
+    text = AnswerText(lambda token: pieces[token], stop=["#", "</s>"], keeps_stop=True)
+    assert [text.push(token) for token in range(len(pieces))] == shown
+    assert text.flush() == ""

@@ -53,3 +53,24 @@ def test_a_token_that_does_not_fit_is_named(answer):
 def test_without_a_grammar_there_is_nothing_to_follow(answer):
     answer.cloud_sent([7])
     GrammarFollower(None, answer, size=9).follow(lambda *_: pytest.fail("there is no grammar"))
+
+
+class OtherSpelling(Counting):
+    """One that takes token 7 for any other."""
+
+    def advance(self, ids):
+        return super().advance([self.next if token == 7 else token for token in ids])
+
+
+def test_what_the_cloud_spells_otherwise_was_allowed(answer):
+    noted = []
+    answer.cloud_sent([0, 7])
+    follower = GrammarFollower(OtherSpelling(), answer, size=9)
+    follower.follow(lambda _, allowed: noted.append(np.flatnonzero(allowed).tolist()))
+    assert noted == [[0], [1, 7]]
+
+
+def test_an_id_beyond_the_vocabulary_does_not_fit(answer):
+    answer.cloud_sent([0, 9])
+    with pytest.raises(GrammarRejected, match="position 1"):
+        GrammarFollower(Counting(), answer, size=9).follow(lambda *_: None)

@@ -50,6 +50,7 @@ def test_later_noise_is_not_the_beginnings_but_the_same_each_time():
     "fields",
     [
         {"presence_penalty": 0.5},
+        {"bad_words": ["no"]},
         {"frequency_penalty": 0.5},
         {"grammar": Grammar(GrammarKind.JSON_OBJECT)},
         {"grammar": Grammar(GrammarKind.JSON_OBJECT), "temperature": 0.7, "seed": 3},

@@ -10,7 +10,7 @@ from pdd_core.errors import CloudLost
 from pdd_llamacpp_adapter.server.answers.answering import Call
 from pdd_llamacpp_adapter.server.answers.delivery import stream_answer
 from pdd_llamacpp_adapter.server.answers.prepared_answer import PreparedAnswer
-from pdd_llamacpp_adapter.server.chat.chat_objects import ChatChunks
+from pdd_llamacpp_adapter.server.chat.chat_objects import ChatChunks, ChatShape
 from pdd_llamacpp_adapter.server.completions.completion_routes import PlainText
 from pdd_llamacpp_adapter.server.prompts.prepare import answer_request
 from pdd_llamacpp_adapter.server.wire.failures import ErrorObject
@@ -338,7 +338,7 @@ def stream_of():
     def make(service):
         call = Call(service=service, runtime=service.runtime, route="/", request_id="r", answer_id="chatcmpl-1")
         prepared = PreparedAnswer(answer_request([1], Sampling(), service.runtime), PlainText())
-        return stream_answer(call, prepared, ChatChunks(call, include_usage=False, with_logprobs=False))
+        return stream_answer(call, prepared, ChatChunks(call, ChatShape()))
 
     return make
 

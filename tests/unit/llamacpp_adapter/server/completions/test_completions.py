@@ -131,3 +131,29 @@ def test_a_stream_ends_with_finish_reason_usage_and_done(client, service):
     assert (finish["choices"][0]["text"], finish["choices"][0]["finish_reason"]) == ("", "stop")
     assert finish["pdd"]["mode"] == "handoff"
     assert (usage["choices"], usage["usage"]["completion_tokens"], done) == ([], 3, "[DONE]")
+
+
+def test_the_answer_can_be_held_to_a_format(client, service):
+    made = service()
+    for fields in ({"response_format": {"type": "json_object"}}, {"structured_outputs": {"json_object": True}}):
+        post(client(made), **fields)
+        assert made.runtime.sessions[-1].request.grammar.kind == "json_object"
+    made.runtime.refuses_grammars = True
+    refused = post(client(made), structured_outputs={"regex": "("})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "structured_outputs.regex")
+
+
+def test_a_suffix_goes_behind_the_gap_of_a_model_that_can_fill_it(client, service):
+    made = service()
+    made.runtime.vocab.infill_ids = (1, 2, 3)
+    assert post(client(made), prompt="ab", suffix="c", echo=True).json()["choices"][0]["text"] == "abHello you"
+    assert made.runtime.sessions[0].request.prompt_token_ids == (1, 97, 98, 2, 99, 3)
+
+
+def test_token_ids_are_returned_as_by_vllm(client, service):
+    made = service(("A", "", "B"))
+    choice = post(client(made), return_token_ids=True).json()["choices"][0]
+    assert (choice["token_ids"], choice["prompt_token_ids"]) == ([65, 256, 66], list(b"Once"))
+    *chunks, _ = data_of(post(client(made), return_token_ids=True, stream=True))
+    assert chunks[0]["choices"][0]["prompt_token_ids"] == list(b"Once")
+    assert [chunk["choices"][0]["token_ids"] for chunk in chunks] == [[], [65], [256, 66], []]

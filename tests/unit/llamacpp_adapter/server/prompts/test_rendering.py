@@ -85,7 +85,6 @@ async def test_documents_and_special_tokens_are_added(prompt_of):
 @pytest.mark.parametrize(
     ("source", "fields", "param"),
     [
-        (PARTS, {"chat_template": PARTS}, "chat_template"),
         (PARTS, {"documents": [{"text": "B"}]}, "documents"),
         (PARTS, {"reasoning_effort": "low"}, "reasoning_effort"),
         ("{# <think> #}x", {"reasoning_effort": "none"}, "reasoning_effort"),

@@ -138,7 +138,7 @@ def test_fields_become_those_of_a_chat():
     assert chat.tool_choice == {"type": "function", "function": {"name": "weather"}}
     assert chat.parallel_tool_calls is False
     assert chat.response_format["json_schema"]["schema"] == schema
-    assert chat.rendering.variables == {"enable_thinking": False}
+    assert chat.rendering.options() == {"enable_thinking": False, "reasoning_effort": "low"}
     sampling = chat.sampling
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (7, 0.5, 0.25)
     assert (sampling.logprobs, sampling.seed) == (3, 11)
@@ -153,12 +153,6 @@ def test_defaults_are_openais():
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"previous_response_id": "resp_1"}, "previous_response_id"),
-        ({"conversation": "conv_1"}, "conversation"),
-        ({"conversation": {"id": "conv_1"}}, "conversation"),
-        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
-        ({"background": True}, "background"),
-        ({"truncation": "auto"}, "truncation"),
         ({"n": 2}, "n"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"type": "function", "function": {"name": "weather"}}]}, "tools[0].name"),

@@ -12,6 +12,8 @@ from starlette.testclient import TestClient
 from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
 from pdd_llamacpp_adapter.server.answers.service import Service
 from pdd_llamacpp_adapter.server.app import create_app
+from pdd_llamacpp_adapter.server.wire import field_table
+from pdd_llamacpp_adapter.server.wire.field_table import Fate
 
 HUGE = st.integers(300, 4300).map(lambda digits: 10**digits - 1)
 """The longest that Python reads: with one digit more it cannot be written."""
@@ -63,7 +65,9 @@ PAST = (
 GOOD = {
     "model": st.sampled_from(["tiny", "default"]),
     "stream": st.booleans(),
-    "stream_options": st.fixed_dictionaries({"include_usage": st.booleans()}),
+    "stream_options": st.fixed_dictionaries(
+        {"include_usage": st.booleans(), "continuous_usage_stats": st.booleans()}
+    ),
     "max_tokens": st.integers(1, 100),
     "temperature": st.floats(0, 2),
     "top_p": st.floats(0.01, 1),
@@ -78,6 +82,11 @@ GOOD = {
     "repetition_penalty": st.floats(0.5, 2),
     "stop_token_ids": st.lists(st.integers(0, 256), max_size=3),
     "ignore_eos": st.booleans(),
+    "bad_words": st.lists(TEXT.filter(str.strip), max_size=3),
+    "allowed_token_ids": st.lists(st.integers(0, 256), min_size=1, max_size=3),
+    "include_stop_str_in_output": st.booleans(),
+    "return_token_ids": st.booleans(),
+    "return_tokens_as_token_ids": st.booleans(),
     "user": TEXT,
 }
 CHAT = {
@@ -86,6 +95,8 @@ CHAT = {
     "logprobs": st.booleans(),
     "response_format": st.sampled_from([{"type": "text"}, {"type": "json_object"}]),
     "store": st.booleans(),
+    "echo": st.booleans(),
+    "include_reasoning": st.booleans(),
 }
 OTHER = {name: values for name, values in CHAT.items() if name != "messages"}
 COMPLETION = {
@@ -96,7 +107,7 @@ COMPLETION = {
 WORDS = ["A", "", "é", "\n", "<tool_call>", "{}", "B"]
 
 
-def bodies(fields):
+def bodies(fields, table):
     """Good values for some fields, and anything at all for some."""
     good = st.fixed_dictionaries({}, optional=fields)
     names = [
@@ -107,6 +118,7 @@ def bodies(fields):
         "top_logprobs",
         "logprobs",
         "chat_template_kwargs",
+        *(name for name, row in table.items() if row.fate is Fate.OBEYED and "." not in name),
     ]
     bad = st.dictionaries(st.sampled_from(names), ANYTHING, max_size=3)
     return st.tuples(good, bad).map(lambda both: {**both[0], **both[1]})
@@ -150,12 +162,12 @@ def check(response):
 
 
 @examples(150)
-@given(body=bodies(CHAT))
+@given(body=bodies(CHAT, field_table.CHAT))
 def test_chat_completions_take_anything(http, body):
     check(http.post("/v1/chat/completions", content=json.dumps(body).encode()))
 
 
-@given(body=bodies(COMPLETION))
+@given(body=bodies(COMPLETION, field_table.COMPLETIONS))
 def test_completions_take_anything(http, body):
     check(http.post("/v1/completions", content=json.dumps(body).encode()))
 
