@@ -42,7 +42,7 @@ class DeviceCalibration:
         self._n_ctx = n_ctx
         self._prefill_shape = _PREFILL_TPS if profile is None else profile.prefill_tps
         self._decode_shape = _DECODE_TPS if profile is None else profile.decode_tps
-        noise, sd = (0.1, UNKNOWN_SD) if profile is None else (max(profile.spread, 0.03), _MEASURED_SD)
+        noise, sd = (0.1, UNKNOWN_SD) if profile is None else (min(1.0, max(0.03, profile.spread)), _MEASURED_SD)
         self._prefill = Curve(noise=noise, sd=sd)
         self._decode = Curve(noise=noise, sd=sd)
 

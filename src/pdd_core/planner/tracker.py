@@ -137,6 +137,6 @@ class Tracker:
             ValueError, TypeError, KeyError: it is something else.
         """
         value, sd, noise = (float(data[name]) for name in ("value", "sd", "noise"))
-        if not (0 < value < math.inf and 0 <= sd <= UNKNOWN_SD * 2 and 0 < noise <= _MOST_NOISE * 1.01):
+        if not (0 < value < math.inf and 0 <= sd <= UNKNOWN_SD * 2 and _LEAST_NOISE <= noise <= _MOST_NOISE):
             raise ValueError(f"no estimate: {value}, {sd}, {noise}")
         return cls(value, noise=noise, sd=math.hypot(sd, _AWAY_SD))

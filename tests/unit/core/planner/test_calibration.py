@@ -300,6 +300,23 @@ def test_and_of_a_cloud(earlier, later) -> None:
     assert second.state(1000).ttft_s.mean == pytest.approx(0.8, rel=0.15)
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.5, 5.0])
+def test_what_was_written_before_the_first_answer_is_read(spread) -> None:
+    first = DeviceCalibration(8192, profile(900.0, spread=spread))
+    again = DeviceCalibration(8192)
+    again.restore(json.loads(json.dumps(first.as_json())))
+    assert again.state(100).prefill_tps.mean > 500
+
+
+@pytest.mark.parametrize("noise", [0.0, 2e-91, 0.02, 1.1])
+def test_a_noise_that_no_tracker_has_is_refused(noise) -> None:
+    device = DeviceCalibration(8192)
+    written = device.as_json()
+    written["decode"]["level"]["noise"] = noise
+    with pytest.raises(ValueError, match="no estimate"):
+        device.restore(written)
+
+
 def test_who_learnt_nothing_says_nothing_against_a_profile() -> None:
     device, cloud = DeviceCalibration(8192, profile(900.0, decode=40.0)), CloudCalibration(A_GPU)
     before = device.state(1000), cloud.state(1000)
