@@ -28,14 +28,16 @@ RESPONSE_FORMAT = "response_format"
 def context_overflow(limit: int, problem: str) -> ContextOverflow:
     """Return the error of what does not fit a context of `limit` tokens, in OpenAI's words.
 
-    LiteLLM, LangChain and others look for the first sentence, to go on with a longer context or fewer messages.
+    LiteLLM and others look for the first sentence, to go on with a longer context or fewer messages. LangChain
+    looks for "prompt is too long", so each `problem` says so.
     """
     return ContextOverflow(f"This model's maximum context length is {limit} tokens. However, {problem}.")
 
 
 def requested(prompt: int, completion: int, *, where: str = "messages") -> str:
     """Return how many tokens a request is about, as in OpenAI's error; `where` is the field with the prompt."""
-    return f"you requested {prompt + completion} tokens ({prompt} in the {where}, {completion} in the completion)"
+    counts = f"{prompt + completion} tokens ({prompt} in the {where}, {completion} in the completion)"
+    return f"you requested {counts}: the prompt is too long for such a completion"
 
 
 class GrammarKind(StrEnum):

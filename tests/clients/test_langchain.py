@@ -7,6 +7,7 @@ from typing import Literal
 
 import openai
 import pytest
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI
@@ -102,6 +103,12 @@ def test_raw_completions_answer(device):
     model = OpenAI(base_url=device.url, api_key=device.api_key, model="on-device", temperature=0, max_tokens=8)
     assert "Paris" in model.invoke("The capital of France is")
     assert "".join(model.stream("The capital of France is"))
+
+
+def test_a_prompt_that_is_too_long_is_known_as_such(chat):
+    for asked in (PROMPT * 800, PROMPT):
+        with pytest.raises(ContextOverflowError, match="maximum context length is 1024 tokens"):
+            chat(max_tokens=1020).invoke(asked)
 
 
 def test_errors_are_the_packages_own(chat):

@@ -45,7 +45,7 @@ class ControlTexts:
         """
         count = sum(1 for _ in self._found(text))
         if count > most:
-            raise context_overflow(most, f"your prompt has {count} control tokens alone")
+            raise context_overflow(most, f"the prompt is too long: it has {count} control tokens alone")
 
     def cut(self, text: str) -> Iterator[str]:
         """Return the pieces of `text`, each with no more than `together` of those that none can overlap."""

@@ -115,7 +115,9 @@ class Vocabulary:
             raise InvalidRequest(f"the prompt is not Unicode: {error.reason}") from error
         if most is not None and length > most * self.longest_piece:
             least = -(-length // self.longest_piece)
-            raise context_overflow(most, f"the prompt's {length} bytes have at least {least} tokens")
+            raise context_overflow(
+                most, f"the prompt is too long: its {length} bytes have at least {least} tokens"
+            )
         if not special or (add_bos and not self._only_begins):
             return self._ids(text, special=special, add_bos=add_bos)
         if most is not None:

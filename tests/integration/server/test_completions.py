@@ -37,6 +37,15 @@ def test_echo_puts_the_prompt_first(local):
         assert "".join(choice.text for chunk in stream for choice in chunk.choices) == PROMPT + said
 
 
+def test_an_answer_that_is_cut_inside_a_character_ends_before_it(local, engine):
+    pieces = [engine.vocab.piece(token) for token in range(engine.vocab.size)]
+    asked = {**GREEDY, "prompt": PROMPT, "max_tokens": 1, "logit_bias": {str(pieces.index(b"\xf0")): 100}}
+    whole = local.completions.create(**asked)
+    assert (whole.choices[0].text, whole.usage.completion_tokens) == ("", 1)
+    with local.completions.create(**asked, stream=True) as stream:
+        assert "".join(choice.text for chunk in stream for choice in chunk.choices) == ""
+
+
 def test_without_a_limit_there_are_sixteen_tokens(local):
     answer = local.completions.create(
         model="smollm2", prompt=PROMPT, temperature=0, extra_body={"ignore_eos": True}

@@ -111,7 +111,8 @@ def test_bounds_are_the_codes():
 
 def test_every_route_has_its_row_and_no_other():
     rows = re.findall(r"^\| `(GET|DELETE) ([^`?]+)", section(WIRE, "Routes"), re.MULTILINE)
-    served = [(method, route.path) for route in make_router(HandoffService()).routes for method in route.methods]
+    routes = [route for route in make_router(HandoffService()).routes if route.include_in_schema]
+    served = [(method, route.path) for route in routes for method in route.methods]
     shown = [(method, re.sub(r"\{\w+\}", "{id}", path)) for method, path in served]
     assert sorted(rows) == sorted(shown)
 

@@ -202,6 +202,6 @@ def answer_request(
         fields["max_tokens"] = runtime.default_max_tokens(len(prompt))
     if len(prompt) + max(fields["max_tokens"], 1) > limit:
         if sampling.max_tokens is None:
-            raise context_overflow(limit, f"your {where} resulted in {len(prompt)} tokens")
+            raise context_overflow(limit, f"your {where} resulted in {len(prompt)} tokens: the prompt is too long")
         raise context_overflow(limit, requested(len(prompt), sampling.max_tokens, where=where))
     return AnswerRequest(prompt_token_ids=prompt, grammar=grammar, protect=protect, **fields)

@@ -80,7 +80,7 @@ def check_items(items: list[Any], most: int, where: str, *, inner: Sequence[str]
         lists = (item.get(name) for item in items if isinstance(item, dict) for name in inner)
         count = max(count, sum(len(found) for found in lists if isinstance(found, list)))
     if count > most:
-        raise context_overflow(most, f"your {where} has {count} parts")
+        raise context_overflow(most, f"your {where} has {count} parts: the prompt is too long")
 
 
 def _complaint(error: ValidationError) -> InvalidRequest:

@@ -339,8 +339,9 @@ def test_a_field_that_cannot_be_obeyed_is_a_400_that_names_it(client, service, f
 LONG = [{"role": "user", "content": "x" * 5000}]
 TOO_LONG = re.compile(
     r"This model's maximum context length is 4096 tokens\. However, "
-    r"(your messages resulted in (?P<alone>\d+) tokens"
-    r"|you requested (?P<all>\d+) tokens \((?P<prompt>\d+) in the messages, (?P<answer>\d+) in the completion\))\."
+    r"(your messages resulted in (?P<alone>\d+) tokens: the prompt is too long"
+    r"|you requested (?P<all>\d+) tokens \((?P<prompt>\d+) in the messages, (?P<answer>\d+) in the completion\): "
+    r"the prompt is too long for such a completion)\."
 )
 
 
