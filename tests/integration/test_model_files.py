@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,6 +153,12 @@ def test_a_vocabulary_that_the_cloud_could_not_cut_by_is_refused(converted, tmp_
     with pytest.raises(ModelError, match=reason):
         converted(Model(vocabulary))
     assert not (tmp_path / "cloud").exists()
+
+
+def test_a_token_that_transformers_would_add_is_named(converted) -> None:
+    tokens = tuple((text.replace("endoftext", "end"), sort, score) for text, sort, score in QWEN.tokens)
+    with pytest.raises(ModelError, match=r"token .*'<\|endoftext\|>'\) is on one side only"):
+        converted(Model(replace(QWEN, tokens=tokens), arch="qwen2"))
 
 
 def test_an_unknown_pre_tokenizer_is_refused_with_llama_cpps_reason(tmp_path) -> None:

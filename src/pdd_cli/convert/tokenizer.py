@@ -102,19 +102,20 @@ def cloud_tokenizer(metadata: Mapping[str, Any], vocabulary: Vocabulary, handle:
     unknown = metadata.get("tokenizer.ggml.unknown_token_id", -1)
     named = {"bos": vocabulary.bos_id, "eos": vocabulary.eos_id, "pad": L.llama_vocab_pad(handle), "unk": unknown}
     texts = {f"{name}_token": tokens[token] for name, token in named.items() if 0 <= token < len(tokens)}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, clean_up_tokenization_spaces=False, chat_template=None, **texts
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **texts)
     tokenizer.chat_template = metadata.get("tokenizer.chat_template")
     return tokenizer
 
 
 def check_cuts(tokenizer: Any, vocabulary: Vocabulary) -> None:
-    """Pass if `tokenizer` makes the same ids of texts as `vocabulary`, what begins and ends a prompt included.
+    """Pass if `tokenizer` has the tokens of `vocabulary`, and cuts texts as it does, BOS and EOS included.
 
     Raises:
-        ModelError: it does not; names the text.
+        ModelError: it does not; names the token or the text.
     """
+    cloud = {(token, text) for text, token in tokenizer.get_vocab().items()}
+    if other := cloud.symmetric_difference(enumerate(vocabulary.raw_tokens)):
+        raise ModelError(f"the token {min(other)} is on one side only")
     special = [text for token, text in enumerate(vocabulary.raw_tokens) if text and vocabulary.is_special(token)]
     for text in (*TEXTS, *(f"so{text} is{text}{text}" for text in (*special[:3], *special[-3:]))):
         ours, theirs = vocabulary.tokenize(text, special=True, add_bos=True), tokenizer.encode(text)
