@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -12,8 +13,8 @@ from pdd_cli.doctor.findings import Level, fail, ok, warn
 from pdd_cli.doctor.installed import distribution, laboratory
 from pdd_cli.doctor.plugin import frontend_setting, plugins_setting
 from pdd_cli.doctor.report import report
-from pdd_cli.doctor.server import cloud_problem, proxy_finding
-from pdd_core.errors import CloudRefused, CloudUnreachable, SchemaVersionError
+from pdd_cli.doctor.server import cloud_problem, device_model, proxy_finding
+from pdd_core.errors import CloudRefused, CloudUnreachable, InvalidRequest, ModelError, SchemaVersionError
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_a_laboratory_that_is_there_must_have_our_version(version: str | None, l
         (CloudRefused("no", status=401), "refuses the key"),
         (CloudRefused("no", status=404), "the plugin is not active there"),
         (CloudRefused("odd", status=500), "odd"),
-        (SchemaVersionError("too new"), "too new"),
+        (SchemaVersionError("too new: upgrade pdd-device here"), "upgrade pdd-device here"),
     ],
 )
 def test_each_way_a_cloud_can_fail_has_its_own_words_and_fix(error, says: str) -> None:
@@ -109,6 +110,39 @@ def test_each_way_a_cloud_can_fail_has_its_own_words_and_fix(error, says: str) -
     assert finding.level is Level.FAIL
     assert says in finding.detail
     assert finding.fix
+
+
+def looked_at(render=lambda _: [1], *, trained=8192, n_ctx=4096) -> dict[str, Level]:
+    template = SimpleNamespace(supports_tools=True)
+    vocab = SimpleNamespace(size=10, eos_id=2, render_chat=render, chat_template=template)
+    engine = SimpleNamespace(vocab=vocab, n_ctx_train=trained)
+    return {finding.check: finding.level for finding in device_model("m.gguf", engine, n_ctx=n_ctx)}
+
+
+def raising(error):
+    def render(_):
+        raise error
+
+    return render
+
+
+@pytest.mark.parametrize(("trained", "warned"), [(4096, False), (4095, True), (0, False)])
+def test_a_context_beyond_the_training_is_told(trained: int, warned: bool) -> None:
+    assert ("context length" in looked_at(trained=trained)) is warned
+
+
+@pytest.mark.parametrize(
+    ("render", "level"),
+    [
+        (lambda _: [1], Level.OK),
+        (lambda _: [], Level.FAIL),
+        (raising(ModelError("the model has no chat template")), Level.WARN),
+        (raising(InvalidRequest("the template refuses these messages")), Level.FAIL),
+    ],
+    ids=["renders", "empty", "missing", "refuses"],
+)
+def test_the_chat_template_is_tried(render, level: Level) -> None:
+    assert looked_at(render)["chat template"] is level
 
 
 @pytest.fixture
