@@ -96,7 +96,7 @@ class CloudMonitor:
         except Exception as error:  # whatever a cloud says, the device goes on serving
             is_ours = isinstance(error, PDDError)
             self.connection = Connection.DOWN
-            self.error = error if isinstance(error, PDDError) else CloudRefused(f"not understood: {named(error)}")
+            self.error = error if isinstance(error, PDDError) else CloudRefused(type(error).__name__)
             if before is not Connection.DOWN:
                 logger.warning("the cloud is not available: %s", named(self.error), exc_info=not is_ours)
         else:
