@@ -158,7 +158,7 @@ class Limits(_Wire):
 class StructuredOutputs(_Wire):
     """vLLM's settings for answers that a grammar constrains (`StructuredOutputsConfig`)."""
 
-    backend: str = "auto"
+    backend: Name = "auto"
     """``auto``, ``xgrammar``, ``guidance``, ``outlines`` or ``lm-format-enforcer``."""
     disable_any_whitespace: bool = False
     """JSON has no white space."""

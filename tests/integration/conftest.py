@@ -110,7 +110,7 @@ def shared_server(prepared, folder):
         argv=(sys.executable, *words, "--port", server.root_url.rsplit(":", 1)[1], *SMALL),
         settings={
             **settings,
-            "PYTHONPATH": os.pathsep.join([str(WATCH), str(policy)]),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(WATCH), str(policy), os.environ.get("PYTHONPATH")])),
             "PDD_TEST_STEPS": str(steps),
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": f"0-{cpu_count() - 1}",

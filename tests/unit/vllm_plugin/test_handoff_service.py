@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from vllm_fakes import FakeEngine
 
-from pdd_core.handoff import CloudInfo
+from pdd_core.handoff import CloudInfo, StructuredOutputs
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.handoff_service import HandoffService
 
@@ -32,8 +32,13 @@ def start(monkeypatch):
             try_get_generation_config=lambda: generation_config,
             get_diff_sampling_param=lambda: sampling or {},
         )
-        parallel = SimpleNamespace(worker_cls="auto")
-        engine.vllm_config = SimpleNamespace(model_config=model, parallel_config=parallel)
+        engine.vllm_config = SimpleNamespace(
+            model_config=model,
+            parallel_config=SimpleNamespace(worker_cls="auto"),
+            structured_outputs_config=SimpleNamespace(
+                backend="guidance", disable_any_whitespace=True, disable_additional_properties=False
+            ),
+        )
         engine.get_tokenizer = Tokenizer
         service = HandoffService()
         info = service.start(engine, PDDConfig(), "m")
@@ -66,3 +71,9 @@ def test_a_wrong_value_in_a_models_files_does_not_keep_the_server_from_starting(
     _, info = start(sampling={"temperature": -0.5, "top_p": 0.9})
     assert info.default_sampling_params.given() == {"top_p": 0.9}
     assert "temperature" in caplog.text
+
+
+def test_how_formats_are_obeyed_is_told(start):
+    _, info = start()
+    told = StructuredOutputs(backend="guidance", disable_any_whitespace=True)
+    assert info.structured_outputs == told
