@@ -14,7 +14,7 @@ import openai
 from pdd_core.env import Env
 from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable, PDDError
 from pdd_core.http_client import new_async_client
-from pdd_llamacpp_adapter.cloud.cloud_client import translated
+from pdd_llamacpp_adapter.cloud.cloud_errors import translated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence

@@ -12,17 +12,18 @@ import openai
 from pydantic import BaseModel
 
 from pdd_core.env import Env
-from pdd_core.errors import CloudError, CloudRefused, CloudUnreachable
+from pdd_core.errors import CloudRefused
 from pdd_core.fingerprint import Name
 from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, HandoffDeleted, HandoffState, VocabularyPiece
 from pdd_core.http_client import new_async_client
-from pdd_llamacpp_adapter.cloud.cloud_gate import bounded_reading, parsed, shown
+from pdd_llamacpp_adapter.cloud.cloud_errors import answered
+from pdd_llamacpp_adapter.cloud.cloud_gate import bounded_reading, parsed
 from pdd_llamacpp_adapter.cloud.cloud_request import body_fields
 from pdd_llamacpp_adapter.cloud.cloud_stream import ANY_ID, CloudChunk, read_stream
 from pdd_llamacpp_adapter.cloud.tokenizer_check import check_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable
+    from collections.abc import AsyncGenerator
 
     from pdd_core.optin import OptIn
     from pdd_llamacpp_adapter.cloud.tokenizer_check import DeviceVocabulary
@@ -39,7 +40,6 @@ _LONGEST_CANCEL = 60.0
 """Seconds, whatever bound the cloud tells."""
 
 Wire = TypeVar("Wire", bound=BaseModel)
-Answer = TypeVar("Answer")
 
 
 class CloudClient:
@@ -154,7 +154,7 @@ class CloudClient:
         client = self._client if opt_in is None else self._client.with_options(max_retries=0)
         if opt_in is not None and self._knows_budget_policies:
             opt_in = replace(opt_in, tenant=self._tenant)
-        stream = await _answered(
+        stream = await answered(
             client.completions.create(
                 model=await self._model_name(),
                 prompt=list(request.prompt_token_ids),
@@ -208,7 +208,7 @@ class CloudClient:
         """
         query = f"?used={used}" if used is not None and self._knows_budget_policies else ""
         try:
-            body = await _answered(self._client.delete(f"{_path(handoff_id)}{query}", cast_to=bytes))
+            body = await answered(self._client.delete(f"{_path(handoff_id)}{query}", cast_to=bytes))
         except CloudRefused as error:
             if error.status == 404:
                 return True
@@ -231,37 +231,4 @@ def _path(handoff_id: str) -> str:
 
 
 async def _get(client: openai.AsyncOpenAI, path: str, wire: type[Wire]) -> Wire:
-    return parsed(await _answered(client.get(path, cast_to=bytes)), wire)
-
-
-async def _answered(call: Awaitable[Answer]) -> Answer:
-    try:
-        return await call
-    except CloudError:
-        raise
-    except openai.OpenAIError as error:
-        raise translated(error) from error
-    except Exception as error:  # what the package and its transport let pass of a strange answer
-        raise CloudRefused(f"the cloud's answer cannot be read: {type(error).__name__}") from error
-
-
-def translated(error: openai.OpenAIError) -> CloudError:
-    """Return `error` in this project's words."""
-    if isinstance(error, openai.APIConnectionError):
-        if isinstance(error.__cause__, CloudError):  # openai 2 takes the gate's own for the transport's
-            return error.__cause__
-        url = error.request.url
-        return CloudUnreachable(f"no connection to {url.host}:{url.port}: {error.message}")
-    if isinstance(error, openai.APIStatusError):
-        # vLLM's answer to a wrong key is a bare {"error": "Unauthorized"}
-        message = error.body.get("message") if isinstance(error.body, dict) else error.body
-        text = shown(message if message and isinstance(message, str) else error.message)
-        return CloudRefused(f"{text} (HTTP {error.status_code})", status=error.status_code, code=_code(error.code))
-    return CloudRefused(shown(str(error)))
-
-
-def _code(code: object) -> str | int | None:
-    """The openai package takes whatever comes."""
-    if isinstance(code, str):
-        return shown(code)
-    return code if isinstance(code, int) and abs(code) < ANY_ID else None
+    return parsed(await answered(client.get(path, cast_to=bytes)), wire)
