@@ -20,6 +20,7 @@ import openai
 
 from pdd_cli.demo_model import prepare
 from pdd_cli.launcher import CloudServer
+from pdd_core.errors import ModelError
 from pdd_core.patience import Patience
 from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, CloudClient, DeviceEngine, PDDevice
 
@@ -164,6 +165,13 @@ def chats(local: openai.OpenAI, cloud: openai.OpenAI) -> dict:
     return {name: {"equal": a == b, "over both engines": a, "alone": b} for name, (a, b) in pairs.items()}
 
 
+def has_template(engine: DeviceEngine) -> bool:
+    try:
+        return bool(engine.vocab.chat_template)
+    except ModelError:
+        return False
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("gguf", type=Path)
@@ -177,8 +185,8 @@ def main() -> None:
         resources.enter_context(server)
         with DeviceEngine.open(prepared.gguf, n_ctx=2048, n_threads=2) as engine:
             result = {"handoffs": asyncio.run(handoffs(engine, server.base_url, options.length))}
-            has_template = bool(engine.vocab.chat_template)
-        if has_template:
+            chat = has_template(engine)
+        if chat:
             settings = {"cloud_url": server.base_url, "cloud_api_key": KEY, "decode_budget": 8, "plan": "handoff"}
             device = resources.enter_context(PDDevice(prepared.gguf, n_ctx=2048, **settings))
             result["chats"] = chats(device.client, openai.OpenAI(base_url=server.base_url, api_key=KEY))
