@@ -40,14 +40,14 @@ async def check_tokenizer(
     `fetch_piece(start)` is called only on a mismatch, to name the first difference.
 
     Raises:
-        TokenizerMismatch: a token or a control token differs, or the device's end of sequence is not one of the
-            cloud's.
+        TokenizerMismatch: a token or a control token differs, or the device has an end of sequence that is not one
+            of the cloud's.
     """
     tokens, index = await anyio.to_thread.run_sync(_compared, cloud, device)
     if index is not None:
         raise TokenizerMismatch(_name_difference(await fetch_piece(index * PIECE), tokens, cloud))
     # the cloud may end answers at several tokens, and GGUF has room for one: which one, converters differ
-    if device.eos_id not in cloud.eos_ids:
+    if device.eos_id >= 0 and device.eos_id not in cloud.eos_ids:
         theirs = cloud.eos_ids[0] if cloud.eos_ids else None
         raise TokenizerMismatch(f"end of sequence is token {theirs} in the cloud, {device.eos_id} on the device")
     for token_id in cloud.special_ids:

@@ -92,6 +92,8 @@ class PDDevice(_LocalServer):
 
     def start(self) -> Self:
         """Load the model; see `_LocalServer.start`."""
+        if self._scope is not None:
+            return self
         super().start()
         self.client = new_client(self._url, api_key=self._key, max_retries=0)
         self.chat, self.completions = self.client.chat, self.client.completions

@@ -7,6 +7,7 @@ import pytest
 from template_families import WITH_TOOLS, WITHOUT_TOOLS
 
 from pdd_core.errors import InvalidRequest
+from pdd_core.sampling_defaults import DefaultSamplingParams
 from pdd_llamacpp_adapter.engine.chat_template import ChatTemplate
 from pdd_llamacpp_adapter.server.chat.chat_request import ChatRequest
 from pdd_llamacpp_adapter.server.prompts.prepare import prepare
@@ -113,7 +114,8 @@ def device(engine, family, monkeypatch):
         context_limit=lambda: 100_000,
         default_max_tokens=lambda prompt: 1,
         refines=False,
-        check_grammar=lambda request: None,
+        check_grammar=lambda request: request,
+        sampling_defaults=DefaultSamplingParams,
     )
 
     async def prompt(fields):

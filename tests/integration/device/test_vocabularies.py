@@ -84,7 +84,7 @@ async def checked(table, device, *, special_ids=()):
     async def piece(start):
         return VocabularyPiece(start=start, tokens=table[start : start + 1024])
 
-    cloud = fingerprint(table, special_ids=special_ids, eos_ids=[device.eos_id])
+    cloud = fingerprint(table, special_ids=special_ids, eos_ids=[device.eos_id] if device.eos_id >= 0 else [])
     await check_tokenizer(cloud, device, piece)
 
 

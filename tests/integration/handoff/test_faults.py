@@ -84,11 +84,16 @@ async def changed(base_url, how, number):
     """A proxy in front of the real cloud that changes one event of a stream, the others stay as they are."""
     host, port = base_url.removeprefix("http://").removesuffix("/v1").split(":")
 
+    open_writers, serving = [], []
+
     async def serve(reader, writer):
+        serving.append(asyncio.current_task())
+        open_writers.append(writer)
         head = await reader.readuntil(b"\r\n\r\n")
         lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
         body = await reader.readexactly(int(lengths[0].split(b":")[1]) if lengths else 0)
         up_reader, up_writer = await asyncio.open_connection(host, int(port))
+        open_writers.append(up_writer)
         kept = b"\r\n".join(line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection"))
         up_writer.write(kept.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + body)
         writer.write(await up_reader.readuntil(b"\r\n\r\n"))
@@ -107,6 +112,9 @@ async def changed(base_url, how, number):
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        for one in open_writers:
+            one.close()  # what still waits for the cloud's next event ends
+        await asyncio.gather(*serving, return_exceptions=True)
 
 
 class Behind:
