@@ -76,7 +76,8 @@ class ServerProcess:
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
-        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
+        output = self._process.stdout
+        self._reader = threading.Thread(target=self._read, args=(output,), name="server-output", daemon=True)
         self._reader.start()
 
     def stop(self, *, grace: float = GRACE) -> None:
