@@ -201,8 +201,10 @@ class Answer:
         self.logprobs.append(logprobs)
         self.likelihoods.append(None)
         ends = token in self.stop_ids  # and adds no text then, as in vLLM, unless such ends are to be shown
-        silent = self._text is None or (ends and not self._text.keeps_stop)
-        self.texts.append("" if silent or self._text is None else self._text.push(token))
+        if self._text is None or (ends and not self._text.keeps_stop):
+            self.texts.append("")
+        else:
+            self.texts.append(self._text.push(token))
         if ends:
             self.stop_reason = token if token in self._stop_token_ids else None
             self._finish(CloudEnd.STOP.value)

@@ -40,7 +40,8 @@ class GrammarFollower:
             if note is not None:
                 allowed = self.matcher.mask(self._size)
                 # what came was allowed, though the device might spell it otherwise
-                allowed[[token for token in (self._answer[index],) if token < self._size]] = True
+                if self._answer[index] < self._size:
+                    allowed[self._answer[index]] = True
                 note(index, allowed)
             if self.matcher.advance((self._answer[index],)) is not None:
                 raise GrammarRejected(f"the device's grammar engine rejects the cloud's token at position {index}")
