@@ -32,7 +32,7 @@ class HandoffService:
         self.info_json = b"{}"
 
     def start(self, engine_client: Any, config: PDDConfig, served_model_name: str) -> CloudInfo:
-        """Hash the vocabulary (once: 15 ms per 50,000 tokens) and put the recorder around the engine."""
+        """Hash the vocabulary (once: about 0.5 s for 262,144 tokens) and put the recorder around the engine."""
         self.config = config
         self.store = HandoffStore(config)
         self.metrics.configure(config)

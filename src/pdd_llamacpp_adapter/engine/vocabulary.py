@@ -67,7 +67,7 @@ class Vocabulary:
     @cached_property
     @keeps_model
     def token_bytes(self) -> list[bytes]:
-        """What each token means, as in `pdd_core.fingerprint`. About 0.5 s for 262,144, once."""
+        """What each token means, as in `pdd_core.fingerprint`. About 0.7 s for 262,144, once."""
         plain = L.LLAMA_TOKEN_ATTR_NORMAL | L.LLAMA_TOKEN_ATTR_BYTE
         is_words = L.llama_vocab_type(self._vocab) == L.LLAMA_VOCAB_TYPE_WPM
         made = []
