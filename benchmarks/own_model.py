@@ -11,11 +11,11 @@ import argparse
 import asyncio
 import json
 import math
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import openai
 
 from pdd_cli.demo_model import prepare
@@ -24,32 +24,12 @@ from pdd_core.errors import ModelError
 from pdd_core.patience import Patience
 from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, CloudClient, DeviceEngine, PDDevice
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+from cloud_support import PROMPTS
+from near_ties import NEAR_TIE
+
 KEY = "bench-key"
 BUDGETS = (1, 3, 8, 16)
-NEAR_TIE = 0.05
-"""Nats: two tokens this close can change places where kernels round differently."""
-PROMPTS = (
-    "The capital of France is",
-    "When in the Course of human events, it becomes necessary for one people to dissolve the political bands",
-    "def fibonacci(n):\n    ",
-    "Once upon a time there was a little girl who",
-    "The three primary colours are",
-    "Water boils at a temperature of",
-    "Q: What is the largest planet of the solar system?\nA:",
-    "Dear Sir or Madam,\n\nI am writing to",
-    "1, 1, 2, 3, 5, 8, 13,",
-    "The quick brown fox",
-    "In the beginning God created the heaven and the earth. And the earth was",
-    "Four score and seven years ago our fathers brought forth on this continent,",
-    "A recipe for pancakes:\n1.",
-    "import numpy as np\n\n# compute the mean of an array\n",
-    "The main difference between a virus and a bacterium is",
-    "To be, or not to be, that is the question:",
-    "Le petit chat est",
-    "SELECT name, age FROM users WHERE",
-    "The president of the United States lives in",
-    "Roses are red, violets are blue,",
-)
 WEATHER = {
     "type": "function",
     "function": {
@@ -74,11 +54,11 @@ async def answer(engine: DeviceEngine, cloud: CloudClient | None, request: Answe
     return shown
 
 
-async def margin(engine: DeviceEngine, prefix: list[int]) -> float:
-    """Difference of the two best logits after `prefix`."""
+async def margin(engine: DeviceEngine, prefix: list[int], tokens: list[int]) -> float:
+    """How much likelier the device finds one of two tokens behind `prefix`, in nats."""
     await engine.memory.rewind(0)
-    best = np.partition(await engine.extend(prefix, want_logits=True), -2)[-2:]
-    return float(abs(best[1] - best[0]))
+    logits = await engine.extend(prefix, want_logits=True)
+    return abs(float(logits[tokens[0]] - logits[tokens[1]]))
 
 
 async def handoffs(engine: DeviceEngine, url: str, length: int) -> dict:
@@ -97,7 +77,7 @@ async def handoffs(engine: DeviceEngine, url: str, length: int) -> dict:
                 )
             ).choices[0]
             prompt, alone = choice.prompt_token_ids, choice.token_ids
-            if prompt != list(engine.vocab.tokenize(text)):
+            if prompt != list(engine.vocab.tokenize(text, special=True, add_bos=True)):
                 prompts_differ.append(text)
             for budget in BUDGETS:
                 request = AnswerRequest(prompt_token_ids=prompt, max_tokens=length, decode_budget=budget)
@@ -105,14 +85,11 @@ async def handoffs(engine: DeviceEngine, url: str, length: int) -> dict:
                 if ids == alone:
                     equal += 1
                     continue
-                at = next(
-                    (i for i, (a, b) in enumerate(zip(ids, alone, strict=False)) if a != b),
-                    min(len(ids), len(alone)),
-                )
-                gap = await margin(engine, [*prompt, *alone[:at]])
-                differing.append(
-                    {"prompt": text, "budget": budget, "at": at, "margin": gap, "near_tie": gap < NEAR_TIE}
-                )
+                pairs = enumerate(zip(ids, alone, strict=False))
+                at = next((i for i, (ours, theirs) in pairs if ours != theirs), None)
+                gap = at if at is None else await margin(engine, [*prompt, *alone[:at]], [ids[at], alone[at]])
+                near_tie = gap is not None and gap < NEAR_TIE  # None: one of them only ends earlier
+                differing.append({"prompt": text, "budget": budget, "at": at, "margin": gap, "near_tie": near_tie})
     return {
         "equal": equal,
         "of": len(PROMPTS) * len(BUDGETS),
