@@ -103,7 +103,7 @@ class _Writer:
                 made = {"anyOf": [self.schema(one) for one in value]}
                 return {**rest, **made} if beside else made
             case "allOf" if isinstance(value, list):
-                if len(value) == 1 and not beside:
+                if len(value) == 1 and isinstance(value[0], dict) and not beside:
                     return dict(self.schema(value[0]))
                 self.differs.append("allOf")
             case "const":

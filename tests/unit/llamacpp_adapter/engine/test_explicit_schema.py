@@ -66,6 +66,12 @@ def test_alternatives():
     assert made({"type": "integer", "enum": [1, "a", True, 2]}) == {"enum": [1, 2]}
 
 
+@pytest.mark.parametrize("one", [True, False, None, 3, "x", []])
+def test_all_of_one_that_is_no_object_is_left_to_one_side(one):
+    """True and false are schemas, too."""
+    assert explicit_schema({"allOf": [one]}, closed=True) == ({"allOf": [one]}, "allOf")
+
+
 def test_patterns_are_of_the_whole_text_and_of_ascii():
     patterns = {
         "ab": "^ab$",
