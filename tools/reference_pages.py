@@ -213,7 +213,13 @@ def wire() -> list[str]:
         "In vLLM's `vllm_xargs`. A meaning that speaks of None means that the field is left out.",
         table(["field", "type and bounds", "meaning"], rows),
     ]
-    models = (handoff.HandoffState, handoff.DecodeBudget, handoff.Refinement, handoff.NoRefinement)
+    models = (
+        handoff.HandoffState,
+        handoff.HandoffUpdate,
+        handoff.DecodeBudget,
+        handoff.Refinement,
+        handoff.NoRefinement,
+    )
     told = (handoff.CloudInfo, handoff.Limits, handoff.StructuredOutputs, DefaultSamplingParams)
     answers = (*told, TokenizerFingerprint)
     for model in (*models, *answers, handoff.VocabularyPiece, handoff.HandoffDeleted):
@@ -238,6 +244,7 @@ _BOUNDS = {
     "protect": lambda _: "list of integers `[start, end, start, end, ...]`, increasing",
     "tenant": lambda optin: _chars(optin.TENANT_CHARS),
     "extends": lambda optin: _chars(optin.HANDOFF_ID_CHARS),
+    "inline": lambda _: "`true` or `false`",
 }
 
 

@@ -11,7 +11,6 @@
     ├── ServerStopping              the device's server stops, and the answer has not begun (HTTP 503)
     ├── InvalidOptIn                a pdd_* request field is wrong                          (HTTP 400)
     │   └── HandoffInUse            the handoff id belongs to a running or deleted request  (HTTP 400)
-    ├── HandoffNotFound             unknown or expired id                                   (HTTP 404)
     ├── SchemaVersionError          the other side uses another major version of the wire schema
     ├── TokenizerMismatch           device and cloud do not share one vocabulary
     ├── CloudError
@@ -48,7 +47,6 @@ __all__ = [
     "DeviceError",
     "GrammarRejected",
     "HandoffInUse",
-    "HandoffNotFound",
     "InvalidGrammar",
     "InvalidOptIn",
     "InvalidRefinement",
@@ -167,13 +165,6 @@ class HandoffInUse(InvalidOptIn):
     """The handoff id belongs to a running request, or to one that was deleted within the last minute; a 400.
 
     What to do: use a new id.
-    """
-
-
-class HandoffNotFound(PDDError):
-    """No state has this id: it never existed, has expired, or was deleted; a 404 over HTTP.
-
-    What to do: start anew.
     """
 
 

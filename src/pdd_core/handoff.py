@@ -28,6 +28,10 @@ SCHEMA_VERSION = "2.0"
 BUDGET_POLICIES = "budget_policies"
 """In `CloudInfo.features`: the server knows the fields ``pdd_least_budget``, ``pdd_tenant`` and ``pdd_extends``,
 and ``used`` with a DELETE. One that does not would refuse a request with them."""
+INLINE_UPDATES = "inline"
+"""In `CloudInfo.features`: the server knows the field ``pdd_inline``."""
+BY_POST = "by_post"
+"""In `CloudInfo.features`: the server knows the fields of `pdd_core.state_request`."""
 
 
 SchemaVersion = Annotated[
@@ -142,6 +146,31 @@ class HandoffState(_Wire):
     """The refined prompt, or why there is none."""
 
 
+class HandoffUpdate(_Wire):
+    """What a streamed answer tells of its handoff, if the request has ``pdd_inline``.
+
+    It is the field `pdd` of a data object of its own, which has no choices. It comes when the budget is first known,
+    when the refinement is settled, and before ``[DONE]``.
+    """
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    """See docs/wire.md#versions."""
+    handoff_id: str
+    """As in the request."""
+    request_id: str
+    """The ``id`` of the completion."""
+    status: Status
+    """How far the cloud's part is."""
+    finish_reason: str | None = None
+    """As in the stream."""
+    stop_reason: int | str | None = None
+    """As in the stream."""
+    decode_budget: DecodeBudget | None = None
+    """As in `HandoffState`."""
+    refinement: Annotated[Refinement | NoRefinement, Field(discriminator="kind")] | None = None
+    """The refined prompt, or why there is none: once, in the first update after that is settled."""
+
+
 class Limits(_Wire):
     """Bounds the server enforces."""
 
@@ -186,7 +215,8 @@ class CloudInfo(_Wire):
     or nothing of its own with ``--generation-config vllm``. Null: not told."""
     features: list[Name]
     """``decode_budget``, ``budget_policies`` (the server knows ``pdd_least_budget``, ``pdd_tenant``,
-    ``pdd_extends`` and ``used``), ``handoff_state``, and ``refinement`` where it is on."""
+    ``pdd_extends`` and ``used``), ``handoff_state``, ``inline`` and ``by_post``, and ``refinement`` where it is
+    on."""
     refinement: Name
     """``off``, or where refined prompts come from: ``attention``, ``lexical``, ``truncation``, ``random``."""
     structured_outputs: StructuredOutputs | None = None

@@ -24,9 +24,10 @@ PROTECT = "pdd_protect"
 LEAST_BUDGET = "pdd_least_budget"
 TENANT = "pdd_tenant"
 EXTENDS = "pdd_extends"
+INLINE = "pdd_inline"
 
 PREFIX = "pdd_"
-FIELDS = (HANDOFF, DECODE_BUDGET, LEAST_BUDGET, REFINE_RATIO, PROTECT, TENANT, EXTENDS)
+FIELDS = (HANDOFF, DECODE_BUDGET, LEAST_BUDGET, REFINE_RATIO, PROTECT, TENANT, EXTENDS, INLINE)
 MAX_DECODE_BUDGET = 1_000_000
 """Far above any context length; larger values are typing errors, not wishes."""
 
@@ -64,6 +65,8 @@ class OptIn:
     proof."""
     extends: str | None = None
     """Handoff id of the request that this one goes on from; it is only counted."""
+    inline: bool = False
+    """Have a streamed answer carry the budget, the refined prompt and the final status: `HandoffUpdate`."""
 
     def xargs(self) -> dict[str, str | int | float | list[int]]:
         """Return the fields as they go into ``vllm_xargs``."""
@@ -75,6 +78,7 @@ class OptIn:
             PROTECT: [bound for span in self.protect for bound in span] or None,
             TENANT: self.tenant,
             EXTENDS: self.extends,
+            INLINE: 1 if self.inline else None,
         }
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -105,6 +109,7 @@ def parse_opt_in(xargs: Mapping[str, Any] | None) -> OptIn | None:
         least_budget=least,
         tenant=_name(TENANT, xargs[TENANT], TENANT_CHARS) if TENANT in xargs else None,
         extends=_name(EXTENDS, xargs[EXTENDS], HANDOFF_ID_CHARS) if EXTENDS in xargs else None,
+        inline=_flag(INLINE, xargs[INLINE]) if INLINE in xargs else False,
     )
 
 
@@ -138,6 +143,13 @@ def _name(field: str, value: object, chars: tuple[int, int], *, hint: str = "") 
     if not _NAME.fullmatch(value):
         raise _invalid(field, f"may only have the characters A-Z a-z 0-9 . _ -{hint}")
     return value
+
+
+def _flag(field: str, value: object) -> bool:
+    # JSON's true is 1 by the time that vLLM hands it on
+    if value not in {0, 1} or not isinstance(value, int):
+        raise _invalid(field, f"must be true or false, not {_show(value)}")
+    return bool(value)
 
 
 def _budget(field: str, value: object) -> int:

@@ -17,6 +17,7 @@ from pdd_vllm_plugin.generate_recorder import GenerateRecorder
 from pdd_vllm_plugin.handoff_store import HandoffStore
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.prompt_refiner import PromptRefiner
+from pdd_vllm_plugin.state_answers import Elsewhere, StateAnswers
 from pdd_vllm_plugin.token_bytes import TokenBytes
 
 
@@ -30,6 +31,9 @@ class HandoffService:
         self.metrics = CloudMetrics(CollectorRegistry()) if metrics is None else metrics
         self.vocabulary: list[bytes | None] = []
         self.info_json = b"{}"
+        self.answers = StateAnswers(self)
+        self.elsewhere: list[Elsewhere] = []
+        """Asked in turn for a state that is not in this process."""
 
     def start(self, engine_client: Any, config: PDDConfig, served_model_name: str) -> CloudInfo:
         """Hash the vocabulary (once: about 0.5 s for 262,144 tokens) and put the recorder around the engine."""

@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeVar
 
-from pdd_core.errors import HandoffInUse, HandoffNotFound
+from pdd_core.errors import HandoffInUse
 from pdd_core.handoff import Status
 from pdd_core.optin import HANDOFF, HANDOFF_ID_CHARS
 from pdd_vllm_plugin.compat import client_chosen_part
@@ -45,7 +45,8 @@ class HandoffStore:
         self._not_begun: OrderedDict[str, HandoffRecord] = OrderedDict()
         """Those that may never begin, as they came; some have begun since."""
         self._by_completion: dict[str, list[str]] = {}
-        self._tombstones: OrderedDict[str, float] = OrderedDict()
+        self._tombstones: OrderedDict[str, tuple[float, bool]] = OrderedDict()
+        """When, and whether there was a state."""
 
     def __len__(self) -> int:
         return len(self._records)
@@ -106,17 +107,10 @@ class HandoffStore:
             self._ended[handoff_id] = record
         self._make_room()
 
-    def get(self, handoff_id: str) -> HandoffRecord:
-        """Return a record.
-
-        Raises:
-            HandoffNotFound: unknown, expired or deleted.
-        """
+    def get(self, handoff_id: str) -> HandoffRecord | None:
+        """Return a record; None if it is unknown, expired or deleted."""
         self.purge()
-        record = self._records.get(handoff_id)
-        if record is None:
-            raise HandoffNotFound("no handoff has this id: it is unknown, expired or deleted")
-        return record
+        return self._records.get(handoff_id)
 
     def find(self, completion_or_handoff_id: str) -> list[HandoffRecord]:
         """Return the records that a completion's id, or a handoff id, names.
@@ -132,21 +126,26 @@ class HandoffStore:
         return [self._records[handoff_id] for handoff_id in self._by_completion.get(completion_or_handoff_id, ())]
 
     def delete(self, handoff_id: str) -> None:
-        """Drop a record, or remember an id that is not known yet, so that its late POST is refused."""
-        names = [handoff_id]
-        if handoff_id in self._records:
-            names.append(self._records[handoff_id].completion_id)
-            self._drop(handoff_id)
-        for name in names:
-            self._tombstones[name] = self._clock()
-            self._tombstones.move_to_end(name)
+        """Drop a record. Its names are remembered for a minute."""
+        completion = self._records[handoff_id].completion_id
+        self._drop(handoff_id)
+        self._bury(handoff_id, existed=True)
+        self._bury(completion, existed=True)
+
+    def refuse(self, handoff_id: str) -> None:
+        """Refuse an id that is not known yet for a minute: its DELETE may have overtaken its POST."""
+        self._bury(handoff_id, existed=False)
+
+    def _bury(self, name: str, *, existed: bool) -> None:
+        self._tombstones[name] = self._clock(), existed
+        self._tombstones.move_to_end(name)
         while len(self._tombstones) > MAX_TOMBSTONES:
             self._tombstones.popitem(last=False)
 
     def was_deleted(self, completion_or_handoff_id: str) -> bool:
-        """Was this id deleted within the last minute?"""
+        """Was there a state of this name, and was it deleted within the last minute?"""
         self.purge()
-        return completion_or_handoff_id in self._tombstones
+        return self._tombstones.get(completion_or_handoff_id, (0.0, False))[1]
 
     def expires_in(self, record: HandoffRecord) -> float:
         """Seconds until `record` is dropped if nothing changes."""
@@ -166,7 +165,7 @@ class HandoffStore:
                 self._drop(record.opt_in.handoff_id)
             else:
                 break
-        while self._tombstones and now - _first(self._tombstones) > TOMBSTONE_TTL_S:
+        while self._tombstones and now - _first(self._tombstones)[0] > TOMBSTONE_TTL_S:
             self._tombstones.popitem(last=False)
 
     def _make_room(self) -> None:

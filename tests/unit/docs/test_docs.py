@@ -22,6 +22,7 @@ from pdd_core.planner import types
 from pdd_core.refinement.prompt import RefinePrompt
 from pdd_core.refinement.scores import PromptScores
 from pdd_core.sampling_defaults import DefaultSamplingParams
+from pdd_core.state_request import MAX_WAIT_S
 from pdd_core.timeline import Timeline
 from pdd_llamacpp_adapter.request import AnswerRequest
 from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
@@ -32,7 +33,7 @@ from pdd_llamacpp_adapter.session.outcome import Mode, Outcome
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.generate_recorder import SAMPLING_FIELDS
 from pdd_vllm_plugin.handoff_record import HandoffRecord
-from pdd_vllm_plugin.handoff_routes import MAX_WAIT_S, make_router
+from pdd_vllm_plugin.handoff_routes import make_router
 from pdd_vllm_plugin.handoff_service import HandoffService
 from pdd_vllm_plugin.handoff_store import MAX_TOMBSTONES, NOT_STARTED_TTL_S, TOMBSTONE_TTL_S
 from pdd_vllm_plugin.metrics import CloudMetrics

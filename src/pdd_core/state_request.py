@@ -1,0 +1,111 @@
+"""What can be asked of a cloud beside answers, and its form inside a POST, which every router forwards.
+
+``POST /v1/chat/completions`` or ``/v1/completions`` with one of the fields `Verb.INFO` to `Verb.CANCEL` in
+``vllm_xargs`` is answered as the route under ``/v1/pdd`` of the same purpose is. Nothing else in the body is read.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from pdd_core.errors import InvalidOptIn
+from pdd_core.optin import check_handoff_id
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+AFTER = "pdd_after"
+WAIT = "pdd_wait"
+USED = "pdd_used"
+MAX_WAIT_S = 60.0
+"""Longest time that one request may wait for a change."""
+
+
+class Verb(StrEnum):
+    """What is asked. The values of the first four are names of fields."""
+
+    INFO = "pdd_info"
+    """``GET /v1/pdd/info``"""
+    VOCABULARY = "pdd_vocabulary"
+    """``GET /v1/pdd/vocabulary?start=``"""
+    READ = "pdd_read"
+    """``GET /v1/pdd/handoffs/{id}?after=&wait=``"""
+    CANCEL = "pdd_cancel"
+    """``DELETE /v1/pdd/handoffs/{id}?used=``"""
+    RETRIEVE = "retrieve"
+    """``GET /v1/chat/completions/{id}``, by the completion's id or the handoff id."""
+    DELETE = "delete"
+    """``DELETE /v1/chat/completions/{id}``"""
+
+
+BY_POST = (Verb.INFO, Verb.VOCABULARY, Verb.READ, Verb.CANCEL)
+
+
+@dataclass(frozen=True, slots=True)
+class StateRequest:
+    """One question."""
+
+    verb: Verb
+    id: str = ""
+    """Handoff id, or a completion's with `Verb.RETRIEVE` and `Verb.DELETE`."""
+    after: int = 0
+    """Output ids to leave out."""
+    wait: float | None = None
+    """Seconds to wait for a change."""
+    used: int | None = None
+    """How many tokens of the answer the client had a use for."""
+    start: int = 0
+    """First token id of the piece of the vocabulary."""
+
+    def xargs(self) -> dict[str, str | int | float]:
+        """Return the fields as they go into ``vllm_xargs``; of a verb in `BY_POST`."""
+        value: str | int = {Verb.INFO: 1, Verb.VOCABULARY: self.start}.get(self.verb, self.id)
+        fields = {str(self.verb): value, AFTER: self.after or None, WAIT: self.wait, USED: self.used}
+        return {name: field for name, field in fields.items() if field is not None}
+
+
+def parse_state_request(xargs: Mapping[str, Any]) -> StateRequest | None:
+    """Read a question out of ``vllm_xargs``. Returns None when there is none.
+
+    Raises:
+        InvalidOptIn: a field is of the wrong type, out of range, or does not go with the question.
+    """
+    asked = [verb for verb in BY_POST if verb in xargs]
+    if not asked:
+        return None
+    verb = asked[0]
+    goes_with = {Verb.READ: (AFTER, WAIT), Verb.CANCEL: (USED,)}.get(verb, ())
+    for name in xargs:
+        if name.startswith("pdd_") and name != verb and name not in goes_with:
+            raise _invalid(name, f"does not go with {verb}")
+    value = xargs[verb]
+    if verb is Verb.INFO and value != 1:  # JSON's true is 1 by the time that vLLM hands it on
+        raise _invalid(verb, "must be true")
+    return StateRequest(
+        verb,
+        id=check_handoff_id(value) if verb in {Verb.READ, Verb.CANCEL} else "",
+        after=_count(AFTER, xargs.get(AFTER, 0)),
+        wait=_seconds(xargs[WAIT]) if WAIT in xargs else None,
+        used=_count(USED, xargs[USED]) if USED in xargs else None,
+        start=_count(verb, value) if verb is Verb.VOCABULARY else 0,
+    )
+
+
+def _count(field: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise _invalid(field, "must be an integer of at least 0")
+    return value
+
+
+def _seconds(value: object) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not 0 <= value <= MAX_WAIT_S:  # type: ignore[operator]
+        raise _invalid(WAIT, f"must be a number of seconds from 0 to {MAX_WAIT_S:g}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _invalid(name: str, problem: str) -> InvalidOptIn:
+    return InvalidOptIn(f"{name} {problem}", param=f"vllm_xargs.{name}")

@@ -1,0 +1,132 @@
+"""Answers what is asked about handoff states, by whichever way it came: a route, a POST, another process.
+
+What is not here is looked for elsewhere before it is said to be nowhere.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+from starlette.responses import JSONResponse, Response
+
+from pdd_core.errors import InvalidOptIn
+from pdd_core.fingerprint import PIECE
+from pdd_core.handoff import HandoffDeleted, HandoffState, Status, VocabularyPiece
+from pdd_core.optin import check_handoff_id
+from pdd_core.state_request import StateRequest, Verb
+from pdd_vllm_plugin import openai_json
+from pdd_vllm_plugin.cancel import cancel, confirm
+
+if TYPE_CHECKING:
+    from pdd_vllm_plugin.handoff_record import HandoffRecord
+    from pdd_vllm_plugin.handoff_service import HandoffService
+
+UNKNOWN = "no handoff has this id: it is unknown, expired or deleted"
+UNKNOWN_COMPLETION = "no opted-in completion has this id: it is unknown, expired or deleted"
+_OBJECTS = {Verb.CANCEL: "pdd.handoff.deleted", Verb.DELETE: "chat.completion.deleted"}
+
+
+class Elsewhere(Protocol):
+    """Where states are that this process does not have."""
+
+    async def answer(self, request: StateRequest) -> Response | None:
+        """Return its answer, or None if it has no such state either."""
+
+
+class StateAnswers:
+    """Over one `HandoffService`."""
+
+    def __init__(self, service: HandoffService) -> None:
+        self._service = service
+
+    async def answer(self, request: StateRequest) -> Response:
+        """Answer from here, else from elsewhere, else with a 404."""
+        found = await self.answer_here(request)
+        for elsewhere in self._service.elsewhere:
+            if found is not None:
+                break
+            found = await elsewhere.answer(request)
+        return self._not_found(request) if found is None else found
+
+    async def answer_here(self, request: StateRequest) -> Response | None:
+        """Answer from what this process has; None if the state is not here."""
+        if request.verb is Verb.INFO:
+            return Response(self._service.info_json, media_type="application/json")
+        if request.verb is Verb.VOCABULARY:
+            piece = self._service.vocabulary[request.start : request.start + PIECE]
+            return _json(VocabularyPiece(start=request.start, tokens=piece))
+        records = self._named(request)
+        if len(records) > 1:
+            return openai_json.error(409, "several requests were sent with this X-Request-Id: use the handoff id")
+        if request.verb in _OBJECTS:
+            return await self._delete(request, records[0] if records else None)
+        if not records:
+            return None
+        if request.verb is Verb.RETRIEVE:
+            return JSONResponse(openai_json.chat_completion(records[0], self._state(records[0])))
+        return await self._read(request, records[0])
+
+    def _named(self, request: StateRequest) -> list[HandoffRecord]:
+        if request.verb in {Verb.READ, Verb.CANCEL}:
+            record = self._service.store.get(request.id)
+            return [] if record is None else [record]
+        return self._service.store.find(request.id)
+
+    async def _read(self, request: StateRequest, record: HandoffRecord) -> Response:
+        """Send the state now, or after up to `wait` seconds when it changes.
+
+        A change is the refined prompt's being there, then the request's end. Without `wait`, only a refined prompt
+        that is being made is waited for: it is part of the state from the first token on.
+        """
+        wait = request.wait
+        if record.refinement_pending and (wait or record.refining):
+            with anyio.move_on_after(self._service.config.cancel_timeout_s if wait is None else wait):
+                await record.refined.wait()
+        elif wait and record.status is Status.RUNNING:
+            with anyio.move_on_after(wait):
+                await record.changed.wait()
+        return _json(self._state(record, request.after))
+
+    def _state(self, record: HandoffRecord, after: int = 0) -> HandoffState:
+        return record.state(expires=time.time() + self._service.store.expires_in(record), after=after)
+
+    async def _delete(self, request: StateRequest, record: HandoffRecord | None) -> Response | None:
+        """Stop the cloud's decoding, drop the state, and answer when the engine has confirmed."""
+        service = self._service
+        # Without a record it was deleted before: only the engine's word may still be missing.
+        if record is None and not service.store.was_deleted(request.id):
+            return None
+        engine, timeout = service.engine_client, service.config.cancel_timeout_s
+        running = record is not None and record.status is Status.RUNNING
+        if record is None:
+            confirmed = await confirm(engine, timeout)
+        else:
+            service.store.delete(record.opt_in.handoff_id)
+            confirmed = await cancel(engine, record, timeout)
+            if request.used is not None:
+                service.metrics.used(record, request.used)
+        if running:
+            service.metrics.cancelled(confirmed=confirmed)
+        body: dict[str, Any] = HandoffDeleted(
+            id=request.id, object=_OBJECTS[request.verb], confirmed=confirmed
+        ).model_dump()
+        return JSONResponse(body, status_code=200 if confirmed else 202)
+
+    def _not_found(self, request: StateRequest) -> Response:
+        if request.verb in {Verb.RETRIEVE, Verb.DELETE}:
+            return openai_json.error(404, UNKNOWN_COMPLETION)
+        if request.verb is Verb.CANCEL:
+            try:
+                # It may have overtaken its POST: the id is refused for a minute.
+                self._service.store.refuse(check_handoff_id(request.id))
+            except InvalidOptIn:
+                return openai_json.error(404, UNKNOWN)
+            late = "a request that comes with this id within a minute is refused"
+            return openai_json.error(404, f"{UNKNOWN}; {late}")
+        return openai_json.error(404, UNKNOWN)
+
+
+def _json(model: HandoffState | VocabularyPiece) -> Response:
+    return Response(model.model_dump_json(), media_type="application/json")
