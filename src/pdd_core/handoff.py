@@ -149,8 +149,8 @@ class HandoffState(_Wire):
 class HandoffUpdate(_Wire):
     """What a streamed answer tells of its handoff, if the request has ``pdd_inline``.
 
-    It is the field `pdd` of a data object of its own, which has no choices. It comes when the budget is first known,
-    when the refinement is settled, and before ``[DONE]``.
+    It is the field `pdd` of a data object of its own, which has no choices. It comes when the budget is first
+    known, when the refinement is settled, and before ``[DONE]``.
     """
 
     schema_version: SchemaVersion = SCHEMA_VERSION
