@@ -86,7 +86,7 @@ class BudgetedRequest:
         return budget is not None and budget < self.client_max_tokens and self.request.num_output_tokens >= budget
 
     def report(self) -> dict[str, Any]:
-        """Return what the API server is told of the budget, and of the engine; see `budget_in_kv_transfer_params`."""
+        """Return what the API server is told with the next output; see `budget_in_kv_transfer_params`."""
         self.to_report = False
         return {
             "engine": self.engine,
