@@ -45,7 +45,7 @@ def output(token_ids, text="", finish_reason=None, stop_reason=None, *, prompt=(
 
 
 def parallel(*, engines=1, first=0, local=None, **more):
-    """vLLM's ``ParallelConfig``: `engines` in all, or `local` of them on this machine, the first with this rank."""
+    """vLLM's ``ParallelConfig``: `engines` in all, `local` of them on this machine, from rank `first` on."""
     return SimpleNamespace(
         data_parallel_index=first, data_parallel_size=engines, local_engines_only=local is not None,
         data_parallel_size_local=local or engines, **{"worker_cls": "auto", "_api_process_count": 1, **more},
