@@ -2,7 +2,6 @@
 
 import re
 import threading
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -26,8 +25,7 @@ def on(rank):
 
 
 def by_engine(client, metric):
-    with urllib.request.urlopen(client.metrics_url) as answer:
-        text = answer.read().decode()
+    text = client.get(client.metrics_url, cast_to=str)
     found = re.findall(rf'^{metric}{{[^}}]*engine="(\d)"[^}}]*}} (\S+)$', text, re.MULTILINE)
     return {int(engine): float(value) for engine, value in found}
 
