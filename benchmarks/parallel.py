@@ -170,6 +170,8 @@ def main():
     names = chosen(gpus=options.gpus, on_cpu=on_cpu, only=options.only)
     if not names:
         parser.error("none of these deployments fits this machine")
+    # else vLLM closes pooled connections after five seconds, at times just when one is used again
+    os.environ.setdefault("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "600")
     if on_cpu:
         # a core for each engine; vLLM takes one list of cores per engine
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "0|1")
