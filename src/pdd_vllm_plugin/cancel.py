@@ -30,10 +30,10 @@ async def cancel(engine_client: Any, record: HandoffRecord, timeout: float) -> b
         # The outside form of the id; returns at once, before the engine has acted.
         await engine_client.abort(record.engine_request_id)
         record.end("abort")
-    return await confirm(engine_client, record.engine, timeout)
+    return await confirm(engine_client, timeout, record.engine)
 
 
-async def confirm(engine_client: Any, rank: int | None, timeout: float) -> bool:
+async def confirm(engine_client: Any, timeout: float, rank: int | None = None) -> bool:
     """Wait until the engine has handled everything sent before now; False if that takes over `timeout` seconds.
 
     ``is_paused`` is a call to the engine that changes nothing and waits its turn in the same queue as the abort.
@@ -41,8 +41,8 @@ async def confirm(engine_client: Any, rank: int | None, timeout: float) -> bool:
 
     Args:
         engine_client: vLLM's.
-        rank: the engine that has the request. Where it is not known, each engine is waited for.
         timeout: seconds.
+        rank: the engine that has the request. Where it is not known, each engine is waited for.
     """
     with anyio.move_on_after(timeout):
         try:

@@ -134,7 +134,7 @@ def make_router(service: HandoffService) -> APIRouter:
         # Without a record it was deleted before: only the engine's word may still be missing.
         engine, timeout = service.engine_client, service.config.cancel_timeout_s
         running = record is not None and record.status is Status.RUNNING
-        confirmed = await (confirm(engine, None, timeout) if record is None else cancel(engine, record, timeout))
+        confirmed = await (confirm(engine, timeout) if record is None else cancel(engine, record, timeout))
         if running:
             service.metrics.cancelled(confirmed=confirmed)
         body: dict[str, Any] = HandoffDeleted(id=shown_id, object=object_name, confirmed=confirmed).model_dump()

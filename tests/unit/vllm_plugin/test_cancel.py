@@ -40,7 +40,7 @@ async def test_only_the_engine_that_has_the_request_is_waited_for(engines):
 
 async def test_a_request_whose_engine_is_not_known_is_confirmed_by_all(engines):
     engines.engine_core.held[1] = anyio.Event()
-    waiting = asyncio.create_task(confirm(engines, None, timeout=30))
+    waiting = asyncio.create_task(confirm(engines, timeout=30))
     while len(engines.engine_core.asked) < 2:
         await asyncio.sleep(0)
     assert not waiting.done()
@@ -51,11 +51,11 @@ async def test_a_request_whose_engine_is_not_known_is_confirmed_by_all(engines):
 
 async def test_an_engine_that_says_nothing_in_time_has_confirmed_nothing(engines):
     engines.engine_core.held[1] = anyio.Event()
-    assert not await confirm(engines, 1, timeout=0.01)
+    assert not await confirm(engines, timeout=0.01, rank=1)
 
 
 @pytest.mark.parametrize("rank", [None, 1])
 async def test_where_no_engine_can_be_asked_alone_vllm_asks_all(rank):
     client = FakeEngine()
-    assert await confirm(client, rank, timeout=30)
+    assert await confirm(client, timeout=30, rank=rank)
     assert client.paused_calls == 1

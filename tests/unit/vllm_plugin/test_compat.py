@@ -1,6 +1,6 @@
 import sys
 from importlib import metadata
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 from vllm_fakes import FakeCoreClient
@@ -89,20 +89,6 @@ class AsksOtherwise(FakeCoreClient):
 async def test_a_vllm_that_cannot_ask_one_engine_says_so(client):
     with pytest.raises(EngineNotAddressable):
         await compat.ask_engine(client, None, "method")
-
-
-@pytest.fixture
-def arg_utils(monkeypatch):
-    """vLLM's module with the class that makes configurations."""
-    module = ModuleType("vllm.engine.arg_utils")
-
-    class EngineArgs:
-        def create_engine_config(self, usage_context=None, headless=False):
-            return SimpleNamespace(headless=headless)
-
-    module.EngineArgs = EngineArgs
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    return module
 
 
 SERVING = SimpleNamespace(name="OPENAI_API_SERVER")
