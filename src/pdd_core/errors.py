@@ -4,7 +4,7 @@
 
     PDDError
     ├── ConfigurationError          a setting that cannot work; the message names it
-    │   └── UnsupportedDeployment   the plugin cannot serve this deployment (several API servers, data parallel)
+    │   └── UnsupportedDeployment   the plugin cannot serve this deployment: several API servers, for one
     ├── InvalidRequest              a field of a request to the device is wrong             (HTTP 400)
     │   └── InvalidGrammar          a JSON schema or grammar that cannot be compiled        (HTTP 400)
     ├── DeviceBusy                  the device's queue is full                              (HTTP 429)
@@ -22,6 +22,7 @@
     │   ├── DeviceEngineFailed      llama.cpp returned an error code, or made no token in time
     │   └── GrammarRejected         the device's grammar engine rejects the cloud's tokens
     ├── NotCaptured                 a prompt's attention was not captured, so it is not refined
+    ├── EngineNotAddressable        this vLLM gives no way to ask one of several engines
     ├── ModelError                  a model file is missing, unreadable or of another kind
     ├── InvalidRefinement           a refined prompt has wrong indices or misses a protected token
     ├── InvalidTrace                a trace file has a line that cannot be read
@@ -45,6 +46,7 @@ __all__ = [
     "DeviceBusy",
     "DeviceEngineFailed",
     "DeviceError",
+    "EngineNotAddressable",
     "GrammarRejected",
     "HandoffInUse",
     "InvalidGrammar",
@@ -101,9 +103,10 @@ class ConfigurationError(PDDError):
 class UnsupportedDeployment(ConfigurationError):
     """The plugin cannot serve this deployment. Raised at vLLM's start, never per request.
 
-    Reasons are several API servers, data parallel, no tokenizer, another scheduler class, and `--tokens-only`.
+    Reasons are another scheduler class, several API servers, no tokenizer, vLLM's Rust front end, `--tokens-only`,
+    and settings under which the attention that the server shall capture cannot be seen.
 
-    What to do: start one server per engine, and add the scheduler flag that the message names.
+    What to do: change the setting that the message names.
     """
 
 
@@ -257,6 +260,13 @@ class NotCaptured(PDDError):
     """The attention of a prompt was not fully captured. The request continues without a refined prompt.
 
     What to do: see the reason in `refinement` of the state: docs/wire.md#refinement.
+    """
+
+
+class EngineNotAddressable(PDDError):
+    """One of several engines (data parallel) cannot be asked alone in this version of vLLM. Seen by no client.
+
+    What to do: nothing. A DELETE waits for all engines then, and prompts are not refined by attention.
     """
 
 

@@ -5,10 +5,8 @@ Importing this package imports neither torch nor vLLM: vLLM imports it in every 
 
 from __future__ import annotations
 
-import logging
 import os
-
-logger = logging.getLogger("vllm.pdd")
+from typing import Any
 
 _registered = False
 
@@ -16,15 +14,19 @@ _registered = False
 def register() -> None:
     """Entry point of group ``vllm.general_plugins``; called in each vLLM process, possibly more than once.
 
-    The work is done where vLLM asks for it (`scheduler`, `endpoint`). What only this early call can see is a front
-    end that never loads an endpoint plugin.
+    The work is done where vLLM asks for it (`scheduler`, `endpoint`). Only this call is early enough to refuse a
+    deployment before weights are loaded.
     """
     global _registered
     if _registered:
         return
     _registered = True
-    if os.environ.get("VLLM_USE_RUST_FRONTEND", "0") not in {"", "0"}:
-        logger.error(
-            "pdd: VLLM_USE_RUST_FRONTEND is set. That front end loads no endpoint plugin: there will be no "
-            "handoff state and no check of pdd_* fields. Unset it to use pdd."
-        )
+    from pdd_vllm_plugin.compat import check_before_launch
+
+    check_before_launch(_check)
+
+
+def _check(vllm_config: Any) -> None:
+    from pdd_vllm_plugin import deployment
+
+    deployment.check_before_launch(vllm_config, os.environ)

@@ -24,6 +24,8 @@ class BudgetedRequest:
     request: Request
     opt_in: OptIn
     client_max_tokens: int
+    engine: int = 0
+    """Rank of this scheduler's engine."""
     budget: int | None = None
     set_by: str = ""
     pressure: float = 0.0
@@ -84,9 +86,10 @@ class BudgetedRequest:
         return budget is not None and budget < self.client_max_tokens and self.request.num_output_tokens >= budget
 
     def report(self) -> dict[str, Any]:
-        """Return what the API server is told of the budget; see `budget_in_kv_transfer_params`."""
+        """Return what the API server is told with the next output; see `budget_in_kv_transfer_params`."""
         self.to_report = False
         return {
+            "engine": self.engine,
             "tokens": self.budget,
             "set_by": self.set_by,
             "pressure": self.pressure,

@@ -5,12 +5,19 @@ Each says why it exists and when it can go; tests/integration/cloud/test_compat.
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import logging
 import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from pdd_core.errors import ConfigurationError, EngineNotAddressable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+logger = logging.getLogger("vllm.pdd")
 
 
 class _VllmDistribution(metadata.Distribution):
@@ -166,3 +173,59 @@ def keep_from_prefix_cache(kv_cache_manager: Any, tail: Callable[[Any], int]) ->
         return type(blocks)(tuple(kind[:kept] for kind in kinds)), kept * size, *found[2:]
 
     kv_cache_manager.get_computed_blocks = get_computed_blocks
+
+
+async def ask_engine(engine_client: Any, rank: int | None, method: str, *args: Any) -> list[Any]:
+    """Call `method` of vLLM's ``EngineCore`` in the engine of `rank` only, or in every engine if that is None.
+
+    With several engines (data parallel), ``collective_rpc`` and ``is_paused`` ask all of them, wait for the
+    slowest, and give the first one's answer only. An engine's address is its rank in two bytes
+    (vllm.v1.engine.core_client.MPClient). Expires when ``EngineClient`` can ask one engine.
+
+    Returns:
+        The answers, one for each engine that was asked.
+
+    Raises:
+        EngineNotAddressable: this vLLM offers no such call, or has no engine of that rank.
+    """
+    core = getattr(engine_client, "engine_core", None)
+    call: Any = getattr(core, "_call_utility_async", None)
+    engines: list[bytes] = getattr(core, "core_engines", [])
+    chosen = engines if rank is None else [one for one in engines if one == rank.to_bytes(2, "little")]
+    if call is None or not chosen:
+        raise EngineNotAddressable(f"this vLLM gives no way to ask engine {'any' if rank is None else rank} alone")
+    try:
+        calls = [call(method, *args, engine=one) for one in chosen]
+    except TypeError as error:  # it takes other arguments in this vLLM
+        raise EngineNotAddressable(str(error)) from error
+    return await asyncio.gather(*calls)
+
+
+def check_before_launch(check: Callable[[Any], object]) -> None:
+    """Have `check` called with the ``VllmConfig`` of each server, before an engine is launched for it.
+
+    vLLM shows a plugin its configuration when the engine serves (``EndpointPlugin.init_state``): that is after the
+    weights are loaded, and in a child process whose error is not the last line on the screen. So this wraps
+    ``EngineArgs.create_engine_config``, which every way to serve calls first. Nothing happens in processes that
+    make no configuration. Expires when a plugin is shown the configuration before the launch.
+
+    What `check` raises other than a ConfigurationError is logged only: it must not end a server.
+    """
+    module = sys.modules.get("vllm.engine.arg_utils")  # loaded wherever it is used: it calls `register`
+    if module is None:
+        return
+    original = module.EngineArgs.create_engine_config
+
+    @functools.wraps(original)
+    def create_engine_config(self: Any, usage_context: Any = None, *args: Any, **kwargs: Any) -> Any:
+        vllm_config = original(self, usage_context, *args, **kwargs)
+        if getattr(usage_context, "name", None) == "OPENAI_API_SERVER":
+            try:
+                check(vllm_config)
+            except ConfigurationError:
+                raise
+            except Exception:
+                logger.exception("pdd: the configuration could not be checked before the launch")
+        return vllm_config
+
+    module.EngineArgs.create_engine_config = create_engine_config

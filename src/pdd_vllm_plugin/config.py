@@ -133,6 +133,8 @@ class PDDConfig:
         """
         additional = vllm_config.additional_config
         given = additional.get(KEY, {}) if isinstance(additional, dict) else {}
+        if not isinstance(given, Mapping):
+            raise ConfigurationError(f"additional_config.pdd must be an object, not {given!r}")
         if given.get("plan_file"):
             given = {**_planned(given["plan_file"]), **given}
         known = [one.name for one in fields(cls)]

@@ -1,13 +1,20 @@
-"""Which deployments the plugin can serve. All others are refused at start, with the setting to change."""
+"""Which deployments the plugin can serve. All others are refused at start, with the setting to change.
+
+What the configuration shows is refused before vLLM launches an engine (`check_before_launch`). The same is checked
+again in each process that needs it: vLLM may be started in a way that the first check does not see.
+"""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import UnsupportedDeployment
 from pdd_vllm_plugin.compat import api_process_count
-from pdd_vllm_plugin.config import PDDConfig
+from pdd_vllm_plugin.config import KEY, PDDConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 logger = logging.getLogger("vllm.pdd")
 
@@ -16,27 +23,35 @@ WORKER_FLAG = f"--worker-cls {WORKER_CLS}"
 SCHEDULER_FLAG = "--scheduler-cls pdd_vllm_plugin.scheduler.PDDAsyncScheduler"
 
 
-def refuse_data_parallel(vllm_config: Any) -> None:
-    """Refuse data parallel serving: a handoff's state would be known to one of several engines.
+def check_before_launch(vllm_config: Any, environ: Mapping[str, str]) -> None:
+    """Refuse what can be seen before an engine is launched. A server that does not use the plugin is let pass.
+
+    Args:
+        vllm_config: vLLM's ``VllmConfig``.
+        environ: the environment of ``vllm serve``.
 
     Raises:
-        UnsupportedDeployment: ``--data-parallel-size`` is above 1.
+        UnsupportedDeployment: what `check_api_server` refuses, vLLM's Rust front end, or a setting under which
+            attention cannot be captured.
+        ConfigurationError: a setting under ``additional_config.pdd`` is wrong.
     """
-    size = vllm_config.parallel_config.data_parallel_size
-    if size > 1:
-        _refuse(
-            f"data parallel serving ({size} engines) is not supported: start one server per engine, without "
-            "--data-parallel-size, behind a router that keeps a handoff id on its server"
-        )
+    if not _in_use(vllm_config, environ):
+        return
+    if environ.get("VLLM_USE_RUST_FRONTEND", "0") not in {"", "0"}:
+        _refuse("vLLM's Rust front end loads no endpoint plugin: unset VLLM_USE_RUST_FRONTEND")
+    check_api_server(vllm_config, None)
+    if refine_method(PDDConfig.from_vllm(vllm_config), vllm_config) == "attention":
+        from pdd_vllm_plugin.capture.layers import refuse_unsupported
+
+        refuse_unsupported(vllm_config)
 
 
 def check_api_server(vllm_config: Any, args: Any) -> None:
     """Refuse what this API server process cannot serve.
 
     Raises:
-        UnsupportedDeployment: several API servers, data parallel, no tokenizer, or another scheduler class.
+        UnsupportedDeployment: several API servers, no tokenizer, or another scheduler class.
     """
-    refuse_data_parallel(vllm_config)
     count = api_process_count(vllm_config)
     if count > 1:
         _refuse(
@@ -45,12 +60,35 @@ def check_api_server(vllm_config: Any, args: Any) -> None:
         )
     if getattr(vllm_config.model_config, "skip_tokenizer_init", False):
         _refuse("--skip-tokenizer-init is not supported: devices check the tokenizer before they send ids")
-    scheduler = vllm_config.scheduler_config.get_scheduler_cls()
-    if not getattr(scheduler, "pdd_grants_budgets", False):
+    if not _grants_budgets(vllm_config):
+        scheduler = vllm_config.scheduler_config.get_scheduler_cls()
         _refuse(f"the scheduler is {scheduler.__name__}, which knows no decode budgets: add {SCHEDULER_FLAG}")
     refine_method(PDDConfig.from_vllm(vllm_config), vllm_config)
     if getattr(args, "tokens_only", False):
         _refuse("--tokens-only is not supported: handoff state is kept for the OpenAI routes, which it removes")
+
+
+def engine_ranks(vllm_config: Any) -> range:
+    """Return the ranks of the engines that an API server sends its requests to (``ParallelConfig``).
+
+    These are all of them, or those of this machine where something outside balances the load.
+    """
+    parallel = vllm_config.parallel_config
+    first = parallel.data_parallel_index
+    local = parallel.local_engines_only
+    return range(first, first + (parallel.data_parallel_size_local if local else parallel.data_parallel_size))
+
+
+def _in_use(vllm_config: Any, environ: Mapping[str, str]) -> bool:
+    if getattr(vllm_config.model_config, "runner_type", "generate") != "generate":
+        return False  # vLLM passes our endpoint plugin over
+    if KEY in environ.get("VLLM_PLUGINS", "").split(","):
+        return True
+    return vllm_config.scheduler_config.scheduler_cls is not None and _grants_budgets(vllm_config)
+
+
+def _grants_budgets(vllm_config: Any) -> bool:
+    return bool(getattr(vllm_config.scheduler_config.get_scheduler_cls(), "pdd_grants_budgets", False))
 
 
 def refine_method(config: PDDConfig, vllm_config: Any) -> str:

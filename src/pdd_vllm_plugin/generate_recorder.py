@@ -142,9 +142,9 @@ class GenerateRecorder:
             record.prompt_token_ids.extend(output.prompt_token_ids)
         report = take_budget_report(output)
         if report is not None:
+            self._metrics.reported(report, first=record.budget_report is None)
             record.decode_budget = DecodeBudget(**report)
             record.budget_report = report
-            self._metrics.reported(report)
         for completion in output.outputs:
             record.add_output(completion, delta=delta)
         if record.status is not Status.RUNNING:

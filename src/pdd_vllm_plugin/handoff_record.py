@@ -81,6 +81,11 @@ class HandoffRecord:
     """Entries of `output_logprobs`."""
 
     @property
+    def engine(self) -> int | None:
+        """Rank of the engine that has the request, once its scheduler has told it."""
+        return None if self.budget_report is None else self.budget_report["engine"]
+
+    @property
     def num_tokens(self) -> int:
         """Token ids held."""
         return len(self.prompt_token_ids) + len(self.output_token_ids)

@@ -12,7 +12,7 @@ from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, Limits, StructuredOutpu
 from pdd_core.sampling_defaults import DefaultSamplingParams
 from pdd_vllm_plugin.compat import engine_version, eos_ids
 from pdd_vllm_plugin.config import PDDConfig
-from pdd_vllm_plugin.deployment import refine_method
+from pdd_vllm_plugin.deployment import engine_ranks, refine_method
 from pdd_vllm_plugin.generate_recorder import GenerateRecorder
 from pdd_vllm_plugin.handoff_store import HandoffStore
 from pdd_vllm_plugin.metrics import CloudMetrics
@@ -39,7 +39,7 @@ class HandoffService:
         """Hash the vocabulary (once: about 0.5 s for 262,144 tokens) and put the recorder around the engine."""
         self.config = config
         self.store = HandoffStore(config)
-        self.metrics.configure(config)
+        self.metrics.configure(config, engine_ranks(engine_client.vllm_config))
         model_config = engine_client.vllm_config.model_config
         tokenizer = engine_client.get_tokenizer()
         method = refine_method(config, engine_client.vllm_config)

@@ -6,6 +6,7 @@ every process has written there (vllm.v1.metrics.prometheus.get_prometheus_regis
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
@@ -15,7 +16,7 @@ from pdd_core.policies.budget import LoadBudget
 from pdd_vllm_plugin.config import PDDConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from pdd_vllm_plugin.handoff_record import HandoffRecord
 
@@ -58,27 +59,32 @@ class CloudMetrics:
         self._pressure = Gauge(
             "pdd_pressure",
             "Pressure on the scheduler, 0 to 1, as last told with an opted-in request's output; 0 if none runs",
+            ("engine",),
             registry=registry,
             multiprocess_mode="livemax",
         )
         self._floor = Gauge(
             "pdd_budget_floor_tokens",
             "Decode budget, at the pressure of now, of a request that names neither a budget nor a least one",
+            ("engine",),
             registry=registry,
             multiprocess_mode="livemin",
         )
         self._count = 0
-        self.configure(PDDConfig())
+        self._on_engine: Counts[int] = Counts()
+        """Requests running on each engine, as far as it is known where they run."""
+        self.configure(PDDConfig(), ())
 
-    def configure(self, config: PDDConfig) -> None:
-        """Take in the settings of the budgets, once they are known."""
+    def configure(self, config: PDDConfig, engines: Iterable[int]) -> None:
+        """Take in the settings of the budgets and the ranks of the engines, once they are known."""
         floor = config.load_floor if config.budget_policy == "load" else None
         self._load, self._most = LoadBudget(config.default_decode_budget, floor), config.max_decode_budget
-        self._press(0.0)
+        for engine in engines:
+            self._press(engine, 0.0)
 
-    def _press(self, pressure: float) -> None:
-        self._pressure.set(pressure)
-        self._floor.set(min(self._load.floor_at(pressure), self._most))
+    def _press(self, engine: int, pressure: float) -> None:
+        self._pressure.labels(str(engine)).set(pressure)
+        self._floor.labels(str(engine)).set(min(self._load.floor_at(pressure), self._most))
 
     def began(self, record: HandoffRecord) -> None:
         """Count a request that vLLM has begun."""
@@ -87,16 +93,18 @@ class CloudMetrics:
         if record.opt_in.extends is not None:
             self._extensions.inc()
 
-    def reported(self, report: Mapping[str, Any]) -> None:
-        """Take in what the scheduler says with a request's output: see `BudgetedRequest.report`."""
-        self._press(report.get("pressure", 0.0))
+    def reported(self, report: Mapping[str, Any], *, first: bool) -> None:
+        """Take in what the scheduler says with a request's output: see `BudgetedRequest.report`.
+
+        `first` is whether it is the first report of this request.
+        """
+        self._on_engine[report["engine"]] += first
+        self._press(report["engine"], report.get("pressure", 0.0))
 
     def ended(self, record: HandoffRecord) -> None:
         """Count a request whose part in the cloud is over."""
         self._count -= 1
         self._running.set(self._count)
-        if not self._count:
-            self._press(0.0)
         made = len(record.output_token_ids)
         self._requests.labels(str(record.status)).inc()
         self._generated.inc(made)
@@ -104,6 +112,9 @@ class CloudMetrics:
             self._not_generated.inc(max(0, record.sampling_params.get("max_tokens", made) - made))
         report = record.budget_report
         if report is not None:
+            self._on_engine[report["engine"]] -= 1
+            if not self._on_engine[report["engine"]]:
+                self._press(report["engine"], 0.0)
             self._budgets.labels(report["set_by"]).inc()
             self._budget_tokens.observe(report["tokens"])
             self._changes.labels("lowered").inc(report.get("lowered", 0))

@@ -69,7 +69,9 @@ class PromptRefiner:
         if length > most:  # no worker has looked at it either
             problem = f"the prompt has {length} tokens, more than additional_config.pdd.refine_max_prompt_tokens"
             return NoRefinement(reason="too_long", message=f"{problem} ({most})")
-        scores = None if self._score_fetcher is None else await self._score_fetcher.fetch(record.opt_in.handoff_id)
+        scores = None
+        if self._score_fetcher is not None:
+            scores = await self._score_fetcher.fetch(record.opt_in.handoff_id, record.engine)
         if scores is not None and scores.values.shape[1] != length:
             return NoRefinement(reason="not_captured", message="the workers saw another prompt")
         # tens of milliseconds for a long prompt: not on the loop that streams everybody's tokens

@@ -15,7 +15,7 @@ from pdd_vllm_plugin.budget_in_kv_transfer_params import write_budget_report
 from pdd_vllm_plugin.budgeted_request import BudgetedRequest
 from pdd_vllm_plugin.compat import keep_from_prefix_cache
 from pdd_vllm_plugin.config import PDDConfig
-from pdd_vllm_plugin.deployment import refine_method, refuse_data_parallel
+from pdd_vllm_plugin.deployment import refine_method
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -40,7 +40,6 @@ class BudgetMixin:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.vllm_config: Any
-        refuse_data_parallel(self.vllm_config)
         self._pdd_config = PDDConfig.from_vllm(self.vllm_config)
         self._pdd_decider = BudgetDecider(self._pdd_config)
         self._pdd_gauge = PressureGauge(self._pdd_config.pressure)
@@ -57,7 +56,8 @@ class BudgetMixin:
         opt_in = _opt_in_of(request) if new else None
         budgeted = None
         if opt_in is not None:
-            budgeted = BudgetedRequest(request, opt_in, client_max_tokens=request.max_tokens)
+            engine = self.vllm_config.parallel_config.data_parallel_index
+            budgeted = BudgetedRequest(request, opt_in, request.max_tokens, engine)
             if not self._pdd_budgeted:  # nobody has looked at the load since the last one left
                 self._pdd_gauge.restart(self._pdd_load())
             self._pdd_decide_budget(budgeted, self._pdd_load())

@@ -1,4 +1,4 @@
-"""Fetches captured attention from the workers: one call for all requests that wait for theirs."""
+"""Fetches captured attention from the workers: one call to an engine for all its requests that wait for theirs."""
 
 from __future__ import annotations
 
@@ -7,50 +7,76 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pdd_core.errors import NotCaptured
+from pdd_core.errors import EngineNotAddressable, NotCaptured
 from pdd_core.refinement.scores import PromptScores
+from pdd_vllm_plugin.compat import ask_engine
+from pdd_vllm_plugin.deployment import engine_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 RPC = "pdd_take_scores"
-"""`pdd_vllm_plugin.worker.PDDWorker.pdd_take_scores`, on every rank."""
+"""`pdd_vllm_plugin.worker.PDDWorker.pdd_take_scores`, on every worker."""
 
 
 class ScoreFetcher:
-    """Asks one engine. While a call is under way, the next ones gather: the engine answers between two steps."""
+    """Asks the engine that has a request. While a call to it is under way, the next ones for it gather.
+
+    The engine answers between two steps.
+    """
 
     def __init__(self, engine_client: Any, heads: Literal["max", "mean"]) -> None:
         self._engine = engine_client
         self._heads = heads
-        self._waiting: dict[str, asyncio.Future[list[Any]]] = {}
-        self._calling: asyncio.Task[None] | None = None
+        self._waiting: dict[int | None, dict[str, asyncio.Future[list[Any]]]] = {}
+        """By the engine's rank, then by handoff id. None is for requests whose engine is not known."""
+        self._calling: dict[int | None, asyncio.Task[None]] = {}
 
-    async def fetch(self, handoff_id: str) -> PromptScores:
+    async def fetch(self, handoff_id: str, rank: int | None) -> PromptScores:
         """Return the scores of a request whose first token is there. They can be had once.
+
+        Args:
+            handoff_id: the request's.
+            rank: of the engine that has it. None if that is not known: then all engines are asked.
 
         Raises:
             NotCaptured: some worker has none; says why.
         """
         future = asyncio.get_running_loop().create_future()
-        self._waiting[handoff_id] = future
-        if self._calling is None or self._calling.done():
-            self._calling = asyncio.create_task(self._call())
+        self._waiting.setdefault(rank, {})[handoff_id] = future
+        if rank not in self._calling or self._calling[rank].done():
+            self._calling[rank] = asyncio.create_task(self._call(rank))
         return combine(await future, self._heads)
 
-    async def _call(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting, {}
+    async def _call(self, rank: int | None) -> None:
+        while batch := self._waiting.pop(rank, None):
             try:
-                by_rank = await self._engine.collective_rpc(RPC, args=(list(batch),))
+                by_engine = await self._ask(rank, list(batch))
             except Exception as error:  # noqa: BLE001 - of the engine; each waiting request reports it
+                why = str(error) if isinstance(error, EngineNotAddressable) else type(error).__name__
                 for future in batch.values():
                     if not future.done():
-                        future.set_exception(NotCaptured(f"the workers gave no answer: {type(error).__name__}"))
+                        future.set_exception(NotCaptured(f"the workers gave no answer: {why}"))
                 continue
             for index, future in enumerate(batch.values()):
                 if not future.done():
-                    future.set_result([rank[index] for rank in by_rank])
+                    future.set_result(_of_its_engine([[one[index] for one in workers] for workers in by_engine]))
+
+    async def _ask(self, rank: int | None, handoff_ids: list[str]) -> list[Any]:
+        if len(engine_ranks(self._engine.vllm_config)) == 1:
+            return [await self._engine.collective_rpc(RPC, args=(handoff_ids,))]
+        return await ask_engine(self._engine, rank, "collective_rpc", RPC, None, (handoff_ids,))
+
+
+def _of_its_engine(by_engine: Sequence[list[Any]]) -> list[Any]:
+    """Return the messages of the engine that has a request's scores, out of all that were asked.
+
+    If two of them have some, one of them has those of an earlier request, and nobody knows which.
+    """
+    if len(by_engine) == 1:
+        return by_engine[0]
+    having = [workers for workers in by_engine if any(one and one.get("layers", True) for one in workers)]
+    return having[0] if len(having) == 1 else [None]
 
 
 def combine(messages: Sequence[dict[str, Any] | None], heads: Literal["max", "mean"]) -> PromptScores:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import exhaustive
@@ -27,7 +28,10 @@ WATCH = Path(__file__).parent / "watch"
 README = Path(__file__).parents[2] / "README.md"
 PLUGINS_SCHEDULER = "pdd_vllm_plugin.scheduler.PDDAsyncScheduler"
 SPECULATION = Path(__file__).parents[1] / "support" / "speculation.py"
-STARTED = {"cloud", "plain", "refused", "speculated"}
+VLLMS_SCHEDULER = "vllm.v1.core.sched.async_scheduler.AsyncScheduler"
+PARALLEL = ("--data-parallel-size", "2", "--api-server-count", "1")
+"""Flags of the server `parallel`."""
+STARTED = {"cloud", "plain", "refused", "speculated", "parallel"}
 """The fixtures for which a vLLM has to start."""
 SMALL = (
     "--served-model-name", "smollm2", "--host", "127.0.0.1", "--max-model-len", "8192", "--max-num-seqs", "8",
@@ -53,8 +57,9 @@ def pytest_collection_modifyitems(items):
     needs = {item.path for item in items if STARTED & set(item.fixturenames)}
     first = [item for item in items if item.path not in needs]
     plain = [item for item in items if item.path in needs and "plain" in item.fixturenames]
-    rest = [item for item in items if item.path in needs and "plain" not in item.fixturenames]
-    items[:] = [*first, *plain, *rest]
+    last = [item for item in items if item.path in needs and "parallel" in item.fixturenames]
+    rest = [item for item in items if item.path in needs and not {"plain", "parallel"} & set(item.fixturenames)]
+    items[:] = [*first, *plain, *rest, *last]
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +77,7 @@ def boots(request, prepared, tmp_path_factory):
         "plain": lambda: started(plain_server(prepared, tmp_path_factory.mktemp("plain"))),
         "refused": lambda: refusal(prepared, tmp_path_factory.mktemp("refused")),
         "speculated": lambda: speculation(prepared),
+        "parallel": lambda: started(parallel_server(prepared, tmp_path_factory.mktemp("parallel"))),
     }
     for name in jobs:
         if name in wanted:
@@ -79,7 +85,7 @@ def boots(request, prepared, tmp_path_factory):
     made.start()
     yield made
     made.leave()
-    for name in ("cloud", "plain"):
+    for name in ("cloud", "plain", "parallel"):
         if name in wanted:
             with suppress(CancelledError, PDDError):
                 made.of(name).stop()
@@ -134,10 +140,22 @@ def plain_server(prepared, folder):
     return server
 
 
+def parallel_server(prepared, folder):
+    """Two engines, a core for each."""
+    flags = [*PARALLEL, "--max-num-seqs", "8"]
+    server = CloudServer(
+        prepared.vllm_dir, served_name=prepared.name, api_key=KEY, demo=True, extra_args=flags,
+        log_path=folder / "vllm.log",
+    )  # fmt: skip
+    cores = {"VLLM_CPU_OMP_THREADS_BIND": f"0|{cpu_count() - 1}", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    server.command = replace(server.command, settings={**server.command.settings, **cores})
+    return server
+
+
 def refusal(prepared, folder):
     """What a server says that cannot be served: its error, if it has one, and its log."""
     log = folder / "vllm.log"
-    flags = ["--api-server-count", "2"]
+    flags = ["--scheduler-cls", VLLMS_SCHEDULER]
     server = CloudServer(prepared.vllm_dir, demo=True, extra_args=flags, log_path=log)
     error = None
     try:
@@ -163,6 +181,12 @@ def cloud(boots):
 def plain(boots):
     """The base URL of a vLLM without the plugin."""
     return boots.of("plain").base_url
+
+
+@pytest.fixture(scope="session")
+def parallel(boots):
+    """The base URL of a server with two engines."""
+    return boots.of("parallel").base_url
 
 
 @pytest.fixture(scope="session")

@@ -21,11 +21,11 @@ class Line(deque):
 class FakeScheduler:
     """Runs up to `capacity` requests; each step gives each of them `tokens` tokens, trimmed at max_tokens."""
 
-    def __init__(self, additional_config=None, data_parallel_size=1, capacity=100):
+    def __init__(self, additional_config=None, capacity=100, rank=0):
         self.vllm_config = SimpleNamespace(
             additional_config=additional_config or {},
             parallel_config=SimpleNamespace(
-                data_parallel_size=data_parallel_size, worker_cls="vllm.v1.worker.gpu_worker.Worker"
+                data_parallel_index=rank, worker_cls="vllm.v1.worker.gpu_worker.Worker"
             ),
             scheduler_config=SimpleNamespace(max_num_seqs=capacity),
         )
@@ -97,8 +97,11 @@ def request(
     )  # fmt: skip
 
 
-def told(tokens, set_by, *, pressure=0.0, lowered=0, raised=0):
-    return {"tokens": tokens, "set_by": set_by, "pressure": pressure, "lowered": lowered, "raised": raised}
+def told(tokens, set_by, *, engine=0, pressure=0.0, lowered=0, raised=0):
+    return {
+        "engine": engine, "tokens": tokens, "set_by": set_by, "pressure": pressure, "lowered": lowered,
+        "raised": raised,
+    }  # fmt: skip
 
 
 def run(scheduler, tokens_per_step=1):

@@ -44,6 +44,32 @@ def output(token_ids, text="", finish_reason=None, stop_reason=None, *, prompt=(
     )
 
 
+def parallel(*, engines=1, first=0, local=None, **more):
+    """vLLM's ``ParallelConfig``: `engines` in all, `local` of them on this machine, from rank `first` on."""
+    return SimpleNamespace(
+        data_parallel_index=first, data_parallel_size=engines, local_engines_only=local is not None,
+        data_parallel_size_local=local or engines, **{"worker_cls": "auto", "_api_process_count": 1, **more},
+    )  # fmt: skip
+
+
+class FakeCoreClient:
+    """vLLM's client of several engines: notes who was asked what; an engine in `held` answers once let go."""
+
+    def __init__(self, ranks=(0, 1)):
+        self.core_engines = [rank.to_bytes(2, "little") for rank in ranks]
+        self.asked = []
+        self.held = {}
+        self.answers = {}
+
+    async def _call_utility_async(self, method, *args, engine):
+        rank = int.from_bytes(engine, "little")
+        self.asked.append((rank, method, *args))
+        if rank in self.held:
+            await self.held[rank].wait()
+        answer = self.answers.get(rank)
+        return answer(*args) if callable(answer) else answer
+
+
 @dataclass
 class FakeEngine:
     """Streams `outputs`; counts what was asked of it."""
@@ -55,6 +81,7 @@ class FakeEngine:
     answers_after: float = 0.0
     calls: list = field(default_factory=list)
     params: list = field(default_factory=list)
+    vllm_config: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(parallel_config=parallel()))
 
     def generate(self, prompt, params, request_id, **kwargs):
         self.calls.append((request_id, kwargs))

@@ -1,5 +1,6 @@
 """Each fails once its shim in pdd_vllm_plugin/compat.py is no longer needed: then remove the shim."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -42,8 +43,6 @@ def test_a_platform_still_does_not_tell_its_worker_class():
 
 
 def test_a_request_still_cannot_bound_its_prefix_cache_hit():
-    import inspect
-
     from vllm.v1.core.kv_cache_manager import KVCacheManager
     from vllm.v1.request import Request
 
@@ -66,3 +65,33 @@ def test_vllms_tekken_still_has_one_spelling_for_all_parts_of_characters(tmp_pat
     assert len(tokenizer.get_vocab()) < len(table) == tokenizer.vocab_size, "tekken_bytes() can go"
     assert len(set(table)) > len(table) - 10
     assert {bytes([byte]) for byte in range(256)} <= set(table)
+
+
+def test_vllms_client_still_cannot_ask_one_of_its_engines():
+    from vllm.engine.protocol import EngineClient
+
+    public = inspect.signature(EngineClient.collective_rpc).parameters
+    assert set(public) == {"self", "method", "timeout", "args", "kwargs"}, "ask_engine() can use it"
+    assert set(inspect.signature(EngineClient.is_paused).parameters) == {"self"}, "ask_engine() can use it"
+
+
+def test_one_engine_can_be_asked_as_ask_engine_does_it():
+    from vllm.v1.engine.core import EngineCore
+    from vllm.v1.engine.core_client import AsyncMPClient, MPClient
+
+    assert list(inspect.signature(AsyncMPClient._call_utility_async).parameters) == [
+        "self", "method", "args", "engine",
+    ]  # fmt: skip
+    assert 'rank.to_bytes(2, "little") for rank in' in inspect.getsource(MPClient.__init__)
+    assert EngineCore.is_scheduler_paused
+    assert list(inspect.signature(EngineCore.collective_rpc).parameters)[:4] == [
+        "self", "method", "timeout", "args",
+    ]  # fmt: skip
+
+
+def test_a_plugin_still_sees_the_configuration_only_when_the_engine_serves():
+    from vllm.plugins.endpoint_plugins.interface import EndpointPlugin
+
+    members = {name for name in vars(EndpointPlugin) if not name.startswith("_")}
+    members |= set(EndpointPlugin.__annotations__)
+    assert members == {"name", "required_tasks", "attach_router", "init_state"}, "check_before_launch() can go"

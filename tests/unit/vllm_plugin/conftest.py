@@ -1,5 +1,5 @@
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -18,6 +18,23 @@ def vllm_exceptions(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm.exceptions", exceptions)
     if "vllm" not in sys.modules:
         monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
+
+
+@pytest.fixture
+def arg_utils(monkeypatch):
+    """vLLM's module with the class that makes configurations."""
+    module = ModuleType("vllm.engine.arg_utils")
+
+    class EngineArgs:
+        made = SimpleNamespace()
+
+        def create_engine_config(self, usage_context=None, headless=False):
+            self.made.headless = headless
+            return self.made
+
+    module.EngineArgs = EngineArgs
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
+import sys
 from importlib import metadata
 from types import SimpleNamespace
 
 import pytest
+from vllm_fakes import FakeCoreClient
 
+from pdd_core.errors import EngineNotAddressable, UnsupportedDeployment
 from pdd_vllm_plugin import compat
 
 
@@ -46,3 +49,69 @@ def test_the_completions_id_is_the_one_the_client_sees(request_id, shown):
 def test_eos_ids_are_the_tokenizers_then_the_models(configured):
     model = SimpleNamespace(try_get_generation_config=lambda: {"eos_token_id": configured})
     assert compat.eos_ids(SimpleNamespace(eos_token_id=2), model) == ([2, 7] if configured else [2])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("rank", "asked"), [(0, [0]), (1, [1]), (None, [0, 1])])
+async def test_one_engine_is_asked_by_its_rank(rank, asked):
+    client = SimpleNamespace(engine_core=FakeCoreClient())
+    client.engine_core.answers = {0: "zero", 1: "one"}
+    answers = await compat.ask_engine(client, rank, "method", 7)
+    assert client.engine_core.asked == [(one, "method", 7) for one in asked]
+    assert answers == [["zero", "one"][one] for one in asked]
+
+
+@pytest.mark.anyio
+async def test_the_only_engine_of_a_server_has_its_own_rank():
+    client = SimpleNamespace(engine_core=FakeCoreClient(ranks=[3]))
+    await compat.ask_engine(client, 3, "method")
+    assert client.engine_core.asked == [(3, "method")]
+    with pytest.raises(EngineNotAddressable, match="engine 0 alone"):
+        await compat.ask_engine(client, 0, "method")
+
+
+class AsksOtherwise(FakeCoreClient):
+    async def _call_utility_async(self, method, args, target):
+        raise AssertionError
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "client",
+    [
+        SimpleNamespace(),
+        SimpleNamespace(engine_core=SimpleNamespace()),
+        SimpleNamespace(engine_core=SimpleNamespace(core_engines=[b"\0\0"])),
+        SimpleNamespace(engine_core=AsksOtherwise()),
+    ],
+    ids=["no core client", "no engines", "no call", "another call"],
+)
+async def test_a_vllm_that_cannot_ask_one_engine_says_so(client):
+    with pytest.raises(EngineNotAddressable):
+        await compat.ask_engine(client, None, "method")
+
+
+SERVING = SimpleNamespace(name="OPENAI_API_SERVER")
+
+
+def test_a_servers_configuration_is_checked_before_it_is_used(arg_utils):
+    def check(vllm_config):
+        raise UnsupportedDeployment(f"headless is {vllm_config.headless}")
+
+    compat.check_before_launch(check)
+    with pytest.raises(UnsupportedDeployment, match="headless is True"):
+        arg_utils.EngineArgs().create_engine_config(usage_context=SERVING, headless=True)
+    for other in (None, SimpleNamespace(name="LLM_CLASS")):
+        assert not arg_utils.EngineArgs().create_engine_config(other).headless
+
+
+def test_a_check_that_fails_by_itself_ends_no_server(arg_utils, caplog):
+    compat.check_before_launch(lambda vllm_config: vllm_config.no_such_field)
+    assert not arg_utils.EngineArgs().create_engine_config(SERVING).headless
+    assert "could not be checked" in caplog.text
+
+
+def test_processes_that_make_no_configuration_are_left_alone(monkeypatch):
+    monkeypatch.delitem(sys.modules, "vllm.engine.arg_utils", raising=False)
+    compat.check_before_launch(lambda _: None)
+    assert "vllm.engine.arg_utils" not in sys.modules

@@ -1,10 +1,17 @@
 from types import SimpleNamespace
 
 import pytest
+from vllm_fakes import parallel
 
-from pdd_core.errors import UnsupportedDeployment
+from pdd_core.errors import ConfigurationError, UnsupportedDeployment
 from pdd_vllm_plugin.config import PDDConfig
-from pdd_vllm_plugin.deployment import WORKER_CLS, check_api_server, refine_method
+from pdd_vllm_plugin.deployment import (
+    WORKER_CLS,
+    check_api_server,
+    check_before_launch,
+    engine_ranks,
+    refine_method,
+)
 from pdd_vllm_plugin.scheduler_mixin import BudgetMixin
 
 
@@ -19,24 +26,31 @@ class OtherScheduler:
 VLLMS = "vllm.v1.worker.gpu_worker.Worker"
 
 
-def config(*, servers=1, engines=1, scheduler=OurScheduler, tokenizer=True, worker=WORKER_CLS, pdd=None):
+def config(
+    *, servers=1, engines=1, scheduler=OurScheduler, tokenizer=True, worker=WORKER_CLS, pdd=None,
+    runner="generate", cache="auto",
+):  # fmt: skip
     return SimpleNamespace(
         additional_config={"pdd": pdd or {}},
-        parallel_config=SimpleNamespace(_api_process_count=servers, data_parallel_size=engines, worker_cls=worker),
-        model_config=SimpleNamespace(skip_tokenizer_init=not tokenizer),
-        scheduler_config=SimpleNamespace(get_scheduler_cls=lambda: scheduler),
+        parallel_config=parallel(engines=engines, _api_process_count=servers, worker_cls=worker),
+        model_config=SimpleNamespace(skip_tokenizer_init=not tokenizer, runner_type=runner),
+        scheduler_config=SimpleNamespace(
+            scheduler_cls=None if scheduler is OtherScheduler else "its name", get_scheduler_cls=lambda: scheduler
+        ),
+        cache_config=SimpleNamespace(cache_dtype=cache),
+        compilation_config=SimpleNamespace(cudagraph_mode=None, pass_config=SimpleNamespace()),
     )
 
 
-def test_one_server_with_our_scheduler_is_fine():
-    check_api_server(config(), SimpleNamespace())
+@pytest.mark.parametrize("engines", [1, 4])
+def test_one_api_server_with_our_scheduler_is_fine(engines):
+    check_api_server(config(engines=engines), SimpleNamespace())
 
 
 @pytest.mark.parametrize(
     ("vllm_config", "args", "setting"),
     [
         (config(servers=2), SimpleNamespace(), "--api-server-count 1"),
-        (config(engines=4), SimpleNamespace(), "--data-parallel-size"),
         (config(tokenizer=False), SimpleNamespace(), "--skip-tokenizer-init"),
         (
             config(scheduler=OtherScheduler),
@@ -71,3 +85,52 @@ def test_others_are_refused_with_the_setting_to_change(vllm_config, args, settin
 def test_refined_prompts_come_from_what_the_settings_and_the_workers_allow(refine, worker, method):
     vllm_config = config(worker=worker)
     assert refine_method(PDDConfig(refine=refine), vllm_config) == method
+
+
+NAMED = {"VLLM_PLUGINS": "theirs,pdd"}
+
+
+@pytest.mark.parametrize(
+    ("vllm_config", "environ", "setting"),
+    [
+        (config(scheduler=OtherScheduler), NAMED, "add --scheduler-cls pdd_vllm_plugin"),
+        (config(tokenizer=False), NAMED, "--skip-tokenizer-init"),
+        (config(tokenizer=False), {}, "--skip-tokenizer-init"),  # the scheduler is ours
+        (config(worker=VLLMS, pdd={"refine": "attention"}), NAMED, "add --worker-cls pdd_vllm_plugin"),
+        (config(cache="fp8"), NAMED, "--kv-cache-dtype"),
+        (config(pdd={"ttl": 5}), NAMED, "pdd.ttl is unknown"),
+        (config(pdd=7), NAMED, "additional_config.pdd must be an object"),
+        (config(), {**NAMED, "VLLM_USE_RUST_FRONTEND": "1"}, "unset VLLM_USE_RUST_FRONTEND"),
+    ],
+)
+def test_what_the_configuration_shows_is_refused_before_an_engine_is_launched(vllm_config, environ, setting):
+    with pytest.raises(ConfigurationError, match=setting):
+        check_before_launch(vllm_config, environ)
+
+
+@pytest.mark.parametrize(
+    ("vllm_config", "environ"),
+    [
+        (config(), NAMED),
+        (config(engines=8), {**NAMED, "VLLM_USE_RUST_FRONTEND": "0"}),
+        (config(scheduler=OtherScheduler, tokenizer=False), {"VLLM_PLUGINS": "theirs"}),
+        (config(scheduler=OtherScheduler, tokenizer=False, pdd={"ttl": 5}), {}),
+        (config(scheduler=OtherScheduler, runner="pooling"), NAMED),
+        (config(worker=VLLMS, cache="fp8"), NAMED),  # nothing is captured
+    ],
+)
+def test_others_are_launched(vllm_config, environ):
+    check_before_launch(vllm_config, environ)
+
+
+@pytest.mark.parametrize(
+    ("parallel_config", "ranks"),
+    [
+        (parallel(), [0]),
+        (parallel(engines=3), [0, 1, 2]),  # vLLM balances the load
+        (parallel(engines=4, first=2, local=2), [2, 3]),  # one of two servers, each with two engines
+        (parallel(engines=4, first=3, local=1), [3]),  # one server per engine
+    ],
+)
+def test_the_engines_of_a_server(parallel_config, ranks):
+    assert list(engine_ranks(SimpleNamespace(parallel_config=parallel_config))) == ranks

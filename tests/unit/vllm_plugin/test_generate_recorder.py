@@ -14,7 +14,7 @@ from pdd_vllm_plugin.metrics import CloudMetrics
 pytestmark = pytest.mark.anyio
 ID = "a" * 32
 OPT_IN = {"pdd_handoff": ID, "pdd_decode_budget": 2}
-REPORT = {"pdd": {"tokens": 2, "set_by": "client"}}
+REPORT = {"pdd": {"engine": 0, "tokens": 2, "set_by": "client"}}
 
 
 def recorder_over(engine):

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from vllm_fakes import FakeEngine
+from vllm_fakes import FakeEngine, parallel
 
 from pdd_core.handoff import CloudInfo, StructuredOutputs
 from pdd_vllm_plugin.config import PDDConfig
@@ -34,7 +34,7 @@ def start(monkeypatch):
         )
         engine.vllm_config = SimpleNamespace(
             model_config=model,
-            parallel_config=SimpleNamespace(worker_cls="auto"),
+            parallel_config=parallel(),
             structured_outputs_config=SimpleNamespace(
                 backend="guidance", disable_any_whitespace=True, disable_additional_properties=False
             ),

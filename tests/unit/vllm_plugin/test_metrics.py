@@ -15,7 +15,17 @@ ID = "a" * 32
 
 
 def report(tokens, set_by, **more):
-    return {"pdd": {"tokens": tokens, "set_by": set_by, "pressure": 0.0, "lowered": 0, "raised": 0, **more}}
+    return {
+        "pdd": {
+            "engine": 0,
+            "tokens": tokens,
+            "set_by": set_by,
+            "pressure": 0.0,
+            "lowered": 0,
+            "raised": 0,
+            **more,
+        }
+    }
 
 
 class Counted:
@@ -49,9 +59,9 @@ async def test_a_handoff_is_counted_with_its_budget_and_what_it_left_undone(coun
         output([8], kv=report(3, "load", pressure=1.0, lowered=1)),
         output([9], "", "length", "pdd_handoff", kv=report(3, "load", pressure=1.0, lowered=2, raised=1)),
     ]
-    pressures = [counted("pdd_pressure") async for _ in counted.answer(*outputs, max_tokens=50)]
+    pressures = [counted("pdd_pressure", engine="0") async for _ in counted.answer(*outputs, max_tokens=50)]
     assert pressures == [0.0, 1.0, 1.0]
-    assert counted("pdd_pressure") == 0.0  # nobody is left who could tell of it
+    assert counted("pdd_pressure", engine="0") == 0.0  # nobody is left who could tell of it
     assert counted("pdd_requests_total", status="handed_off") == 1
     assert counted("pdd_budgets_total", set_by="load") == 1
     assert counted("pdd_budgets_total", set_by="client") is None  # one request, one budget: the last
@@ -74,11 +84,37 @@ async def test_a_handoff_is_counted_with_its_budget_and_what_it_left_undone(coun
     ],
 )
 async def test_the_floor_of_budgets_follows_the_pressure(counted, settings, floors):
-    counted.metrics.configure(PDDConfig(**settings))
+    counted.metrics.configure(PDDConfig(**settings), [0])
     outputs = [output([7], kv=report(9, "client", pressure=one)) for one in (0.0, 0.5)]
     outputs.append(output([7], "", "stop", kv=report(9, "client", pressure=1.0)))
-    seen = [counted("pdd_budget_floor_tokens") async for _ in counted.answer(*outputs)]
-    assert [*seen, counted("pdd_budget_floor_tokens")] == floors
+    seen = [counted("pdd_budget_floor_tokens", engine="0") async for _ in counted.answer(*outputs)]
+    assert [*seen, counted("pdd_budget_floor_tokens", engine="0")] == floors
+
+
+async def test_each_engine_has_its_own_pressure(counted):
+    counted.metrics.configure(PDDConfig(load_floor=8), [2, 3])
+    told = [
+        [output([7], kv=report(9, "client", engine=engine, pressure=pressure)), output([8], "", "stop")]
+        for engine, pressure in ((2, 1.0), (3, 0.5))
+    ]
+
+    def seen():
+        values = [counted(name, engine=e) for name in ("pdd_pressure", "pdd_budget_floor_tokens") for e in "23"]
+        return dict(zip(("pressure 2", "pressure 3", "floor 2", "floor 3"), values, strict=True))
+
+    assert seen() == {"pressure 2": 0.0, "pressure 3": 0.0, "floor 2": 64.0, "floor 3": 64.0}
+    first = counted.answer(*told[0])
+    await anext(first)
+    second = counted.answer(*told[1], opt_in={"pdd_handoff": "b" * 32})
+    await anext(second)
+    assert seen() == {"pressure 2": 1.0, "pressure 3": 0.5, "floor 2": 8.0, "floor 3": 36.0}
+    async for _ in first:
+        pass
+    assert seen() == {"pressure 2": 0.0, "pressure 3": 0.5, "floor 2": 64.0, "floor 3": 36.0}
+    async for _ in second:
+        pass
+    assert seen()["pressure 3"] == 0.0
+    assert counted("pdd_pressure", engine="0") is None
 
 
 async def test_an_answer_that_ends_by_itself_saves_nothing(counted):
@@ -107,6 +143,7 @@ async def test_a_client_that_leaves_is_counted_too(counted):
 
 
 async def test_a_request_without_opt_in_is_not_counted(counted):
+    counted.metrics.configure(PDDConfig(), [0])
     async for _ in counted.recorder.generate({}, sampling_params(), "cmpl-1-0"):
         pass
     samples = [sample for metric in counted.registry.collect() for sample in metric.samples]

@@ -4,11 +4,12 @@ import sys
 import threading
 import time
 from array import array
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
 import anyio
 import numpy as np
 import pytest
+from vllm_fakes import parallel
 
 from pdd_core.handoff import NoRefinement, Refinement
 from pdd_core.hookspecs import hookimpl
@@ -39,6 +40,8 @@ class Tokenizer:
 
 class Engine:
     """Scores token 77 far above the others."""
+
+    vllm_config = SimpleNamespace(parallel_config=parallel())
 
     def __init__(self, answer=None):
         self.answer = answer

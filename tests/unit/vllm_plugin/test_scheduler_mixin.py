@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scheduler_fakes import Scheduler, request, run, told
 
-from pdd_core.errors import ConfigurationError, UnsupportedDeployment
+from pdd_core.errors import ConfigurationError
 from pdd_core.hookspecs import hookimpl
 
 
@@ -102,10 +102,11 @@ def test_the_prefix_cache_is_kept_from_no_more_than_what_is_scored(change, windo
     assert scheduler._pdd_tokens_to_compute(request(opted_in=False)) == 0
 
 
-def test_data_parallel_is_refused_by_name(caplog):
-    with pytest.raises(UnsupportedDeployment, match="--data-parallel-size"):
-        Scheduler(data_parallel_size=2)
-    assert "refusing to start" in caplog.text
+def test_the_engine_is_told_with_the_budget():
+    scheduler = Scheduler(rank=3)
+    scheduler.add_request(request(budget=2))
+    *_, reports = run(scheduler)
+    assert reports == [told(2, "client", engine=3)] * 2
 
 
 @pytest.mark.parametrize(
