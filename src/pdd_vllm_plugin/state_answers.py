@@ -101,7 +101,7 @@ class StateAnswers:
         engine, timeout = service.engine_client, service.config.cancel_timeout_s
         running = record is not None and record.status is Status.RUNNING
         if record is None:
-            confirmed = await confirm(engine, None, timeout)
+            confirmed = await confirm(engine, timeout)
         else:
             service.store.delete(record.opt_in.handoff_id)
             confirmed = await cancel(engine, record, timeout)
