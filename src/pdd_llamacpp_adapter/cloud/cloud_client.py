@@ -118,7 +118,7 @@ class CloudClient:
             if error.status == 404:
                 raise CloudRefused(
                     f"the server at {self._client.base_url} answers, but without the pdd plugin: "
-                    "start vLLM with VLLM_PLUGINS=pdd in its environment; a gateway in between has to pass /v1/pdd/ on",
+                    "start vLLM with VLLM_PLUGINS=pdd in its environment; a gateway in between must pass /v1/pdd/",
                     status=404,
                     code=error.code,
                 ) from error
@@ -180,7 +180,7 @@ class CloudClient:
                 part.end = chunk.end  # the last one has it
 
     def _longest(self, request: AnswerRequest) -> int:
-        """Return the tokens at which the cloud ends an answer for its length, budgets aside; 0 if it has not told."""
+        """Return the tokens at which the cloud ends an answer for its length, budgets aside; 0 if unknown."""
         if self.info is None:
             return 0
         defaults = self.info.default_sampling_params
