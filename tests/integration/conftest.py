@@ -14,7 +14,6 @@ import exhaustive
 import pytest
 from boots import Boots
 from cloud_support import KEY, Cloud
-from otlp_collector import EXPORTS, Collector
 from readme import blocks, serve_command
 from third_party import install_example_policy
 
@@ -63,20 +62,13 @@ def prepared():
     return prepare()
 
 
-@pytest.fixture(scope="session")
-def collector():
-    """What the cloud exports its spans to."""
-    with Collector() as made:
-        yield made
-
-
 @pytest.fixture(scope="session", autouse=True)
-def boots(request, prepared, collector, tmp_path_factory):
+def boots(request, prepared, tmp_path_factory):
     """Starts whatever the collected tests need of vLLM, in the background."""
     wanted = {name for item in request.session.items for name in item.fixturenames} & STARTED
     made = Boots()
     jobs = {
-        "cloud": lambda: started(shared_server(prepared, collector, tmp_path_factory.mktemp("cloud"))),
+        "cloud": lambda: started(shared_server(prepared, tmp_path_factory.mktemp("cloud"))),
         "plain": lambda: started(plain_server(prepared, tmp_path_factory.mktemp("plain"))),
         "refused": lambda: refusal(prepared, tmp_path_factory.mktemp("refused")),
         "speculated": lambda: speculation(prepared),
@@ -104,8 +96,8 @@ def started(server):
     return server
 
 
-def shared_server(prepared, collector, folder):
-    """The server that README.md starts on a CPU, in the words it uses, which traces and can be watched."""
+def shared_server(prepared, folder):
+    """The server that README.md starts on a CPU, in the words it uses, with a scheduler that can be watched."""
     steps, log = folder / "steps.jsonl", folder / "vllm.log"
     steps.touch()
     policy = install_example_policy(folder / "policy")
@@ -114,12 +106,10 @@ def shared_server(prepared, collector, folder):
     server = CloudServer(prepared.vllm_dir, api_key=KEY, log_path=log)
     words = [str(prepared.vllm_dir) if word == "MODEL" else word for word in words]
     words = [word.replace(PLUGINS_SCHEDULER, "watching_scheduler.WatchingScheduler") for word in words]
-    traced = ("--otlp-traces-endpoint", collector.endpoint)
     server.command = CloudCommand(
-        argv=(sys.executable, *words, "--port", server.root_url.rsplit(":", 1)[1], *SMALL, *traced),
+        argv=(sys.executable, *words, "--port", server.root_url.rsplit(":", 1)[1], *SMALL),
         settings={
             **settings,
-            **EXPORTS,
             "PYTHONPATH": os.pathsep.join(filter(None, [str(WATCH), str(policy), os.environ.get("PYTHONPATH")])),
             "PDD_TEST_STEPS": str(steps),
             "VLLM_CPU_KVCACHE_SPACE": "1",
