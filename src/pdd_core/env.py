@@ -122,6 +122,8 @@ class ServeSettings(BaseSettings):
     With a cloud, they begin there meanwhile."""
     grace_s: float = Field(default=5.0, ge=0)
     """PDD_GRACE_S: seconds in which answers in flight can finish on Ctrl-C or SIGTERM."""
+    tracing: bool = False
+    """PDD_TRACING: make OpenTelemetry spans of each answer, in its client's trace: docs/tracing.md."""
     patience: Patience = Patience()
     """PDD_PATIENCE__*: time limits and retry budgets, each in a row of its own below."""
 

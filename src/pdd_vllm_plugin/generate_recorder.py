@@ -17,12 +17,14 @@ from pdd_core.optin import check_one_answer, parse_opt_in
 from pdd_vllm_plugin.budget_in_kv_transfer_params import take_budget_report
 from pdd_vllm_plugin.compat import completion_id, request_error
 from pdd_vllm_plugin.handoff_record import NOT_ENABLED, NOT_REQUESTED, PENDING, HandoffRecord
+from pdd_vllm_plugin.handoff_spans import end_span
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
     from pdd_core.handoff import NoRefinement
     from pdd_core.optin import OptIn
+    from pdd_vllm_plugin.handoff_spans import HandoffSpans
     from pdd_vllm_plugin.handoff_store import HandoffStore
     from pdd_vllm_plugin.metrics import CloudMetrics
     from pdd_vllm_plugin.prompt_refiner import PromptRefiner
@@ -48,6 +50,7 @@ class GenerateRecorder:
         tokenizer: str,
         metrics: CloudMetrics,
         refiner: PromptRefiner | None = None,
+        spans: HandoffSpans | None = None,
     ) -> None:
         self._generate = engine_client.generate
         self._store = store
@@ -55,6 +58,7 @@ class GenerateRecorder:
         self._tokenizer = tokenizer
         self._metrics = metrics
         self._refiner = refiner
+        self._spans = spans
 
     def generate(
         self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any
@@ -79,7 +83,7 @@ class GenerateRecorder:
         kind = sampling_params.output_kind.name
         params = _observable(sampling_params) if kind == "FINAL_ONLY" else sampling_params
         inner = self._generate(prompt, params, record.engine_request_id, **kwargs)
-        return self._observe(inner, record, kind)
+        return self._observe(inner, record, kind, kwargs.get("trace_headers"))
 
     def _new_record(
         self, opt_in: OptIn, prompt: Any, sampling_params: Any, request_id: str, lora: Any
@@ -106,9 +110,14 @@ class GenerateRecorder:
         return NOT_ENABLED if self._refiner is None else PENDING
 
     async def _observe(
-        self, inner: AsyncGenerator[Any, None], record: HandoffRecord, kind: str
+        self,
+        inner: AsyncGenerator[Any, None],
+        record: HandoffRecord,
+        kind: str,
+        trace_headers: Mapping[str, str] | None,
     ) -> AsyncGenerator[Any, None]:
         record.started = True
+        span = None if self._spans is None else self._spans.begin(record, trace_headers)
         self._metrics.began(record)
         try:
             if record.cancelled:
@@ -123,6 +132,8 @@ class GenerateRecorder:
             # Whatever ended the loop: the client left, the engine died, or the answer is complete.
             record.end(None)
             self._metrics.ended(record)
+            if span is not None:
+                end_span(span, record)
             self._store.note(record)
             # Nobody may ever ask again, and a prompt is not to stay in memory for that.
             asyncio.get_running_loop().call_later(self._store.ttl_s + 1.0, self._store.purge)

@@ -14,6 +14,7 @@ from pdd_vllm_plugin.compat import engine_version, eos_ids
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.deployment import engine_ranks, refine_method
 from pdd_vllm_plugin.generate_recorder import GenerateRecorder
+from pdd_vllm_plugin.handoff_spans import HandoffSpans
 from pdd_vllm_plugin.handoff_store import HandoffStore
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.prompt_refiner import PromptRefiner
@@ -82,6 +83,7 @@ class HandoffService:
             tokenizer=info.tokenizer.digest,
             metrics=self.metrics,
             refiner=None if method == "off" else PromptRefiner(engine_client, config, method, tokenizer),
+            spans=HandoffSpans.of(engine_client.vllm_config),
         )
         engine_client.generate = recorder.generate
         self.engine_client = engine_client

@@ -40,6 +40,9 @@ def serve(
     max_queue: Annotated[
         int | None, typer.Option(help="Answers that may wait for the device; more are refused.")
     ] = None,
+    tracing: Annotated[
+        bool | None, typer.Option("--tracing", help="Make OpenTelemetry spans of each answer.")
+    ] = None,
 ) -> None:
     """Serve OpenAI's API on this device: the cloud begins an answer, and the device finishes it.
 
@@ -67,6 +70,7 @@ def serve(
         "threads": threads,
         "n_ctx": n_ctx,
         "max_queue": max_queue,
+        "tracing": tracing,
     }
     run_serve(
         ServeSettings.load(config, {name: flag for name, flag in flags.items() if flag is not None}), new_console()

@@ -29,6 +29,8 @@ def run_serve(settings: ServeSettings, console: Console) -> None:
         ModelError: the model file is missing, unreadable or not a GGUF model.
     """
     require("device", need="the local server")
+    if settings.tracing:
+        require("tracing", need="tracing")
     from pdd_llamacpp_adapter.runtime.serving import serve_device
 
     own = None if settings.gguf == "demo" else Path(settings.gguf)

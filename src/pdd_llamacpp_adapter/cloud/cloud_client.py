@@ -18,6 +18,7 @@ from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, HandoffDeleted, Handoff
 from pdd_core.http_client import new_async_client
 from pdd_llamacpp_adapter.cloud.cloud_errors import answered
 from pdd_llamacpp_adapter.cloud.cloud_gate import bounded_reading, parsed
+from pdd_llamacpp_adapter.cloud.cloud_part import CloudPart
 from pdd_llamacpp_adapter.cloud.cloud_request import body_fields
 from pdd_llamacpp_adapter.cloud.cloud_stream import ANY_ID, CloudChunk, read_stream
 from pdd_llamacpp_adapter.cloud.tokenizer_check import check_tokenizer
@@ -117,7 +118,7 @@ class CloudClient:
             if error.status == 404:
                 raise CloudRefused(
                     f"the server at {self._client.base_url} answers, but without the pdd plugin: "
-                    "start vLLM with VLLM_PLUGINS=pdd in its environment",
+                    "start vLLM with VLLM_PLUGINS=pdd in its environment; a gateway in between must pass /v1/pdd/",
                     status=404,
                     code=error.code,
                 ) from error
@@ -154,24 +155,39 @@ class CloudClient:
         client = self._client if opt_in is None else self._client.with_options(max_retries=0)
         if opt_in is not None and self._knows_budget_policies:
             opt_in = replace(opt_in, tenant=self._tenant)
-        stream = await answered(
-            client.completions.create(
-                model=await self._model_name(),
-                prompt=list(request.prompt_token_ids),
-                stream=True,
-                extra_body=body_fields(request, opt_in),
+        model, url = await self._model_name(), self._client.base_url
+        with CloudPart(request, opt_in, model=model, url=url) as part:
+            stream = await answered(
+                client.completions.create(
+                    model=model,
+                    prompt=list(request.prompt_token_ids),
+                    stream=True,
+                    extra_body=body_fields(request, opt_in),
+                    extra_headers=part.headers,
+                )
             )
-        )
-        ids_below = ANY_ID if self._checked is None else len(self._checked.token_bytes)
-        events = read_stream(
-            stream,
-            prompt_tokens=len(request.prompt_token_ids),
-            top_logprobs=request.logprobs or 0,
-            ids_below=ids_below,
-        )
-        async with aclosing(events) as chunks:
-            async for chunk in chunks:
-                yield chunk
+            ids_below = ANY_ID if self._checked is None else len(self._checked.token_bytes)
+            events = read_stream(
+                stream,
+                prompt_tokens=len(request.prompt_token_ids),
+                top_logprobs=request.logprobs or 0,
+                ids_below=ids_below,
+                longest=0 if opt_in is None else self._longest(request),
+            )
+            async with aclosing(events) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+                part.end = chunk.end  # the last one has it
+
+    def _longest(self, request: AnswerRequest) -> int:
+        """Return the tokens at which the cloud ends an answer for its length, budgets aside; 0 if unknown."""
+        if self.info is None:
+            return 0
+        defaults = self.info.default_sampling_params
+        room = self.info.max_model_len - len(request.prompt_token_ids)
+        # vLLM's own limit holds for requests that ask for more
+        own = None if defaults is None else defaults.max_tokens
+        return min(request.max_tokens, room, request.max_tokens if own is None else own)
 
     async def _model_name(self) -> str:
         if self._model is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ ANY_ID = 2**31
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """Of one event: all the tokens that came while nobody read, each with the logprobs of twenty."""
 _BYTES_PER_ID = 12
+_LEFT_OUT = "{}: a gateway in between leaves them out, or the server does not know vLLM's {}"
 
 
 class CloudEnd(StrEnum):
@@ -60,6 +61,7 @@ async def read_stream(
     prompt_tokens: int = 0,
     top_logprobs: int = 0,
     ids_below: int = ANY_ID,
+    longest: int = 0,
 ) -> AsyncGenerator[CloudChunk]:
     """Yield chunks up to the one with a finish reason; close the stream in any case.
 
@@ -71,6 +73,7 @@ async def read_stream(
         prompt_tokens: length of the prompt, whose ids are in the first event.
         top_logprobs: how many of each token's best are passed on: vLLM adds the chosen one to them.
         ids_below: size of the vocabulary.
+        longest: tokens before which an answer ends for its length only by a decode budget; 0 where there is none.
 
     Raises:
         CloudRefused: an error event about the request itself, before the first token, or a server that sends no
@@ -92,6 +95,10 @@ async def read_stream(
                 chunk = _chunk(event.choices[0], top_logprobs, ids_below)
                 received += len(chunk.token_ids)
                 _check_count(event, chunk, received)
+                if chunk.end is CloudEnd.LENGTH and received < longest:
+                    chunk = replace(
+                        chunk, end=CloudEnd.BUDGET
+                    )  # a gateway in between leaves out vLLM's stop_reason
                 if chunk.token_ids or chunk.end is not None:
                     yield chunk
                 if chunk.end is not None:
@@ -112,13 +119,13 @@ def _check_count(event: CloudEvent, chunk: CloudChunk, received: int) -> None:
             counted = event.usage.completion_tokens
             raise CloudLost(f"the stream lacks or repeats an event: {received} tokens of {counted} have come")
     elif chunk.token_ids:
-        raise CloudRefused("the cloud does not count its tokens: it does not know vLLM's continuous_usage_stats")
+        raise CloudRefused(_LEFT_OUT.format("the cloud does not count its tokens", "continuous_usage_stats"))
 
 
 def _chunk(choice: Choice, top: int, ids_below: int) -> CloudChunk:
     ids = choice.token_ids
     if ids is None and choice.text:
-        raise CloudRefused("the cloud streams text without token ids: it does not know vLLM's return_token_ids")
+        raise CloudRefused(_LEFT_OUT.format("the cloud streams text without token ids", "return_token_ids"))
     if ids and max(ids) >= ids_below:
         raise CloudLost("the cloud sends a token id that is not in the vocabulary")
     end = _end(choice.finish_reason, choice.stop_reason)

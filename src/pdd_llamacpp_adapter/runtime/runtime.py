@@ -13,6 +13,7 @@ import anyio
 
 from pdd_core.errors import InvalidGrammar, first_of_ours, named
 from pdd_core.refinement.guard import Guard
+from pdd_core.tracing import Tracing
 from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
 from pdd_llamacpp_adapter.cloud.cloud_monitor import CloudMonitor
 from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
@@ -57,6 +58,7 @@ class Runtime:
         self._engine = engine
         self._settings = settings
         self._speed = DeviceSpeed()
+        self._tracing = Tracing() if settings.tracing else None
         self._grammars = GrammarEngine(engine.vocab, engine.vocab.stop_ids)
         self._planning = planning or Planning(settings, n_ctx=engine.n_ctx)
         self._agreements = Agreements(settings, self._planning, self._speed, n_ctx=engine.n_ctx)
@@ -214,6 +216,7 @@ class Runtime:
             guard=Guard(threshold=self._settings.guard_nats),
             on_cloud_error=self.cloud.suspect,
             on_ended=lambda session: self._ended(session, agreed.request, group),
+            tracing=self._tracing,
         )
         self._sessions.add(made)
         return made

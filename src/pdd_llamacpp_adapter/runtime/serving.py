@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from pdd_core.errors import first_of_ours
+from pdd_core.tracing import Tracing
 from pdd_llamacpp_adapter.runtime.runtime import Runtime
 from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
 from pdd_llamacpp_adapter.server.answers.service import Service
@@ -39,11 +40,13 @@ async def serve_device(
         signals: obey SIGINT and SIGTERM; only in the main thread.
 
     Raises:
-        ConfigurationError: a setting that cannot work, such as a port that is in use.
+        ConfigurationError: a setting that cannot work, such as a port that is in use, or tracing that is not
+            installed.
         DeviceEngineFailed: llama.cpp cannot make a context of this size.
         ModelError: the model file is missing, unreadable or not a GGUF model.
     """
-    service = Service(_http_limits(settings))
+    # what is not installed is found out before a model is loaded
+    service = Service(_http_limits(settings), tracing=Tracing() if settings.tracing else None)
 
     async def load() -> None:
         name = settings.model_name or gguf.stem.lower()

@@ -17,7 +17,7 @@ from pdd_llamacpp_adapter.server import info
 from pdd_llamacpp_adapter.server.answers.delivery import PDD_HEADER
 from pdd_llamacpp_adapter.server.chat import chat_routes
 from pdd_llamacpp_adapter.server.completions import completion_routes
-from pdd_llamacpp_adapter.server.gate import REQUEST_ID, Gate, RequestBooks
+from pdd_llamacpp_adapter.server.gate import REQUEST_ID, Gate, JoinTrace, RequestBooks
 from pdd_llamacpp_adapter.server.responses import response_routes
 from pdd_llamacpp_adapter.server.wire.failures import (
     CLIENT_GONE,
@@ -63,9 +63,12 @@ def create_app(service: Service) -> Starlette:
                 allow_private_network=True,
             )
         )
+    middleware.append(Middleware(Gate, service=service))
+    if service.tracing is not None:
+        middleware.append(Middleware(JoinTrace, tracing=service.tracing))
     return Starlette(
         routes=routes,
-        middleware=[*middleware, Middleware(Gate, service=service)],
+        middleware=middleware,
         exception_handlers={
             PDDError: _ours,
             HTTPException: _http,

@@ -1,4 +1,4 @@
-"""What happens to every request: an id, the count, the key, and the refusal while there is no model."""
+"""What happens to every request: an id, the count, the key, the refusal while there is no model, its trace."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from pdd_core.tracing import Tracing
     from pdd_llamacpp_adapter.server.answers.service import Service
 
 REQUEST_ID = "x-request-id"
@@ -126,3 +127,16 @@ class Gate:
         # the bytes that came: as text, only ASCII could be compared
         scheme, _, key = authorization.encode("latin-1").partition(b" ")
         return hmac.compare_digest(key.strip(), self._key) and scheme.lower() == b"bearer"
+
+
+class JoinTrace:
+    """Lets an answer's spans be children of what its client names in ``traceparent``. Only where it is traced."""
+
+    def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
+        self._app = app
+        self._tracing = tracing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        with self._tracing.joined(Headers(scope=scope)):
+            await self._app(scope, receive, send)

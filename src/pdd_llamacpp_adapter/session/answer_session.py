@@ -7,6 +7,7 @@ when it is due. The end of the answer stops the engine that still works, and so 
 from __future__ import annotations
 
 import secrets
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
@@ -18,6 +19,7 @@ from pdd_core.patience import Patience
 from pdd_core.planner.types import Verdict
 from pdd_core.refinement.guard import Guard
 from pdd_llamacpp_adapter.engine.speed import DeviceSpeed, WorkLeft
+from pdd_llamacpp_adapter.session.answer_trace import AnswerTrace
 from pdd_llamacpp_adapter.session.conductor import Conductor
 from pdd_llamacpp_adapter.session.device_part import DevicePart
 from pdd_llamacpp_adapter.session.display import Display
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from pdd_core.handoff import CloudInfo
     from pdd_core.plugins import Policies
     from pdd_core.timeline import ShownToken
+    from pdd_core.tracing import Tracing
     from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
     from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
     from pdd_llamacpp_adapter.engine.device_profile import DeviceProfile
@@ -78,6 +81,7 @@ class AnswerSession:
         on_progress: called after every chunk the device has processed, before it takes over.
         on_cloud_error: called when the cloud is lost, with why.
         on_ended: called once, when everything has come to rest.
+        tracing: makes OpenTelemetry spans of the answer, below the current one; None makes none.
 
     Raises:
         ConfigurationError: neither engine is given, or `rate` is not positive.
@@ -107,6 +111,7 @@ class AnswerSession:
         on_progress: Progress | None = None,
         on_cloud_error: Callable[[PDDError], object] | None = None,
         on_ended: Callable[[AnswerSession], object] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         if engine is None and cloud is None:
             raise ConfigurationError("a session needs an engine, a cloud, or both")
@@ -131,6 +136,8 @@ class AnswerSession:
         )
         self._plan = plan
         self._on_ended = on_ended
+        self._tracing = tracing
+        self._trace: AnswerTrace | None = None
         # a cloud that loses its place begins again, and must then say the same
         sampled_anew = cloud is not None and depends_on_output(request) and request.seed is None
         self._request = replace(request, seed=secrets.randbits(31)) if sampled_anew else request
@@ -155,10 +162,12 @@ class AnswerSession:
         self._tasks = await anyio.create_task_group().__aenter__()
         self._conductor = Conductor(setup, self._tasks, self._device)
         self._display = Display(setup, self._conductor, self._device)
-        self._tasks.start_soon(self._conductor.run)
-        if self._device is not None:
-            self._tasks.start_soon(self._device.run)
-            self._tasks.start_soon(self._device.watch)
+        self._trace = None if self._tracing is None else AnswerTrace(self._tracing, setup.request, setup.live.now)
+        with nullcontext() if self._trace is None else self._trace.current():
+            self._tasks.start_soon(self._conductor.run)
+            if self._device is not None:
+                self._tasks.start_soon(self._device.run)
+                self._tasks.start_soon(self._device.watch)
         return self
 
     async def __aexit__(
@@ -178,6 +187,8 @@ class AnswerSession:
             await self._tasks.__aexit__(None, None, None)
             return None
         finally:
+            if self._trace is not None:
+                self._trace.end(self.outcome, self.work, exc)
             if self._on_ended is not None:
                 self._on_ended(self)
 

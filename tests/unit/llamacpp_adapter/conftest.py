@@ -263,6 +263,8 @@ class FakeServer:
 
     answers: dict
     requests: list = field(default_factory=list)
+    heads: list = field(default_factory=list)
+    """Of the same requests: the lines before the body."""
     url: str = ""
 
     async def handle(self, reader, writer):
@@ -272,6 +274,7 @@ class FakeServer:
             length = next((int(x.split(":")[1]) for x in head.lower().split("\r\n") if "content-length" in x), 0)
             body = await reader.readexactly(length)
             self.requests.append((method, path, json.loads(body) if body else None))
+            self.heads.append(head.split("\r\n"))
             status, answer = self.answers.get((method, path), (404, {"error": {"message": "no", "code": 404}}))
             kind = "text/event-stream" if isinstance(answer, list) else "application/json"
             writer.write(f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nConnection: close\r\n".encode())

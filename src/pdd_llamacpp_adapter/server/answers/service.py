@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from pdd_core.sampling_defaults import DefaultSamplingParams
+    from pdd_core.tracing import Tracing
     from pdd_llamacpp_adapter.request import AnswerRequest
     from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
     from pdd_llamacpp_adapter.server.answers.stored import KeptAnswer
@@ -76,8 +77,12 @@ class Service:
     Not tied to HTTP: the program that runs the application sets `runtime` and calls `shut_down`.
     """
 
-    def __init__(self, limits: HttpLimits, runtime: AnswerSource | None = None) -> None:
+    def __init__(
+        self, limits: HttpLimits, runtime: AnswerSource | None = None, *, tracing: Tracing | None = None
+    ) -> None:
         self.limits = limits
+        self.tracing = tracing
+        """Joins answers to their clients' traces; None: not traced."""
         self.runtime = runtime
         self.stopping = False
         """True once `shut_down` was called: every new request is answered with 503."""

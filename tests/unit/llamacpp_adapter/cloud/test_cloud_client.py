@@ -9,11 +9,14 @@ import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from spans import exporter, traceparent
 
 from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable, SchemaVersionError, TokenizerMismatch
 from pdd_core.fingerprint import fingerprint
 from pdd_core.optin import OptIn
+from pdd_core.tracing import Tracing
 from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
+from pdd_llamacpp_adapter.cloud.cloud_part import TRACED, TracedAnswer
 from pdd_llamacpp_adapter.cloud.cloud_stream import CloudEnd, read_stream
 from pdd_llamacpp_adapter.request import AnswerRequest
 
@@ -95,6 +98,29 @@ async def test_a_request_carries_ids_sampling_and_opt_in(stream, sse):
     }
 
 
+async def test_a_traced_answers_request_names_its_span(stream, sse):
+    exporter().clear()
+    tracing = Tracing()
+    traced = TracedAnswer(tracing, tracing.begin("answer", {}), now=lambda: 0.0, ns=int)
+    token = TRACED.set(traced)
+    try:
+        await stream([sse.chunk([1]), sse.chunk([2], finish="length", stop="pdd_handoff"), sse.DONE])
+    finally:
+        TRACED.reset(token)
+    [part] = traced.cloud_parts
+    part.finish([0.0, 0.0])
+    [span] = exporter().get_finished_spans()
+    assert f"traceparent: {traceparent(span)}" in stream.server.heads[0]
+    assert span.attributes["pdd.end"] == "budget"
+    assert span.attributes["gen_ai.request.model"] == "smol"
+    assert span.attributes["server.address"] == "127.0.0.1"
+
+
+async def test_an_answer_that_is_not_traced_names_none(stream, sse):
+    await stream([sse.chunk([1], finish="stop"), sse.DONE])
+    assert not [line for line in stream.server.heads[0] if line.lower().startswith(("traceparent", "baggage"))]
+
+
 async def test_without_opt_in_it_is_a_plain_request(stream, sse):
     request = AnswerRequest(prompt_token_ids=[5], max_tokens=5)
     await stream([sse.chunk([1], finish="stop")], opt_in=None, request=request)
@@ -122,6 +148,29 @@ async def test_chunks_hold_any_number_of_ids(stream, sse):
 async def test_the_end_says_why(stream, sse, finish, stop, end):
     chunks = await stream([sse.chunk([1]), sse.chunk([2], finish=finish, stop=stop), sse.DONE])
     assert chunks[-1].end is end
+
+
+@pytest.mark.parametrize(
+    ("told", "max_tokens", "opt_in", "end"),
+    [
+        ({}, 50, OPT_IN, CloudEnd.BUDGET),
+        ({}, 2, OPT_IN, CloudEnd.LENGTH),
+        ({"max_model_len": 5}, 50, OPT_IN, CloudEnd.LENGTH),
+        ({"max_model_len": 6}, 50, OPT_IN, CloudEnd.BUDGET),
+        ({"default_sampling_params": {"max_tokens": 2}}, 50, OPT_IN, CloudEnd.LENGTH),
+        ({}, 50, None, CloudEnd.LENGTH),
+    ],
+)
+async def test_a_budget_that_ended_is_known_though_a_gateway_leaves_out_why(
+    serve, sse, told, max_tokens, opt_in, end
+):
+    pieces = [sse.chunk([1]), sse.chunk([2], finish="length", stop=None), sse.DONE]
+    server = await serve({("GET", "/pdd/info"): (200, {**info(), **told}), COMPLETIONS: (200, pieces)})
+    request = AnswerRequest(prompt_token_ids=[5, 6, 7], max_tokens=max_tokens)
+    async with CloudClient(server.url) as cloud:
+        await cloud.connect()
+        chunks = [chunk async for chunk in cloud.stream(request, opt_in)]
+    assert [chunk.end for chunk in chunks] == [None, end]
 
 
 async def test_a_stream_without_a_finish_reason_is_lost(stream, sse):
@@ -165,7 +214,7 @@ async def test_a_refusal_inside_a_stream_is_a_refusal(stream, sse):
 
 
 async def test_text_without_ids_is_refused(stream, sse):
-    with pytest.raises(CloudRefused, match="return_token_ids"):
+    with pytest.raises(CloudRefused, match=r"a gateway in between .* return_token_ids"):
         await stream([sse.chunk(None)])
 
 
@@ -460,7 +509,7 @@ async def test_a_byte_order_mark_within_the_stream_costs_its_event(stream, sse, 
 
 async def test_a_cloud_that_does_not_count_is_refused(stream, sse):
     choice = {"index": 0, "text": "t", "token_ids": [1], "finish_reason": "stop"}
-    with pytest.raises(CloudRefused, match="continuous_usage_stats"):
+    with pytest.raises(CloudRefused, match=r"a gateway in between .* continuous_usage_stats"):
         await stream([sse.event({"choices": [choice]}), sse.DONE])
 
 

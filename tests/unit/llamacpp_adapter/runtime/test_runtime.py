@@ -84,6 +84,12 @@ def test_with_a_cloud_the_answer_is_handed_over(runtime):
     assert mode(session) == "handoff"
 
 
+@pytest.mark.parametrize("tracing", [True, False])
+def test_its_answers_are_traced_if_the_settings_say_so(runtime, tracing):
+    session = runtime(cloud=Client(), tracing=tracing).session(request())
+    assert (session._tracing is not None) is tracing
+
+
 def test_without_one_the_device_answers_alone_and_unpaced(runtime):
     session = runtime().session(request())
     assert mode(session) == "device_only"

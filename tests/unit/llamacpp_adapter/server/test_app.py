@@ -3,8 +3,10 @@ import json
 import logging
 
 import pytest
+from opentelemetry import trace
 
 from pdd_core.errors import ConfigurationError
+from pdd_core.tracing import Tracing
 from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
 from pdd_llamacpp_adapter.server.chat import chat_request
 from pdd_llamacpp_adapter.server.completions import completion_routes
@@ -508,3 +510,20 @@ def test_an_answer_says_why_it_was_made_so_and_the_log_in_short(client, service,
         "device only cost=0 stalls=0 ttft=2s (begins only after 2 s)",
     ]
     assert 'pdd_device_plans_total{by="planner",verdict="handoff"} 1.0' in made.get("/metrics").text
+
+
+@pytest.mark.parametrize("body", [ASK, {**ASK, "stream": True}])
+@pytest.mark.parametrize("traced", [True, False])
+def test_a_traced_servers_answers_are_made_in_their_clients_trace(client, service, fake_runtime, body, traced):
+    class Runtime(fake_runtime):
+        def session(self, *args, **kwargs):
+            self.within = trace.get_current_span().get_span_context()
+            return super().session(*args, **kwargs)
+
+    made = service(runtime=Runtime())
+    made.tracing = Tracing() if traced else None
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    headers = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
+    assert client(made).post(CHAT, json=body, headers=headers).status_code == 200
+    assert made.runtime.within.is_remote is traced
+    assert made.runtime.within.trace_id == (int(trace_id, 16) if traced else 0)
