@@ -95,14 +95,16 @@ def wait_for(url: str, server: ServerProcess, seconds: float) -> None:
 def replicas(
     count: int, model: PreparedModel, key: str, folder: Path, console: Console
 ) -> Iterator[list[CloudServer]]:
-    """Start vLLMs one after the other: each keeps the processor busy for a minute or so."""
+    """Start vLLMs side by side, and yield them once all serve."""
+    servers = [replica(model, key, folder / f"vllm-{number}.log") for number in range(1, count + 1)]
     with ExitStack() as stack:
-        servers = []
-        for number in range(1, count + 1):
-            server = replica(model, key, folder / f"vllm-{number}.log")
-            with ConsoleProgress(console)(f"Starting vLLM {number} of {count}") as step:
+        for server in servers:
+            stack.callback(server.stop)
+            server.start()
+        for number, server in enumerate(servers, 1):
+            with ConsoleProgress(console)(f"Waiting for vLLM {number} of {count}") as step:
                 server.on_wait = step.say
-                servers.append(stack.enter_context(server))
+                server.wait_ready()
         yield servers
 
 

@@ -14,6 +14,7 @@ import exhaustive
 import pytest
 from boots import Boots
 from cloud_support import KEY, Cloud
+from fleet_example import fleet
 from readme import blocks, serve_command
 from third_party import install_example_policy
 
@@ -27,7 +28,7 @@ WATCH = Path(__file__).parent / "watch"
 README = Path(__file__).parents[2] / "README.md"
 PLUGINS_SCHEDULER = "pdd_vllm_plugin.scheduler.PDDAsyncScheduler"
 SPECULATION = Path(__file__).parents[1] / "support" / "speculation.py"
-STARTED = {"cloud", "plain", "refused", "speculated"}
+STARTED = {"cloud", "plain", "refused", "speculated", "replicas"}
 """The fixtures for which a vLLM has to start."""
 SMALL = (
     "--served-model-name", "smollm2", "--host", "127.0.0.1", "--max-model-len", "8192", "--max-num-seqs", "8",
@@ -49,12 +50,17 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 def pytest_collection_modifyitems(items):
-    """Files that need no vLLM come first, while the servers start; then those that others wait for longest."""
+    """Files that need no vLLM come first, while the servers start; then those that others wait for longest.
+
+    Those with replicas are last: they end what they need of memory themselves.
+    """
     needs = {item.path for item in items if STARTED & set(item.fixturenames)}
     first = [item for item in items if item.path not in needs]
     plain = [item for item in items if item.path in needs and "plain" in item.fixturenames]
-    rest = [item for item in items if item.path in needs and "plain" not in item.fixturenames]
-    items[:] = [*first, *plain, *rest]
+    last = [item for item in items if "replicas" in item.fixturenames]
+    others = {"plain", "replicas"}
+    rest = [item for item in items if item.path in needs and not others & set(item.fixturenames)]
+    items[:] = [*first, *plain, *rest, *last]
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +78,7 @@ def boots(request, prepared, tmp_path_factory):
         "plain": lambda: started(plain_server(prepared, tmp_path_factory.mktemp("plain"))),
         "refused": lambda: refusal(prepared, tmp_path_factory.mktemp("refused")),
         "speculated": lambda: speculation(prepared),
+        "replicas": lambda: two_replicas(prepared, tmp_path_factory.mktemp("replicas")),
     }
     for name in jobs:
         if name in wanted:
@@ -79,10 +86,9 @@ def boots(request, prepared, tmp_path_factory):
     made.start()
     yield made
     made.leave()
-    for name in ("cloud", "plain"):
-        if name in wanted:
-            with suppress(CancelledError, PDDError):
-                made.of(name).stop()
+    for name in {"cloud", "plain", "replicas"} & wanted:
+        with suppress(CancelledError, PDDError):
+            made.of(name).stop()
 
 
 def started(server):
@@ -132,6 +138,26 @@ def plain_server(prepared, folder):
     )  # fmt: skip
     server.command = without_plugin(server.command)
     return server
+
+
+class Replicas(list):
+    """Servers of one model."""
+
+    def stop(self):
+        for server in self:
+            server.stop()
+
+
+def two_replicas(prepared, folder):
+    """Two small servers with the plugin, as the example of a fleet starts them, for a router to stand before."""
+    servers = Replicas()
+    try:
+        for number in (1, 2):
+            servers.append(started(fleet.replica(prepared, KEY, folder / f"vllm-{number}.log")))
+    except BaseException:
+        servers.stop()
+        raise
+    return servers
 
 
 def refusal(prepared, folder):

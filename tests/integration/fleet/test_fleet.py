@@ -1,0 +1,219 @@
+"""Two vLLMs behind vllm-router, which loses headers and queries, and a device: no token is lost or comes twice."""
+
+import math
+
+import anyio
+import pytest
+from cloud_support import KEY, wait_until
+from device_server import PATIENT, DeviceServer
+
+from pdd_core.patience import Patience
+from pdd_core.timeline import Source
+from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, CloudClient
+
+pytestmark = pytest.mark.anyio
+
+QUESTIONS = ["What do bees make?", "What is the capital of France?", "Write one sentence about the moon."]
+"""The best two tokens of their greedy answers are nowhere closer than 0.07 nats: see test_with_cloud.py."""
+LENGTH, LONG = 32, 1500
+GREEDY = {"model": "smollm2", "temperature": 0, "max_tokens": LENGTH}
+WAIT = Patience(late_s=math.inf, first_token_s=120.0)
+FACTS = " ".join(
+    f"Room {n} of the museum shows things that were found in the year {1700 + 7 * n}." for n in range(50)
+)
+VLLMS_OWN = (
+    *("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"),
+    "vllm:time_to_first_token_seconds_bucket",
+)
+"""What deploy/grafana/pdd-device.json shows of vLLM's own."""
+
+
+def messages(text):
+    return [{"role": "user", "content": text}]
+
+
+@pytest.fixture(scope="module")
+def paired(behind_router, tmp_path_factory):
+    """A device as users start it."""
+    flags = ("--gguf", "demo", "--n-ctx", "2048", "--cloud", behind_router.url, "--cloud-api-key", KEY)
+    folder = tmp_path_factory.mktemp("device")
+    with DeviceServer(folder, *flags, "--decode-budget", "8", "--refine", "0.25", **PATIENT) as server:
+        yield server.connected()
+
+
+@pytest.fixture
+def alone(behind_router, engine):
+    """What a replica alone answers, asked past the router and without opting in."""
+
+    def answer(question):
+        with behind_router.replicas[-1].client() as client:
+            prompt = engine.vocab.render_chat(messages(question))
+            made = client.completions.create(**GREEDY, prompt=prompt, extra_body={"return_token_ids": True})
+        return made.choices[0]
+
+    return answer
+
+
+class Held:
+    """The real engine, which begins only when told to."""
+
+    def __init__(self, engine):
+        self._engine = engine
+        self.begin = anyio.Event()
+
+    @property
+    def memory(self):
+        return self
+
+    def __getattr__(self, name):
+        engine = self._engine
+        return getattr(engine if hasattr(engine, name) else engine.memory, name)
+
+    async def start(self, prompt, **options):
+        await self.begin.wait()
+        return await self._engine.memory.start(prompt, **options)
+
+
+@pytest.fixture
+def answered(behind_router, engine):
+    async def answer(question, *, on_token, budget, max_tokens=LENGTH, patience=WAIT):
+        """The shown tokens and the outcome.
+
+        `on_token(session, shown, device)` is told of each token: it lets the device begin, and says when to leave.
+        """
+        engine.reset()
+        device = Held(engine)
+        prompt = engine.vocab.render_chat(messages(question))
+        request = AnswerRequest(prompt_token_ids=prompt, max_tokens=max_tokens, decode_budget=budget)
+        shown = []
+        async with CloudClient(behind_router.url, api_key=KEY) as client:
+            await client.connect(engine.vocab)
+            async with AnswerSession(
+                request, engine=device, cloud=client, rate=math.inf, patience=patience
+            ) as session:
+                async for token in session:
+                    shown.append(token)
+                    if on_token(session, shown, device):
+                        break
+        return shown, session.outcome
+
+    return answer
+
+
+def ids(shown):
+    return [token.token_id for token in shown]
+
+
+def by_replica(behind_router):
+    return [replica.metric("pdd_requests_total") for replica in behind_router.replicas]
+
+
+def test_an_answer_is_the_replicas_own_to_the_letter_and_sessions_reach_both(behind_router, paired, alone):
+    expected = {question: alone(question).text for question in QUESTIONS}
+    with paired.client() as client:
+        for number in range(40):  # each has an even chance to reach the replica that has had none yet
+            question = QUESTIONS[number % len(QUESTIONS)]
+            answer = client.chat.completions.create(**GREEDY, messages=messages(question))
+            assert answer.choices[0].message.content == expected[question]
+            assert answer.pdd["mode"] == "handoff"
+            assert answer.pdd["cloud_error"] is None
+            assert answer.pdd["tokens"]["cloud"] > 0
+            if number >= len(QUESTIONS) and all(by_replica(behind_router)):
+                return
+    pytest.fail("one replica had no answer to make")
+
+
+def test_the_refined_prompt_comes_through_the_router(behind_router, paired):
+    with paired.client() as client:
+        answer = client.chat.completions.create(
+            **GREEDY,
+            messages=messages(f"{FACTS}\n\nWhen were the things in room 23 found?"),
+            extra_body={"ignore_eos": True},
+        )
+    report = answer.pdd["refinement"]
+    assert report["ratio"] == 0.25
+    assert 0 < report["kept_tokens"] <= 0.25 * report["prompt_tokens"] + 64
+    assert behind_router.metric("pdd_refinements_total", method="attention") >= 1
+    assert answer.usage.completion_tokens == LENGTH
+
+
+async def test_a_late_device_goes_on_where_the_budget_ended(answered, alone):
+    def after_the_budget(_, shown, device):
+        if len(shown) == 8:
+            device.begin.set()
+
+    shown, outcome = await answered(QUESTIONS[0], on_token=after_the_budget, budget=8)
+    assert ids(shown) == alone(QUESTIONS[0]).token_ids
+    assert [token.source for token in shown] == [Source.CLOUD] * 8 + [Source.DEVICE] * (len(shown) - 8)
+    assert outcome.extensions == 0
+    assert outcome.cloud_error is None
+
+
+async def test_further_legs_reach_the_replica_of_the_first(behind_router, answered, alone):
+    behind_router.wait_still()
+    before, extended = by_replica(behind_router), behind_router.metric("pdd_extensions_total")
+
+    def after_a_further_leg(session, _, device):
+        if session.outcome.extensions:
+            device.begin.set()
+
+    patience = Patience(late_s=0.0, max_extensions=LENGTH)
+    shown, outcome = await answered(QUESTIONS[1], on_token=after_a_further_leg, budget=3, patience=patience)
+    assert ids(shown) == alone(QUESTIONS[1]).token_ids
+    assert outcome.extensions >= 1
+    assert outcome.cloud_error is None
+    behind_router.wait_still()
+    assert behind_router.metric("pdd_extensions_total") - extended == outcome.extensions
+    legs = [now - then for now, then in zip(by_replica(behind_router), before, strict=True)]
+    assert sorted(legs) == [0, 1 + outcome.extensions]
+
+
+async def test_leaving_stops_the_replica(behind_router, answered):
+    behind_router.wait_still()
+    before = behind_router.metric("pdd_requests_total", status="aborted")
+    made = behind_router.metric("pdd_generated_tokens_total")
+    shown, outcome = await answered(QUESTIONS[2], on_token=lambda *_: True, budget=LONG, max_tokens=LONG)
+    assert len(shown) == 1
+    assert outcome.finish_reason == "cancelled"
+    behind_router.wait_still()
+    assert behind_router.metric("pdd_requests_total", status="aborted") == before + 1
+    assert behind_router.metric("pdd_generated_tokens_total") - made < LONG / 2
+
+
+def test_the_dashboard_shows_what_vllm_has(behind_router):
+    there = {sample.name for sample in behind_router.replicas[0].samples()}
+    assert set(VLLMS_OWN) <= there
+
+
+async def test_a_replica_dies_in_the_midst_and_the_device_finishes(behind_router, answered, paired, alone):
+    """The last test: one replica is gone after it."""
+    expected = {question: alone(question) for question in QUESTIONS}
+    behind_router.wait_still()
+
+    def kill_at_the_first(_, shown, device):
+        if len(shown) == 1:
+            [replica] = behind_router.at_work()
+            replica.kill()
+            behind_router.replicas.remove(replica)
+            device.begin.set()
+        return len(shown) >= LENGTH and shown[-1].source is Source.DEVICE
+
+    patience = Patience(late_s=math.inf, first_token_s=120.0, cloud_retries=0)
+    shown, outcome = await answered(
+        QUESTIONS[2], on_token=kill_at_the_first, budget=LONG, max_tokens=LONG, patience=patience
+    )
+    whole = expected[QUESTIONS[2]].token_ids
+    assert ids(shown)[: len(whole)] == whole
+    sources = [token.source for token in shown]
+    assert sources[0] is Source.CLOUD
+    assert sources == sorted(sources, key=[Source.CLOUD, Source.DEVICE].index)
+    assert outcome.cloud_error is not None
+
+    def from_the_cloud():
+        """However the router deals with the dead one meanwhile: each answer is whole."""
+        with paired.client() as client:
+            answer = client.chat.completions.create(**GREEDY, messages=messages(QUESTIONS[0]))
+        assert answer.choices[0].message.content == expected[QUESTIONS[0]].text
+        return answer.pdd["tokens"]["cloud"]
+
+    wait_until(from_the_cloud, seconds=120)
