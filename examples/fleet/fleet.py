@@ -63,6 +63,7 @@ def device(model: PreparedModel, cloud: str, key: str, port: int, log: Path) -> 
     words = [sys.executable, "-m", "pdd_cli.main", "serve", "--cloud", f"{cloud}/v1", "--gguf", str(model.gguf)]
     words += ["--host", HOST, "--port", str(port)]
     settings = {"PDD_CLOUD_API_KEY": key, "PDD_API_KEY": key, "PDD_MODEL_NAME": model.name, "PDD_N_CTX": "2048"}
+    settings["PDD_PLAN"] = "handoff"  # a device as fast as its cloud would rather make short answers alone
     return ServerProcess(CloudCommand(tuple(words), settings), log_path=log)
 
 
@@ -137,8 +138,8 @@ def ask(url: str, key: str, question: str) -> str:
             text = chunk.choices[0].delta.content or ""
             said += text
             print(text, end="", flush=True)
-    pdd = chunk.pdd
-    print(f"\n[cloud: {pdd['tokens']['cloud']}, device: {pdd['tokens']['device']}: {pdd['plan']['reason']}]")
+    tokens = chunk.pdd["tokens"]
+    print(f"\n[tokens of the cloud: {tokens['cloud']}, of the device: {tokens['device']}]")
     return said
 
 

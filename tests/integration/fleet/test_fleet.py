@@ -4,7 +4,7 @@ import math
 
 import anyio
 import pytest
-from cloud_support import KEY, wait_until
+from cloud_support import KEY, new_id, wait_until
 from device_server import PATIENT, DeviceServer
 
 from pdd_core.patience import Patience
@@ -113,7 +113,10 @@ def test_an_answer_is_the_replicas_own_to_the_letter_and_sessions_reach_both(beh
     with paired.client() as client:
         for number in range(40):  # each has an even chance to reach the replica that has had none yet
             question = QUESTIONS[number % len(QUESTIONS)]
-            answer = client.chat.completions.create(**GREEDY, messages=messages(question))
+            of_its_own = {"X-Session-ID": new_id()}
+            answer = client.chat.completions.create(
+                **GREEDY, messages=messages(question), extra_headers=of_its_own
+            )
             assert answer.choices[0].message.content == expected[question]
             assert answer.pdd["mode"] == "handoff"
             assert answer.pdd["cloud_error"] is None
@@ -212,7 +215,9 @@ async def test_a_replica_dies_in_the_midst_and_the_device_finishes(behind_router
     def from_the_cloud():
         """However the router deals with the dead one meanwhile: each answer is whole."""
         with paired.client() as client:
-            answer = client.chat.completions.create(**GREEDY, messages=messages(QUESTIONS[0]))
+            answer = client.chat.completions.create(
+                **GREEDY, messages=messages(QUESTIONS[0]), extra_headers={"X-Session-ID": new_id()}
+            )
         assert answer.choices[0].message.content == expected[QUESTIONS[0]].text
         return answer.pdd["tokens"]["cloud"]
 
