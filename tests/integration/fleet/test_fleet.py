@@ -1,11 +1,14 @@
 """Two vLLMs behind vllm-router, which loses headers and queries, and a device: no token is lost or comes twice."""
 
 import math
+import re
 
-import anyio
 import pytest
 from cloud_support import KEY, new_id, wait_until
 from device_server import PATIENT, DeviceServer
+from fleet_example import fleet
+from held_engine import Held
+from rich.console import Console
 
 from pdd_core.patience import Patience
 from pdd_core.timeline import Source
@@ -61,26 +64,6 @@ def alone(behind_router, engine):
         return choice.text, [token for token in choice.token_ids if token not in engine.vocab.stop_ids]
 
     return answer
-
-
-class Held:
-    """The real engine, which begins only when told to."""
-
-    def __init__(self, engine):
-        self._engine = engine
-        self.begin = anyio.Event()
-
-    @property
-    def memory(self):
-        return self
-
-    def __getattr__(self, name):
-        engine = self._engine
-        return getattr(engine if hasattr(engine, name) else engine.memory, name)
-
-    async def start(self, prompt, **options):
-        await self.begin.wait()
-        return await self._engine.memory.start(prompt, **options)
 
 
 @pytest.fixture
@@ -193,6 +176,19 @@ async def test_leaving_stops_the_replica(behind_router, answered):
     behind_router.wait_still()
     assert behind_router.metric("pdd_requests_total", status="aborted") == before + 1
     assert behind_router.metric("pdd_generated_tokens_total") - made < LONG / 2
+
+
+def test_the_example_answers(behind_router, prepared, tmp_path, capsys):
+    """All of it but its own vLLMs."""
+    workers = [replica.server.root_url for replica in behind_router.replicas]
+    with fleet.front(workers, prepared, KEY, tmp_path, Console()) as (_, device):
+        answer = fleet.ask(device, KEY, "Why is the sky blue?")
+    printed = capsys.readouterr().out
+    cloud, own = re.search(r"\[tokens of the cloud: (\d+), of the device: (\d+)\]", printed).groups()
+    assert answer
+    assert answer in printed
+    assert int(cloud) > 0
+    assert int(cloud) + int(own) <= 80
 
 
 def test_the_dashboard_shows_what_vllm_has(behind_router):
