@@ -54,6 +54,7 @@ def router(workers: Sequence[str], port: int, log: Path) -> ServerProcess:
     """
     words = [str(Path(sys.executable).parent / "vllm-router"), "--host", HOST, "--port", str(port)]
     words += ["--worker-urls", *workers, "--policy", "consistent_hash"]
+    words += ["--health-check-interval-secs", "5"]  # three in vain, and a vLLM counts as gone; 60 is the default
     words += ["--prometheus-port", str(free_port()), "--log-level", "warning"]
     return ServerProcess(CloudCommand(tuple(words), settings={}), log_path=log)
 
