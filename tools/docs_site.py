@@ -29,13 +29,14 @@ def on_config(config: Any) -> None:
 
 
 def on_files(files: Any, config: Any) -> None:
-    """Add the pages, and the examples that they link to."""
+    """Add the pages, and the examples and configurations that they link to."""
     from mkdocs.structure.files import File
 
     for name, page in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / name).read_text(encoding="utf-8")))
-    for path in (path for path in (ROOT / "examples").glob("*.*") if path.suffix != ".md"):
-        files.append(File.generated(config, f"examples/{path.name}", abs_src_path=str(path)))
+    for path in (*(ROOT / "examples").glob("*.*"), *(ROOT / "deploy").rglob("*")):
+        if path.is_file() and path.suffix != ".md":
+            files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

@@ -15,6 +15,7 @@ import exhaustive
 import pytest
 from boots import Boots
 from cloud_support import KEY, Cloud
+from fleet_example import fleet
 from readme import blocks, serve_command
 from third_party import install_example_policy
 
@@ -31,7 +32,7 @@ SPECULATION = Path(__file__).parents[1] / "support" / "speculation.py"
 VLLMS_SCHEDULER = "vllm.v1.core.sched.async_scheduler.AsyncScheduler"
 PARALLEL = ("--data-parallel-size", "2", "--api-server-count", "1")
 """Flags of the server `parallel`."""
-STARTED = {"cloud", "plain", "refused", "speculated", "parallel"}
+STARTED = {"cloud", "plain", "refused", "speculated", "parallel", "replicas"}
 """The fixtures for which a vLLM has to start."""
 SMALL = (
     "--served-model-name", "smollm2", "--host", "127.0.0.1", "--max-model-len", "8192", "--max-num-seqs", "8",
@@ -53,12 +54,16 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 def pytest_collection_modifyitems(items):
-    """Files that need no vLLM come first, while the servers start; then those that others wait for longest."""
+    """Files that need no vLLM come first, while the servers start; then those that others wait for longest.
+
+    Those with replicas are last: they end what they need of memory themselves.
+    """
     needs = {item.path for item in items if STARTED & set(item.fixturenames)}
     first = [item for item in items if item.path not in needs]
     plain = [item for item in items if item.path in needs and "plain" in item.fixturenames]
-    last = [item for item in items if item.path in needs and "parallel" in item.fixturenames]
-    rest = [item for item in items if item.path in needs and not {"plain", "parallel"} & set(item.fixturenames)]
+    late = ("parallel", "replicas")
+    last = [item for name in late for item in items if name in item.fixturenames]
+    rest = [item for item in items if item.path in needs and not {"plain", *late} & set(item.fixturenames)]
     items[:] = [*first, *plain, *rest, *last]
 
 
@@ -78,6 +83,7 @@ def boots(request, prepared, tmp_path_factory):
         "refused": lambda: refusal(prepared, tmp_path_factory.mktemp("refused")),
         "speculated": lambda: speculation(prepared),
         "parallel": lambda: started(parallel_server(prepared, tmp_path_factory.mktemp("parallel"))),
+        "replicas": lambda: two_replicas(prepared, tmp_path_factory.mktemp("replicas")),
     }
     for name in jobs:
         if name in wanted:
@@ -85,10 +91,9 @@ def boots(request, prepared, tmp_path_factory):
     made.start()
     yield made
     made.leave()
-    for name in ("cloud", "plain", "parallel"):
-        if name in wanted:
-            with suppress(CancelledError, PDDError):
-                made.of(name).stop()
+    for name in {"cloud", "plain", "parallel", "replicas"} & wanted:
+        with suppress(CancelledError, PDDError):
+            made.of(name).stop()
 
 
 def started(server):
@@ -150,6 +155,26 @@ def parallel_server(prepared, folder):
     cores = {"VLLM_CPU_OMP_THREADS_BIND": f"0|{cpu_count() - 1}", "VLLM_CPU_KVCACHE_SPACE": "1"}
     server.command = replace(server.command, settings={**server.command.settings, **cores})
     return server
+
+
+class Replicas(list):
+    """Servers of one model."""
+
+    def stop(self):
+        for server in self:
+            server.stop()
+
+
+def two_replicas(prepared, folder):
+    """Two small servers with the plugin, as the example of a fleet starts them, for a router to stand before."""
+    servers = Replicas()
+    try:
+        for number in (1, 2):
+            servers.append(started(fleet.replica(prepared, KEY, folder / f"vllm-{number}.log")))
+    except BaseException:
+        servers.stop()
+        raise
+    return servers
 
 
 def refusal(prepared, folder):

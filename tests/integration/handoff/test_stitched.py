@@ -7,9 +7,9 @@ round differently two tokens can change places; that counts only if their logits
 import asyncio
 import math
 
-import anyio
 import pytest
 from cloud_support import KEY, PROMPTS, complete
+from held_engine import Held
 
 from pdd_core.patience import Patience
 from pdd_core.timeline import Source
@@ -34,26 +34,6 @@ def cloud_alone(cloud):
             whole = complete(client, budget=1000, prompt=prompt, max_tokens=LENGTH)
             answers.append((ids.prompt_token_ids, whole.token_ids))
     return answers
-
-
-class Held:
-    """The real engine, which begins only when told to: the seam then lies exactly where the budget says."""
-
-    def __init__(self, engine):
-        self._engine = engine
-        self.begin = anyio.Event()
-
-    @property
-    def memory(self):
-        return self
-
-    def __getattr__(self, name):
-        engine = self._engine
-        return getattr(engine if hasattr(engine, name) else engine.memory, name)
-
-    async def start(self, prompt, **options):
-        await self.begin.wait()
-        return await self._engine.memory.start(prompt, **options)
 
 
 async def handed_over(engine, client, request):
