@@ -7,7 +7,6 @@ clients pass over as they do the chunk with the usage.
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from pdd_core.handoff import HandoffUpdate, Refinement, Status
 from pdd_core.optin import INLINE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from starlette.types import Message, Send
 
@@ -31,9 +30,11 @@ OBJECTS = {"/v1/chat/completions": "chat.completion.chunk", "/v1/completions": "
 _END = b"\n\n"
 """Ends each of vLLM's events."""
 _DONE = b"data: [DONE]\n\n"
-_PIECE = 4096
-"""Token ids that are made JSON at a time, in 0.2 ms. All 100,000 of a prompt would hold everybody's tokens up for
-20 ms, in a thread as well."""
+_IDS = 4096
+"""Token ids of a refined prompt that are made JSON at a time. All of a long prompt at once would hold everybody's
+tokens up, in a thread as well."""
+_PART = 16384
+"""Bytes from which on a part of an update is sent. Then others have their turn."""
 _KEPT = ("kept_indices", "kept_token_ids")
 _current: ContextVar[InlineUpdates | None] = ContextVar("pdd_inline", default=None)
 
@@ -72,7 +73,7 @@ class InlineUpdates:
         """Pass one message of vLLM's on, and what is new after it."""
         if message["type"] == "http.response.start":
             self._open = message["status"] == 200 and _is_event_stream(message)
-        elif self._open:
+        elif self._open and not self._is_plain(message):
             body = self._rest + message.get("body", b"")
             done = 0 if body.startswith(_DONE) else body.find(_END + _DONE)
             if done < 0:
@@ -81,6 +82,12 @@ class InlineUpdates:
                 await self._finish(message, body, done + len(_END) if done else 0)
             return
         await self._send(message)
+
+    def _is_plain(self, message: Message) -> bool:
+        """Whether it has whole events and nothing goes with them, as is so for nearly every token."""
+        body = message.get("body", b"")
+        told = self._budget_told and (self._refinement is None or self._refinement.done())
+        return told and not self._rest and body.endswith(_END) and _DONE not in body
 
     async def _forward(self, message: Message, body: bytes) -> None:
         """Send the events that are complete, and the budget if it has become known."""
@@ -117,14 +124,15 @@ class InlineUpdates:
         """Send the refinement once it is settled, also when vLLM has nothing to send just then."""
         if record.refinement_pending:
             await record.refined.wait()
-        refinement = await _refinement_json(record.refinement)
         await self._begun.wait()
         async with self._turn:
             if self._open:
                 with suppress(OSError):  # the client has left, and vLLM is told so itself
-                    await self._tell(record, refinement)
+                    await self._tell(record, _refinement_json(record.refinement))
 
-    async def _tell(self, record: HandoffRecord, refinement: bytes = b"null", *, last: bool = False) -> None:
+    async def _tell(
+        self, record: HandoffRecord, refinement: Iterable[bytes] = (b"null",), *, last: bool = False
+    ) -> None:
         self._budget_told = self._budget_told or record.decode_budget is not None
         # vLLM may end a stream because of an error of its own: then it ends the request after [DONE].
         ended = last and record.status is Status.RUNNING
@@ -143,9 +151,15 @@ class InlineUpdates:
             "model": record.model,
             "choices": [],
         }
-        pdd = _with(update.model_dump_json(exclude={"refinement"}).encode(), "refinement", refinement)
-        event = b"data: " + _with(json.dumps(chunk, separators=(",", ":")).encode(), "pdd", pdd) + _END
-        await self._send({"type": "http.response.body", "body": event, "more_body": True})
+        pdd = update.model_dump_json(exclude={"refinement"}).encode()
+        part = b'data: %s,"pdd":%s,"refinement":' % (to_json(chunk)[:-1], pdd[:-1])
+        for piece in refinement:
+            if len(part) > _PART:
+                await self._send({"type": "http.response.body", "body": part, "more_body": True})
+                await asyncio.sleep(0)
+                part = b""
+            part += piece
+        await self._send({"type": "http.response.body", "body": part + b"}}" + _END, "more_body": True})
 
 
 def follow(record: HandoffRecord) -> None:
@@ -165,26 +179,19 @@ def follow(record: HandoffRecord) -> None:
     updates.follow(record)
 
 
-async def _refinement_json(refinement: Refinement | NoRefinement) -> bytes:
+def _refinement_json(refinement: Refinement | NoRefinement) -> Iterator[bytes]:
     text = refinement.model_dump_json(exclude=set(_KEPT)).encode()
-    if isinstance(refinement, Refinement):
-        for name in _KEPT:
-            text = _with(text, name, await _ids_json(getattr(refinement, name)))
-    return text
-
-
-async def _ids_json(ids: list[int]) -> bytes:
-    pieces = []
-    for start in range(0, len(ids), _PIECE):
-        if start:
-            await asyncio.sleep(0)
-        pieces.append(to_json(ids[start : start + _PIECE])[1:-1])
-    return b"[" + b",".join(pieces) + b"]"
-
-
-def _with(json_object: bytes, name: str, value: bytes) -> bytes:
-    """Add a field to the JSON of an object that has fields."""
-    return b'%s,"%s":%s}' % (json_object[:-1], name.encode(), value)
+    if not isinstance(refinement, Refinement):
+        yield text
+        return
+    yield text[:-1]
+    for name in _KEPT:
+        yield b',"%s":[' % name.encode()
+        ids = getattr(refinement, name)
+        for start in range(0, len(ids), _IDS):
+            yield (b"," if start else b"") + to_json(ids[start : start + _IDS])[1:-1]
+        yield b"]"
+    yield b"}"
 
 
 def _is_event_stream(start: Message) -> bool:

@@ -73,7 +73,7 @@ class Sent:
     async def __call__(self, message):
         await asyncio.sleep(0)  # as a socket whose buffer is full
         self.messages.append(message)
-        if b'"refinement":{' in message.get("body", b""):
+        if self.bytes.endswith(b"}}\n\n") and b'"refinement":{' in self.events[-1]:
             self.settled.set()
 
     @property
