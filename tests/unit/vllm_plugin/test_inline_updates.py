@@ -157,6 +157,23 @@ async def test_a_refined_prompt_goes_out_when_it_is_there_and_not_with_the_next_
     assert [told(update)[2] for update in sent.updates] == ["refined", None]
 
 
+async def test_a_token_waits_until_a_long_refined_prompt_has_gone_out():
+    sent, record = Sent(), a_record(ratio=0.5, refinement=PENDING)
+    updates = InlineUpdates(sent, CHAT, hold_s=1.0)
+    with updates.active():
+        follow(record)
+        await updates(START)
+        await updates(body(EVENTS[0]))
+        record.refined_as(refined(list(range(20_000))))
+        before = len(sent.messages)
+        while len(sent.messages) == before:
+            await asyncio.sleep(0)
+        assert not sent.settled.is_set(), "it goes out in parts"
+        await updates(body(EVENTS[1] + DONE, more=False))
+    assert sent.without_ours == EVENTS[0] + EVENTS[1] + DONE
+    assert [told(update)[2] for update in sent.updates] == ["refined", None]
+
+
 async def test_done_waits_for_the_refinement():
     sent, record = Sent(), a_record(ratio=0.5, refinement=PENDING)
     updates = InlineUpdates(sent, CHAT, hold_s=30.0)
