@@ -113,15 +113,15 @@ def parse_opt_in(xargs: Mapping[str, Any] | None) -> OptIn | None:
     )
 
 
-def check_handoff_id(value: object) -> str:
-    """Return `value` if it can serve as a handoff id.
+def check_handoff_id(value: object, field: str = HANDOFF) -> str:
+    """Return `value`, which `field` has, if it can serve as a handoff id.
 
     Raises:
         InvalidOptIn: it is missing, not a string, too short, too long, or has characters outside ``A-Za-z0-9._-``.
     """
     if value is None:
         raise _invalid(HANDOFF, "is required when another pdd_ field is given; use uuid4().hex")
-    return _name(HANDOFF, value, HANDOFF_ID_CHARS, hint="; use uuid4().hex")
+    return _name(field, value, HANDOFF_ID_CHARS, hint="; use uuid4().hex")
 
 
 def check_one_answer(n: object) -> None:

@@ -86,7 +86,7 @@ def parse_state_request(xargs: Mapping[str, Any]) -> StateRequest | None:
         raise _invalid(verb, "must be true")
     return StateRequest(
         verb,
-        id=check_handoff_id(value) if verb in {Verb.READ, Verb.CANCEL} else "",
+        id=check_handoff_id(value, verb) if verb in {Verb.READ, Verb.CANCEL} else "",
         after=_count(AFTER, xargs.get(AFTER, 0)),
         wait=_seconds(xargs[WAIT]) if WAIT in xargs else None,
         used=_count(USED, xargs[USED]) if USED in xargs else None,

@@ -18,6 +18,7 @@ from pdd_vllm_plugin.budget_in_kv_transfer_params import take_budget_report
 from pdd_vllm_plugin.compat import completion_id, request_error
 from pdd_vllm_plugin.handoff_record import NOT_ENABLED, NOT_REQUESTED, PENDING, HandoffRecord
 from pdd_vllm_plugin.handoff_spans import end_span
+from pdd_vllm_plugin.inline_updates import follow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -76,6 +77,8 @@ class GenerateRecorder:
                 return self._generate(prompt, sampling_params, request_id, **kwargs)  # type: ignore[no-any-return]
             check_one_answer(sampling_params.n)
             record = self._new_record(opt_in, prompt, sampling_params, request_id, kwargs.get("lora_request"))
+            if opt_in.inline:
+                follow(record)
             self._store.add(record)
         except InvalidOptIn as error:
             raise request_error(str(error), error.param) from error

@@ -1,6 +1,7 @@
-"""Answers a wrong opt-in with a 400 that names the field, before anything is tokenised or scheduled.
+"""Looks at what opts in, before anything is tokenised or scheduled.
 
-vLLM puts it inside its own middleware: a request without a valid key has been refused by then.
+A wrong opt-in is answered with a 400 that names the field. A question about a handoff that comes as a POST is
+answered here, too. vLLM puts it inside its own middleware: a request without a valid key has been refused by then.
 """
 
 from __future__ import annotations
@@ -8,15 +9,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
+from starlette.responses import Response
 
 from pdd_core.errors import InvalidOptIn
-from pdd_core.optin import HANDOFF, check_one_answer, parse_opt_in
+from pdd_core.optin import HANDOFF, INLINE, check_one_answer, parse_opt_in
+from pdd_core.state_request import parse_state_request
 from pdd_vllm_plugin import openai_json
+from pdd_vllm_plugin.inline_updates import OBJECTS, InlineUpdates
 
 if TYPE_CHECKING:
-    from starlette.responses import JSONResponse
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from pdd_core.optin import OptIn
     from pdd_vllm_plugin.handoff_service import HandoffService
 
 PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
@@ -32,14 +36,15 @@ class OptInCheck:
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer it with an error."""
+        """Pass the request on, or answer it."""
         if scope["type"] != "http" or scope["method"] != "POST" or _path(scope) not in PATHS:
             await self._app(scope, receive, send)
             return
+        path = _path(scope)
         messages, body = await _read(receive)
-        refusal = self._check(body) if b"pdd_" in body and len(body) <= MAX_PARSED_BYTES else None
-        if refusal is not None:
-            await refusal(scope, receive, send)
+        found = await self._look(path, body) if b"pdd_" in body and len(body) <= MAX_PARSED_BYTES else None
+        if isinstance(found, Response):
+            await found(scope, receive, send)
             return
         replayed = iter(messages)
 
@@ -47,9 +52,15 @@ class OptInCheck:
             # After the stored messages the real channel: it is how vLLM learns that the client has left.
             return next(replayed, None) or await receive()
 
-        await self._app(scope, replay, send)
+        if found is None or not found.inline:
+            await self._app(scope, replay, send)
+            return
+        updates = InlineUpdates(send, path, hold_s=self._service.config.cancel_timeout_s)
+        with updates.active():
+            await self._app(scope, replay, updates)
 
-    def _check(self, body: bytes) -> JSONResponse | None:
+    async def _look(self, path: str, body: bytes) -> Response | OptIn | None:
+        """Return the answer if vLLM is not to see the request, else the opt-in, if there is one."""
         try:
             request = from_json(body)
         except ValueError:  # also for more than 200 levels, which Python's reader may not survive
@@ -58,10 +69,17 @@ class OptInCheck:
         if not isinstance(xargs, dict):
             return None
         try:
+            question = parse_state_request(xargs) if path in OBJECTS else None
+            if question is not None:
+                answer = await self._service.answers.answer(question)
+                answer.headers["cache-control"] = "no-store"  # gateways keep what equal POSTs are answered
+                return answer
             opt_in = parse_opt_in(xargs)
             if opt_in is None:
                 return None
             _check_single(request)
+            if opt_in.inline:
+                _check_inline(path, request)
             self._service.store.check_free(opt_in.handoff_id)
         except InvalidOptIn as error:
             return openai_json.error(400, str(error), param=error.param)
@@ -72,7 +90,17 @@ class OptInCheck:
                 "retry later, or send the request without pdd_ fields",
                 headers={"retry-after": "1"},
             )
-        return None
+        return opt_in
+
+
+def _check_inline(path: str, request: dict[str, Any]) -> None:
+    if path not in OBJECTS:
+        problem = f"goes with {' and '.join(OBJECTS)}, not with {path}"
+    elif request.get("stream") is not True:
+        problem = 'goes with "stream": true'
+    else:
+        return
+    raise InvalidOptIn(f"{INLINE} {problem}", param=f"vllm_xargs.{INLINE}")
 
 
 def _check_single(request: dict[str, Any]) -> None:

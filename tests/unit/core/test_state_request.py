@@ -37,7 +37,7 @@ def test_other_fields_ask_nothing(xargs):
         ({"pdd_info": 0}, "pdd_info"),
         ({"pdd_vocabulary": -1}, "pdd_vocabulary"),
         ({"pdd_vocabulary": True}, "pdd_vocabulary"),
-        ({"pdd_read": "short"}, "pdd_handoff"),
+        ({"pdd_read": "short"}, "pdd_read"),
         ({"pdd_read": ID, "pdd_used": 1}, "pdd_used"),
         ({"pdd_read": ID, "pdd_after": 1.5}, "pdd_after"),
         ({"pdd_read": ID, "pdd_wait": float("nan")}, "pdd_wait"),

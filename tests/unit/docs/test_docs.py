@@ -15,14 +15,23 @@ import pdd_llamacpp_adapter
 from pdd_core import errors, hookspecs
 from pdd_core.env import Env, ServeSettings
 from pdd_core.fingerprint import TokenizerFingerprint
-from pdd_core.handoff import CloudInfo, DecodeBudget, HandoffState, Limits, NoRefinement, Refinement, Status
+from pdd_core.handoff import (
+    CloudInfo,
+    DecodeBudget,
+    HandoffState,
+    HandoffUpdate,
+    Limits,
+    NoRefinement,
+    Refinement,
+    Status,
+)
 from pdd_core.optin import FIELDS, HANDOFF_ID_CHARS, MAX_DECODE_BUDGET, STOP_REASON
 from pdd_core.patience import Patience
 from pdd_core.planner import types
 from pdd_core.refinement.prompt import RefinePrompt
 from pdd_core.refinement.scores import PromptScores
 from pdd_core.sampling_defaults import DefaultSamplingParams
-from pdd_core.state_request import MAX_WAIT_S
+from pdd_core.state_request import AFTER, BY_POST, MAX_WAIT_S, USED, WAIT
 from pdd_core.timeline import Timeline
 from pdd_llamacpp_adapter.request import AnswerRequest
 from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
@@ -69,6 +78,7 @@ def section(text, title):
     "model",
     [
         HandoffState,
+        HandoffUpdate,
         CloudInfo,
         Limits,
         DecodeBudget,
@@ -91,6 +101,12 @@ def test_every_opt_in_field_has_its_row():
 def test_opt_in_fields_statuses_and_sampling_parameters_are_named():
     assert not unnamed([*FIELDS, STOP_REASON, *PATHS], WIRE)
     assert not unnamed([*Status, *SAMPLING_FIELDS], section(FIELDS_ON_THE_WIRE, "HandoffState"))
+
+
+def test_every_question_by_post_has_its_row():
+    rows = re.findall(r"^\| `(pdd_\w+)`[^|]*\| ([^|]*)\|", section(WIRE, "Questions by POST"), re.MULTILINE)
+    assert {name for name, _ in rows} == set(BY_POST)
+    assert {name for _, others in rows for name in re.findall(r"`(\w+)`", others)} == {AFTER, WAIT, USED}
 
 
 def test_bounds_are_the_codes():

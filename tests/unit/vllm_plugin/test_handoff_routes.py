@@ -43,6 +43,7 @@ class Server:
         app.add_middleware(OptInCheck, service=self.service)
 
         @app.post("/v1/completions")
+        @app.post("/v1/chat/completions")
         async def completions(body: dict):
             self.posted.append(body)
             return {"ok": True}
@@ -316,3 +317,96 @@ async def test_a_delete_counts_what_its_client_had_no_use_for(server):
     await server.client.delete(f"/v1/pdd/handoffs/{ID}?used=1")
     assert server.registry.get_sample_value("pdd_tokens_in_vain_total") == 1
     assert (await server.client.delete(f"/v1/pdd/handoffs/{ID}?used=-1")).status_code in {400, 422}
+
+
+POSTS = ["/v1/completions", "/v1/chat/completions"]
+
+
+async def ask(server, path, fields, **more):
+    return await server.client.post(path, json={**more, "vllm_xargs": fields})
+
+
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize(
+    ("fields", "route"),
+    [
+        ({"pdd_info": True}, "/v1/pdd/info"),
+        ({"pdd_vocabulary": 1}, "/v1/pdd/vocabulary?start=1"),
+        ({"pdd_read": "b" * 32}, "/v1/pdd/handoffs/" + "b" * 32),
+    ],
+)
+async def test_a_question_by_post_is_answered_as_by_its_route(server, path, fields, route):
+    asked, routed = await ask(server, path, fields, messages=[], stream=True), await server.client.get(route)
+    assert (asked.status_code, asked.content) == (routed.status_code, routed.content)
+    assert asked.headers["cache-control"] == "no-store"
+    assert server.posted == []
+
+
+@pytest.mark.parametrize("path", POSTS)
+async def test_a_state_is_read_and_deleted_by_post(server, path):
+    stream = server.begin()
+    await anext(stream)
+    await anext(stream)
+    read = (await ask(server, path, {"pdd_read": ID, "pdd_after": 1})).json()
+    route = (await server.client.get(f"/v1/pdd/handoffs/{ID}?after=1")).json()
+    assert read.pop("expires") == pytest.approx(route.pop("expires"), abs=60)
+    assert read == route
+    assert read["output_token_ids"] == [8]
+    deleted = await ask(server, path, {"pdd_cancel": ID, "pdd_used": 1})
+    assert deleted.json() == {"id": ID, "object": "pdd.handoff.deleted", "deleted": True, "confirmed": True}
+    assert server.registry.get_sample_value("pdd_tokens_in_vain_total") == 1
+    again = await ask(server, path, {"pdd_cancel": ID})
+    assert (again.status_code, again.json()) == (200, deleted.json())
+    assert (await ask(server, path, {"pdd_read": ID})).status_code == 404
+    assert server.posted == []
+
+
+async def test_a_question_by_post_can_wait(server):
+    stream = server.begin()
+    await anext(stream)
+    waiting = asyncio.create_task(ask(server, POSTS[0], {"pdd_read": ID, "pdd_wait": 30}))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    async for _ in stream:
+        pass
+    assert (await waiting).json()["status"] == "finished"
+
+
+async def test_a_question_is_answered_when_no_more_requests_are_taken():
+    server = Server(max_handoffs=1)
+    async with server.client:
+        await anext(server.begin())
+        assert (await ask(server, POSTS[1], {"pdd_read": ID})).status_code == 200
+        assert (await ask(server, POSTS[1], {"pdd_handoff": "b" * 32})).status_code == 429
+
+
+async def test_a_cancel_by_post_that_overtakes_its_request_refuses_it(server):
+    assert (await ask(server, POSTS[1], {"pdd_cancel": ID})).status_code == 404
+    assert (await ask(server, POSTS[1], OPT_IN)).status_code == 400
+    assert server.posted == []
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        (POSTS[0], {"pdd_read": "short"}, "pdd_read"),
+        (POSTS[0], {"pdd_read": ID, "pdd_wait": 61}, "pdd_wait"),
+        (POSTS[1], {"pdd_read": ID, "pdd_handoff": ID}, "pdd_handoff"),
+        (POSTS[1], {"pdd_cancel": ID, "pdd_after": 1}, "pdd_after"),
+        ("/v1/responses", {"pdd_read": ID}, "pdd_read"),
+    ],
+)
+async def test_a_wrong_question_is_a_400_that_names_the_field(server, path, fields, param):
+    answer = await ask(server, path, fields)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, f"vllm_xargs.{param}")
+    assert server.posted == []
+
+
+@pytest.mark.parametrize("name", ["pdd_read", "pdd_cancel", "pdd_info", "pdd_vocabulary"])
+def test_a_question_that_the_middleware_did_not_see_is_no_request_for_an_answer(name):
+    """Its body has more than 8 MiB, or spells the name with escapes."""
+    server = Server()
+    with pytest.raises(ValueError, match=f"{name} is not a field") as refused:
+        server.begin(opt_in={name: ID})
+    assert refused.value.parameter == f"vllm_xargs.{name}"
+    assert server.engine.calls == []
