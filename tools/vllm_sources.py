@@ -1,0 +1,142 @@
+"""Runs a command with the Python files of vLLM's releases, one after the other, instead of the vLLM installed.
+
+    python tools/vllm_sources.py 0.33.0 0.32.0 --run pytest tests/compat
+
+A wheel of vLLM is over 300 MB, and its Python files are about 10 MB of it. Only those are read, by HTTP ranges, and
+kept in the cache folder (`PDD_CACHE_DIR`); nothing is compiled, and no dependency is installed. pip finds the wheel,
+so that its settings (index, proxy) hold. Exits with an error if a run failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from http import HTTPStatus
+from http.client import HTTPException
+from typing import TYPE_CHECKING
+from urllib.request import Request, urlopen
+
+from pdd_cli.cache import published
+from pdd_core.env import Env
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+CHUNK = 2 * 1024 * 1024
+"""Bytes per request."""
+TRIES = 5
+WANTED = (".py", ".dist-info/METADATA", ".dist-info/entry_points.txt")
+
+
+class RangedFile(io.RawIOBase):
+    """A file on a web server, read where it is wanted.
+
+    Raises:
+        OSError: the server does not answer, or does not answer ranges.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._at = 0
+        self.received = 0
+        with urlopen(Request(url, method="HEAD"), timeout=60) as answer:  # noqa: S310 - from pip
+            self._size = int(answer.headers["content-length"])
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place; nothing is read."""
+        self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Read what comes next, with one request."""
+        last = min(self._at + len(buffer), self._size) - 1
+        if last < self._at:
+            return 0
+        data = self._get(f"bytes={self._at}-{last}")
+        buffer[: len(data)] = data
+        self._at += len(data)
+        self.received += len(data)
+        return len(data)
+
+    def _get(self, span: str) -> bytes:
+        for tried in range(1, TRIES + 1):
+            try:
+                with urlopen(Request(self._url, headers={"range": span}), timeout=60) as answer:  # noqa: S310
+                    if answer.status == HTTPStatus.PARTIAL_CONTENT:
+                        return answer.read()  # type: ignore[no-any-return]
+                break
+            except (OSError, HTTPException):
+                if tried == TRIES:
+                    raise
+                time.sleep(tried)
+        raise OSError(f"{self._url} is not served by ranges")
+
+
+def wheel_url(version: str) -> str:
+    """Ask pip where the wheel of a version lies; pip reads its metadata only."""
+    pip = ["-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--report", "-"]
+    command = [sys.executable, *pip, "--only-binary", ":all:", f"vllm=={version}"]
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return str(json.loads(run.stdout)["install"][0]["download_info"]["url"])
+
+
+def unpack(version: str, folder: Path) -> str:
+    """Write the Python files of a release into `folder`. Returns what it took, in words."""
+    begun = time.monotonic()
+    remote = RangedFile(wheel_url(version))
+    with zipfile.ZipFile(io.BufferedReader(remote, CHUNK)) as wheel:
+        members = [member for member in wheel.infolist() if member.filename.endswith(WANTED)]
+        for member in sorted(members, key=lambda one: one.header_offset):  # so that each byte is read once
+            wheel.extract(member, folder)
+    # by "+cpu" vLLM picks its platform (vllm.platforms.cpu_platform_plugin), as in its own CPU builds
+    metadata = next(folder.glob("*.dist-info/METADATA"))
+    metadata.write_text(metadata.read_text().replace(f"\nVersion: {version}\n", f"\nVersion: {version}+cpu\n", 1))
+    return f"{len(members)} files, {remote.received / 1e6:.0f} MB read, {time.monotonic() - begun:.0f} s"
+
+
+def provide(version: str) -> Path:
+    """Return the folder with a release, which is unpacked unless the cache has it."""
+    folder = Env().cache_dir / "vllm-sources" / version
+    if not folder.is_dir():
+        with published(folder) as draft:
+            draft.mkdir()
+            took = unpack(version, draft)
+        print(f"vLLM {version}: {took}", flush=True)
+    return folder
+
+
+def run(version: str, command: Sequence[str]) -> int:
+    """Run `command` with a release in front of everything that is installed; return its exit code."""
+    folder = provide(version)
+    print(f"vLLM {version}: {' '.join(command)}", flush=True)
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(folder)}, check=False).returncode
+
+
+def main() -> None:
+    """Provide each release, and run the command with it."""
+    parser = argparse.ArgumentParser(description="Run a command once per release of vLLM, with its Python files.")
+    parser.add_argument("versions", nargs="+", metavar="VERSION")
+    parser.add_argument("--run", nargs=argparse.REMAINDER, required=True, help="the command and its arguments")
+    options = parser.parse_args()
+    failed = [version for version in options.versions if run(version, options.run)]
+    if failed:
+        sys.exit(f"failed with vLLM {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
