@@ -9,13 +9,14 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import httpx2
+from prometheus_client import REGISTRY
 from vllm_by_hand import BLOCK, model_output
 
 KEY = "choose-a-key"
 
 
 class EngineCoreByHand:
-    """Steps while requests are there, up to `pause_at` tokens of a step's number if it is set."""
+    """Steps while requests are there; after `pause_at` steps it waits for `go_on`."""
 
     engine_ranks_managed = (0,)
     resources = SimpleNamespace(engine_dead=False)
@@ -26,7 +27,7 @@ class EngineCoreByHand:
         self.steps = 0
         self.pause_at = None
         self.paused = asyncio.Event()
-        self.calls = []
+        self.worker = object()
         self._changed = asyncio.Event()
 
     def go_on(self):
@@ -71,8 +72,7 @@ class EngineCoreByHand:
         return False
 
     async def collective_rpc_async(self, method, timeout=None, args=(), kwargs=None):
-        self.calls.append((method, args))
-        raise RuntimeError("there are no workers")
+        return [getattr(self.worker, method)(*args)]
 
     async def get_supported_tasks_async(self):
         return ("generate",)
@@ -90,7 +90,7 @@ def _sent(message, kind):
 
 @asynccontextmanager
 async def api_server(scheduler, model_dir, monkeypatch, *, token, flags=()):
-    """Yield (HTTP client, engine core, engine client) of vLLM's API server as `vllm serve` builds it."""
+    """Yield (HTTP client, engine core) of vLLM's API server as `vllm serve` builds it."""
     from vllm.entrypoints.cli.launch import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -115,6 +115,10 @@ async def api_server(scheduler, model_dir, monkeypatch, *, token, flags=()):
             base_url="http://vllm",
             headers={"authorization": f"Bearer {KEY}"},
         ) as client:
-            yield client, core, engine
+            yield client, core
     finally:
         engine.shutdown()
+        # one process makes one server, and its metrics, in real life
+        ours = {one for name, one in REGISTRY._names_to_collectors.items() if name.startswith("pdd_")}
+        for collector in ours:
+            REGISTRY.unregister(collector)
