@@ -2,9 +2,9 @@
 
     python tools/vllm_sources.py 0.33.0 0.32.0 --run pytest tests/compat
 
-A wheel of vLLM is over 300 MB, and its Python files are about 10 MB of it. Only those are read, by HTTP ranges, and
-kept in the cache folder (`PDD_CACHE_DIR`); nothing is compiled, and no dependency is installed. pip finds the wheel,
-so that its settings (index, proxy) hold. Exits with an error if a run failed.
+A wheel of vLLM is over 300 MB, and its Python files are about 10 MB of it. Only those are read, by HTTP ranges,
+and kept in the cache folder (`PDD_CACHE_DIR`). Nothing is compiled, and no dependency is installed. pip finds the
+wheel, so that its settings (index, proxy) hold. Exits with an error if a run failed.
 """
 
 from __future__ import annotations

@@ -55,18 +55,20 @@ def test_vllm_calls_the_step_with_the_schedulers_output_alone():
     assert "self.worker.execute_model(scheduler_output)" in inspect.getsource(WorkerWrapperBase.execute_model)
 
 
-@pytest.mark.parametrize("name", backends.BACKENDS)
-def test_the_backends_are_overridden_by_ones_that_look_the_same(name):
+@pytest.fixture(params=backends.BACKENDS)
+def entry(request):
+    """vLLM's name for a backend, which stands for vLLM's own class here."""
     from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
-    entry = AttentionBackendEnum[name]
-    entry.clear_override()
+    yield AttentionBackendEnum[request.param]
+    for name in backends.BACKENDS:
+        AttentionBackendEnum[name].clear_override()
+
+
+def test_the_backends_are_overridden_by_ones_that_look_the_same(entry):
     plain = entry.get_class()
-    try:
-        backends.register_backends()
-        ours = entry.get_class()
-    finally:
-        entry.clear_override()
+    backends.register_backends()
+    ours = entry.get_class()
     assert issubclass(ours, plain)
     assert ours is not plain
     assert ours.get_name() == plain.get_name()
@@ -78,19 +80,10 @@ def test_the_backends_are_overridden_by_ones_that_look_the_same(name):
     assert update == ["self", "layer", "key", "value", "kv_cache", "slot_mapping"]
 
 
-@pytest.mark.parametrize("name", backends.BACKENDS)
-def test_the_metadata_tell_what_the_scorer_reads(name):
-    from vllm.v1.attention.backends.registry import AttentionBackendEnum
-
-    entry = AttentionBackendEnum[name]
+def test_the_metadata_tell_what_the_scorer_reads(entry):
     module = inspect.getmodule(entry.get_class())
-    [metadata] = {
-        one
-        for one in vars(module).values()
-        if dataclasses.is_dataclass(one)
-        and one.__module__ == module.__name__
-        and one.__name__.endswith("Metadata")
-    }
+    own = [one for one in vars(module).values() if getattr(one, "__module__", "") == module.__name__]
+    [metadata] = [one for one in own if dataclasses.is_dataclass(one) and one.__name__.endswith("Metadata")]
     assert {"query_start_loc", "seq_lens", "block_table"} <= {one.name for one in dataclasses.fields(metadata)}
 
 

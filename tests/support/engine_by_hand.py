@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import httpx2
 from prometheus_client import REGISTRY
-from vllm_by_hand import BLOCK, model_output
+from vllm_by_hand import block_hasher, model_output
 
 KEY = "choose-a-key"
 
@@ -35,14 +35,11 @@ class EngineCoreByHand:
         self._changed.set()
 
     async def add_request_async(self, request):
-        from vllm.utils.hashing import sha256
-        from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
         from vllm.v1.engine import EngineCoreRequest
         from vllm.v1.request import Request
 
-        init_none_hash(sha256)
-        hasher = get_request_block_hasher(BLOCK, sha256)
-        self.scheduler.add_request(Request.from_engine_core_request(_sent(request, EngineCoreRequest), hasher))
+        arrived = _sent(request, EngineCoreRequest)
+        self.scheduler.add_request(Request.from_engine_core_request(arrived, block_hasher()))
         self._changed.set()
 
     async def abort_requests_async(self, request_ids):

@@ -1,6 +1,7 @@
 """vLLM's own scheduler, with ours on top, without an engine: whoever calls it plays the model."""
 
 import os
+from functools import cache
 
 BLOCK = 16
 
@@ -54,19 +55,26 @@ def scheduler_by_hand(
 def request_by_hand(name, prompt_token_ids, *, max_tokens, extra_args=None, arrival_time=None):
     """Return what vLLM's front end would send to the scheduler."""
     from vllm import SamplingParams
-    from vllm.utils.hashing import sha256
-    from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
     from vllm.v1.request import Request
 
-    init_none_hash(sha256)
     return Request(
         request_id=name,
         prompt_token_ids=list(prompt_token_ids),
         sampling_params=SamplingParams(max_tokens=max_tokens, ignore_eos=True, extra_args=extra_args),
         pooling_params=None,
         arrival_time=arrival_time,
-        block_hasher=get_request_block_hasher(BLOCK, sha256),
+        block_hasher=block_hasher(),
     )
+
+
+@cache
+def block_hasher():
+    """Return what names the prefix cache's blocks. Up to 0.26, each start of it draws other names."""
+    from vllm.utils.hashing import sha256
+    from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+
+    init_none_hash(sha256)
+    return get_request_block_hasher(BLOCK, sha256)
 
 
 def model_output(scheduler, step, token=7):

@@ -1,4 +1,4 @@
-"""Whatever of ours raises inside a step, no request is lost: it runs as on plain vLLM, and the log has one line."""
+"""If something of ours raises inside a step, requests run as on plain vLLM, and the log has one line."""
 
 import pytest
 from scheduler_fakes import FakeScheduler, Scheduler, request, run
