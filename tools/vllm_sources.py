@@ -13,13 +13,15 @@ import argparse
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from http import HTTPStatus
 from http.client import HTTPException
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.request import Request, urlopen
 
 from pdd_cli.cache import published
@@ -36,18 +38,16 @@ WANTED = (".py", ".dist-info/METADATA", ".dist-info/entry_points.txt")
 
 
 class RangedFile(io.RawIOBase):
-    """A file on a web server, read where it is wanted.
+    """A file on a web server that answers ranges, read where it is wanted.
 
     Raises:
-        OSError: the server does not answer, or does not answer ranges.
+        OSError: the server does not answer, or no longer with ranges.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, size: int) -> None:
         self._url = url
+        self._size = size
         self._at = 0
-        self.received = 0
-        with urlopen(Request(url, method="HEAD"), timeout=60) as answer:  # noqa: S310 - from pip
-            self._size = int(answer.headers["content-length"])
 
     def seekable(self) -> bool:
         """Return True."""
@@ -70,7 +70,6 @@ class RangedFile(io.RawIOBase):
         data = self._get(f"bytes={self._at}-{last}")
         buffer[: len(data)] = data
         self._at += len(data)
-        self.received += len(data)
         return len(data)
 
     def _get(self, span: str) -> bytes:
@@ -87,9 +86,22 @@ class RangedFile(io.RawIOBase):
         raise OSError(f"{self._url} is not served by ranges")
 
 
+def opened(url: str) -> BinaryIO:
+    """Open a remote file. It is copied whole where its server knows no ranges."""
+    with urlopen(Request(url, method="HEAD"), timeout=60) as answer:  # noqa: S310 - from pip
+        size, ranges = int(answer.headers["content-length"]), answer.headers["accept-ranges"]
+    if ranges == "bytes":
+        return io.BufferedReader(RangedFile(url, size), CHUNK)
+    print(f"all {size / 1e6:.0f} MB of {url}: its server knows no ranges", flush=True)
+    copy = tempfile.TemporaryFile()
+    with urlopen(url, timeout=60) as answer:  # noqa: S310
+        shutil.copyfileobj(answer, copy, CHUNK)
+    return copy
+
+
 def wheel_url(version: str) -> str:
     """Ask pip where the wheel of a version lies; pip reads its metadata only."""
-    pip = ["-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--report", "-"]
+    pip = ["-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "-qq", "--report", "-"]
     command = [sys.executable, *pip, "--only-binary", ":all:", f"vllm=={version}"]
     run = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return str(json.loads(run.stdout)["install"][0]["download_info"]["url"])
@@ -97,16 +109,16 @@ def wheel_url(version: str) -> str:
 
 def unpack(version: str, folder: Path) -> str:
     """Write the Python files of a release into `folder`. Returns what it took, in words."""
+    print(f"vLLM {version}: reading its Python files", flush=True)
     begun = time.monotonic()
-    remote = RangedFile(wheel_url(version))
-    with zipfile.ZipFile(io.BufferedReader(remote, CHUNK)) as wheel:
+    with opened(wheel_url(version)) as file, zipfile.ZipFile(file) as wheel:
         members = [member for member in wheel.infolist() if member.filename.endswith(WANTED)]
         for member in sorted(members, key=lambda one: one.header_offset):  # so that each byte is read once
             wheel.extract(member, folder)
     # by "+cpu" vLLM picks its platform (vllm.platforms.cpu_platform_plugin), as in its own CPU builds
     metadata = next(folder.glob("*.dist-info/METADATA"))
     metadata.write_text(metadata.read_text().replace(f"\nVersion: {version}\n", f"\nVersion: {version}+cpu\n", 1))
-    return f"{len(members)} files, {remote.received / 1e6:.0f} MB read, {time.monotonic() - begun:.0f} s"
+    return f"{len(members)} files in {time.monotonic() - begun:.0f} s"
 
 
 def provide(version: str) -> Path:
