@@ -93,7 +93,7 @@ def opened(url: str) -> BinaryIO:
     if ranges == "bytes":
         return io.BufferedReader(RangedFile(url, size), CHUNK)
     print(f"all {size / 1e6:.0f} MB of {url}: its server knows no ranges", flush=True)
-    copy = tempfile.TemporaryFile()
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
     with urlopen(url, timeout=60) as answer:  # noqa: S310
         shutil.copyfileobj(answer, copy, CHUNK)
     return copy
