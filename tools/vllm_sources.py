@@ -1,4 +1,4 @@
-"""Runs a command with the Python files of vLLM's releases, one after the other, instead of the vLLM installed.
+"""Runs a command once for each of several releases of vLLM, with their Python files instead of the vLLM installed.
 
     python tools/vllm_sources.py 0.33.0 0.32.0 --run pytest tests/compat
 
@@ -19,8 +19,10 @@ import sys
 import tempfile
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from http.client import HTTPException
+from subprocess import PIPE, STDOUT
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.request import Request, urlopen
 
@@ -103,7 +105,7 @@ def wheel_url(version: str) -> str:
     """Ask pip where the wheel of a version lies; pip reads its metadata only."""
     pip = ["-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "-qq", "--report", "-"]
     command = [sys.executable, *pip, "--only-binary", ":all:", f"vllm=={version}"]
-    run = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    run = subprocess.run(command, check=True, stdout=PIPE)
     return str(json.loads(run.stdout)["install"][0]["download_info"]["url"])
 
 
@@ -133,19 +135,28 @@ def provide(version: str) -> Path:
 
 
 def run(version: str, command: Sequence[str]) -> int:
-    """Run `command` with a release in front of everything that is installed; return its exit code."""
+    """Run `command` with a release in front of everything that is installed; return its exit code.
+
+    What it prints is shown when it has ended: others run beside it.
+    """
     folder = provide(version)
     print(f"vLLM {version}: {' '.join(command)}", flush=True)
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(folder)}, check=False).returncode
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    ended = subprocess.run(command, env=environment, check=False, stdout=PIPE, stderr=STDOUT, text=True)
+    print(f"vLLM {version} ended with {ended.returncode}:\n{ended.stdout}", flush=True)
+    return ended.returncode
 
 
 def main() -> None:
-    """Provide each release, and run the command with it."""
+    """Provide each release, and run the command with it, as many at once as there are cores."""
     parser = argparse.ArgumentParser(description="Run a command once per release of vLLM, with its Python files.")
     parser.add_argument("versions", nargs="+", metavar="VERSION")
     parser.add_argument("--run", nargs=argparse.REMAINDER, required=True, help="the command and its arguments")
     options = parser.parse_args()
-    failed = [version for version in options.versions if run(version, options.run)]
+    # most of it is one core's work, that of importing vLLM
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        codes = list(pool.map(lambda version: run(version, options.run), options.versions))
+    failed = [version for version, code in zip(options.versions, codes, strict=True) if code]
     if failed:
         sys.exit(f"failed with vLLM {', '.join(failed)}")
 

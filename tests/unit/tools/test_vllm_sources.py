@@ -102,7 +102,7 @@ def test_a_server_that_fails_again_and_again_leaves_nothing_behind(tool, serve):
     assert list((tool.Env().cache_dir / "vllm-sources").iterdir()) == []
 
 
-def test_the_command_finds_that_release_and_a_failure_is_told(tool, serve, monkeypatch):
+def test_the_command_finds_that_release_and_a_failure_is_told(tool, serve, monkeypatch, capsys):
     serve()
     check = "import vllm, sys; from importlib.metadata import version; sys.exit(version('vllm') != '9.8.7+cpu')"
     assert tool.run("9.8.7", [sys.executable, "-c", check]) == 0
