@@ -107,7 +107,10 @@ def test_the_command_finds_that_release_and_a_failure_is_told(tool, serve, monke
     check = "import vllm, sys; from importlib.metadata import version; sys.exit(version('vllm') != '9.8.7+cpu')"
     assert tool.run("9.8.7", [sys.executable, "-c", check]) == 0
     monkeypatch.setattr(
-        sys, "argv", ["vllm_sources", "9.8.7", "--run", sys.executable, "-c", "raise SystemExit(3)"]
+        sys,
+        "argv",
+        ["vllm_sources", "9.8.7", "--run", sys.executable, "-c", "print('what it said'); raise SystemExit(3)"],
     )
     with pytest.raises(SystemExit, match=r"failed with vLLM 9\.8\.7"):
         tool.main()
+    assert "vLLM 9.8.7 ended with 3:\nwhat it said\n" in capsys.readouterr().out
