@@ -14,11 +14,18 @@ from load import Cell
 
 RATIOS = (1.0, 0.25)
 """Shares of the prompt that the device reads, for the planner's N."""
+STEADY = (0.95, 1.05)
+"""Between these is the second half of a window over its first, in an engine that was in its steady state."""
 
 
 def planned(cell: Cell) -> dict[str, int]:
     """Return the planner's N by the share of the prompt that the device reads."""
     return {f"{ratio:g}": min(planner_budget(cell.prompt, ratio=ratio), cell.output) for ratio in RATIOS}
+
+
+def is_steady(figures: dict[str, float]) -> bool:
+    """Return whether both halves of a window gave the same."""
+    return STEADY[0] <= figures["second_half_over_first"] <= STEADY[1]
 
 
 class Record:
@@ -36,15 +43,17 @@ class Record:
             "python": platform.python_version(),
         }
 
-    def add(self, engine: str, cell: Cell, figures: dict[str, float]) -> None:
-        """Keep and print one measurement."""
+    def add(self, engine: str, cell: Cell, figures: dict[str, float], *, warm_up: bool = False) -> None:
+        """Keep and print one measurement. One that was to warm the engine up counts for nothing."""
         name = "whole answers" if cell.end == "full" else f"{cell.end} {cell.tokens}"
         print(
             f"{cell.name:>22}  {engine:6}  {name:13}  {figures['requests_per_s']:8.2f} req/s  "
-            f"step {figures['step_ms']:6.1f} ms  running {figures['running']:6.1f}",
+            f"step {figures['step_ms']:6.1f} ms  running {figures['running']:6.1f}"
+            + ("  warm-up" if warm_up else "" if is_steady(figures) else "  UNSTEADY"),
             flush=True,
         )
-        self.measured.append({"shape": cell.name, "engine": engine, **asdict(cell), **figures})
+        row = {"shape": cell.name, "engine": engine, **asdict(cell), **figures, "warm_up": warm_up}
+        self.measured.append(row)
         self.write()
 
     def failed(self, why: str) -> None:
@@ -64,9 +73,22 @@ class Record:
 
 
 def summary(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return requests per second and ratios per shape; medians where something was measured repeatedly."""
-    names = dict.fromkeys(one["shape"] for one in measured)
-    return [_of_shape(name, [one for one in measured if one["shape"] == name]) for name in names]
+    """Return requests per second and ratios per shape; medians where something was measured repeatedly.
+
+    Warm-ups are left out, and so is what was unsteady, where the same was measured in a steady state too.
+    """
+    cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for one in measured:
+        if not one["warm_up"]:
+            cells.setdefault((one["shape"], one["engine"], one["end"], one["tokens"]), []).append(one)
+    counted: dict[str, list[dict[str, Any]]] = {}
+    unsteady: dict[str, list[str]] = {}
+    for (name, engine, end, tokens), repeated in cells.items():
+        steady = [one for one in repeated if is_steady(one)]
+        counted.setdefault(name, []).extend(steady or repeated)
+        if not steady:
+            unsteady.setdefault(name, []).append(f"{engine}, {end} {tokens}")
+    return [{**_of_shape(name, rows), "unsteady": unsteady.get(name, [])} for name, rows in counted.items()]
 
 
 def _of_shape(name: str, measured: list[dict[str, Any]]) -> dict[str, Any]:
@@ -131,6 +153,8 @@ def table(shapes: list[dict[str, Any]]) -> str:
                 f"{_show(row['over_plain'], '5.2f')}x plain, {_show(row['of_ceiling'], '.3f')} of the ceiling, "
                 f"{_show(row['over_same_max_tokens'], '.3f')} of the same max_tokens{plan}"
             )
+        if one["unsteady"]:
+            lines.append(f"  UNSTEADY, with whatever is a ratio to it: {'; '.join(one['unsteady'])}")
     return "\n".join(lines)
 
 

@@ -69,15 +69,20 @@ class BudgetedRequest:
                 return
             self.lowered += budget < before
             self.raised += budget > before
-        self.budget, self.set_by, self.to_report = budget, set_by, True
-        request.max_tokens = min(budget, self.client_max_tokens)
-        params = request.sampling_params
-        if params.min_tokens > request.max_tokens:
+        most = min(budget, self.client_max_tokens)
+        if request.sampling_params.min_tokens > most:
             # vLLM up to 0.26 tests min_tokens before max_tokens and would run past the budget. The device
             # knows the client's min_tokens from the handoff state and goes on with it.
-            request.sampling_params = params.clone()
-            request.sampling_params.min_tokens = request.max_tokens
+            request.sampling_params = request.sampling_params.clone()
+            request.sampling_params.min_tokens = most
             self.min_tokens_lowered = True
+        # last: whatever raises before leaves the request as it was
+        request.max_tokens = most
+        self.budget, self.set_by, self.to_report = budget, set_by, True
+
+    def lift(self) -> None:
+        """Let the client's limit hold again."""
+        self.request.max_tokens = self.client_max_tokens
 
     @property
     def budget_ended_it(self) -> bool:

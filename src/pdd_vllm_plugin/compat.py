@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import ConfigurationError, EngineNotAddressable
+from pdd_vllm_plugin.failsafe import Failsafe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -157,22 +158,31 @@ def keep_from_prefix_cache(kv_cache_manager: Any, tail: Callable[[Any], int]) ->
     A hit leaves as little as one token to compute, and attention can only be captured of queries that are
     computed. vLLM's own switch, ``Request.skip_reading_prefix_cache``, would give the whole prefix up. A hit is
     whole blocks, so it is cut to those before the tail. Where blocks are of more than one kind, it is given up.
-    Expires when a request can bound its prefix-cache hit.
+    Since 0.33 vLLM has a bound for the hit, but asks nobody for it. Expires when a request can have one.
     """
     original = kv_cache_manager.get_computed_blocks
+    failsafe = Failsafe("prompts that the prefix cache holds are not refined from here on")
 
-    def get_computed_blocks(request: Any) -> Any:
-        found = original(request)
-        blocks, tokens = found[0], found[1]
-        limit = max(0, request.num_prompt_tokens - tail(request))
-        if tokens <= limit:
+    def get_computed_blocks(*args: Any, **kwargs: Any) -> Any:
+        found = original(*args, **kwargs)
+        if failsafe.failed:
             return found
-        kinds = blocks.blocks
-        kept = limit // (tokens // len(kinds[0])) if len(kinds) == 1 else 0
-        size = tokens // len(kinds[0]) if kept else 0
-        return type(blocks)(tuple(kind[:kept] for kind in kinds)), kept * size, *found[2:]
+        with failsafe:
+            return _cut(found, args[0] if args else kwargs["request"], tail)
+        return found
 
     kv_cache_manager.get_computed_blocks = get_computed_blocks
+
+
+def _cut(found: Any, request: Any, tail: Callable[[Any], int]) -> Any:
+    blocks, tokens = found[0], found[1]
+    limit = max(0, request.num_prompt_tokens - tail(request))
+    if tokens <= limit:
+        return found
+    kinds = blocks.blocks
+    kept = limit // (tokens // len(kinds[0])) if len(kinds) == 1 else 0
+    size = tokens // len(kinds[0]) if kept else 0
+    return type(blocks)(tuple(kind[:kept] for kind in kinds)), kept * size, *found[2:]
 
 
 async def ask_engine(engine_client: Any, rank: int | None, method: str, *args: Any) -> list[Any]:

@@ -16,6 +16,7 @@ from pdd_vllm_plugin.budgeted_request import BudgetedRequest
 from pdd_vllm_plugin.compat import keep_from_prefix_cache
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.deployment import refine_method
+from pdd_vllm_plugin.failsafe import Failsafe
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -44,6 +45,8 @@ class BudgetMixin:
         self._pdd_decider = BudgetDecider(self._pdd_config)
         self._pdd_gauge = PressureGauge(self._pdd_config.pressure)
         self._pdd_budgeted: dict[str, BudgetedRequest] = {}
+        self._pdd_admission = Failsafe("some requests run without a decode budget, as on plain vLLM")
+        self._pdd_failsafe = Failsafe("decode budgets are off from here on", then=self._pdd_lift_budgets)
         if refine_method(self._pdd_config, self.vllm_config) == "attention":
             keep_from_prefix_cache(self.kv_cache_manager, self._pdd_tokens_to_compute)  # type: ignore[attr-defined]
         described = self._pdd_decider.policies.describe()
@@ -51,19 +54,25 @@ class BudgetMixin:
 
     def add_request(self, request: Request) -> None:
         """Add `request`, with its budget if it has opted in."""
-        # A streaming-input session adds its id again: the budget of its first part holds.
-        new = request.request_id not in self.requests  # type: ignore[attr-defined]
-        opt_in = _opt_in_of(request) if new else None
         budgeted = None
-        if opt_in is not None:
-            engine = self.vllm_config.parallel_config.data_parallel_index
-            budgeted = BudgetedRequest(request, opt_in, request.max_tokens, engine)
-            if not self._pdd_budgeted:  # nobody has looked at the load since the last one left
-                self._pdd_gauge.restart(self._pdd_load())
-            self._pdd_decide_budget(budgeted, self._pdd_load())
+        with self._pdd_admission:
+            budgeted = self._pdd_budget_for(request)
         super().add_request(request)  # type: ignore[misc]
         if budgeted is not None:
             self._pdd_budgeted[request.request_id] = budgeted
+
+    def _pdd_budget_for(self, request: Request) -> BudgetedRequest | None:
+        # A streaming-input session adds its id again: the budget of its first part holds.
+        new = request.request_id not in self.requests  # type: ignore[attr-defined]
+        opt_in = _opt_in_of(request) if new and not self._pdd_failsafe.failed else None
+        if opt_in is None:
+            return None
+        engine = self.vllm_config.parallel_config.data_parallel_index
+        budgeted = BudgetedRequest(request, opt_in, request.max_tokens, engine)
+        if not self._pdd_budgeted:  # nobody has looked at the load since the last one left
+            self._pdd_gauge.restart(self._pdd_load())
+        self._pdd_decide_budget(budgeted, self._pdd_load())
+        return budgeted
 
     def _pdd_decide_budget(self, budgeted: BudgetedRequest, load: CloudLoad) -> None:
         budget, set_by = self._pdd_decider.decide(budgeted.budget_request(), load)
@@ -86,22 +95,40 @@ class BudgetMixin:
     ) -> dict[int, EngineCoreOutputs]:
         """Process a step; mark the outputs that a budget has ended; then look whether the load has changed."""
         if self._pdd_budgeted:
-            self._pdd_note_begun(scheduler_output)
+            with self._pdd_failsafe:
+                self._pdd_note_begun(scheduler_output)
         outputs: dict[int, EngineCoreOutputs] = super().update_from_output(  # type: ignore[misc]
             scheduler_output, model_runner_output
         )
         if self._pdd_budgeted:
-            for of_client in outputs.values():
-                for output in of_client.outputs:
-                    budgeted = self._pdd_budgeted.get(output.request_id)
-                    if budgeted is not None:
-                        self._pdd_write_report(output, budgeted)
-            if self._pdd_gauge.observe(self._pdd_load(), time.monotonic()):
-                load = self._pdd_load()
-                for budgeted in self._pdd_budgeted.values():
-                    if budgeted.begun:
-                        self._pdd_decide_budget(budgeted, load)
+            with self._pdd_failsafe:
+                self._pdd_write_reports(outputs)
+                self._pdd_follow_load()
         return outputs
+
+    def _pdd_write_reports(self, outputs: dict[int, EngineCoreOutputs]) -> None:
+        ours = [
+            (output, budgeted)
+            for of_client in outputs.values()
+            for output in of_client.outputs
+            if (budgeted := self._pdd_budgeted.get(output.request_id)) is not None
+        ]
+        for output, budgeted in ours:
+            with self._pdd_failsafe:  # one that fails does not keep the others from being marked
+                self._pdd_write_report(output, budgeted)
+
+    def _pdd_follow_load(self) -> None:
+        if self._pdd_gauge.observe(self._pdd_load(), time.monotonic()):
+            load = self._pdd_load()
+            for budgeted in self._pdd_budgeted.values():
+                if budgeted.begun:
+                    self._pdd_decide_budget(budgeted, load)
+
+    def _pdd_lift_budgets(self) -> None:
+        """Give every request its client's limit back: an answer that a budget ends unmarked would seem whole."""
+        for budgeted in self._pdd_budgeted.values():
+            budgeted.lift()
+        self._pdd_budgeted.clear()
 
     def _pdd_note_begun(self, scheduler_output: SchedulerOutput) -> None:
         for new in scheduler_output.scheduled_new_reqs:
@@ -113,7 +140,7 @@ class BudgetMixin:
 
     def _pdd_write_report(self, output: EngineCoreOutput, budgeted: BudgetedRequest) -> None:
         if output.finish_reason is not None:
-            del self._pdd_budgeted[output.request_id]
+            self._pdd_budgeted.pop(output.request_id, None)
             if str(output.finish_reason) == "length" and budgeted.budget_ended_it:
                 output.stop_reason = STOP_REASON
         elif not budgeted.to_report:
@@ -123,8 +150,9 @@ class BudgetMixin:
     def finish_requests(self, request_ids: Any, finished_status: RequestStatus) -> list[Request]:
         """Finish requests from outside (abort, disconnect), and forget their budgets."""
         finished: list[Request] = super().finish_requests(request_ids, finished_status)  # type: ignore[misc]
-        for request in finished:
-            self._pdd_budgeted.pop(request.request_id, None)
+        with self._pdd_failsafe:
+            for request in finished:
+                self._pdd_budgeted.pop(request.request_id, None)
         return finished
 
     def _pdd_tokens_to_compute(self, request: Request) -> int:

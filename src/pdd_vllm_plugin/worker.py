@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_vllm_plugin.capture import backends
 from pdd_vllm_plugin.capture.layers import capture_layers, layers_of, of_target, refuse_unsupported
-from pdd_vllm_plugin.capture.score_store import ScoreStore
+from pdd_vllm_plugin.capture.score_store import Missed, ScoreStore
 from pdd_vllm_plugin.capture.window_scorer import WindowScorer
 from pdd_vllm_plugin.capture.windows import WindowTracker
 from pdd_vllm_plugin.compat import platform_worker
@@ -66,26 +66,36 @@ class PDDWorker(platform_worker()):  # type: ignore[misc]
     def execute_model(self, scheduler_output: SchedulerOutput) -> Any:
         """Run a step; score the prompts whose window it computes."""
         scorer = self._pdd_scorer
-        if scorer is None:
+        if scorer is None or not self._pdd_begin_step(scorer, scheduler_output):
             return super().execute_model(scheduler_output)
-        chunks = self._pdd_tracker.step(scheduler_output)
-        scorer.forget(scheduler_output.finished_req_ids)
-        if not chunks:
-            return super().execute_model(scheduler_output)
-        scorer.begin_step(chunks)
         backends.scorer = scorer
         try:
             result = super().execute_model(scheduler_output)
         finally:
             backends.scorer = None
-        scorer.end_step()
+        with scorer.failsafe:
+            scorer.end_step()
         return result
+
+    def _pdd_begin_step(self, scorer: WindowScorer, scheduler_output: SchedulerOutput) -> bool:
+        """Return whether the coming step computes a part of a window."""
+        if scorer.failsafe.failed:
+            return False
+        with scorer.failsafe:
+            chunks = self._pdd_tracker.step(scheduler_output)
+            scorer.forget(scheduler_output.finished_req_ids)
+            if chunks:
+                scorer.begin_step(chunks)
+                return True
+        return False
 
     def pdd_take_scores(self, handoff_ids: list[str]) -> list[dict[str, Any] | None]:
         """RPC: give this rank's scores out, each once; see `ScoreStore`."""
         if self._pdd_scorer is None:  # a pipeline rank without a captured layer
             return [{"layers": [], "window": 0, "values": b""} for _ in handoff_ids]
-        return [self._pdd_scorer.score_store.take(handoff_id) for handoff_id in handoff_ids]
+        scorer = self._pdd_scorer
+        failed = Missed("the capture failed: see the server's log").message() if scorer.failsafe.failed else None
+        return [scorer.score_store.take(handoff_id) or failed for handoff_id in handoff_ids]
 
     def pdd_capture_counts(self) -> dict[str, int]:
         """RPC: what this rank has captured and holds."""

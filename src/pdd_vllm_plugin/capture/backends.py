@@ -39,7 +39,8 @@ class CapturingImpl:
         """Compute as the backend does; then, with the keys in the cache, let the capture look."""
         result = super().forward(layer, query, key, value, kv_cache, attn_metadata, *args, **kwargs)  # type: ignore[misc]
         if scorer is not None and attn_metadata is not None:
-            scorer.on_layer(layer, self, query, kv_cache, attn_metadata)
+            with scorer.failsafe:
+                scorer.on_layer(layer, self, query, kv_cache, attn_metadata)
         return result
 
 

@@ -15,6 +15,7 @@ import torch
 
 from pdd_vllm_plugin.capture.score_store import Missed, Scores, ScoreStore
 from pdd_vllm_plugin.capture.window_attention import window_attention
+from pdd_vllm_plugin.failsafe import Failsafe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,6 +64,8 @@ class WindowScorer:
         self._strict = strict
         self.score_store = score_store
         self._partial: dict[str, _Partial] = {}
+        self.failsafe = Failsafe("prompts are not refined from here on", then=self._partial.clear)
+        """For the code that calls this object inside a step."""
         self._stored: dict[str, str] = {}
         """Handoff ids of the running requests whose scores are stored, or were, by vLLM's request id."""
         self._chunks: tuple[WindowChunk, ...] = ()

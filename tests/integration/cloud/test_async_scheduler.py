@@ -1,7 +1,6 @@
 """Budgets under async scheduling, which vLLM switches off on a CPU: vLLM's own scheduler, driven by hand.
 
-The loop below is the engine core's (vllm.v1.engine.core.EngineCore.step_with_batch_queue): the next step is
-scheduled before the last one's tokens are known.
+The next step is scheduled before the last one's tokens are known.
 """
 
 import random
@@ -9,7 +8,7 @@ from functools import partial
 from itertools import count
 
 import pytest
-from vllm_by_hand import request_by_hand, scheduler_by_hand
+from vllm_by_hand import request_by_hand, run, scheduler_by_hand
 
 
 @pytest.fixture(scope="module")
@@ -22,42 +21,6 @@ def request(name, *, budget, max_tokens, prompt_length, least=None):
     if least:
         extra["pdd_least_budget"] = least
     return request_by_hand(name, range(prompt_length), max_tokens=max_tokens, extra_args=extra)
-
-
-def run(scheduler, *, in_flight, before_step=lambda made: None):
-    """Step until all requests have ended, with up to `in_flight` steps scheduled before their tokens are known.
-
-    `before_step` is called with the tokens made so far.
-    """
-    from vllm.v1.outputs import ModelRunnerOutput
-
-    made, ends, steps, after_end = {}, {}, [], 0
-    while scheduler.has_unfinished_requests() or steps:
-        before_step(made)
-        output = scheduler.schedule()
-        if output.total_num_scheduled_tokens:
-            steps.append(output)
-        if steps and (len(steps) >= in_flight or not output.total_num_scheduled_tokens):
-            step = steps.pop(0)
-            names = list(step.num_scheduled_tokens)
-            sampled = []
-            for name in names:
-                held = scheduler.requests.get(name)
-                done = held is None or held.num_computed_tokens >= held.num_prompt_tokens
-                sampled.append([7] if done else [])
-            index = {name: i for i, name in enumerate(names)}
-            result = ModelRunnerOutput(
-                req_ids=names, req_id_to_index=index,
-                sampled_token_ids=sampled, logprobs=None, prompt_logprobs_dict={}, pooler_output=[],
-            )  # fmt: skip
-            for of_client in scheduler.update_from_output(step, result).values():
-                for out in of_client.outputs:
-                    after_end += len(out.new_token_ids) if out.request_id in ends else 0
-                    made[out.request_id] = made.get(out.request_id, 0) + len(out.new_token_ids)
-                    if out.finish_reason is not None:
-                        ends[out.request_id] = (str(out.finish_reason), out.stop_reason)
-    assert after_end == 0
-    return made, ends
 
 
 @pytest.mark.parametrize("in_flight", [1, 2])

@@ -155,7 +155,10 @@ def test_the_summary_has_the_ratios(bench):
         ("plain", "full", 0, 20.0), ("plugin", "full", 0, 19.9), ("plain", "full", 0, 20.2),
         ("plain", "cap", 3, 340.0), ("plugin", "budget", 3, 337.0), ("plugin", "budget", 1, 350.0),
     ]  # fmt: skip
-    common = {"shape": cell.name, "prompt": 128, "output": 1024, "shared": 0}
+    common = {
+        "shape": cell.name, "prompt": 128, "output": 1024, "shared": 0, "warm_up": False,
+        "second_half_over_first": 1.01,
+    }  # fmt: skip
     [shape] = bench.record.summary(
         [{**common, "engine": e, "end": end, "tokens": n, "requests_per_s": rate} for e, end, n, rate in rows]
     )
@@ -166,3 +169,93 @@ def test_the_summary_has_the_ratios(bench):
     assert planned["of_ceiling"] == pytest.approx(337 / 350)
     assert planned["over_same_max_tokens"] == pytest.approx(337 / 340)
     assert "budget   3" in bench.record.table([shape])
+    assert shape["unsteady"] == []
+
+
+def row(rate, *, halves=1.0, engine="plain", end="full", tokens=0, warm_up=False):
+    return {
+        "shape": "128/1024", "prompt": 128, "output": 1024, "shared": 0, "engine": engine, "end": end,
+        "tokens": tokens, "requests_per_s": rate, "second_half_over_first": halves, "warm_up": warm_up,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("halves", "steady"),
+    [(0.949, False), (0.95, True), (1.0, True), (1.05, True), (1.051, False), (float("nan"), False)],
+)
+def test_a_window_is_steady_if_its_halves_give_the_same(bench, halves, steady):
+    assert bench.record.is_steady(row(1.0, halves=halves)) is steady
+
+
+def test_warm_ups_and_what_was_unsteady_do_not_count(bench):
+    # as measured on an H200: 13.7 req/s while it was not yet steady, and 17.5
+    measured = [
+        row(9.0, warm_up=True), row(13.7, halves=1.4), row(17.5, halves=1.01), row(17.7, halves=0.99),
+        row(336.0, engine="plugin", end="budget", tokens=3),
+    ]  # fmt: skip
+    [shape] = bench.record.summary(measured)
+    assert shape["plain_requests_per_s"] == pytest.approx(17.6)
+    assert shape["budgets"][0]["over_plain"] == pytest.approx(336 / 17.6)
+    assert shape["unsteady"] == []
+    assert "UNSTEADY" not in bench.record.table([shape])
+
+
+def test_what_was_never_steady_is_named(bench):
+    measured = [row(13.7, halves=1.4), row(15.1, halves=1.2), row(17.4, engine="plugin")]
+    [shape] = bench.record.summary(measured)
+    assert shape["plain_requests_per_s"] == pytest.approx(14.4)
+    assert shape["unsteady"] == ["plain, full 0"]
+    assert "UNSTEADY, with whatever is a ratio to it: plain, full 0" in bench.record.table([shape])
+
+
+def test_a_shape_of_warm_ups_alone_is_no_result(bench):
+    assert bench.record.summary([row(9.0, warm_up=True)]) == []
+
+
+class Process:
+    """An engine whose windows come with these halves."""
+
+    def __init__(self, *halves):
+        self.halves = list(halves)
+
+    def measure(self, cell, seconds):
+        return {
+            "requests_per_s": 1.0,
+            "step_ms": 1.0,
+            "running": 1.0,
+            "second_half_over_first": self.halves.pop(0),
+        }
+
+
+@pytest.mark.parametrize(
+    ("halves", "expected"),
+    [
+        # (warm_up, halves) of what is kept; the second cell is measured by an engine that is warm
+        ([1.4, 1.0, 1.0], [(True, 1.4), (False, 1.0), (False, 1.0)]),
+        ([1.0, 1.4, 0.9, 1.02, 1.0], [(True, 1.0), (False, 1.4), (False, 0.9), (False, 1.02), (False, 1.0)]),
+        ([1.0, 1.4, 1.4, 1.4, 1.0], [(True, 1.0), (False, 1.4), (False, 1.4), (False, 1.4), (False, 1.0)]),
+    ],
+)
+def test_the_first_measurement_warms_up_and_unsteady_ones_are_repeated(bench, tmp_path, halves, expected):
+    options = SimpleNamespace(seconds=1, full_seconds=1)
+    record = bench.record.Record(tmp_path / "offline.json", options)
+    process = Process(*halves)
+    turns = SimpleNamespace(to=lambda engine: process)
+    plan = bench.offline.Plan(turns, record, options, deadline=float("inf"))
+    cells = [bench.load.Cell(128, 1024), bench.load.Cell(128, 1024, end="cap", tokens=1)]
+    plan._measure("plain", cells, float("inf"))
+    assert [(one["warm_up"], one["second_half_over_first"]) for one in record.measured] == expected
+    assert record.left_out == []
+
+
+def test_what_is_out_of_time_is_left_out_and_not_repeated(bench, tmp_path, monkeypatch):
+    options = SimpleNamespace(seconds=1, full_seconds=1)
+    record = bench.record.Record(tmp_path / "offline.json", options)
+    clock = iter(range(0, 10_000, 20))
+    monkeypatch.setattr(bench.offline.time, "monotonic", lambda: next(clock))
+    turns = SimpleNamespace(to=lambda engine: process)
+    process = Process(1.0, 1.4, 1.0)
+    cells = [bench.load.Cell(128, 1024), bench.load.Cell(256, 1024)]
+    bench.offline.Plan(turns, record, options, deadline=60)._measure("plain", cells, 60)
+    assert [one["warm_up"] for one in record.measured] == [True, False]
+    assert record.left_out == ["plain: 256/1024, full 0"]

@@ -115,3 +115,54 @@ def test_processes_that_make_no_configuration_are_left_alone(monkeypatch):
     monkeypatch.delitem(sys.modules, "vllm.engine.arg_utils", raising=False)
     compat.check_before_launch(lambda _: None)
     assert "vllm.engine.arg_utils" not in sys.modules
+
+
+class Blocks:
+    def __init__(self, blocks):
+        self.blocks = blocks
+
+
+def manager(found):
+    return SimpleNamespace(get_computed_blocks=lambda *args, **kwargs: found)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"), [((99,), {}), ((), {"max_cache_hit_length": 99}), ((99, "more"), {"and": "more"})]
+)
+def test_the_prefix_cache_is_asked_with_whatever_vllm_says(args, kwargs):
+    asked = []
+    held = Blocks((tuple(range(6)),))
+    kv = SimpleNamespace(
+        get_computed_blocks=lambda *given, **named: asked.append((given, named)) or (held, 96, "more")
+    )
+    compat.keep_from_prefix_cache(kv, lambda request: 10)
+    one = SimpleNamespace(num_prompt_tokens=100)
+    blocks, tokens, more = kv.get_computed_blocks(one, *args, **kwargs)
+    assert asked == [((one, *args), kwargs)]
+    assert (blocks.blocks, tokens, more) == (((0, 1, 2, 3, 4),), 80, "more")
+
+
+def test_a_request_by_name_is_known_too():
+    kv = manager((Blocks(((1, 2),)), 32))
+    compat.keep_from_prefix_cache(kv, lambda request: 5)
+    assert kv.get_computed_blocks(request=SimpleNamespace(num_prompt_tokens=33))[1] == 16
+
+
+@pytest.mark.parametrize("found", [None, (), "other", (object(), 32)])
+def test_an_answer_of_the_prefix_cache_that_is_not_understood_passes(caplog, found):
+    kv = manager(found)
+    compat.keep_from_prefix_cache(kv, lambda request: 50)
+    for _ in range(2):
+        assert kv.get_computed_blocks(SimpleNamespace(num_prompt_tokens=20)) is found
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "prompts that the prefix cache holds are not refined from here on" in line
+
+
+def test_vllms_own_exceptions_pass_unchanged():
+    def broken(request):
+        raise ZeroDivisionError
+
+    kv = SimpleNamespace(get_computed_blocks=broken)
+    compat.keep_from_prefix_cache(kv, lambda request: 50)
+    with pytest.raises(ZeroDivisionError):
+        kv.get_computed_blocks(SimpleNamespace(num_prompt_tokens=20))
