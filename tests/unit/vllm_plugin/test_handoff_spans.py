@@ -17,7 +17,7 @@ from pdd_vllm_plugin.metrics import CloudMetrics
 pytestmark = pytest.mark.anyio
 ID = "a" * 32
 OPT_IN = {"pdd_handoff": ID, "pdd_decode_budget": 2}
-REPORT = {"pdd": {"tokens": 2, "set_by": "client"}}
+REPORT = {"pdd": {"engine": 0, "tokens": 2, "set_by": "client"}}
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 HEADERS = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
 

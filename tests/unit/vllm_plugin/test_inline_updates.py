@@ -354,7 +354,7 @@ class Vllm:
     """The plugin over an engine that streams three tokens, and vLLM's route in as few lines as can be."""
 
     def __init__(self, **config):
-        report = {"pdd": {"tokens": 2, "set_by": "client"}}
+        report = {"pdd": {"engine": 0, "tokens": 2, "set_by": "client"}}
         self.engine = FakeEngine([output([7], "a", kv=report), output([8], "b"), output([9], "c", "stop")])
         self.service = HandoffService(CloudMetrics(CollectorRegistry()))
         self.service.config = PDDConfig(**config)
