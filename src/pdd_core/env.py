@@ -17,6 +17,7 @@ from pdd_core.optin import TENANT_PATTERN
 from pdd_core.patience import Patience
 from pdd_core.refinement.guard import THRESHOLD
 from pdd_core.refinement.target import RefineTarget
+from pdd_core.session_id import SESSION_HEADER, check_session_header
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,6 +71,9 @@ class ServeSettings(BaseSettings):
     cloud_tenant: str | None = Field(default=None, pattern=TENANT_PATTERN)
     """PDD_CLOUD_TENANT: the tenant to name to the cloud, if the cloud has ceilings per tenant:
     docs/policies.md#tenants."""
+    session_header: str = SESSION_HEADER
+    """PDD_SESSION_HEADER: the header by which a router keeps a conversation on one replica. Each conversation has
+    a value of its own; a client can send one with its request. Empty: no such header."""
     host: str = "127.0.0.1"
     """PDD_HOST: the address to listen on."""
     port: int = Field(default=8090, ge=0, le=65535)
@@ -132,6 +136,11 @@ class ServeSettings(BaseSettings):
     def _readable_refine(cls, value: object) -> object:
         RefineTarget.parse(value)  # before pydantic makes 1.0 of a file's true
         return value
+
+    @field_validator("session_header")
+    @classmethod
+    def _possible_header(cls, value: str) -> str:
+        return check_session_header(value)
 
     @property
     def refine_target(self) -> RefineTarget:

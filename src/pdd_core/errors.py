@@ -205,6 +205,7 @@ class CloudRefused(CloudError):
     `status` is the HTTP status, `code` the code in its error object.
 
     What to do: with 401, give the key. With 404, start vLLM with `VLLM_PLUGINS=pdd`. With 429, ask again later.
+    Behind a router, the message says what did not get through.
     """
 
     def __init__(self, message: str, *, status: int | None = None, code: str | int | None = None) -> None:

@@ -1,11 +1,14 @@
 """OpenAI clients that ask this machine directly: a proxy in the environment is for the way to others.
 
 For all other hosts, the HTTP client's own rules hold: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY.
+
+They keep no cookies: one client serves many conversations, and a cookie belongs to one of them.
 """
 
 from __future__ import annotations
 
 import ipaddress
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -22,7 +25,7 @@ def new_client(base_url: str, **options: Any) -> openai.OpenAI:
     """Return a client of `base_url`; `options` are those of ``openai.OpenAI``."""
     import openai
 
-    http = openai.DefaultHttpxClient(mounts=_direct(base_url))
+    http = openai.DefaultHttpxClient(mounts=_direct(base_url), cookies=_no_cookies())
     return openai.OpenAI(base_url=base_url, http_client=http, **options)
 
 
@@ -32,7 +35,7 @@ def new_async_client(
     """Return a client of `base_url`; `options` are those of ``openai.AsyncOpenAI``, `http_options` httpx's."""
     import openai
 
-    http = openai.DefaultAsyncHttpxClient(mounts=_direct(base_url), **(http_options or {}))
+    http = openai.DefaultAsyncHttpxClient(mounts=_direct(base_url), cookies=_no_cookies(), **(http_options or {}))
     return openai.AsyncOpenAI(base_url=base_url, http_client=http, **options)
 
 
@@ -58,3 +61,7 @@ def _direct(base_url: str) -> dict[str, None]:
     """Return mounts, in the HTTP client's words, by which no proxy is asked for this machine."""
     own = [urlsplit(base_url).netloc.rpartition("@")[2]] if is_loopback(base_url) else []
     return {f"all://{name}": None for name in (*_NAMES, *own)}
+
+
+def _no_cookies() -> CookieJar:
+    return CookieJar(DefaultCookiePolicy(allowed_domains=()))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pdd_core.errors import ContextOverflow, InvalidRequest
 from pdd_core.optin import MAX_DECODE_BUDGET
 from pdd_core.refinement.spans import merge_spans
+from pdd_core.session_id import beginning_of_prompt, session_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -129,6 +130,9 @@ class AnswerRequest(SamplingParams):
     """Tokens without which the user would wait: under load the cloud may go down to these. None: not at all."""
     cache_salt: str | None = None
     """Keeps the cloud's prefix cache apart from that of other salts."""
+    session: str | None = None
+    """What the conversation is called before routers: `pdd_core.session_id`. None is made of the prompt's first
+    tokens."""
     refine_ratio: float | None = None
     """Share of the prompt's tokens that the device is to read, above 0 and at most 1; the cloud chooses which.
     None: all of them."""
@@ -175,6 +179,8 @@ class AnswerRequest(SamplingParams):
         share = ratio is None or (not isinstance(ratio, bool) and 0 < ratio <= 1)
         _require(share, "refine_ratio", "must be None, or above 0 and at most 1")
         object.__setattr__(self, "protect", _spans(self.protect, len(self.prompt_token_ids)))
+        session = self.session or session_id(*beginning_of_prompt(self.prompt_token_ids))
+        object.__setattr__(self, "session", session)
 
 
 def _spans(spans: Iterable[tuple[int, int]], length: int) -> tuple[tuple[int, int], ...]:

@@ -75,10 +75,19 @@ class Fault:
 
 
 class FaultCloud:
-    """Serves recordings over real HTTP on 127.0.0.1. A request's `cache_salt` says which fault it gets."""
+    """Serves recordings over real HTTP on 127.0.0.1. A request's `cache_salt` says which fault it gets.
 
-    def __init__(self, info, recordings):
+    `inline`: it tells of its handoffs inside the stream. `routes` False: a router is before it that knows OpenAI's
+    paths only, so that it is asked by POST.
+    """
+
+    def __init__(self, info, recordings, *, inline=True, routes=True):
+        kept = [name for name in info["features"] if name not in ("inline", "by_post")]
+        info = {**info, "features": [*kept, *(["inline"] if inline else ()), "by_post"]}
         self._info = json.dumps(info).encode()
+        self._routes = routes
+        self.asked: list = []
+        """Questions that came by POST."""
         self._model = info["model"]
         self._recordings = {recording.prompt: recording for recording in recordings}
         self.faults: dict[str, Fault] = {}
@@ -109,20 +118,34 @@ class FaultCloud:
         method, path, _ = head.split("\r\n", 1)[0].split(" ")
         headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
         body = await reader.readexactly(int(headers.get("content-length", 0)))
+        if "/pdd/" in path and not self._routes:
+            return await answer(writer, 404, b'{"detail": "Not Found"}')
         if path.endswith("/pdd/info"):
             return await answer(writer, 200, self._info)
+        if path.endswith("/pdd/vocabulary?start=1"):
+            return await answer(writer, 200, b'{"start": 1, "tokens": []}')
+        if path.endswith("/models"):
+            return await answer(writer, 200, json.dumps({"data": [{"id": self._model}]}).encode())
         if method == "delete":
-            fault = self._handoffs.get(path.rsplit("/", 1)[1])
-            if fault is not None and fault.cancel is not None:
-                return await self._cancel_fails(writer, fault.cancel)
-            done = {"id": path.rsplit("/", 1)[1], "confirmed": True}
-            return await answer(writer, 200, json.dumps(done).encode())
+            return await self._cancelled(writer, path.rsplit("/", 1)[1].partition("?")[0])
         request = json.loads(body)
+        xargs = request["vllm_xargs"]
+        if "pdd_handoff" not in xargs:
+            self.asked.append(xargs)
+            if "pdd_info" in xargs:
+                return await answer(writer, 200, self._info)
+            return await self._cancelled(writer, xargs["pdd_cancel"])
         key = request["cache_salt"]
         fault = self.faults[key]
         self._handoffs[request["vllm_xargs"]["pdd_handoff"]] = fault
         self.posts[key] = self.posts.get(key, 0) + 1
         return await self._complete(writer, fault, request, number=self.posts[key])
+
+    async def _cancelled(self, writer, handoff_id):
+        fault = self._handoffs.get(handoff_id)
+        if fault is not None and fault.cancel is not None:
+            return await self._cancel_fails(writer, fault.cancel)
+        return await answer(writer, 200, json.dumps({"id": handoff_id, "confirmed": True}).encode())
 
     @staticmethod
     async def _cancel_fails(writer, kind):
@@ -146,8 +169,12 @@ class FaultCloud:
         assert list(prompt[len(recording.prompt) :]) == recording.ids[:start], "went on from another answer"
         assert not (start and request["frequency_penalty"]), "the penalty begins anew"
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-        budget = request["vllm_xargs"].get("pdd_decode_budget")
-        for position, event in enumerate(recording.leg(start, budget, request["max_tokens"]), start):
+        xargs = request["vllm_xargs"]
+        budget = xargs.get("pdd_decode_budget")
+        events = recording.leg(start, budget, request["max_tokens"])
+        for position, event in enumerate(events, start):
+            if position == start + 1:
+                await send(writer, update(xargs, "running", tokens=len(events)))
             data = f"data: {json.dumps(event)}\n\n".encode()
             due = position == fault.at and number >= fault.leg and not fault.happened
             if fault.kind in STREAM_FAULTS and due:
@@ -157,6 +184,7 @@ class FaultCloud:
                     continue
             await send(writer, data)
             await asyncio.sleep(0.001)
+        await send(writer, update(xargs, "handed_off", tokens=len(events)))
         await send(writer, b"data: [DONE]\n\n")
         writer.write(b"0\r\n\r\n")
         return True
@@ -206,7 +234,18 @@ class Cut(Exception):
     """The connection is to break off here."""
 
 
+def update(xargs, status, *, tokens):
+    """The event that tells of the handoff; nothing if that was not asked for."""
+    if not xargs.get("pdd_inline"):
+        return b""
+    told = {"handoff_id": xargs["pdd_handoff"], "request_id": "c", "status": status}
+    told["decode_budget"] = {"tokens": tokens, "set_by": "client"}
+    return f"data: {json.dumps({'id': 'c', 'choices': [], 'pdd': told})}\n\n".encode()
+
+
 async def send(writer, data):
+    if not data:
+        return  # a chunk of nothing would end the stream
     writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
     await writer.drain()
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pdd_cli.demo_model import demo_source
 from pdd_cli.doctor.findings import fail, ok, warn
+from pdd_cli.doctor.router import router
 from pdd_cli.extras import CLONE, require
 from pdd_cli.urls import openai_base_url
 from pdd_core.env import ServeSettings
@@ -45,17 +46,17 @@ async def server(url: str | None, api_key: str | None, gguf: str | None) -> Asyn
     except PDDError as error:
         yield fail("device model", str(error), "give the path of a GGUF file, or demo")
         opened = nullcontext()
+    try:
+        settings = ServeSettings.load(None, {})
+    except ConfigurationError as error:
+        yield fail("settings", str(error), "correct the PDD_ variable")
+        settings = ServeSettings.model_construct()
     with opened as engine:
         if engine is not None:
-            try:
-                n_ctx = ServeSettings.load(None, {}).n_ctx
-            except ConfigurationError as error:
-                yield fail("settings", str(error), "correct the PDD_ variable")
-                n_ctx = ServeSettings.model_fields["n_ctx"].default
-            for finding in device_model(str(gguf), engine, n_ctx=n_ctx):
+            for finding in device_model(str(gguf), engine, n_ctx=settings.n_ctx):
                 yield finding
         if url is not None:
-            async for finding in _cloud(openai_base_url(url), api_key, engine):
+            async for finding in _cloud(openai_base_url(url), api_key, engine, header=settings.session_header):
                 yield finding
 
 
@@ -96,12 +97,14 @@ def _open(gguf: str) -> DeviceEngine:
     return DeviceEngine.open(demo_source() if gguf == "demo" else Path(gguf), n_ctx=_N_CTX)
 
 
-async def _cloud(base_url: str, api_key: str | None, engine: DeviceEngine | None) -> AsyncIterator[Finding]:
+async def _cloud(
+    base_url: str, api_key: str | None, engine: DeviceEngine | None, *, header: str
+) -> AsyncIterator[Finding]:
     from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
 
     for found in proxy_finding(base_url):
         yield found
-    async with CloudClient(base_url, api_key=api_key) as client:
+    async with CloudClient(base_url, api_key=api_key, session_header=header) as client:
         try:
             info = await client.connect()
         except (CloudError, SchemaVersionError) as error:
@@ -109,6 +112,8 @@ async def _cloud(base_url: str, api_key: str | None, engine: DeviceEngine | None
             return
         what = f"{info.engine}, plugin {info.plugin_version}, model {info.model}: {', '.join(info.features)}"
         yield ok("cloud", what)
+        async for found in router(base_url, client, info, api_key=api_key, header=header):
+            yield found
         if engine is None:
             return
         try:

@@ -16,6 +16,10 @@ def serve(
     cloud_api_key: ApiKey = None,
     cloud_model: Annotated[str | None, typer.Option(help="The name of the model in the cloud.")] = None,
     cloud_tenant: Annotated[str | None, typer.Option(help="The tenant whose budgets apply in the cloud.")] = None,
+    session_header: Annotated[
+        str | None,
+        typer.Option(help="The header by which a router keeps a conversation on one replica; '' for none."),
+    ] = None,
     gguf: Annotated[
         str | None, typer.Option(help="The GGUF file of the device's model.", metavar="demo|PATH")
     ] = None,
@@ -57,6 +61,7 @@ def serve(
         "cloud_api_key": cloud_api_key,
         "cloud_model": cloud_model,
         "cloud_tenant": cloud_tenant,
+        "session_header": session_header,
         "gguf": gguf,
         "host": host,
         "port": port,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self, TypeVar
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Self
 
 import anyio
 import openai
@@ -16,15 +15,19 @@ from pdd_core.errors import CloudRefused
 from pdd_core.fingerprint import Name
 from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, HandoffDeleted, HandoffState, VocabularyPiece
 from pdd_core.http_client import new_async_client
+from pdd_core.session_id import SESSION_HEADER
+from pdd_core.state_request import StateRequest, Verb
 from pdd_llamacpp_adapter.cloud.cloud_errors import answered
-from pdd_llamacpp_adapter.cloud.cloud_gate import bounded_reading, parsed
+from pdd_llamacpp_adapter.cloud.cloud_gate import STREAMED, bounded_reading, parsed
 from pdd_llamacpp_adapter.cloud.cloud_part import CloudPart
 from pdd_llamacpp_adapter.cloud.cloud_request import body_fields
+from pdd_llamacpp_adapter.cloud.cloud_route import POST_PATH, CloudRoute, Way
+from pdd_llamacpp_adapter.cloud.cloud_sessions import CloudSessions
 from pdd_llamacpp_adapter.cloud.cloud_stream import ANY_ID, CloudChunk, read_stream
 from pdd_llamacpp_adapter.cloud.tokenizer_check import check_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from pdd_core.optin import OptIn
     from pdd_llamacpp_adapter.cloud.tokenizer_check import DeviceVocabulary
@@ -40,8 +43,6 @@ _CANCEL_MARGIN = 2.0
 _LONGEST_CANCEL = 60.0
 """Seconds, whatever bound the cloud tells."""
 
-Wire = TypeVar("Wire", bound=BaseModel)
-
 
 class CloudClient:
     """One cloud. An async context manager; belongs to the event loop it is first used in.
@@ -52,6 +53,10 @@ class CloudClient:
         model: the name to ask for; default what the cloud serves.
         tenant: for whom the cloud works, where it has ceilings per tenant.
         timeout: seconds without a byte after which the cloud counts as lost.
+        session_header: the header by which a router keeps a conversation on one replica; empty for none.
+
+    Raises:
+        ConfigurationError: `session_header` is no name for it.
     """
 
     def __init__(
@@ -62,9 +67,12 @@ class CloudClient:
         model: str | None = None,
         tenant: str | None = None,
         timeout: float = 600.0,
+        session_header: str = SESSION_HEADER,
     ) -> None:
         if api_key is None and (key := Env().cloud_api_key) is not None:
             api_key = key.get_secret_value()
+        self.sessions = CloudSessions(session_header)
+        """What keeps a conversation on one replica."""
         self._client = new_async_client(
             base_url,
             api_key=api_key or _NO_KEY,
@@ -75,6 +83,8 @@ class CloudClient:
         self._model = model
         self._tenant = tenant
         self._checked: DeviceVocabulary | None = None
+        self.route = CloudRoute(self._client, self.sessions, self._model_name)
+        """How it is asked what is no answer."""
         self.info: CloudInfo | None = None
         """What the cloud told about itself; None before `connect`."""
 
@@ -109,20 +119,7 @@ class CloudClient:
             SchemaVersionError: the cloud speaks a newer major version of the wire schema.
             TokenizerMismatch: the vocabularies differ; the message names the first difference.
         """
-        return await self._connect(self._client.with_options(max_retries=retries), vocab)
-
-    async def _connect(self, client: openai.AsyncOpenAI, vocab: DeviceVocabulary | None) -> CloudInfo:
-        try:
-            info = await _get(client, "/pdd/info", CloudInfo)
-        except CloudRefused as error:
-            if error.status == 404:
-                raise CloudRefused(
-                    f"the server at {self._client.base_url} answers, but without the pdd plugin: "
-                    "start vLLM with VLLM_PLUGINS=pdd in its environment; a gateway in between must pass /v1/pdd/",
-                    status=404,
-                    code=error.code,
-                ) from error
-            raise
+        info = await self.route.connect(retries=retries)
         known = self.info is not None and self._checked is vocab and self.info.tokenizer == info.tokenizer
         if vocab is not None and not known:
             await check_tokenizer(info.tokenizer, vocab, self._vocabulary_piece)
@@ -136,15 +133,22 @@ class CloudClient:
         """
         if self.info is not None and self._checked is vocab:
             return self.info
-        return await self._connect(self._client.with_options(max_retries=0), vocab)
+        return await self.connect(vocab, retries=0)
 
     async def _vocabulary_piece(self, start: int) -> VocabularyPiece:
-        return await _get(self._client, f"/pdd/vocabulary?start={start}", VocabularyPiece)
+        return await self.route.ask(StateRequest(Verb.VOCABULARY, start=start), VocabularyPiece)
 
-    async def stream(self, request: AnswerRequest, opt_in: OptIn | None) -> AsyncGenerator[CloudChunk]:
+    async def stream(
+        self,
+        request: AnswerRequest,
+        opt_in: OptIn | None,
+        *,
+        on_update: Callable[[object], object] | None = None,
+    ) -> AsyncGenerator[CloudChunk]:
         """Send `request` and yield what comes, chunk by chunk, until the cloud's part has ended.
 
         With `opt_in` the cloud keeps to its budget and can be cancelled; without, it is a plain vLLM request.
+        With `on_update`, as in `read_stream`, this goes on behind the last chunk while updates may come.
 
         Raises:
             CloudUnreachable: no connection.
@@ -155,6 +159,8 @@ class CloudClient:
         client = self._client if opt_in is None else self._client.with_options(max_retries=0)
         if opt_in is not None and self._knows_budget_policies:
             opt_in = replace(opt_in, tenant=self._tenant)
+        session = self.sessions.begin(request.session or "", None if opt_in is None else opt_in.handoff_id)
+        headers = self.sessions.headers(session, f"{self._client.base_url}{POST_PATH.removeprefix('/')}")
         model, url = await self._model_name(), self._client.base_url
         with CloudPart(request, opt_in, model=model, url=url) as part:
             stream = await answered(
@@ -163,9 +169,10 @@ class CloudClient:
                     prompt=list(request.prompt_token_ids),
                     stream=True,
                     extra_body=body_fields(request, opt_in),
-                    extra_headers=part.headers,
+                    extra_headers={**STREAMED, **headers, **(part.headers or {})},
                 )
             )
+            self.sessions.received(session, stream.response)
             ids_below = ANY_ID if self._checked is None else len(self._checked.token_bytes)
             events = read_stream(
                 stream,
@@ -173,6 +180,7 @@ class CloudClient:
                 top_logprobs=request.logprobs or 0,
                 ids_below=ids_below,
                 longest=0 if opt_in is None else self._longest(request),
+                on_update=on_update,
             )
             async with aclosing(events) as chunks:
                 async for chunk in chunks:
@@ -194,7 +202,8 @@ class CloudClient:
             if self.info is not None:
                 self._model = self.info.model
             else:
-                models = await _get(self._client, "/models", _Models)
+                body = await answered(self._client.get("/models", cast_to=bytes))
+                models = parsed(body, _Models)
                 if not models.data:
                     raise CloudRefused("the cloud serves no model")
                 self._model = models.data[0].id
@@ -208,28 +217,27 @@ class CloudClient:
             CloudRefused: an error answer, or one that is not a state; status 404 where the id is gone.
             SchemaVersionError: the cloud speaks a newer major version of the wire schema.
         """
-        client = self._client.with_options(max_retries=0)
-        return await _get(client, f"{_path(handoff_id)}?wait={wait:g}", HandoffState)
+        return await self.route.ask(StateRequest(Verb.READ, handoff_id, wait=wait), HandoffState, retries=0)
 
     async def cancel(self, handoff_id: str, *, used: int | None = None) -> bool:
         """Stop the cloud's decoding for `handoff_id`, and drop its state.
 
         `used` is how many of its tokens are part of the answer: the cloud counts the others as made in vain.
 
-        Returns whether the cloud confirmed that it makes no further token. An id that is gone counts as confirmed.
+        Returns whether the cloud confirmed that it makes no further token. An id that is gone counts as confirmed,
+        unless a router may have asked another replica.
 
         Raises:
             CloudUnreachable: no connection.
             CloudRefused: an error answer other than "not found".
         """
-        query = f"?used={used}" if used is not None and self._knows_budget_policies else ""
+        question = StateRequest(Verb.CANCEL, handoff_id, used=used if self._knows_budget_policies else None)
         try:
-            body = await answered(self._client.delete(f"{_path(handoff_id)}{query}", cast_to=bytes))
+            return (await self.route.ask(question, HandoffDeleted)).confirmed
         except CloudRefused as error:
             if error.status == 404:
-                return True
+                return self.route.way is not Way.POST
             raise
-        return parsed(body, HandoffDeleted).confirmed
 
 
 class _Model(BaseModel):
@@ -240,11 +248,3 @@ class _Models(BaseModel):
     """OpenAI's list of models, as far as it is needed."""
 
     data: list[_Model]
-
-
-def _path(handoff_id: str) -> str:
-    return f"/pdd/handoffs/{quote(handoff_id, safe='')}"
-
-
-async def _get(client: openai.AsyncOpenAI, path: str, wire: type[Wire]) -> Wire:
-    return parsed(await answered(client.get(path, cast_to=bytes)), wire)

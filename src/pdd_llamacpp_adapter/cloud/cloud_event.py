@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -56,6 +56,8 @@ class CloudEvent(_Part):
     choices: Annotated[list[Choice], Field(max_length=1)] = []
     usage: Usage | None = None
     error: Problem | str | None = None
+    pdd: Any = None
+    """A `HandoffUpdate`, not checked yet: a wrong one costs no token."""
 
 
 def read_event(data: bytes) -> CloudEvent:

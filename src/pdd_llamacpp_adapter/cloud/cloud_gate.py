@@ -16,13 +16,12 @@ from pdd_core.errors import CloudRefused
 # openai's own HTTP client; both may be installed, and neither takes the other's streams
 if TYPE_CHECKING or openai.__version__ >= "3":
     from httpx2 import AsyncByteStream
+    from httpx2 import Response as Response
 else:
-    from httpx import AsyncByteStream
+    from httpx import AsyncByteStream, Response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from httpx2 import Response
 
 Wire = TypeVar("Wire", bound=BaseModel)
 
@@ -30,6 +29,8 @@ MAX_BYTES = 1024 * 1024
 """Of an answer: a fingerprint of 250,000 tokens has 10 kB."""
 MAX_STATE_BYTES = 8 * 1024 * 1024
 """Of a handoff's state, which has the ids of the prompt and of the refined one."""
+STREAMED = {"Accept": "text/event-stream, application/json"}
+"""Headers of a request whose answer is a stream, which has no length: its reader bounds each event."""
 _SHOWN_CHARACTERS = 300
 
 
@@ -45,9 +46,11 @@ async def _bound(response: Response) -> None:
     if encoding.lower() != "identity":
         raise CloudRefused(f"the cloud's answer is compressed, unasked: {shown(encoding)}")
     method, path = response.request.method, response.request.url.path
-    if method == "POST" and response.status_code == 200:
-        return  # a stream has no length: its reader bounds each event
-    is_state = method == "GET" and "/pdd/handoffs/" in path
+    streamed = response.request.headers.get("accept") == STREAMED["Accept"]
+    if streamed and response.status_code == 200:
+        return
+    # a POST may ask for a state, too
+    is_state = (method == "POST" and not streamed) or (method == "GET" and "/pdd/handoffs/" in path)
     stream = cast("AsyncByteStream", response.stream)  # this client makes no other
     response.stream = _Bounded(stream, MAX_STATE_BYTES if is_state else MAX_BYTES)
 
@@ -84,10 +87,22 @@ def parsed(body: bytes, wire: type[Wire]) -> Wire:
     try:
         return wire.model_validate_json(body)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        unreadable = problem["type"] == "json_invalid"
-        why = "it cannot be read as JSON" if unreadable else f"{error.error_count()} fields are wrong"
-        raise CloudRefused(f"the cloud's answer is not a {wire.__name__}: {why}") from error
+        raise _wrong(error, wire, "answer") from error
+
+
+def checked(value: object, wire: type[Wire]) -> Wire:
+    """Return a part of an event, whose JSON was read already. Raises as `parsed`."""
+    try:
+        return wire.model_validate(value)
+    except ValidationError as error:
+        raise _wrong(error, wire, "event") from error
+
+
+def _wrong(error: ValidationError, wire: type[Wire], what: str) -> CloudRefused:
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    unreadable = problem["type"] == "json_invalid"
+    why = "it cannot be read as JSON" if unreadable else f"{error.error_count()} fields are wrong"
+    return CloudRefused(f"the cloud's {what} is not a {wire.__name__}: {why}")
 
 
 def shown(text: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable, PDDError, named
+from pdd_llamacpp_adapter.cloud.cloud_route import Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +79,11 @@ class CloudMonitor:
         """What the cloud told when it was last connected: its model's ways hold for answers without it, too."""
         return None if self._client is None else self._client.info
 
+    @property
+    def way(self) -> Way | None:
+        """How the cloud is asked; None before that was found."""
+        return None if self._client is None else self._client.route.way
+
     async def run(self) -> None:
         """Watch the cloud until cancelled; returns at once where there is none."""
         delay = _FIRST_DELAY_S
@@ -102,7 +108,8 @@ class CloudMonitor:
         else:
             self.connection, self.error = Connection.CONNECTED, None
             if before is not Connection.CONNECTED:
-                logger.info("connected to %s, model %s", info.engine, info.model)
+                how = "; a router is between, so it is asked by POST" if self.way is Way.POST else ""
+                logger.info("connected to %s, model %s%s", info.engine, info.model, how)
             await self._measure(client)
 
     async def _connected(self, client: CloudClient) -> CloudInfo:

@@ -17,7 +17,7 @@ from pdd_llamacpp_adapter.cloud.cloud_gate import shown
 from pdd_llamacpp_adapter.cloud.event_data import event_data
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     import openai
     from openai.types import Completion
@@ -62,6 +62,7 @@ async def read_stream(
     top_logprobs: int = 0,
     ids_below: int = ANY_ID,
     longest: int = 0,
+    on_update: Callable[[object], object] | None = None,
 ) -> AsyncGenerator[CloudChunk]:
     """Yield chunks up to the one with a finish reason; close the stream in any case.
 
@@ -74,6 +75,8 @@ async def read_stream(
         top_logprobs: how many of each token's best are passed on: vLLM adds the chosen one to them.
         ids_below: size of the vocabulary.
         longest: tokens before which an answer ends for its length only by a decode budget; 0 where there is none.
+        on_update: called with each update of a request that has ``pdd_inline``, which is unchecked JSON. Such a
+            stream is read to its end: an update may come behind the last chunk.
 
     Raises:
         CloudRefused: an error event about the request itself, before the first token, or a server that sends no
@@ -81,8 +84,9 @@ async def read_stream(
         CloudLost: the stream broke off, was aborted, lacks or repeats an event, has an event that cannot be read,
             or ended without a finish reason.
     """
-    received = 0
-    limit = MAX_EVENT_BYTES + _BYTES_PER_ID * prompt_tokens
+    received, ended = 0, False
+    # the prompt's ids are in the first event; a refined prompt has as many again, and their positions
+    limit = MAX_EVENT_BYTES + _BYTES_PER_ID * prompt_tokens * (1 if on_update is None else 2)
     try:
         async with aclosing(event_data(stream.response.aiter_bytes(), limit=limit)) as events:
             async for data in events:
@@ -90,18 +94,20 @@ async def read_stream(
                     break
                 event = read_event(data)
                 _check_error(event.error, started=received > 0)
-                if not event.choices:
+                if on_update is not None and event.pdd is not None:
+                    on_update(event.pdd)
+                if ended or not event.choices:
                     continue
                 chunk = _chunk(event.choices[0], top_logprobs, ids_below)
                 received += len(chunk.token_ids)
                 _check_count(event, chunk, received)
                 if chunk.end is CloudEnd.LENGTH and received < longest:
-                    chunk = replace(
-                        chunk, end=CloudEnd.BUDGET
-                    )  # a gateway in between leaves out vLLM's stop_reason
+                    # a gateway in between leaves out vLLM's stop_reason
+                    chunk = replace(chunk, end=CloudEnd.BUDGET)
                 if chunk.token_ids or chunk.end is not None:
                     yield chunk
-                if chunk.end is not None:
+                ended = chunk.end is not None
+                if ended and on_update is None:
                     return
     except (CloudLost, CloudRefused):
         raise
@@ -110,7 +116,8 @@ async def read_stream(
     finally:
         with anyio.CancelScope(shield=True):
             await stream.close()
-    raise CloudLost("the stream ended without a finish reason")
+    if not ended:
+        raise CloudLost("the stream ended without a finish reason")
 
 
 def _check_count(event: CloudEvent, chunk: CloudChunk, received: int) -> None:

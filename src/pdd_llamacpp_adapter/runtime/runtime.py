@@ -134,6 +134,11 @@ class Runtime:
         return self._settings.refine_target.kind != "off"
 
     @property
+    def session_header(self) -> str:
+        """The header by which a client can name its conversation; empty for none."""
+        return self._settings.session_header
+
+    @property
     def n_ctx(self) -> int:
         """Tokens that the device's context holds."""
         return self._engine.n_ctx
@@ -176,6 +181,7 @@ class Runtime:
         return {
             "url": self._settings.cloud_url,
             "state": self.cloud.connection.value,
+            "way": None if self.cloud.way is None else self.cloud.way.value,
             "error": None if error is None else named(error),
         }
 
@@ -239,4 +245,5 @@ def _client(settings: ServeSettings) -> CloudClient | None:
         api_key=None if key is None else key.get_secret_value(),
         model=settings.cloud_model,
         tenant=settings.cloud_tenant,
+        session_header=settings.session_header,
     )

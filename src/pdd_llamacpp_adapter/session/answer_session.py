@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.engine.speed import Work
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
     from pdd_llamacpp_adapter.request import AnswerRequest
-    from pdd_llamacpp_adapter.session.cloud_leg import Arrivals
+    from pdd_llamacpp_adapter.session.arrivals import Arrivals
     from pdd_llamacpp_adapter.session.outcome import AnswerPlan
     from pdd_llamacpp_adapter.session.session_setup import Progress
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
 
 from pdd_core.errors import CloudError, CloudLost, CloudRefused, SchemaVersionError, TokenizerMismatch
-from pdd_core.handoff import BUDGET_POLICIES
+from pdd_core.handoff import BUDGET_POLICIES, INLINE_UPDATES
 from pdd_llamacpp_adapter.cloud.cloud_stream import CloudEnd
+from pdd_llamacpp_adapter.session.arrivals import Arrivals
 from pdd_llamacpp_adapter.session.leg_plan import NOT_REPEATED
+from pdd_llamacpp_adapter.session.leg_updates import LAST_WORDS_S, LegUpdates
 from pdd_llamacpp_adapter.session.stop_ids import stop_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from pdd_core.handoff import CloudInfo
     from pdd_core.optin import OptIn
@@ -31,43 +33,6 @@ logger = logging.getLogger(__name__)
 
 _LEAVING_S = 3.0
 """For the cloud's answer to a cancel, once nobody waits for the answer any more."""
-_LEAST_LATER = 4
-"""Tokens behind the first that tell how fast they come."""
-
-
-@dataclass(slots=True)
-class Arrivals:
-    """When the tokens of one leg came; seconds since the request began."""
-
-    posted_at: float | None = None
-    first_at: float | None = None
-    last_at: float = 0.0
-    later: int = 0
-    """Tokens that came behind the first event."""
-
-    def came(self, tokens: int, now: float) -> None:
-        """Record one event."""
-        if not tokens:
-            return
-        if self.first_at is None:
-            self.first_at = now
-        else:
-            self.later += tokens
-        self.last_at = now
-
-    @property
-    def first_token_s(self) -> float | None:
-        """From the request to the first token; None before it."""
-        if self.posted_at is None or self.first_at is None:
-            return None
-        return self.first_at - self.posted_at
-
-    @property
-    def step_s(self) -> float | None:
-        """Mean time between two tokens; None while they are too few to tell."""
-        if self.first_at is None or self.later < _LEAST_LATER:
-            return None
-        return (self.last_at - self.first_at) / self.later
 
 
 class CloudLeg:
@@ -78,7 +43,7 @@ class CloudLeg:
         cloud: the cloud to ask.
         plan: what to ask for.
         opt_in: None for a plain request that the cloud finishes.
-        on_begun: called once, after the first chunk, unless the cloud refines no prompts.
+        on_begun: called once, after the first chunk, unless the cloud refines no prompts, or tells unasked.
     """
 
     def __init__(
@@ -110,17 +75,30 @@ class CloudLeg:
         """Tokens of this leg that are part of the answer."""
         budget = plan.request.decode_budget if opt_in is not None else plan.request.max_tokens
         # a plan that repeats the answer has the repeated tokens in its budget
-        begins = 0 if plan.repeats else len(setup.live.answer)
-        self.limit = None if budget is None else begins + budget
-        """The answer's length at which this leg ends at the latest; None if the cloud's policy decides."""
+        self._begins = 0 if plan.repeats else len(setup.live.answer)
+        self.limit = None if budget is None else self._begins + budget
+        """The answer's length at which this leg ends at the latest; None while only the cloud's policy knows."""
+        self._updates: LegUpdates | None = None
         self.arrivals = Arrivals()
         """When its tokens came."""
         self.over = False
-        """Nothing more will come of it, and the cloud is no longer at work for it."""
+        """No token will come of it any more, and the cloud is no longer at work for it."""
         self.cancel_confirmed: bool | None = None
 
     async def run(self) -> None:
         """Receive until the leg ends, is lost, or is closed. Never raises a cloud's error."""
+        try:
+            await self._received()
+            if self._updates is not None:
+                self._updates.ended(begun=self._brought > 0)
+        finally:
+            try:
+                await self.close()  # the consumer left: nobody else will
+            finally:
+                self.over = True
+                self._live.changed()
+
+    async def _received(self) -> None:
         try:
             with self._scope:
                 await self._receive()
@@ -128,12 +106,6 @@ class CloudLeg:
             if not self.closing:
                 self.closing = True
                 self._live.answer.cloud_lost(error)
-        finally:
-            try:
-                await self.close()  # the consumer left: nobody else will
-            finally:
-                self.over = True
-                self._live.changed()
 
     async def _receive(self) -> None:
         request, opt_in, vocab = self._plan.request, self._opt_in, self._setup.options.vocab
@@ -146,7 +118,8 @@ class CloudLeg:
         waits = self._patience.cloud_prefill_s
         if self._setup.wants_likelihoods and request.logprobs is None:
             request = replace(request, logprobs=0)
-        async with aclosing(self._cloud.stream(request, opt_in)) as chunks:
+        inline = {} if self._updates is None else {"on_update": self._told}
+        async with aclosing(self._cloud.stream(request, opt_in, **inline)) as chunks:
             while True:
                 with anyio.move_on_after(waits) as scope:
                     chunk = await anext(chunks, None)
@@ -159,7 +132,27 @@ class CloudLeg:
                     self._on_begun()
                     self._on_begun = None
                 self._live.changed()
+                if chunk.end is not None:
+                    await self._last_words(chunks)
+                    return
                 waits = self._patience.cloud_silence_s
+
+    def _told(self, update: object) -> None:
+        if self._updates is None:
+            return
+        self._updates.take(update)
+        if (budget := self._updates.budget) is not None:
+            ends = self._begins + budget
+            self.limit = ends if self.limit is None else min(self.limit, ends)
+
+    async def _last_words(self, chunks: AsyncGenerator[CloudChunk]) -> None:
+        """Hear what the cloud may yet tell of the prompt. Nobody waits for this but the device."""
+        if self._updates is None or not self._updates.waited_for or self._stopping is not None:
+            return
+        self.over = True
+        self._live.changed()
+        with anyio.move_on_after(LAST_WORDS_S):
+            await anext(chunks, None)
 
     async def _connected(self, vocab: Vocabulary) -> CloudInfo:
         limit = self._patience.cloud_prefill_s
@@ -170,13 +163,20 @@ class CloudLeg:
     def _possible(self, info: CloudInfo) -> OptIn | None:
         """Return the opt-in without what the cloud has switched off, or does not know."""
         opt_in, fetch = self._opt_in, self._setup.fetch
-        if opt_in is not None and BUDGET_POLICIES not in info.features:
+        if opt_in is None:
+            return None
+        if BUDGET_POLICIES not in info.features:
             opt_in = replace(opt_in, least_budget=None, extends=None)
-        if opt_in is None or opt_in.refine_ratio is None or fetch is None or info.refinement != "off":
-            return opt_in
-        fetch.give_up("not_enabled", "the cloud refines no prompts")
-        self._on_begun = None
-        return replace(opt_in, refine_ratio=None, protect=())
+        if opt_in.refine_ratio is not None and fetch is not None and info.refinement == "off":
+            fetch.give_up("not_enabled", "the cloud refines no prompts")
+            self._on_begun = None
+            opt_in = replace(opt_in, refine_ratio=None, protect=())
+        if INLINE_UPDATES in info.features:
+            asked = fetch if opt_in.refine_ratio is not None else None
+            self._updates = LegUpdates(self._live, opt_in.handoff_id, asked)
+            self._on_begun = None
+            opt_in = replace(opt_in, inline=True)
+        return opt_in
 
     def _take(self, chunk: CloudChunk) -> None:
         answer = self._live.answer

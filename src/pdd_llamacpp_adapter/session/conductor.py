@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from pdd_llamacpp_adapter.session.cloud_leg import Arrivals
+    from pdd_llamacpp_adapter.session.arrivals import Arrivals
     from pdd_llamacpp_adapter.session.device_part import DevicePart
     from pdd_llamacpp_adapter.session.session_setup import SessionSetup
 

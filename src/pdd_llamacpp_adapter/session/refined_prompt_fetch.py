@@ -1,4 +1,7 @@
-"""Fetches the refined prompt of one answer from the cloud, checks it, and keeps it for the device."""
+"""Gets the refined prompt of one answer from the cloud, checks it, and keeps it for the device.
+
+A cloud that knows how tells it inside the stream. Others are asked for it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from pdd_core.handoff import HandoffState, Refinement
+    from pdd_core.handoff import Refinement
     from pdd_core.refinement.spans import Span
     from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
@@ -80,10 +83,32 @@ class RefinedPromptFetch:
         self._asks = True
         tasks.start_soon(self._run, cloud, handoff_id)
 
+    def expect(self) -> None:
+        """Wait for what the cloud tells inside the stream that is about to begin."""
+        self._asks = True
+
+    def expect_no_more(self, *, begun: bool) -> None:
+        """Do without, if there is none by now: the stream is over. One that had not `begun` may be asked again."""
+        self._asks = False
+        if begun and not self._live.answer.finished:
+            self.give_up("unavailable", "the cloud's stream ended without a word of it")
+        self._live.changed()
+
+    def told(self, refinement: Refinement | NoRefinement) -> None:
+        """Take what the cloud tells inside the stream. Never raises for what it says."""
+        if isinstance(refinement, NoRefinement) and refinement.reason == "pending":
+            return
+        try:
+            self._take(refinement)
+        except InvalidRefinement as error:
+            self.give_up("invalid", str(error))
+        self._live.changed()
+
     async def _run(self, cloud: CloudClient, handoff_id: str) -> None:
         try:
             with anyio.move_on_after(WAIT_S + _WAY_S):
-                self._take(await cloud.handoff(handoff_id, wait=WAIT_S))
+                state = await cloud.handoff(handoff_id, wait=WAIT_S)
+                self._take(state.refinement, prompt_ids=state.prompt_token_ids)
                 return
             raise CloudLost("no word of the refined prompt in time")
         except (CloudError, SchemaVersionError) as error:
@@ -94,23 +119,23 @@ class RefinedPromptFetch:
             self._asks = False
             self._live.changed()
 
-    def _take(self, state: HandoffState) -> None:
+    def _take(self, refinement: Refinement | NoRefinement, *, prompt_ids: Sequence[int] | None = None) -> None:
         if self.settled:
             return
-        match state.refinement:
+        match refinement:
             case NoRefinement() as none:
                 self.give_up(none.reason, shown(none.message))
-            case refinement:
-                self._check(refinement, state.prompt_token_ids)
+            case _:
+                self._check(refinement, prompt_ids)
                 self.kept = tuple(refinement.kept_indices)
                 share = f"{len(self.kept)} of {len(self._live.answer.prompt)} prompt tokens"
                 self._live.decided(f"the cloud refined the prompt to {share} ({refinement.method})")
 
-    def _check(self, refinement: Refinement, prompt_ids: Sequence[int]) -> None:
+    def _check(self, refinement: Refinement, prompt_ids: Sequence[int] | None) -> None:
         prompt = self._live.answer.prompt
         # the last token is what the answer follows: without it there is no seam
         check_kept(refinement.kept_indices, len(prompt), (*self.protected, (len(prompt) - 1, len(prompt))))
-        if tuple(prompt_ids) != prompt:
+        if prompt_ids is not None and tuple(prompt_ids) != prompt:
             raise InvalidRefinement("the refined prompt is of another prompt")
         if refinement.kept_token_ids != [prompt[index] for index in refinement.kept_indices]:
             raise InvalidRefinement("the kept ids are not those of the prompt at the kept indices")

@@ -23,6 +23,7 @@ from step_by_step import StepByStep
 
 from pdd_core.errors import DeviceEngineFailed, PDDError
 from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, CloudClient
+from pdd_llamacpp_adapter.cloud.cloud_route import Way
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1200)]
 
@@ -145,12 +146,21 @@ async def test_no_fault_loses_repeats_or_changes_a_token(info, recordings, engin
     assert len(recordings) == prompts
     begun = time.monotonic()
     count = happened = both_lost = 0
-    async with FaultCloud(info, recordings).running() as server, CloudClient(server.url, api_key="x") as client:
-        await client.connect(engine.vocab)
+    async with (
+        FaultCloud(info, recordings).running() as direct,
+        FaultCloud(info, recordings, inline=False, routes=False).running() as routed,
+        CloudClient(direct.url, api_key="x") as client,
+        CloudClient(routed.url, api_key="x") as behind,
+    ):
+        for one_of in (client, behind):
+            await one_of.connect(engine.vocab)
+        assert [client.route.way, behind.route.way] == [Way.ROUTES, Way.POST]
+        clouds = ((direct, client), (routed, behind))
         limiter = anyio.CapacityLimiter(SIDE_BY_SIDE)
 
         async def one(number, recording, fault, ready, fails_at):
             nonlocal happened, both_lost
+            server, client = clouds[number % 2]
             async with limiter:
                 key = f"case-{number}"
                 server.faults[key] = fault

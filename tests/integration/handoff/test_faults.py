@@ -98,10 +98,12 @@ async def changed(base_url, how, number):
         up_writer.write(kept.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + body)
         writer.write(await up_reader.readuntil(b"\r\n\r\n"))
         with suppress(asyncio.IncompleteReadError, ConnectionError):  # the stream's end; or the client has left
-            for place in itertools.count() if b"/completions" in head else ():
+            place = -1
+            while b"/completions" in head:
                 size = int(await up_reader.readuntil(b"\r\n"), 16)  # vLLM sends each event in a chunk of its own
                 event = (await up_reader.readexactly(size + 2))[:-2]
-                event = CHANGES[how](event) if place == number else event
+                place += b'"choices":[]' not in event  # but not what tells of the handoff
+                event = CHANGES[how](event) if place == number and b'"choices":[]' not in event else event
                 if event or not size:
                     writer.write(b"%x\r\n%s\r\n" % (len(event), event))
                     await writer.drain()

@@ -1,6 +1,7 @@
 """The whole of it: the cloud's attention shortens the device's prefill, and the device finishes from that."""
 
 import math
+from contextlib import aclosing
 
 import anyio
 import pytest
@@ -28,11 +29,16 @@ class Looked(CloudClient):
         super().__init__(*args, **options)
         self.looked = anyio.Event()
 
-    async def handoff(self, *args, **options):
-        try:
-            return await super().handoff(*args, **options)
-        finally:
-            self.looked.set()
+    async def stream(self, *args, on_update, **options):
+        def told(update):
+            on_update(update)
+            if update["refinement"] is not None:
+                self.looked.set()
+
+        async with aclosing(super().stream(*args, on_update=told, **options)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+        self.looked.set()
 
 
 class Held:

@@ -249,9 +249,9 @@ async def test_a_late_device_is_helped_out_and_takes_over_in_the_end(answered, p
     class Waiting(CloudClient):
         """A cloud that sends no more than twelve tokens, so that the device need not be fast to catch up."""
 
-        async def stream(self, request, opt_in):
+        async def stream(self, request, opt_in, **options):
             sent = len(request.prompt_token_ids) - len(prompt)
-            async with aclosing(super().stream(request, opt_in)) as chunks:
+            async with aclosing(super().stream(request, opt_in, **options)) as chunks:
                 async for chunk in chunks:
                     if sent >= 12:
                         await anyio.sleep(60)  # until the device has taken over
@@ -295,8 +295,8 @@ async def test_a_cloud_whose_grammar_the_device_reads_otherwise_finishes(answere
 class LingeringCloud(CloudClient):
     """A cloud whose answer is not over before something else has happened, however fast the machine."""
 
-    async def stream(self, *args):
-        async with aclosing(super().stream(*args)) as chunks:
+    async def stream(self, *args, **options):
+        async with aclosing(super().stream(*args, **options)) as chunks:
             async for chunk in chunks:
                 with anyio.fail_after(60):
                     while chunk.end is not None and not self.until():

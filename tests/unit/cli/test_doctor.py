@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
+from contract_cloud import FEATURES, ContractCloud
+from narrow_router import KNOWN, NarrowRouter
 from rich.console import Console
 
 from pdd_cli import host
@@ -200,3 +204,81 @@ def test_a_proxy_in_the_way_is_told(monkeypatch, url: str, said: str) -> None:
     assert f"export NO_PROXY={host}" in finding.fix
     monkeypatch.setenv("no_proxy", host)
     assert list(proxy_finding(url)) == []
+
+
+PLAIN = tuple(name for name in FEATURES if name not in ("inline", "by_post"))
+STICKY = {"cookie": "llm-d-session", "session_header": None}
+ALONE = "8 of 8 times with X-Session-ID, 8 of 8 in other conversations: one, or they share their states"
+SEVERAL = "in other conversations: several, and a conversation stays on one"
+
+
+@pytest.fixture
+def same_names(monkeypatch) -> None:
+    """The same conversations in each run: by chance, all others could be on one replica, too."""
+    chance = random.Random(1)
+    monkeypatch.setattr(
+        sys.modules["pdd_cli.doctor.router"],
+        "uuid4",
+        lambda: SimpleNamespace(hex=f"{chance.getrandbits(128):032x}"),
+    )
+
+
+@pytest.mark.usefixtures("same_names")
+@pytest.mark.parametrize(
+    ("router", "count", "features", "router_says", "replicas", "way"),
+    [
+        (None, 1, FEATURES, "no sign", ALONE, "inside the stream; GET and DELETE /v1/pdd"),
+        (None, 1, PLAIN, "no sign", ALONE, "read, and cancels sent, by GET and DELETE"),
+        (
+            {},
+            3,
+            FEATURES,
+            "one is between: requests go to several replicas",
+            SEVERAL,
+            "inside the stream; GET and DELETE /v1/pdd",
+        ),
+        ({"drops": "headers"}, 3, FEATURES, "loses the key (HTTP 401)", SEVERAL, "POST /v1/completions"),
+        ({"routes": KNOWN}, 3, FEATURES, "does not get through (HTTP 404)", SEVERAL, "POST /v1/completions"),
+        (STICKY, 3, FEATURES, "cookies are set: llm-d-session", SEVERAL, "inside the stream; GET and DELETE"),
+    ],
+)
+def test_a_router_is_found_by_what_it_takes_away(
+    findings, capsys, router, count, features, router_says, replicas, way
+) -> None:
+    findings()
+    with ExitStack() as stack:
+        clouds = [stack.enter_context(ContractCloud(key="k", features=features)) for _ in range(count)]
+        url = clouds[0].url
+        if router is not None:
+            url = stack.enter_context(NarrowRouter([cloud.url for cloud in clouds], **router)).url
+        code = report(url=url, api_key="k", gguf=None, as_json=True, console=Console())
+        assert all(cloud.states == {} for cloud in clouds), "the token's state is dropped"
+    found = {one["check"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
+    assert code == 0
+    assert router_says in found["router"]["detail"]
+    assert replicas in found["replicas"]["detail"]
+    assert way in found["way"]["detail"]
+    assert {one["level"] for one in found.values()} == {"ok"}
+
+
+def test_a_router_that_keeps_no_session_is_warned_of(findings, capsys) -> None:
+    findings()
+    with (
+        ContractCloud(key="k") as one,
+        ContractCloud(key="k") as other,
+        NarrowRouter([one.url, other.url], session_header=None) as router,
+    ):
+        report(url=router.url, api_key="k", gguf=None, as_json=True, console=Console())
+    found = {one["check"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
+    assert found["replicas"]["level"] == "warn"
+    assert "4 of 8 times with X-Session-ID" in found["replicas"]["detail"]
+    assert "consistent_hash" in found["replicas"]["fix"]
+
+
+def test_a_lost_query_string_is_told_where_no_key_is_needed(findings, capsys) -> None:
+    findings()
+    with ContractCloud() as cloud, NarrowRouter([cloud.url], drops="headers") as router:
+        report(url=router.url, api_key=None, gguf=None, as_json=True, console=Console())
+    found = {one["check"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
+    assert "query strings are lost under /v1/pdd" in found["router"]["detail"]
+    assert "POST /v1/completions" in found["way"]["detail"]

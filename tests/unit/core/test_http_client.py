@@ -19,16 +19,18 @@ MODELS = b'{"object": "list", "data": []}'
 
 
 @contextmanager
-def answering(body: bytes, status: int):
+def answering(body: bytes, status: int, cookie: str = ""):
     """A server, or a proxy that does not forward; gives its address and what it was asked."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
+            asked.append(self.headers["cookie"] if cookie else self.path)
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(body)))
+            if cookie:
+                self.send_header("set-cookie", cookie)
             self.end_headers()
             self.wfile.write(body)
 
@@ -112,3 +114,19 @@ def test_every_client_of_the_project_is_made_here() -> None:
     makes = re.compile(r"(= |return |with |in )((openai\.(Async)?OpenAI|httpx2?\.\w*Client)\(|\S*urlopen\()")
     found = {path.name for path in SRC.rglob("*.py") if makes.search(path.read_text())}
     assert found == {"http_client.py"}
+
+
+def test_no_client_keeps_cookies() -> None:
+    with answering(MODELS, 200, cookie="a=1; Path=/") as (address, asked):
+        url = f"http://{address}/v1"
+        with new_client(url, api_key="x") as client:
+            client.models.list()
+            client.models.list()
+
+        async def twice() -> None:
+            async with new_async_client(url, api_key="x") as client:
+                await client.models.list()
+                await client.models.list()
+
+        anyio.run(twice)
+    assert asked == [None] * 4

@@ -129,8 +129,9 @@ class FakeEngine(StepByStep):
 @dataclass
 class FakeCloud:
     """Plays `script`: a number sleeps, a list of ids is sent, a `CloudEnd` ends
-    (a pair of both is one chunk), an exception is raised, "goes on" finishes. `later` are the scripts of further
-    legs; behind them the cloud cannot be reached."""
+    (a pair of both is one chunk), an exception is raised, "goes on" finishes, a dict is told as an update if the
+    leg has opted in, its handoff id filled in; of one with "raw", what is there instead. `later` are the scripts
+    of further legs; behind them the cloud cannot be reached."""
 
     script: list
     later: list = field(default_factory=list)
@@ -169,7 +170,7 @@ class FakeCloud:
         prompt = list(self.prompt or self.asked[0].prompt_token_ids)
         return SimpleNamespace(refinement=self.refinement, prompt_token_ids=prompt)
 
-    async def stream(self, request, opt_in):
+    async def stream(self, request, opt_in, *, on_update=None):
         self.opt_in = opt_in
         self.opt_ins.append(opt_in)
         self.asked.append(request)
@@ -196,6 +197,9 @@ class FakeCloud:
                         yield CloudChunk(tuple(ids), "", end, logprobs(ids))
                     case Exception():
                         raise step
+                    case dict():
+                        if on_update is not None:
+                            on_update(step.get("raw", {"handoff_id": opt_in.handoff_id, **step}))
                     case "goes on":
                         first, count = request.prompt_token_ids[-1] + 1, request.max_tokens
                         yield CloudChunk(tuple(range(first, first + count)), "", CloudEnd.LENGTH)
@@ -258,13 +262,14 @@ class Sse:
 class FakeServer:
     """HTTP on 127.0.0.1, one answer per (method, path): (status, body).
 
-    A list body is streamed piece by piece, bytes are sent as they are.
+    A list body is streamed piece by piece, bytes are sent as they are. A third item is further lines of the head.
+    An answer may be a function of the request's body.
     """
 
     answers: dict
     requests: list = field(default_factory=list)
-    heads: list = field(default_factory=list)
-    """Of the same requests: the lines before the body."""
+    headers: list = field(default_factory=list)
+    """Of each request, by names in small letters."""
     url: str = ""
 
     async def handle(self, reader, writer):
@@ -274,10 +279,13 @@ class FakeServer:
             length = next((int(x.split(":")[1]) for x in head.lower().split("\r\n") if "content-length" in x), 0)
             body = await reader.readexactly(length)
             self.requests.append((method, path, json.loads(body) if body else None))
-            self.heads.append(head.split("\r\n"))
-            status, answer = self.answers.get((method, path), (404, {"error": {"message": "no", "code": 404}}))
+            lines = [line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line]
+            self.headers.append({name.lower(): text for name, text in lines})
+            found = self.answers.get((method, path), (404, {"error": {"message": "no", "code": 404}}))
+            status, answer, *more = found(json.loads(body)) if callable(found) else found
             kind = "text/event-stream" if isinstance(answer, list) else "application/json"
             writer.write(f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nConnection: close\r\n".encode())
+            writer.write("".join(f"{line}\r\n" for line in more).encode())
             if isinstance(answer, list):
                 await self._stream(writer, answer)
             else:

@@ -13,6 +13,7 @@ from uuid import uuid4
 import anyio
 
 from pdd_core.errors import PDDError
+from pdd_core.session_id import session_id, session_of_client
 from pdd_llamacpp_adapter.server.answers.prepared_answer import AnswerStep, Finished, PreparedAnswer
 from pdd_llamacpp_adapter.server.answers.transcript import Transcript
 from pdd_llamacpp_adapter.server.wire.failures import INTERNAL, ErrorObject, error_object
@@ -43,6 +44,8 @@ class Call:
     """What the answer's objects have as `id`."""
     group: str = ""
     """Whose answers are alike: the app or tenant, as far as it can be told."""
+    named_session: str = ""
+    """What the client itself calls the conversation; empty where it does not."""
     created: int = field(default_factory=lambda: int(time.time()))
     """Unix seconds."""
 
@@ -50,6 +53,10 @@ class Call:
     def model(self) -> str:
         """The name under which the model is served."""
         return self.runtime.model_name
+
+    def session(self, *beginning: str) -> str:
+        """Return what the conversation is called before routers: the client's own name, or one of our making."""
+        return session_of_client(self.named_session) if self.named_session else session_id(self.group, *beginning)
 
 
 def new_id(prefix: str) -> str:

@@ -49,6 +49,7 @@ async def read_request(
         request_id=request.state.request_id,
         answer_id=answer_id,
         group=_group(request, body),
+        named_session=request.headers.get(runtime.session_header, "") if runtime.session_header else "",
     )
     return body, call
 

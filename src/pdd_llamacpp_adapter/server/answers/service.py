@@ -44,6 +44,10 @@ class AnswerSource(Protocol):
         """Whether prompts may be refined, so that it matters what of them has to stay."""
 
     @property
+    def session_header(self) -> str:
+        """The header by which a client can name its conversation; empty for none."""
+
+    @property
     def vocab(self) -> Any:
         """A `Vocabulary`."""
 
@@ -68,7 +72,7 @@ class AnswerSource(Protocol):
         """
 
     def cloud_status(self) -> dict[str, object]:
-        """Return ``{"url", "state", "error"}``."""
+        """Return ``{"url", "state", "way", "error"}``."""
 
 
 class Service:

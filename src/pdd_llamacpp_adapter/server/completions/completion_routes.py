@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.routing import Route
 
 from pdd_core.errors import InvalidRequest
+from pdd_core.session_id import beginning_of_prompt
 from pdd_llamacpp_adapter.request import check_token_ids
 from pdd_llamacpp_adapter.server.answers.answering import new_id
 from pdd_llamacpp_adapter.server.answers.delivery import stream_answer, whole_answer
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from pdd_llamacpp_adapter.server.answers.answering import Call
     from pdd_llamacpp_adapter.server.answers.service import AnswerSource, Service
     from pdd_llamacpp_adapter.server.output.deltas import Delta
 
@@ -35,7 +37,7 @@ def routes(service: Service) -> list[Route]:
     async def create(request: Request) -> Response:
         body, call = await read_request(request, CompletionRequest, service, answer_id=new_id("cmpl-"))
         body.check()
-        prepared, prompt = await on_worker_thread(service, lambda: _prepare(body, call.runtime))
+        prepared, prompt = await on_worker_thread(service, lambda: _prepare(body, call))
         echo, ids = prompt if body.echo else "", prepared.request.prompt_token_ids
         details = body.details(body.stream_options, logprobs=body.logprobs is not None)
         if body.stream:
@@ -46,8 +48,9 @@ def routes(service: Service) -> list[Route]:
     return [Route(PATH, create, methods=["POST"])]
 
 
-def _prepare(body: CompletionRequest, runtime: AnswerSource) -> tuple[PreparedAnswer, str]:
+def _prepare(body: CompletionRequest, call: Call) -> tuple[PreparedAnswer, str]:
     """Return the prepared answer, and the prompt as text."""
+    runtime = call.runtime
     vocab, prompt = runtime.vocab, one_prompt(body.prompt)
     if isinstance(prompt, str):
         # as llama.cpp's server and vLLM do: who writes a raw prompt writes its control tokens too
@@ -60,7 +63,8 @@ def _prepare(body: CompletionRequest, runtime: AnswerSource) -> tuple[PreparedAn
     if body.suffix:
         ids = _between(ids, body.suffix, runtime)
     grammar = grammar_of(body.response_format, body.structured_outputs)
-    request = answer_request(ids, body.sampling(), runtime, grammar=grammar, where="prompt")
+    session = call.session(*beginning_of_prompt(ids))
+    request = answer_request(ids, body.sampling(), runtime, grammar=grammar, where="prompt", session=session)
     return PreparedAnswer(runtime.check_grammar(request), PlainText()), text
 
 

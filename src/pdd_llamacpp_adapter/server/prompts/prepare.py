@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import anyio
 
 from pdd_core.errors import InvalidRequest, ModelError
+from pdd_core.session_id import beginning_of_chat
 from pdd_llamacpp_adapter.engine.bad_words import bad_word_ids
 from pdd_llamacpp_adapter.engine.template_messages import joined
 from pdd_llamacpp_adapter.request import (
@@ -84,7 +85,7 @@ async def prepare_body(body: ChatBody, call: Call) -> PreparedAnswer:
         InvalidRequest, ContextOverflow: as `prepare` and `body.chat_input`.
         DeviceBusy: as `on_worker_thread`.
     """
-    return await on_worker_thread(call.service, lambda: _prepare(body.chat_input(), call.runtime))
+    return await on_worker_thread(call.service, lambda: _prepare(body.chat_input(), call.runtime, call))
 
 
 async def count_prompt(body: ChatBody, call: Call) -> int:
@@ -130,7 +131,7 @@ def _prompt(chat: ChatInput, runtime: AnswerSource) -> tuple[ToolPlan, list[int]
         raise InvalidRequest(str(error), param="messages", code="no_chat_template") from error
 
 
-def _prepare(chat: ChatInput, runtime: AnswerSource) -> PreparedAnswer:
+def _prepare(chat: ChatInput, runtime: AnswerSource, call: Call | None = None) -> PreparedAnswer:
     vocab, wanted = runtime.vocab, grammar_of(chat.response_format, chat.structured_outputs)
     if wanted is not None and wanted.param == RESPONSE_FORMAT:
         wanted = replace(wanted, param=chat.format_param)
@@ -138,7 +139,10 @@ def _prepare(chat: ChatInput, runtime: AnswerSource) -> PreparedAnswer:
     protect = _protected(chat, plan, prompt, vocab) if runtime.refines else []
     # a grammar leaves no room for thoughts
     thoughts = _thoughts(chat, prompt, vocab) if wanted is None else ReasoningStart.NEVER
-    request = answer_request(prompt, chat.sampling, runtime, grammar=plan.constraint(wanted), protect=protect)
+    session = None if call is None else call.session(beginning_of_chat(chat.messages))
+    request = answer_request(
+        prompt, chat.sampling, runtime, grammar=plan.constraint(wanted), protect=protect, session=session
+    )
     request = runtime.check_grammar(request)
     parser = output_parser(reasoning=thoughts, tools=plan, words=wanted, shown=chat.include_reasoning)
     return PreparedAnswer(request=request, parser=parser, only_calls=plan.grammar is not None)
@@ -182,10 +186,11 @@ def answer_request(
     grammar: Grammar | None = None,
     protect: Sequence[Span] = (),
     where: str = "messages",
+    session: str | None = None,
 ) -> AnswerRequest:
     """Return the request for an answer to `prompt`, whose spans `protect` stay when it is refined.
 
-    `where` is the field that has the prompt.
+    `where` is the field that has the prompt, `session` what the conversation is called before routers.
 
     Raises:
         InvalidRequest: a value out of its bounds, or a token id that the model does not have.
@@ -204,4 +209,4 @@ def answer_request(
         if sampling.max_tokens is None:
             raise context_overflow(limit, f"your {where} resulted in {len(prompt)} tokens: the prompt is too long")
         raise context_overflow(limit, requested(len(prompt), sampling.max_tokens, where=where))
-    return AnswerRequest(prompt_token_ids=prompt, grammar=grammar, protect=protect, **fields)
+    return AnswerRequest(prompt_token_ids=prompt, grammar=grammar, protect=protect, session=session, **fields)

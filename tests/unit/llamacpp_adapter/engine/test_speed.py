@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pdd_llamacpp_adapter.engine.device_profile import DEFAULT_CHUNK
 from pdd_llamacpp_adapter.engine.speed import MAX_CHUNK, DeviceSpeed, Work
-from pdd_llamacpp_adapter.session.cloud_leg import Arrivals
+from pdd_llamacpp_adapter.session.arrivals import Arrivals
 
 
 def test_nothing_is_claimed_before_anything_was_measured():

@@ -44,6 +44,7 @@ class Client:
             default_sampling_params=None,
             structured_outputs=None,
         )
+        self.route = SimpleNamespace(way=None)
         self.errors = []
         self.looks = 0
 
@@ -285,6 +286,7 @@ def test_the_status_names_the_error(runtime):
     assert made.cloud_status() == {
         "url": "http://c/v1",
         "state": "down",
+        "way": None,
         "error": "CloudUnreachable: no connection to c:80",
     }
 

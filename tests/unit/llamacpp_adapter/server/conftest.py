@@ -159,6 +159,7 @@ class FakeRuntime:
     n_ctx = 4096
     refines = True
     refuses_grammars = False
+    session_header = "X-Session-ID"
     defaults = DefaultSamplingParams()
 
     def __init__(self, script=("Hel", "lo", " you"), **session):
@@ -179,7 +180,7 @@ class FakeRuntime:
         return self.defaults
 
     def cloud_status(self):
-        return {"url": None, "state": "none", "error": None}
+        return {"url": None, "state": "none", "way": None, "error": None}
 
     def check_grammar(self, request):
         if request.grammar is not None and self.refuses_grammars:

@@ -28,6 +28,13 @@ def test_only_a_first_leg_with_its_own_budget_says_how_little_would_do():
     assert plan_leg(repeated, [7], budget=9).request.least_budget is None
 
 
+@pytest.mark.parametrize("named", [None, "chat-7"])
+def test_all_legs_belong_to_one_conversation(named):
+    first = request(session=named)
+    assert plan_leg(first, [7], budget=5).request.session == plan_leg(first, [], budget=5).request.session
+    assert first.session == (named or request().session)
+
+
 def test_tokens_so_far_become_part_of_the_prompt():
     plan = plan_leg(request(min_tokens=8, repetition_penalty=1.2), [7, 8, 9], budget=5)
     assert plan.repeats == 0
