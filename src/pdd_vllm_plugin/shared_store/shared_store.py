@@ -59,13 +59,14 @@ class SharedStore:
         self._questions = Questions(self._name_of, self._answer_here)
         self._client: Any = None
         """None while the store does not answer."""
-        self._said = False
+        self._said = self._stopping = False
         service.store.watch = self
         service.elsewhere.append(self)
         self._thread = StoreThread(self._main)
 
     def stop(self) -> None:
         """End the thread and its connections. States that wait are lost."""
+        self._stopping = True
         self._thread.stop()
 
     def added(self, record: HandoffRecord) -> None:
@@ -116,6 +117,8 @@ class SharedStore:
             try:
                 await self._while_connected()
             except Exception as error:  # noqa: BLE001 - nothing that happens here may end what serves requests
+                if self._stopping:
+                    return  # a connection that is cancelled may raise something of its own
                 if self._writer.open:
                     wait = RETRY_S[0]
                 self._went_down(error)
@@ -138,7 +141,9 @@ class SharedStore:
                 tasks.create_task(self._look(client))
 
     async def _look(self, client: Any) -> None:
-        while await self._questions.hears(client):  # noqa: ASYNC110 - the server's event
+        while await self._questions.hears(client):
+            if self._stopping:
+                break  # up to Python 3.11, asyncio.wait_for within may swallow the cancellation
             await asyncio.sleep(LOOK_S)
         raise Lost("the subscription is gone")
 
