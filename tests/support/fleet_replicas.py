@@ -59,6 +59,7 @@ class Replica:
 
     async def has_removed(self):
         """Wait until what was deleted is out of the store."""
+        self.shared._pass_on()
         await self.shared._thread.result(asyncio.sleep(0))  # it knows all that was told before
         await eventually(lambda: not self.shared._writer._removals)
 

