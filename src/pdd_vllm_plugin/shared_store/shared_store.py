@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ConnectionError as Lost
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
 
+    from pdd_core.handoff import HandoffState
     from pdd_core.state_request import StateRequest
     from pdd_vllm_plugin.handoff_record import HandoffRecord
     from pdd_vllm_plugin.handoff_service import HandoffService
@@ -41,6 +43,9 @@ TELL_S = 0.01
 """How long what is to be written is gathered."""
 LOOK_S = 2.0
 """How often it is looked whether the store still answers when nobody asks it anything."""
+FAULTS = (RedisError, OSError, ValueError, PDDError)
+"""No connection, a command that is refused, or a value that is not ours."""
+DELETED = (200, 202)
 UNREACHABLE = "; the shared store does not answer, so other servers' states cannot be seen"
 
 
@@ -100,6 +105,8 @@ class SharedStore:
             while len(self._gone) > MAX_TOMBSTONES:
                 self._gone.popitem(last=False)
         self._tell(self._writer.remove, Removal(*ids, gone=confirmed(record.status) if deleted else ""))
+        if record.stored is not None:
+            self._pass_on()  # now: somebody may ask another server next
 
     async def answer(self, request: StateRequest) -> Response | None:
         """Answer from the store, or as another replica does; None if neither has the state."""
@@ -182,7 +189,7 @@ class SharedStore:
         if self._client is not None:
             try:
                 return await (self._delete if deletes else self._read)(self._client, request)
-            except (RedisError, OSError, ValueError, PDDError) as error:
+            except FAULTS as error:
                 self._metrics.error()
                 logger.debug("pdd: the shared store could not answer: %r", error)
         if deletes:
@@ -204,6 +211,10 @@ class SharedStore:
     async def _delete(self, client: Any, request: StateRequest) -> Response | None:
         told = await self._ask(client, request)
         if told is not None:
+            if told.status_code in DELETED:
+                with suppress(*FAULTS):  # its owner does this, too, but perhaps a moment later
+                    for stored in await self._find(client, request):
+                        await self._remove(client, stored.state)
             return told
         # Its owner has dropped it, or is gone. What the engine had ended needs no other word of it.
         found = await self._find(client, request)
@@ -213,10 +224,12 @@ class SharedStore:
             gone = await client.get(names.gone_key(request.id))
             return None if gone is None else deleted(request, confirmed=gone == b"1")
         state = found[0].state
-        await self._writer.remove_now(
-            client, Removal(state.handoff_id, state.request_id, gone=confirmed(state.status))
-        )
+        await self._remove(client, state)
         return deleted(request, confirmed=state.status in ENDED_BY_ENGINE)
+
+    async def _remove(self, client: Any, state: HandoffState) -> None:
+        gone = Removal(state.handoff_id, state.request_id, gone=confirmed(state.status))
+        await self._writer.remove_now(client, gone)
 
     async def _ask(self, client: Any, request: StateRequest) -> Response | None:
         within = max(self._service.config.cancel_timeout_s, request.wait or 0.0) + 1.0

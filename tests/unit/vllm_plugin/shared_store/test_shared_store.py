@@ -141,6 +141,17 @@ async def test_what_its_owner_deletes_is_deleted_in_the_store(pair, client):
     assert (await other.call("GET", HANDOFF)).status_code == 404
 
 
+@pytest.mark.parametrize("path", [HANDOFF, COMPLETION])
+async def test_what_is_deleted_elsewhere_is_gone_with_the_answer(pair, client, path):
+    owner, other = pair
+    await owner.finish()
+    owner.shared._writer.remove = lambda removal: None  # later than anybody asks
+    assert (await other.call("DELETE", path)).status_code == 200
+    assert not await client.exists(names.state_key(ID))
+    for one in pair:
+        assert (await one.call("GET", path)).status_code == 404
+
+
 REFINED = Refinement(
     method="lexical", ratio=0.5, kept_indices=[0], kept_token_ids=[31001], protected=[], window=0, layers=[]
 )
