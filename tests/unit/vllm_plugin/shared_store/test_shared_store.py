@@ -4,16 +4,21 @@ import asyncio
 import json
 import logging
 import time
+from types import SimpleNamespace
 
 import pytest
+from fastapi import FastAPI
 from fleet_replicas import CHAT_ID, ID, PROMPT, eventually
+from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from store_server import StoreServer
-from vllm_fakes import output
+from vllm_fakes import FakeEngine, output, sampling_params
 
-from pdd_core.handoff import HandoffState, NoRefinement, Refinement
+from pdd_core.handoff import HandoffState, NoRefinement, Refinement, StructuredOutputs
 from pdd_core.optin import STOP_REASON
+from pdd_vllm_plugin.endpoint import PDDEndpoints
 from pdd_vllm_plugin.handoff_record import PENDING
+from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.shared_store import names, shared_store
 
 pytestmark = pytest.mark.anyio
@@ -366,3 +371,48 @@ async def test_a_store_that_refuses_to_write_drops_states(replica, client, caplo
         await client.config_set("maxmemory", memory)
     assert caplog.text.count("refuses a command") == 1
     assert owner.count("pdd_store_up") == 1
+
+
+class Tokenizer:
+    all_special_ids = ()
+    eos_token_id = 0
+
+    def get_vocab(self):
+        return {"a": 0}
+
+    def get_added_vocab(self):
+        return {}
+
+
+async def test_vllms_server_begins_it_where_the_setting_is(shared_server, client, monkeypatch):
+    registry = CollectorRegistry()
+    monkeypatch.setattr("pdd_vllm_plugin.endpoint.CloudMetrics", lambda: CloudMetrics(registry))
+    monkeypatch.setattr("pdd_vllm_plugin.handoff_service.version", lambda _: "0.1.0")
+    engine = FakeEngine([output([7], "a", "stop")])
+    engine.get_tokenizer = Tokenizer
+    engine.vllm_config = SimpleNamespace(
+        additional_config={"pdd": {"store": shared_server.url}},
+        model_config=SimpleNamespace(
+            model="m", max_model_len=64, try_get_generation_config=dict, get_diff_sampling_param=dict
+        ),
+        parallel_config=SimpleNamespace(worker_cls="auto", data_parallel_size=1),
+        scheduler_config=SimpleNamespace(
+            get_scheduler_cls=lambda: SimpleNamespace(pdd_grants_budgets=True, __name__="S")
+        ),
+        structured_outputs_config=StructuredOutputs(),
+    )
+    endpoints, state = PDDEndpoints(), SimpleNamespace()
+    endpoints.attach_router(FastAPI())
+    await endpoints.init_state(engine, state, SimpleNamespace())
+    try:
+        params = sampling_params({"pdd_handoff": ID})
+        async for _ in engine.generate({"prompt_token_ids": [1]}, params, CHAT_ID):
+            pass
+        await eventually(lambda: registry.get_sample_value("pdd_store_up"))
+        async for _ in engine.generate({"prompt_token_ids": [1]}, params, CHAT_ID):
+            pass
+        async with asyncio.timeout(30):
+            while not await client.exists(names.state_key(ID)):
+                await asyncio.sleep(0.005)
+    finally:
+        state.pdd.elsewhere[-1].stop()
