@@ -11,11 +11,11 @@ import logging
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 from redis.exceptions import RedisError
 from starlette.responses import Response
 
-from pdd_core.state_request import StateRequest, Verb
+from pdd_core.state_request import MAX_WAIT_S, StateRequest, Verb
 from pdd_vllm_plugin.shared_store.names import ASK, answer_channel, digest, seal, unseal
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ class _Question(BaseModel):
     verb: Verb
     name: str
     """Hash of the id."""
-    after: int = 0
-    wait: float | None = None
-    used: int | None = None
+    after: NonNegativeInt = 0
+    wait: float | None = Field(default=None, ge=0, le=MAX_WAIT_S)
+    used: NonNegativeInt | None = None
 
 
 class Questions:
