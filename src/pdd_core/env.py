@@ -44,6 +44,9 @@ class Env(BaseSettings):
     """PDD_STRICT: a failing policy plugin is an error instead of a warning."""
     cloud_api_key: SecretStr | None = None
     """PDD_CLOUD_API_KEY: the API key of the cloud."""
+    store_password: SecretStr | None = None
+    """PDD_STORE_PASSWORD: the password of the shared store. vLLM logs its arguments, so it is better here than in
+    `store`."""
 
     def allowed_policies(self) -> list[str] | None:
         """Names in PDD_POLICIES; None when it is unset."""

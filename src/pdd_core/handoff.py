@@ -32,6 +32,8 @@ INLINE_UPDATES = "inline"
 """In `CloudInfo.features`: the server knows the field ``pdd_inline``."""
 BY_POST = "by_post"
 """In `CloudInfo.features`: the server knows the fields of `pdd_core.state_request`."""
+SHARED_STORE = "shared_store"
+"""In `CloudInfo.features`: ended states can be read from every server that has the same store."""
 
 
 SchemaVersion = Annotated[
@@ -215,8 +217,8 @@ class CloudInfo(_Wire):
     or nothing of its own with ``--generation-config vllm``. Null: not told."""
     features: list[Name]
     """``decode_budget``, ``budget_policies`` (the server knows ``pdd_least_budget``, ``pdd_tenant``,
-    ``pdd_extends`` and ``used``), ``handoff_state``, ``inline`` and ``by_post``, and ``refinement`` where it is
-    on."""
+    ``pdd_extends`` and ``used``), ``handoff_state``, ``inline`` and ``by_post``, ``refinement`` where it is on,
+    and ``shared_store`` where there is one."""
     refinement: Name
     """``off``, or where refined prompts come from: ``attention``, ``lexical``, ``truncation``, ``random``."""
     structured_outputs: StructuredOutputs | None = None

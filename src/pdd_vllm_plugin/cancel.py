@@ -13,7 +13,8 @@ from pdd_vllm_plugin.compat import ask_engine
 if TYPE_CHECKING:
     from pdd_vllm_plugin.handoff_record import HandoffRecord
 
-_ENDED_BY_ENGINE = frozenset({Status.HANDED_OFF, Status.FINISHED})
+ENDED_BY_ENGINE = frozenset({Status.HANDED_OFF, Status.FINISHED})
+"""Of these, no further token is made, and no engine need be asked."""
 
 
 async def cancel(engine_client: Any, record: HandoffRecord, timeout: float) -> bool:
@@ -22,7 +23,7 @@ async def cancel(engine_client: Any, record: HandoffRecord, timeout: float) -> b
     Raises:
         EngineDeadError: the engine is gone (vllm.v1.engine.exceptions).
     """
-    if record.status in _ENDED_BY_ENGINE:
+    if record.status in ENDED_BY_ENGINE:
         return True
     # If vLLM has not begun the request, there is nothing to abort yet: the recorder looks at this flag.
     record.cancelled = True

@@ -76,6 +76,11 @@ class PDDConfig:
     """Longer prompts are not refined: a bound on memory and on the time of a request."""
     refine_timeout_s: float = 2.0
     """Seconds that the refiners of third parties have for a prompt; then the built-in one decides."""
+    store: str | None = field(default=None, repr=False)
+    """URL of a Valkey or Redis that replicas share: ``redis://``, ``rediss://`` or ``unix://``. It needs the extra
+    `fleet`. Unset: states stay in memory. The password belongs in PDD_STORE_PASSWORD: docs/shared_store.md."""
+    store_max_bytes: int = 1_000_000_000
+    """Bound on what the states of all replicas take in the store; what expires first goes first."""
     plan_file: str | None = None
     """What ``pdd-device plan --settings`` wrote: its settings for the plugin hold where none is given here."""
     strict: bool = False
@@ -106,6 +111,10 @@ class PDDConfig:
         if self.load_floor is not None and not _is_budget(self.load_floor):
             raise _invalid("load_floor", "an integer above 0, or null", self.load_floor)
         self._check_levels()
+        if self.store is not None:
+            from pdd_vllm_plugin.shared_store.connection import check_store_url
+
+            check_store_url(self.store)
 
     def _check_levels(self) -> None:
         levels = self.load_levels

@@ -45,6 +45,10 @@ class PDDEndpoints:
         config = PDDConfig.from_vllm(vllm_config)
         names = getattr(args, "served_model_name", None) or [vllm_config.model_config.model]
         info = self._service.start(engine_client, config, names[0] if isinstance(names, list) else names)
+        if config.store is not None:
+            from pdd_vllm_plugin.shared_store.shared_store import SharedStore  # needs the extra `fleet`
+
+            SharedStore(self._service)
         state.pdd = self._service
         logger.info(
             "pdd %s active on %s: decode budgets (default %d), handoff state at /v1/pdd/handoffs/{id} "

@@ -75,6 +75,8 @@ class HandoffRecord:
     """The refined prompt is being made."""
     refined: anyio.Event = field(default_factory=anyio.Event)
     """Set when it is known what becomes of the refinement."""
+    stored: Refinement | NoRefinement | None = None
+    """With what refinement it was given to the shared store; None: it was not."""
     _characters: int = 0
     """Of `text`."""
     _logprobs: int = 0

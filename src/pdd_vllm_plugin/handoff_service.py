@@ -8,7 +8,15 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from pdd_core.fingerprint import fingerprint
-from pdd_core.handoff import BUDGET_POLICIES, BY_POST, INLINE_UPDATES, CloudInfo, Limits, StructuredOutputs
+from pdd_core.handoff import (
+    BUDGET_POLICIES,
+    BY_POST,
+    INLINE_UPDATES,
+    SHARED_STORE,
+    CloudInfo,
+    Limits,
+    StructuredOutputs,
+)
 from pdd_core.sampling_defaults import DefaultSamplingParams
 from pdd_vllm_plugin.compat import engine_version, eos_ids
 from pdd_vllm_plugin.config import PDDConfig
@@ -65,6 +73,7 @@ class HandoffService:
                 INLINE_UPDATES,
                 BY_POST,
                 *(() if method == "off" else ("refinement",)),
+                *(() if config.store is None else (SHARED_STORE,)),
             ],
             refinement=method,
             structured_outputs=StructuredOutputs.model_validate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pdd_core.errors import HandoffInUse
 from pdd_core.handoff import Status
@@ -24,6 +24,22 @@ NOT_STARTED_TTL_S = 30.0
 TOMBSTONE_TTL_S = 60.0
 """How long a deleted id refuses a POST that comes after its own DELETE."""
 MAX_TOMBSTONES = 4096
+
+
+class StoreWatch(Protocol):
+    """Is told what becomes of the records of a store: `SharedStore`."""
+
+    def added(self, record: HandoffRecord) -> None:
+        """It is kept from now on."""
+
+    def ended(self, record: HandoffRecord) -> None:
+        """It has ended; told again when its refined prompt is settled after that, and possibly more often."""
+
+    def dropped(self, record: HandoffRecord, *, shared: bool) -> None:
+        """It is not kept any more. `shared`: another one has the same completion's id."""
+
+    def removed(self, record: HandoffRecord, *, deleted: bool) -> None:
+        """It is not to be found any more, anywhere: it was deleted, or another request has its id now."""
 
 
 class HandoffStore:
@@ -47,6 +63,7 @@ class HandoffStore:
         self._by_completion: dict[str, list[str]] = {}
         self._tombstones: OrderedDict[str, tuple[float, bool]] = OrderedDict()
         """When, and whether there was a state."""
+        self.watch: StoreWatch | None = None
 
     def __len__(self) -> int:
         return len(self._records)
@@ -83,12 +100,14 @@ class HandoffStore:
         handoff_id = record.opt_in.handoff_id
         self.check_free(handoff_id)
         if handoff_id in self._records:
-            self._drop(handoff_id)
+            self._remove(handoff_id, deleted=False)
         self._records[handoff_id] = record
         self._sizes[handoff_id] = 0
         self._by_completion.setdefault(record.completion_id, []).append(handoff_id)
         if not record.started:
             self._not_begun[handoff_id] = record
+        if self.watch is not None:
+            self.watch.added(record)
         self.note(record)
 
     def note(self, record: HandoffRecord) -> None:
@@ -105,6 +124,8 @@ class HandoffStore:
         if record.status is not Status.RUNNING and handoff_id not in self._ended:
             record.touched = self._clock()
             self._ended[handoff_id] = record
+        if self.watch is not None and record.status is not Status.RUNNING:
+            self.watch.ended(record)
         self._make_room()
 
     def get(self, handoff_id: str) -> HandoffRecord | None:
@@ -128,7 +149,7 @@ class HandoffStore:
     def delete(self, handoff_id: str) -> None:
         """Drop a record. Its names are remembered for a minute."""
         completion = self._records[handoff_id].completion_id
-        self._drop(handoff_id)
+        self._remove(handoff_id, deleted=True)
         self._bury(handoff_id, existed=True)
         self._bury(completion, existed=True)
 
@@ -174,6 +195,12 @@ class HandoffStore:
         while self._ended and (len(self._records) > most or self._held > most_held):
             self._drop(next(iter(self._ended)))
 
+    def _remove(self, handoff_id: str, *, deleted: bool) -> None:
+        record = self._records[handoff_id]
+        self._drop(handoff_id)
+        if self.watch is not None:
+            self.watch.removed(record, deleted=deleted)
+
     def _drop(self, handoff_id: str) -> None:
         record = self._records.pop(handoff_id)
         self._held -= self._sizes.pop(handoff_id)
@@ -183,6 +210,8 @@ class HandoffStore:
         same.remove(handoff_id)
         if not same:
             del self._by_completion[record.completion_id]
+        if self.watch is not None:
+            self.watch.dropped(record, shared=bool(same))
 
 
 def _first(ordered: OrderedDict[str, T]) -> T:

@@ -27,6 +27,8 @@ class CloudMetrics:
     """All figures of one API server process. docs/metrics.md says what each means."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self.registry = registry
+
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"pdd_{name}", text, labels, registry=registry)
 

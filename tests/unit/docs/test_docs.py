@@ -47,6 +47,7 @@ from pdd_vllm_plugin.handoff_service import HandoffService
 from pdd_vllm_plugin.handoff_store import MAX_TOMBSTONES, NOT_STARTED_TTL_S, TOMBSTONE_TTL_S
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.middleware import MAX_PARSED_BYTES, PATHS
+from pdd_vllm_plugin.shared_store.store_metrics import StoreMetrics
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -210,6 +211,7 @@ def test_the_load_settings_have_their_rows_with_the_codes_defaults():
 def test_every_metric_has_its_row_and_no_other():
     registry = CollectorRegistry()
     CloudMetrics(registry)
+    StoreMetrics(registry)
     names = {"counter": "{}_total", "gauge": "{}", "histogram": "{}"}
     there = [(names[metric.type].format(metric.name), metric.type) for metric in registry.collect()]
     rows = re.findall(r"^\| `(pdd_\w+)` \| (\w+)", (DOCS / "metrics.md").read_text(), re.MULTILINE)

@@ -25,7 +25,7 @@ class Tokenizer:
 def start(monkeypatch):
     monkeypatch.setattr("pdd_vllm_plugin.handoff_service.version", lambda _: "0.1.0")
 
-    def begin(*, sampling=None, generation_config=None):
+    def begin(*, sampling=None, generation_config=None, **config):
         engine = FakeEngine()
         model = SimpleNamespace(
             max_model_len=64,
@@ -41,7 +41,7 @@ def start(monkeypatch):
         )
         engine.get_tokenizer = Tokenizer
         service = HandoffService()
-        info = service.start(engine, PDDConfig(), "m")
+        info = service.start(engine, PDDConfig(**config), "m")
         assert CloudInfo.model_validate_json(service.info_json) == info
         return service, info
 
@@ -77,3 +77,8 @@ def test_how_formats_are_obeyed_is_told(start):
     _, info = start()
     told = StructuredOutputs(backend="guidance", disable_any_whitespace=True)
     assert info.structured_outputs == told
+
+
+@pytest.mark.parametrize(("config", "told"), [({}, False), ({"store": "redis://127.0.0.1"}, True)])
+def test_a_shared_store_is_told(start, config, told):
+    assert ("shared_store" in start(**config)[1].features) is told
