@@ -6,7 +6,6 @@ import logging
 from typing import Any
 
 from pdd_core.errors import UnsupportedDeployment
-from pdd_vllm_plugin.compat import api_process_count
 from pdd_vllm_plugin.config import PDDConfig
 
 logger = logging.getLogger("vllm.pdd")
@@ -34,15 +33,9 @@ def check_api_server(vllm_config: Any, args: Any) -> None:
     """Refuse what this API server process cannot serve.
 
     Raises:
-        UnsupportedDeployment: several API servers, data parallel, no tokenizer, or another scheduler class.
+        UnsupportedDeployment: data parallel, no tokenizer, or another scheduler class.
     """
     refuse_data_parallel(vllm_config)
-    count = api_process_count(vllm_config)
-    if count > 1:
-        _refuse(
-            f"{count} API server processes are not supported: each would know only its own requests' state. "
-            "Use --api-server-count 1"
-        )
     if getattr(vllm_config.model_config, "skip_tokenizer_init", False):
         _refuse("--skip-tokenizer-init is not supported: devices check the tokenizer before they send ids")
     scheduler = vllm_config.scheduler_config.get_scheduler_cls()

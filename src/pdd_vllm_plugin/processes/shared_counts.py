@@ -1,0 +1,68 @@
+"""How much each API process holds, in memory that all of them map: a row of whole numbers per process.
+
+A process writes its own row only. Each number is aligned, so that it is read whole.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from contextlib import suppress
+
+from pdd_vllm_plugin.handoff_names import Totals
+
+_COLUMNS = 4
+_BYTES = 8 * _COLUMNS
+
+
+class SharedCounts:
+    """Rows of `count` processes, in the folder open as `folder_fd`. This process is number `rank`."""
+
+    def __init__(self, folder_fd: int, rank: int, count: int) -> None:
+        self.rank, self.count = rank, count
+        fd = os.open("counts", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=folder_fd)
+        try:
+            os.ftruncate(fd, count * _BYTES)  # the same length for each: what is there stays
+            self._map = mmap.mmap(fd, count * _BYTES)
+        finally:
+            os.close(fd)
+        self._rows = memoryview(self._map).cast("q")
+        self.tell(Totals())
+        self._rows[rank * _COLUMNS] = os.getpid()
+
+    def tell(self, own: Totals) -> None:
+        """Write this process's row."""
+        at = self.rank * _COLUMNS
+        self._rows[at + 1], self._rows[at + 2], self._rows[at + 3] = own
+
+    def others(self) -> Totals:
+        """Sum up the rows of the other processes that live."""
+        rows = [self._row(rank) for rank in self._living()]
+        return Totals(*(sum(column) for column in zip(*rows, strict=True))) if rows else Totals()
+
+    def fullest(self) -> int | None:
+        """Return the number of the other process with most states that can make way; None if nobody has any."""
+        most, rank = max(((self._row(rank).ended, rank) for rank in self._living()), default=(0, 0))
+        return rank if most else None
+
+    def is_alive(self, rank: int) -> bool:
+        """Has this process come, and neither left nor died?"""
+        if not 0 <= rank < self.count or not (pid := self._rows[rank * _COLUMNS]):
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(pid, 0)
+            return True
+        return False
+
+    def leave(self) -> None:
+        """Say that this process has ended."""
+        self._rows[self.rank * _COLUMNS] = 0
+        self._rows.release()
+        self._map.close()
+
+    def _living(self) -> list[int]:
+        return [rank for rank in range(self.count) if rank != self.rank and self.is_alive(rank)]
+
+    def _row(self, rank: int) -> Totals:
+        at = rank * _COLUMNS
+        return Totals(*self._rows[at + 1 : at + _COLUMNS])
