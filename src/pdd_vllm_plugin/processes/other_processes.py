@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("vllm.pdd")
 
 ENDED = "the API server process that had this handoff has ended, and its state with it"
-SILENT = "the API server process that has this handoff does not answer; ask again"
+SILENT = "the API server process that has this handoff gives no answer; ask again"
 MARGIN_S = 5.0
 """Seconds beyond what was asked for until a process counts as silent."""
 PURGE_EVERY_S = 10.0
@@ -129,6 +129,7 @@ class OtherProcesses:
             pass  # who asked has left
         except Exception:
             logger.exception("pdd: another API server process could not be answered")
+            writer.write(b"503\n" + bytes(openai_json.error(503, SILENT).body))
         finally:
             writer.close()
 

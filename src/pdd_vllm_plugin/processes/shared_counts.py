@@ -23,10 +23,9 @@ class SharedCounts:
         fd = os.open("counts", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=folder_fd)
         try:
             os.ftruncate(fd, count * _BYTES)  # the same length for each: what is there stays
-            self._map = mmap.mmap(fd, count * _BYTES)
+            self._rows = memoryview(mmap.mmap(fd, count * _BYTES)).cast("q")
         finally:
             os.close(fd)
-        self._rows = memoryview(self._map).cast("q")
         self.tell(Totals())
         self._rows[rank * _COLUMNS] = os.getpid()
 
@@ -57,8 +56,6 @@ class SharedCounts:
     def leave(self) -> None:
         """Say that this process has ended."""
         self._rows[self.rank * _COLUMNS] = 0
-        self._rows.release()
-        self._map.close()
 
     def _living(self) -> list[int]:
         return [rank for rank in range(self.count) if rank != self.rank and self.is_alive(rank)]

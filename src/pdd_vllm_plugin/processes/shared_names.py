@@ -124,8 +124,10 @@ class SharedNames(HandoffNames):
         return [_rank(target) for target in self._targets(key, "named") or self._targets(key, "deleted")]
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Let go of the folder. What ends after that in this process tells nobody."""
         os.close(self._lock)
+        self._folder = -1
+        self._reported = True
 
     def _of_completion(self, completion_id: str, *, deleted: bool) -> str:
         return f"{_key(completion_id)}.{'deleted' if deleted else 'named'}.{self._counts.rank}"
