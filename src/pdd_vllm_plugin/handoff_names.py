@@ -35,17 +35,17 @@ class HandoffNames:
         return True
 
     def ended(self, _handoff_id: str) -> None:
-        """The request of this id has ended: any process may take the id for a new one."""
+        """Tell that the request of this id has ended: any process may take the id for a new one."""
 
     def bury(self, _handoff_id: str) -> bool:
-        """The state is deleted, its id stays taken. False if another process has the id by now."""
+        """Tell that the state is deleted, and its id still taken. False if another process has the id by now."""
         return True
 
     def free(self, _handoff_id: str, *, ended: bool) -> None:
-        """The state is dropped (of a request that has `ended`, or never began), or its deletion is forgotten."""
+        """Tell that the state is dropped (of a request that has `ended` or not), or its deletion forgotten."""
 
     def name_completion(self, _completion_id: str, *, deleted: bool = False) -> None:
-        """This process has a state with this completion's id, or had one that was `deleted`."""
+        """Tell that this process has a state with this completion's id, or had one that was `deleted`."""
 
     def unname_completion(self, _completion_id: str, *, deleted: bool = False) -> None:
         """Take `name_completion` back."""

@@ -1,6 +1,6 @@
 """All handoff states of this process: bounded in number and in tokens, and gone when their time is up.
 
-Where a server has several processes, the bounds hold for all of them together, and so does it that an id is in use.
+If a server has several API processes, the bounds and the ids in use are those of all of them together.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 It starts in the background while tests run that do not need it, and so do the other vLLMs that single tests need.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import exhaustive
 import pytest
 from boots import Boots
-from cloud_support import KEY, Cloud
+from cloud_support import API_PROCESSES, KEY, PARALLEL_HANDOFFS, Cloud
 from readme import blocks, serve_command
 from third_party import install_example_policy
 
@@ -27,7 +28,7 @@ WATCH = Path(__file__).parent / "watch"
 README = Path(__file__).parents[2] / "README.md"
 PLUGINS_SCHEDULER = "pdd_vllm_plugin.scheduler.PDDAsyncScheduler"
 SPECULATION = Path(__file__).parents[1] / "support" / "speculation.py"
-STARTED = {"cloud", "plain", "refused", "speculated"}
+STARTED = {"cloud", "parallel", "plain", "refused", "speculated"}
 """The fixtures for which a vLLM has to start."""
 SMALL = (
     "--served-model-name", "smollm2", "--host", "127.0.0.1", "--max-model-len", "8192", "--max-num-seqs", "8",
@@ -70,6 +71,7 @@ def boots(request, prepared, tmp_path_factory):
     jobs = {
         "cloud": lambda: started(shared_server(prepared, tmp_path_factory.mktemp("cloud"))),
         "plain": lambda: started(plain_server(prepared, tmp_path_factory.mktemp("plain"))),
+        "parallel": lambda: started(parallel_server(prepared, tmp_path_factory.mktemp("parallel"))),
         "refused": lambda: refusal(prepared, tmp_path_factory.mktemp("refused")),
         "speculated": lambda: speculation(prepared),
     }
@@ -79,7 +81,7 @@ def boots(request, prepared, tmp_path_factory):
     made.start()
     yield made
     made.leave()
-    for name in ("cloud", "plain"):
+    for name in ("cloud", "parallel", "plain"):
         if name in wanted:
             with suppress(CancelledError, PDDError):
                 made.of(name).stop()
@@ -96,7 +98,7 @@ def started(server):
     return server
 
 
-def shared_server(prepared, folder):
+def shared_server(prepared, folder, *more):
     """The server that README.md starts on a CPU, in the words it uses, with a scheduler that can be watched."""
     steps, log = folder / "steps.jsonl", folder / "vllm.log"
     steps.touch()
@@ -107,7 +109,7 @@ def shared_server(prepared, folder):
     words = [str(prepared.vllm_dir) if word == "MODEL" else word for word in words]
     words = [word.replace(PLUGINS_SCHEDULER, "watching_scheduler.WatchingScheduler") for word in words]
     server.command = CloudCommand(
-        argv=(sys.executable, *words, "--port", server.root_url.rsplit(":", 1)[1], *SMALL),
+        argv=(sys.executable, *words, "--port", server.root_url.rsplit(":", 1)[1], *SMALL, *more),
         settings={
             **settings,
             "PYTHONPATH": os.pathsep.join(filter(None, [str(WATCH), str(policy), os.environ.get("PYTHONPATH")])),
@@ -121,6 +123,14 @@ def shared_server(prepared, folder):
     )
     server.files = steps, log
     return server
+
+
+def parallel_server(prepared, folder):
+    """The same with several API processes, and room for few states."""
+    settings = {"pdd": {"max_handoffs": PARALLEL_HANDOFFS}}
+    return shared_server(
+        prepared, folder, "--api-server-count", str(API_PROCESSES), "--additional-config", json.dumps(settings)
+    )
 
 
 def plain_server(prepared, folder):
@@ -156,6 +166,13 @@ def speculation(prepared):
 @pytest.fixture(scope="session")
 def cloud(boots):
     server = boots.of("cloud")
+    return Cloud(server.base_url, *server.files)
+
+
+@pytest.fixture(scope="session")
+def parallel(boots):
+    """A cloud with `API_PROCESSES` API processes."""
+    server = boots.of("parallel")
     return Cloud(server.base_url, *server.files)
 
 

@@ -64,4 +64,3 @@ class ApiProcess:
         params = sampling_params({"pdd_handoff": handoff_id})
         self.streams.append(self.recorder.generate({"prompt_token_ids": [1, 2]}, params, completion_id))
         return self.streams[-1]
-

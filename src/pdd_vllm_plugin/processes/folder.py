@@ -1,4 +1,4 @@
-"""The folder that the API processes of one server share: readable by this user only, gone when the last one leaves.
+"""The folder that the API processes of one server share: this user's alone, and gone with the last of them.
 
 Each process holds a shared lock (``flock``) on the folder. The kernel drops it however the process ends, so a
 folder that can be locked for one alone belongs to a server that is gone. (systemd-tmpfiles respects it as well.)
@@ -35,7 +35,7 @@ class SharedFolder:
         """Make or join the folder, and remove those of servers that have ended.
 
         Raises:
-            UnsupportedDeployment: the folder is not this user's alone, its path is too long, or it can't be made.
+            UnsupportedDeployment: the folder is not this user's alone, or cannot be made, or its path is too long.
         """
         prefix = f"pdd-{os.geteuid()}-"
         self.path = base / f"{prefix}{server}"

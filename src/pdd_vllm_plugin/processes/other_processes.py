@@ -42,7 +42,7 @@ _WIRE = TypeAdapter(StateRequest)
 
 
 class OtherProcesses:
-    """This process's place among `count` API processes of one server."""
+    """The place of this process among `count` API processes of one server."""
 
     def __init__(self, folder: SharedFolder, rank: int, count: int) -> None:
         self._folder = folder
@@ -50,6 +50,7 @@ class OtherProcesses:
         self._counts = SharedCounts(folder.fd, rank, count)
         self.names = SharedNames(folder.fd, self._counts)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asks_for_room = False
 
     @classmethod
     def join(cls, base: Path, server: str, rank: int, count: int) -> Self:
@@ -134,12 +135,18 @@ class OtherProcesses:
             writer.close()
 
     def _ask_for_room(self, rank: int) -> None:
-        if len(self._tasks) == 1:  # one such question at a time: the other task is `_live`
+        if not self._asks_for_room:
+            self._asks_for_room = True
             self._start(self._make_room(rank))
 
     async def _make_room(self, rank: int) -> None:
+        made = False
         with suppress(OSError), anyio.move_on_after(MARGIN_S):
             await self._exchange(rank, b"")
+            made = True
+        self._asks_for_room = False
+        if made:
+            self._service.store.make_room()  # more requests may have come meanwhile
 
     def _start(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -91,7 +91,9 @@ async def test_how_much_was_used_is_counted_where_the_request_ran(processes):
     await anext(processes[1].begin(ID))
     await said(processes[2], Verb.CANCEL, used=0)
     totals = [
-        sum(s.value for m in one.service.metrics._in_vain.collect() for s in m.samples if s.name.endswith("_total"))
+        sum(
+            s.value for m in one.service.metrics._in_vain.collect() for s in m.samples if s.name.endswith("_total")
+        )
         for one in processes
     ]
     assert totals == [0, 1, 0]

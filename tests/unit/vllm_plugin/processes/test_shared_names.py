@@ -132,7 +132,9 @@ def test_completions_by_their_ids_first_those_there_are(names):
 def test_no_id_can_be_read_in_the_folder(names, folder):
     names[0].claim(ID)
     names[0].name_completion("cmpl-secret")
-    texts = [name + os.readlink(folder.path / name) for name in os.listdir(folder.path) if ".r" in name or ".n" in name]
+    texts = [
+        name + os.readlink(folder.path / name) for name in os.listdir(folder.path) if ".r" in name or ".n" in name
+    ]
     assert len(texts) == 2
     assert not any(ID in text or "secret" in text for text in texts)
 
