@@ -47,7 +47,8 @@ class ProcessesMachine(RuleBasedStateMachine):
         self.dead = set()
         self.running = {}
         """Rank, stream, record and completion of each."""
-        self.had_state = set()
+        self.had_state = {}
+        """Completion that had an id last."""
 
     async def exchange(self, rank, question):
         if rank in self.dead:
@@ -91,10 +92,10 @@ class ProcessesMachine(RuleBasedStateMachine):
     @rule(handoff_id=ids)
     def finish(self, handoff_id):
         if handoff_id in self.running:
-            _, stream, record, _ = self.running.pop(handoff_id)
+            _, stream, record, completion = self.running.pop(handoff_id)
             self.loop.run_until_complete(_read(stream))
             assert record.status == "finished"
-            self.had_state.add(handoff_id)
+            self.had_state[handoff_id] = completion
 
     @rule(rank=ranks, handoff_id=ids)
     def answer(self, rank, handoff_id):
@@ -106,11 +107,11 @@ class ProcessesMachine(RuleBasedStateMachine):
     def cancel(self, rank, handoff_id):
         status, body = self.ask(rank, Verb.CANCEL, handoff_id)
         if handoff_id in self.running:
-            owner, stream, record, _ = self.running.pop(handoff_id)
+            owner, stream, record, completion = self.running.pop(handoff_id)
             assert (status, body["confirmed"]) == (200, True)
             assert record.engine_request_id in self.processes[owner].engine.aborted
             self.loop.run_until_complete(stream.aclose())
-            self.had_state.add(handoff_id)
+            self.had_state[handoff_id] = completion
         elif status == 200:
             assert handoff_id in self.had_state
         else:
@@ -123,7 +124,10 @@ class ProcessesMachine(RuleBasedStateMachine):
         if handoff_id not in self.running:
             answers = [self.ask(rank + more, Verb.READ, handoff_id) for more in range(3)]
             assert all(answer == answers[0] for answer in answers)
-            assert answers[0][0] == 404 or answers[0][1]["status"] == "finished"
+            status, state = answers[0]
+            if status != 404:
+                assert (status, state["status"]) == (200, "finished")
+                assert state["request_id"] == self.had_state[handoff_id]
 
     @rule(seconds=st.sampled_from([1.0, 31.0, 61.0]))
     def wait(self, seconds):
