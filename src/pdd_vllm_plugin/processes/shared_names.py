@@ -113,12 +113,11 @@ class SharedNames(HandoffNames):
         have a state, or else all that deleted one.
         """
         key = _key(name)
-        for _ in range(2):  # it may end between the two looks
-            running = self._target(f"{key}.run")
-            if running is not None:
-                return [_rank(running)]
-            if ended := self._targets(key, "ended"):
-                return [_rank(max(ended, key=_made_at))]
+        running = self._target(f"{key}.run")  # first: from here it moves to the next place, at once
+        if running is not None:
+            return [_rank(running)]
+        if ended := self._targets(key, "ended"):
+            return [_rank(max(ended, key=_made_at))]
         if not completions:
             return []
         return [_rank(target) for target in self._targets(key, "named") or self._targets(key, "deleted")]
