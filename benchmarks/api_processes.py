@@ -19,6 +19,17 @@ from pdd_vllm_plugin.processes.shared_counts import SharedCounts
 from pdd_vllm_plugin.processes.shared_names import SharedNames
 
 
+def calls(names, handoff_id, completion):
+    """What a process does for one request, by its name."""
+    return {
+        "claim": lambda: (names.claim(handoff_id), names.name_completion(completion)),
+        "look up": lambda: names.owners(handoff_id, completions=False),
+        "look up an unknown id": lambda: names.owners(completion, completions=False),
+        "end": lambda: (names.ended(handoff_id), names.others(), names.tell(Totals(1, 1, 1))),
+        "free": lambda: (names.free(handoff_id, ended=True), names.unname_completion(completion)),
+    }
+
+
 def work(base, rank, options, results):
     """Be one process; put the seconds of each call into `results`."""
     folder = SharedFolder(base, "bench")
@@ -28,13 +39,7 @@ def work(base, rank, options, results):
     while time.monotonic() < end:
         time.sleep(1 / options.per_second)
         handoff_id, completion = secrets.token_hex(16), secrets.token_hex(16)
-        for what, call in (
-            ("claim", lambda: (names.claim(handoff_id), names.name_completion(completion))),
-            ("look up", lambda: names.owners(handoff_id, completions=False)),
-            ("look up an unknown id", lambda: names.owners(completion, completions=False)),
-            ("end", lambda: (names.ended(handoff_id), names.others(), names.tell(Totals(1, 1, 1)))),
-            ("free", lambda: (names.free(handoff_id, ended=True), names.unname_completion(completion))),
-        ):
+        for what, call in calls(names, handoff_id, completion).items():
             began = time.perf_counter()
             call()
             times.setdefault(what, []).append(time.perf_counter() - began)

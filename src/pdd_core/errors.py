@@ -4,7 +4,7 @@
 
     PDDError
     ├── ConfigurationError          a setting that cannot work; the message names it
-    │   └── UnsupportedDeployment   the plugin cannot serve this deployment (several API servers, data parallel)
+    │   └── UnsupportedDeployment   the plugin cannot serve this deployment (data parallel, for one)
     ├── InvalidRequest              a field of a request to the device is wrong             (HTTP 400)
     │   └── InvalidGrammar          a JSON schema or grammar that cannot be compiled        (HTTP 400)
     ├── DeviceBusy                  the device's queue is full                              (HTTP 429)
@@ -101,9 +101,10 @@ class ConfigurationError(PDDError):
 class UnsupportedDeployment(ConfigurationError):
     """The plugin cannot serve this deployment. Raised at vLLM's start, never per request.
 
-    Reasons are several API servers, data parallel, no tokenizer, another scheduler class, and `--tokens-only`.
+    Reasons are data parallel, no tokenizer, another scheduler class, `--tokens-only`, and no folder that several API
+    processes can share.
 
-    What to do: start one server per engine, and add the scheduler flag that the message names.
+    What to do: change the setting that the message names.
     """
 
 

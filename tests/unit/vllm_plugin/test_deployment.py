@@ -28,14 +28,14 @@ def config(*, servers=1, engines=1, scheduler=OurScheduler, tokenizer=True, work
     )
 
 
-def test_one_server_with_our_scheduler_is_fine():
-    check_api_server(config(), SimpleNamespace())
+@pytest.mark.parametrize("servers", [1, 4])
+def test_one_engine_with_our_scheduler_is_fine(servers):
+    check_api_server(config(servers=servers), SimpleNamespace())
 
 
 @pytest.mark.parametrize(
     ("vllm_config", "args", "setting"),
     [
-        (config(servers=2), SimpleNamespace(), "--api-server-count 1"),
         (config(engines=4), SimpleNamespace(), "--data-parallel-size"),
         (config(tokenizer=False), SimpleNamespace(), "--skip-tokenizer-init"),
         (

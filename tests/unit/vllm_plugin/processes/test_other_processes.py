@@ -8,7 +8,7 @@ from api_processes import ApiProcess
 
 from pdd_core.handoff import Status
 from pdd_core.state_request import StateRequest, Verb
-from pdd_vllm_plugin.handoff_store import TOMBSTONE_TTL_S
+from pdd_vllm_plugin.handoff_store import NOT_STARTED_TTL_S, TOMBSTONE_TTL_S
 from pdd_vllm_plugin.processes import other_processes
 from pdd_vllm_plugin.processes.other_processes import ENDED, SILENT
 
@@ -262,6 +262,15 @@ async def test_requests_that_end_after_their_process_has_left_harm_nobody(proces
         pass
     processes[1].store.delete(ID)
     assert caplog.text == ""
+
+
+async def test_an_id_of_a_request_that_never_began_becomes_free_for_all(processes, clock):
+    processes[1].begin(ID)  # and nobody reads it
+    processes[1].store.get(ID).touched = clock.now
+    assert processes[0].others.names.is_taken(ID)
+    clock.now += NOT_STARTED_TTL_S + 1
+    processes[1].store.purge()
+    assert not processes[0].others.names.is_taken(ID)
 
 
 async def test_the_socket_lies_where_only_this_user_can_go(processes):

@@ -34,8 +34,16 @@ def test_who_has_left_or_died_counts_for_nothing(rows):
     rows[2].tell(Totals(7, 7, 7))
     rows[1].leave()
     rows[2]._rows[2 * 4] = NO_PROCESS
-    assert rows[0].others() == Totals()
     assert [rows[0].is_alive(rank) for rank in (-1, 0, 1, 2, 3)] == [False, True, False, False, False]
+    assert rows[0].others() == Totals()
+
+
+def test_who_died_is_found_out_when_room_is_wanted(rows):
+    rows[2].tell(Totals(7, 7, 7))
+    rows[2]._rows[2 * 4] = NO_PROCESS
+    assert rows[0].others() == Totals(7, 7, 7)
+    assert rows[0].fullest() is None
+    assert rows[0].others() == Totals()
 
 
 def test_who_has_not_come_yet_counts_for_nothing(tmp_path):
