@@ -101,8 +101,8 @@ class ConfigurationError(PDDError):
 class UnsupportedDeployment(ConfigurationError):
     """The plugin cannot serve this deployment. Raised at vLLM's start, never per request.
 
-    Reasons are data parallel, no tokenizer, another scheduler class, `--tokens-only`, and no folder that several API
-    processes can share.
+    Reasons are data parallel, no tokenizer, another scheduler class, `--tokens-only`, and no folder that several
+    API processes can share.
 
     What to do: change the setting that the message names.
     """

@@ -44,15 +44,17 @@ class StateAnswers:
     async def answer(self, request: StateRequest) -> Response:
         """Answer from the process that has it, else from elsewhere, else with a 404."""
         processes = self._service.processes
-        found = None if processes is None else await processes.answer(request)
-        if found is None:
-            found = await self.answer_here(request)
+        told = None if processes is None else await processes.answer(request)
+        found = await self.answer_here(request) if told is None else None if told.status_code == 404 else told
         for elsewhere in self._service.elsewhere:
             if found is not None:
-                break
+                return found
             found = await elsewhere.answer(request)
-        if found is None and request.verb is Verb.CANCEL and processes is not None and not self._refuse(request):
-            found = await processes.answer(request)  # its POST has come to another process meanwhile
+        if processes is not None and request.verb is Verb.CANCEL and found is None and told is None:
+            if not self._refuse(request):  # its POST has come to another process meanwhile
+                found = await processes.answer(request)
+        if found is None:
+            found = told
         return self._not_found(request) if found is None else found
 
     async def answer_for_other(self, request: StateRequest) -> Response | None:

@@ -5,6 +5,7 @@ import json
 
 import pytest
 from api_processes import ApiProcess
+from starlette.responses import JSONResponse
 
 from pdd_core.handoff import Status
 from pdd_core.state_request import StateRequest, Verb
@@ -180,6 +181,18 @@ async def test_the_states_of_a_process_that_has_ended_are_gone_and_it_is_said(pr
         assert (status, body["error"]["message"]) == (404, ENDED)
     await anext(processes[2].begin(ID))  # its id is free
     assert (await said(processes[0], Verb.READ))[0] == 200
+
+
+async def test_what_is_kept_elsewhere_is_asked_before_a_state_is_said_to_be_gone(processes):
+    await anext(processes[1].begin(ID))
+    await processes[1].stop()
+
+    class Kept:
+        async def answer(self, request):
+            return JSONResponse({"kept": request.id})
+
+    processes[0].service.elsewhere.append(Kept())
+    assert await said(processes[0], Verb.READ) == (200, {"kept": ID})
 
 
 async def test_a_process_that_ends_in_mid_answer_hangs_nobody(processes, monkeypatch):
