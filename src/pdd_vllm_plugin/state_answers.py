@@ -50,9 +50,9 @@ class StateAnswers:
             if found is not None:
                 return found
             found = await elsewhere.answer(request)
-        if processes is not None and request.verb is Verb.CANCEL and found is None and told is None:
-            if not self._refuse(request):  # its POST has come to another process meanwhile
-                found = await processes.answer(request)
+        nowhere = found is None and told is None
+        if nowhere and processes is not None and request.verb is Verb.CANCEL and not self._refuse(request):
+            told = await processes.answer(request)  # its POST has come to another process meanwhile
         if found is None:
             found = told
         return self._not_found(request) if found is None else found
