@@ -1,4 +1,6 @@
 import sys
+import tempfile
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -23,3 +25,10 @@ def vllm_exceptions(monkeypatch):
 @pytest.fixture
 def anyio_backend():
     return "asyncio"
+
+
+@pytest.fixture
+def base():
+    """A folder with a path so short that sockets can be in it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as path:
+        yield Path(path)

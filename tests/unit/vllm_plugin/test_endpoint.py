@@ -20,12 +20,12 @@ def test_one_process_joins_nobody_and_loads_nothing_for_it(monkeypatch):
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_several_meet_in_one_folder(monkeypatch, tmp_path, count):
-    monkeypatch.setattr("pdd_vllm_plugin.processes.folder.default_base", lambda: tmp_path)
+def test_several_meet_in_one_folder(monkeypatch, base, count):
+    monkeypatch.setattr("pdd_vllm_plugin.processes.folder.default_base", lambda: base)
     made = [endpoint._join(config(count, rank)) for rank in range(count)]
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(base.iterdir())) == 1
     assert made[1].names.claim("a" * 32)
     assert [one.names.is_taken("a" * 32) for one in made] == [rank != 1 for rank in range(count)]
     for one in made:
         one.leave()
-    assert not list(tmp_path.iterdir())
+    assert not list(base.iterdir())

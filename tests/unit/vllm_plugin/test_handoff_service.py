@@ -80,10 +80,10 @@ def test_how_formats_are_obeyed_is_told(start):
     assert info.structured_outputs == told
 
 
-def test_the_names_of_several_processes_are_shared(start, tmp_path):
-    processes = OtherProcesses.join(tmp_path, "server", 0, 2)
+def test_the_names_of_several_processes_are_shared(start, base):
+    processes = OtherProcesses.join(base, "server", 0, 2)
     service, _ = start(processes=processes)
     assert service.processes is processes
     service.store.refuse("a" * 32)
-    assert OtherProcesses.join(tmp_path, "server", 1, 2).names.is_taken("a" * 32)
+    assert OtherProcesses.join(base, "server", 1, 2).names.is_taken("a" * 32)
     assert start()[0].processes is None

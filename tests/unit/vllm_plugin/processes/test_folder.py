@@ -12,21 +12,21 @@ from pdd_core.errors import UnsupportedDeployment
 from pdd_vllm_plugin.processes.folder import LONGEST_PATH, SharedFolder, default_base
 
 
-def test_only_this_user_can_look_into_it(tmp_path):
-    folder = SharedFolder(tmp_path, "a")
+def test_only_this_user_can_look_into_it(base):
+    folder = SharedFolder(base, "a")
     found = folder.path.stat()
     assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o700, os.geteuid())
     folder.leave()
 
 
-def test_the_last_one_removes_it(tmp_path):
-    first, second = SharedFolder(tmp_path, "a"), SharedFolder(tmp_path, "a")
+def test_the_last_one_removes_it(base):
+    first, second = SharedFolder(base, "a"), SharedFolder(base, "a")
     assert first.path == second.path
     (first.path / "0.sock").touch()
     first.leave()
     assert second.path.exists()
     second.leave()
-    assert not list(tmp_path.iterdir())
+    assert not list(base.iterdir())
 
 
 def folder_of(base):
@@ -34,16 +34,16 @@ def folder_of(base):
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o710, 0o701, 0o777])
-def test_one_that_others_may_enter_is_refused(tmp_path, mode):
-    folder_of(tmp_path).mkdir()
-    folder_of(tmp_path).chmod(mode)
+def test_one_that_others_may_enter_is_refused(base, mode):
+    folder_of(base).mkdir()
+    folder_of(base).chmod(mode)
     with pytest.raises(UnsupportedDeployment, match="others may enter it: remove it"):
-        SharedFolder(tmp_path, "a")
-    assert list(folder_of(tmp_path).iterdir()) == []
+        SharedFolder(base, "a")
+    assert list(folder_of(base).iterdir()) == []
 
 
-def test_another_users_is_refused(tmp_path, monkeypatch):
-    path = folder_of(tmp_path)
+def test_another_users_is_refused(base, monkeypatch):
+    path = folder_of(base)
     path.mkdir(mode=0o700)
     if os.geteuid() == 0:
         os.chown(path, 12345, 12345)
@@ -51,32 +51,32 @@ def test_another_users_is_refused(tmp_path, monkeypatch):
         real = os.fstat
         monkeypatch.setattr(os, "fstat", lambda fd: os.stat_result([*real(fd)[:4], 12345, *real(fd)[5:10]]))
     with pytest.raises(UnsupportedDeployment, match="another user"):
-        SharedFolder(tmp_path, "a")
-
-
-def test_a_link_to_somewhere_else_is_refused(tmp_path):
-    (tmp_path / "theirs").mkdir(mode=0o700)
-    folder_of(tmp_path).symlink_to(tmp_path / "theirs")
-    with pytest.raises(UnsupportedDeployment, match="remove it"):
-        SharedFolder(tmp_path, "a")
-
-
-def test_a_file_in_its_place_is_refused(tmp_path):
-    folder_of(tmp_path).touch()
-    with pytest.raises(UnsupportedDeployment, match="remove it"):
-        SharedFolder(tmp_path, "a")
-
-
-def test_a_path_that_no_socket_can_have_is_refused_with_the_setting_to_change(tmp_path):
-    base = tmp_path / ("x" * LONGEST_PATH)
-    base.mkdir()
-    with pytest.raises(UnsupportedDeployment, match="TMPDIR"):
         SharedFolder(base, "a")
 
 
-def test_a_base_that_cannot_be_written_is_refused(tmp_path):
+def test_a_link_to_somewhere_else_is_refused(base):
+    (base / "theirs").mkdir(mode=0o700)
+    folder_of(base).symlink_to(base / "theirs")
+    with pytest.raises(UnsupportedDeployment, match="remove it"):
+        SharedFolder(base, "a")
+
+
+def test_a_file_in_its_place_is_refused(base):
+    folder_of(base).touch()
+    with pytest.raises(UnsupportedDeployment, match="remove it"):
+        SharedFolder(base, "a")
+
+
+def test_a_path_that_no_socket_can_have_is_refused_with_the_setting_to_change(base):
+    long = base / ("x" * LONGEST_PATH)
+    long.mkdir()
+    with pytest.raises(UnsupportedDeployment, match="TMPDIR"):
+        SharedFolder(long, "a")
+
+
+def test_a_base_that_cannot_be_written_is_refused(base):
     with pytest.raises(UnsupportedDeployment, match="cannot share"):
-        SharedFolder(tmp_path / "missing", "a")
+        SharedFolder(base / "missing", "a")
 
 
 HOLD = """
@@ -89,9 +89,9 @@ sys.stdin.read()
 """
 
 
-def test_the_folder_of_a_server_that_was_killed_is_removed_and_that_of_one_that_runs_stays(tmp_path):
+def test_the_folder_of_a_server_that_was_killed_is_removed_and_that_of_one_that_runs_stays(base):
     def hold(server):
-        command = [sys.executable, "-c", HOLD, str(tmp_path), server]
+        command = [sys.executable, "-c", HOLD, str(base), server]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert process.stdout.readline() == "held\n"
         return process
@@ -99,17 +99,17 @@ def test_the_folder_of_a_server_that_was_killed_is_removed_and_that_of_one_that_
     with hold("killed") as killed, hold("running") as running:
         killed.kill()
         killed.wait()
-        (tmp_path / "pdd-0-of-somebody-else").mkdir()
-        own = SharedFolder(tmp_path, "own")
-        names = {path.name.rpartition("-")[2] for path in tmp_path.iterdir()}
+        (base / "pdd-0-of-somebody-else").mkdir()
+        own = SharedFolder(base, "own")
+        names = {path.name.rpartition("-")[2] for path in base.iterdir()}
         assert names == {"running", "own", "else"}
         own.leave()
         running.communicate("")
 
 
-def test_it_is_in_memory_where_there_is_a_file_system_for_that(monkeypatch, tmp_path):
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+def test_it_is_in_memory_where_there_is_a_file_system_for_that(monkeypatch, base):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(base))
     monkeypatch.setattr(os, "access", lambda path, _: path == Path("/dev/shm"))  # noqa: S108
     assert default_base() == Path("/dev/shm")  # noqa: S108
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert default_base() == tmp_path
+    assert default_base() == base

@@ -31,15 +31,15 @@ def clock():
 
 
 @pytest.fixture
-async def processes(tmp_path, clock):
-    made = [ApiProcess(tmp_path, rank, 3, clock=clock, max_handoffs=3, cancel_timeout_s=1.0) for rank in range(3)]
+async def processes(base, clock):
+    made = [ApiProcess(base, rank, 3, clock=clock, max_handoffs=3, cancel_timeout_s=1.0) for rank in range(3)]
     for one in made:
         await one.serve()
     yield made
     for one in made:
         if not one._task.done():
             await one.stop()
-    assert not list(tmp_path.iterdir())
+    assert not list(base.iterdir())
 
 
 async def said(process, verb, name=ID, **more):
@@ -254,9 +254,9 @@ async def settled(condition):
             await asyncio.sleep(0.005)
 
 
-async def test_ids_that_have_expired_are_free_for_others_while_their_process_idles(tmp_path, clock, monkeypatch):
+async def test_ids_that_have_expired_are_free_for_others_while_their_process_idles(base, clock, monkeypatch):
     monkeypatch.setattr(other_processes, "PURGE_EVERY_S", 0.01)
-    idle, other = (ApiProcess(tmp_path, rank, 2, clock=clock) for rank in range(2))
+    idle, other = (ApiProcess(base, rank, 2, clock=clock) for rank in range(2))
     for one in (idle, other):
         await one.serve()
     await said(idle, Verb.CANCEL)

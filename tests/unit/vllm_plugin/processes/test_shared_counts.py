@@ -7,8 +7,8 @@ from pdd_vllm_plugin.processes.shared_counts import SharedCounts
 
 
 @pytest.fixture
-def rows(tmp_path):
-    folder = SharedFolder(tmp_path, "a")
+def rows(base):
+    folder = SharedFolder(base, "a")
     made = [SharedCounts(folder.fd, rank, 3) for rank in range(3)]
     yield made
     folder.leave()
@@ -46,7 +46,7 @@ def test_who_died_is_found_out_when_room_is_wanted(rows):
     assert rows[0].others() == Totals()
 
 
-def test_who_has_not_come_yet_counts_for_nothing(tmp_path):
-    only = SharedCounts(SharedFolder(tmp_path, "a").fd, 0, 2)
+def test_who_has_not_come_yet_counts_for_nothing(base):
+    only = SharedCounts(SharedFolder(base, "a").fd, 0, 2)
     assert only.others() == Totals()
     assert not only.is_alive(1)

@@ -13,8 +13,8 @@ ID = "a" * 32
 
 
 @pytest.fixture
-def folder(tmp_path):
-    made = SharedFolder(tmp_path, "a")
+def folder(base):
+    made = SharedFolder(base, "a")
     yield made
     made.leave()
 
