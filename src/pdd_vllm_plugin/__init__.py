@@ -5,6 +5,7 @@ Importing this package imports neither torch nor vLLM: vLLM imports it in every 
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 
@@ -23,8 +24,17 @@ def register() -> None:
     if _registered:
         return
     _registered = True
+    atexit.register(_remove_shared_folder)
     if os.environ.get("VLLM_USE_RUST_FRONTEND", "0") not in {"", "0"}:
         logger.error(
             "pdd: VLLM_USE_RUST_FRONTEND is set. That front end loads no endpoint plugin: there will be no "
             "handoff state and no check of pdd_* fields. Unset it to use pdd."
         )
+
+
+def _remove_shared_folder() -> None:
+    """Remove what API processes shared whose parent this is: ``vllm serve`` kills them when it is told to end."""
+    from pdd_vllm_plugin.compat import server_identity
+    from pdd_vllm_plugin.processes.folder import default_base, remove_after
+
+    remove_after(default_base(), server_identity(os.getpid()))

@@ -115,15 +115,15 @@ def api_process_rank(vllm_config: Any) -> int:
     return int(getattr(vllm_config.parallel_config, "_api_process_rank", 0))
 
 
-def server_identity() -> str:
+def server_identity(serve_pid: int | None = None) -> str:
     """Return a name that the API processes of one vLLM share, and nothing else on this machine.
 
     vLLM gives them nothing of the kind: each makes a ``VllmConfig`` of its own, with an `instance_id` of its own.
     They are children of one ``vllm serve``, always spawned (vllm.v1.utils.APIServerProcessManager). So it is that
-    process: its id, when it began, and where ids count anew for each container, in which one. Expires when a
-    ``VllmConfig`` names the server.
+    process (`serve_pid`; by default the parent of this one): its id, when it began, and where ids count anew for
+    each container, in which one. Expires when a ``VllmConfig`` names the server.
     """
-    parent = os.getppid()
+    parent = os.getppid() if serve_pid is None else serve_pid
     parts = [socket.gethostname(), str(parent)]
     with suppress(OSError):  # Linux only
         began = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]

@@ -77,6 +77,11 @@ class SharedFolder:
         _remove_if_unused(self.path)
 
 
+def remove_after(base: Path, server: str) -> None:
+    """Remove what the processes of a server have left, unless one of them lives."""
+    _remove_if_unused(base / f"pdd-{os.geteuid()}-{server}")
+
+
 def _open(path: Path) -> int:
     """Open a folder that nobody else can look into.
 

@@ -24,6 +24,8 @@ from pdd_vllm_plugin.processes.shared_names import _key
 
 HEADERS = {"authorization": f"Bearer {KEY}"}
 IGNORE_EOS = {"ignore_eos": True}
+LONG = 1200
+"""Tokens that take a while."""
 FACTS = [f"Room {n} of the museum shows things that were found in the year {1700 + 7 * n}." for n in range(20)]
 CHAT = [{"role": "user", "content": " ".join(FACTS) + "\n\nWhen were the things in room 13 found?"}]
 
@@ -84,18 +86,18 @@ class Stream:
 
 
 def link_of(handoff_id):
-    """What says who has a running request."""
-    [link] = default_base().glob(f"pdd-*/{_key(handoff_id)}.run")
-    return link
+    """What says who has a request."""
+    links = default_base().glob(f"pdd-*/{_key(handoff_id)}.*")
+    return next(link for link in links if link.suffix == ".run" or ".ended." in link.name)
 
 
 def owner(handoff_id):
-    """Number of the process that has a running request."""
+    """Number of the process that has a request."""
     return int(str(link_of(handoff_id).readlink()).partition(".")[0])
 
 
 def process_ids(handoff_id):
-    """Of the API processes of the server that has this running request, by their numbers."""
+    """Of the API processes of the server that has this request, by their numbers."""
     return array("q", (link_of(handoff_id).parent / "counts").read_bytes())[::4].tolist()
 
 
@@ -107,7 +109,7 @@ def connected(process_id, url):
 
 
 def test_every_state_is_found_from_every_process(parallel, pools):
-    streams = [Stream(parallel, prompt=PROMPTS[n], budget=60, max_tokens=80) for n in range(8)]
+    streams = [Stream(parallel, prompt=PROMPTS[n], budget=300, max_tokens=320) for n in range(8)]
     for one in streams:
         one.begun()
     assert len({owner(one.handoff_id) for one in streams}) > 1
@@ -222,7 +224,7 @@ def test_not_opted_in_it_is_as_with_one_process(parallel, cloud):
 
 
 def test_a_process_that_is_ended_takes_its_states_along_and_the_others_go_on(parallel):
-    streams = [Stream(parallel, prompt=PROMPTS[n], budget=250, max_tokens=250).begun() for n in range(8)]
+    streams = [Stream(parallel, prompt=PROMPTS[n], budget=LONG, max_tokens=LONG).begun() for n in range(8)]
     gone = owner(streams[0].handoff_id)
     theirs = [one for one in streams if owner(one.handoff_id) == gone]
     others = [one for one in streams if one not in theirs]
@@ -239,7 +241,7 @@ def test_a_process_that_is_ended_takes_its_states_along_and_the_others_go_on(par
 
     wait_until(is_gone, seconds=60)
     for one in others:
-        assert len(one.join().token_ids) == 250
+        assert len(one.join().token_ids) == LONG
     for one in theirs:
         one.thread.join(timeout=60)
         assert not one.thread.is_alive()
@@ -248,7 +250,7 @@ def test_a_process_that_is_ended_takes_its_states_along_and_the_others_go_on(par
 
 def test_vllm_ends_when_a_process_is_killed_and_nobody_hangs(parallel, boots):
     server = boots.of("parallel")
-    streams = [Stream(parallel, prompt=PROMPTS[n], budget=600, max_tokens=600).begun() for n in range(6)]
+    streams = [Stream(parallel, prompt=PROMPTS[n], budget=4000, max_tokens=4000).begun() for n in range(6)]
     first = streams[0].handoff_id
     folder = link_of(first).parent
     began = time.monotonic()
@@ -258,5 +260,5 @@ def test_vllm_ends_when_a_process_is_killed_and_nobody_hangs(parallel, boots):
         assert not one.thread.is_alive()
         assert one.error is not None or one.result.finish_reason == "abort"
     wait_until(lambda: server.exit_code() is not None, seconds=60)
-    print("ended after", time.monotonic() - began, [type(one.error).__name__ for one in streams])
-    wait_until(lambda: not folder.exists(), seconds=10)
+    assert time.monotonic() - began < 60
+    wait_until(lambda: not folder.exists(), seconds=10)  # by the process that had started the others

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -78,3 +80,31 @@ def test_a_process_that_stops_or_dies_at_any_moment_holds_up_nobody(base, how):
         finally:
             other.kill()
             other.join()
+
+
+SERVE = """
+import os, subprocess, sys
+import pdd_vllm_plugin
+from pdd_vllm_plugin.processes import folder
+folder.default_base = lambda: folder.Path(sys.argv[1])
+pdd_vllm_plugin.register()
+child = subprocess.Popen([sys.executable, "-c", sys.argv[2], sys.argv[1]], stdout=subprocess.PIPE)
+child.stdout.readline()
+assert len(os.listdir(sys.argv[1])) == 1
+child.kill()
+child.wait()
+"""
+API_PROCESS = """
+import sys, time
+from pathlib import Path
+from pdd_vllm_plugin.compat import server_identity
+from pdd_vllm_plugin.processes.other_processes import OtherProcesses
+joined = OtherProcesses.join(Path(sys.argv[1]), server_identity(), 0, 2)
+print("joined", flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_process_that_serves_removes_the_folder_of_the_children_that_it_kills(base):
+    subprocess.run([sys.executable, "-c", SERVE, str(base), API_PROCESS], check=True, timeout=120)
+    assert not list(base.iterdir())
