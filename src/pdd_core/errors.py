@@ -4,7 +4,7 @@
 
     PDDError
     ├── ConfigurationError          a setting that cannot work; the message names it
-    │   └── UnsupportedDeployment   the plugin cannot serve this deployment: several API servers, for one
+    │   └── UnsupportedDeployment   the plugin cannot serve this deployment (no tokenizer, for one)
     ├── InvalidRequest              a field of a request to the device is wrong             (HTTP 400)
     │   └── InvalidGrammar          a JSON schema or grammar that cannot be compiled        (HTTP 400)
     ├── DeviceBusy                  the device's queue is full                              (HTTP 429)
@@ -103,8 +103,8 @@ class ConfigurationError(PDDError):
 class UnsupportedDeployment(ConfigurationError):
     """The plugin cannot serve this deployment. Raised at vLLM's start, never per request.
 
-    Reasons are another scheduler class, several API servers, no tokenizer, vLLM's Rust front end, `--tokens-only`,
-    and settings under which the attention that the server shall capture cannot be seen.
+    Reasons are another scheduler class, no tokenizer, vLLM's Rust front end, `--tokens-only`, settings under which
+    the attention that the server shall capture cannot be seen, and no folder that several API processes can share.
 
     What to do: change the setting that the message names.
     """

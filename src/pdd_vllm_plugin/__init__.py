@@ -5,6 +5,7 @@ Importing this package imports neither torch nor vLLM: vLLM imports it in every 
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import Any
 
@@ -21,6 +22,7 @@ def register() -> None:
     if _registered:
         return
     _registered = True
+    atexit.register(_remove_shared_folder)
     from pdd_vllm_plugin.compat import check_before_launch
 
     check_before_launch(_check)
@@ -30,3 +32,11 @@ def _check(vllm_config: Any) -> None:
     from pdd_vllm_plugin import deployment
 
     deployment.check_before_launch(vllm_config, os.environ)
+
+
+def _remove_shared_folder() -> None:
+    """Remove what API processes shared whose parent this is: ``vllm serve`` kills them when it is told to end."""
+    from pdd_vllm_plugin.compat import server_identity
+    from pdd_vllm_plugin.processes.folder import default_base, remove_after
+
+    remove_after(default_base(), server_identity(os.getpid()))

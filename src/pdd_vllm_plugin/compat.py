@@ -8,8 +8,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
+import socket
 import sys
+from contextlib import suppress
+from hashlib import blake2b
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import ConfigurationError, EngineNotAddressable
@@ -111,6 +116,27 @@ def api_process_count(vllm_config: Any) -> int:
     Expires when vLLM offers a public one.
     """
     return int(getattr(vllm_config.parallel_config, "_api_process_count", 1))
+
+
+def api_process_rank(vllm_config: Any) -> int:
+    """Which of these processes this is, from 0 on. Expires as `api_process_count` does."""
+    return int(getattr(vllm_config.parallel_config, "_api_process_rank", 0))
+
+
+def server_identity(serve_pid: int | None = None) -> str:
+    """Return a name that the API processes of one vLLM share, and nothing else on this machine.
+
+    vLLM gives them nothing of the kind: each makes a ``VllmConfig`` of its own, with an `instance_id` of its own.
+    They are children of one ``vllm serve``, always spawned (vllm.v1.utils.APIServerProcessManager). So it is that
+    process (`serve_pid`; by default the parent of this one): its id, when it began, and where ids count anew for
+    each container, in which one. Expires when a ``VllmConfig`` names the server.
+    """
+    parent = os.getppid() if serve_pid is None else serve_pid
+    parts = [socket.gethostname(), str(parent)]
+    with suppress(OSError):  # Linux only
+        began = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
+        parts += [began, str(Path("/proc/self/ns/pid").readlink())]
+    return blake2b("|".join(parts).encode(), digest_size=8).hexdigest()
 
 
 def eos_ids(tokenizer: Any, model_config: Any) -> list[int]:

@@ -10,7 +10,6 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import UnsupportedDeployment
-from pdd_vllm_plugin.compat import api_process_count
 from pdd_vllm_plugin.config import KEY, PDDConfig
 
 if TYPE_CHECKING:
@@ -50,14 +49,8 @@ def check_api_server(vllm_config: Any, args: Any) -> None:
     """Refuse what this API server process cannot serve.
 
     Raises:
-        UnsupportedDeployment: several API servers, no tokenizer, or another scheduler class.
+        UnsupportedDeployment: no tokenizer, or another scheduler class.
     """
-    count = api_process_count(vllm_config)
-    if count > 1:
-        _refuse(
-            f"{count} API server processes are not supported: each would know only its own requests' state. "
-            "Use --api-server-count 1"
-        )
     if getattr(vllm_config.model_config, "skip_tokenizer_init", False):
         _refuse("--skip-tokenizer-init is not supported: devices check the tokenizer before they send ids")
     if not _grants_budgets(vllm_config):

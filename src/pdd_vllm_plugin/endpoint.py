@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from pdd_vllm_plugin.compat import api_process_count, api_process_rank, server_identity
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.deployment import check_api_server
 from pdd_vllm_plugin.handoff_routes import make_router
@@ -17,6 +18,8 @@ from pdd_vllm_plugin.middleware import OptInCheck
 
 if TYPE_CHECKING:
     from argparse import Namespace
+
+    from pdd_vllm_plugin.processes.other_processes import OtherProcesses
 
 logger = logging.getLogger("vllm.pdd")
 
@@ -44,7 +47,12 @@ class PDDEndpoints:
         check_api_server(vllm_config, args)
         config = PDDConfig.from_vllm(vllm_config)
         names = getattr(args, "served_model_name", None) or [vllm_config.model_config.model]
-        info = self._service.start(engine_client, config, names[0] if isinstance(names, list) else names)
+        processes = _join(vllm_config)
+        info = self._service.start(
+            engine_client, config, names[0] if isinstance(names, list) else names, processes
+        )
+        if processes is not None:
+            await processes.serve(self._service)
         if config.store is not None:
             from pdd_vllm_plugin.shared_store.shared_store import SharedStore  # needs the extra `fleet`
 
@@ -56,3 +64,14 @@ class PDDEndpoints:
             info.plugin_version, info.engine, config.default_decode_budget, info.limits.max_handoffs,
             info.limits.ttl_s, info.refinement, info.model, info.tokenizer.digest[:12],
         )  # fmt: skip
+
+
+def _join(vllm_config: Any) -> OtherProcesses | None:
+    """Join the other API processes of this server, if there are any."""
+    count = api_process_count(vllm_config)
+    if count == 1:
+        return None
+    from pdd_vllm_plugin.processes.folder import default_base
+    from pdd_vllm_plugin.processes.other_processes import OtherProcesses
+
+    return OtherProcesses.join(default_base(), server_identity(), api_process_rank(vllm_config), count)

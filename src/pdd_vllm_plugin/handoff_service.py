@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
@@ -22,12 +22,16 @@ from pdd_vllm_plugin.compat import engine_version, eos_ids
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.deployment import engine_ranks, refine_method
 from pdd_vllm_plugin.generate_recorder import GenerateRecorder
+from pdd_vllm_plugin.handoff_names import ALONE
 from pdd_vllm_plugin.handoff_spans import HandoffSpans
 from pdd_vllm_plugin.handoff_store import HandoffStore
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.prompt_refiner import PromptRefiner
 from pdd_vllm_plugin.state_answers import Elsewhere, StateAnswers
 from pdd_vllm_plugin.token_bytes import TokenBytes
+
+if TYPE_CHECKING:
+    from pdd_vllm_plugin.processes.other_processes import OtherProcesses
 
 
 class HandoffService:
@@ -42,12 +46,21 @@ class HandoffService:
         self.info_json = b"{}"
         self.answers = StateAnswers(self)
         self.elsewhere: list[Elsewhere] = []
-        """Asked in turn for a state that is not in this process."""
+        """Asked in turn for a state that no process of this server has."""
+        self.processes: OtherProcesses | None = None
+        """The other API processes of this server; None if there is only this one."""
 
-    def start(self, engine_client: Any, config: PDDConfig, served_model_name: str) -> CloudInfo:
+    def start(
+        self,
+        engine_client: Any,
+        config: PDDConfig,
+        served_model_name: str,
+        processes: OtherProcesses | None = None,
+    ) -> CloudInfo:
         """Hash the vocabulary (once: about 0.5 s for 262,144 tokens) and put the recorder around the engine."""
         self.config = config
-        self.store = HandoffStore(config)
+        self.processes = processes
+        self.store = HandoffStore(config, names=ALONE if processes is None else processes.names)
         self.metrics.configure(config, engine_ranks(engine_client.vllm_config))
         model_config = engine_client.vllm_config.model_config
         tokenizer = engine_client.get_tokenizer()

@@ -1,20 +1,25 @@
-"""All handoff states of this server: bounded in number and in tokens, and gone when their time is up."""
+"""All handoff states of this process: bounded in number and in tokens, and gone when their time is up.
+
+If a server has several API processes, the bounds and the ids in use are those of all of them together.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from pdd_core.errors import HandoffInUse
 from pdd_core.handoff import Status
 from pdd_core.optin import HANDOFF, HANDOFF_ID_CHARS
 from pdd_vllm_plugin.compat import client_chosen_part
+from pdd_vllm_plugin.handoff_names import ALONE, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pdd_vllm_plugin.config import PDDConfig
+    from pdd_vllm_plugin.handoff_names import HandoffNames
     from pdd_vllm_plugin.handoff_record import HandoffRecord
 
 T = TypeVar("T")
@@ -24,6 +29,18 @@ NOT_STARTED_TTL_S = 30.0
 TOMBSTONE_TTL_S = 60.0
 """How long a deleted id refuses a POST that comes after its own DELETE."""
 MAX_TOMBSTONES = 4096
+TAKEN = "is in use by a running request, or was deleted a moment ago"
+"""What is known of an id that another process has."""
+
+
+class _Tombstone(NamedTuple):
+    """What is left of a deletion."""
+
+    at: float
+    existed: bool
+    """Whether there was a state."""
+    of_completion: bool = False
+    """It is a completion's id, not a handoff's."""
 
 
 class StoreWatch(Protocol):
@@ -48,9 +65,12 @@ class HandoffStore:
     Each call costs the same however many there are: they come and go by the hundred per second.
     """
 
-    def __init__(self, config: PDDConfig, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, config: PDDConfig, clock: Callable[[], float] = time.monotonic, names: HandoffNames = ALONE
+    ) -> None:
         self._config = config
         self._clock = clock
+        self._names = names
         self._records: dict[str, HandoffRecord] = {}
         self._sizes: dict[str, int] = {}
         """What each held when it was last looked at."""
@@ -61,8 +81,7 @@ class HandoffStore:
         self._not_begun: OrderedDict[str, HandoffRecord] = OrderedDict()
         """Those that may never begin, as they came; some have begun since."""
         self._by_completion: dict[str, list[str]] = {}
-        self._tombstones: OrderedDict[str, tuple[float, bool]] = OrderedDict()
-        """When, and whether there was a state."""
+        self._tombstones: OrderedDict[str, _Tombstone] = OrderedDict()
         self.watch: StoreWatch | None = None
 
     def __len__(self) -> int:
@@ -79,17 +98,23 @@ class HandoffStore:
         Raises:
             HandoffInUse: a running request has it, or it was deleted within the last minute.
         """
+        self._check_free_here(handoff_id)
+        if self._names.is_taken(handoff_id):
+            raise _in_use(TAKEN)
+
+    def _check_free_here(self, handoff_id: str) -> None:
         self.purge()
-        param = f"vllm_xargs.{HANDOFF}"
         if handoff_id in self._tombstones:
-            raise HandoffInUse(f"{HANDOFF} was deleted a moment ago; use a new id", param=param)
+            raise _in_use("was deleted a moment ago")
         record = self._records.get(handoff_id)
         if record is not None and record.status is Status.RUNNING:
-            raise HandoffInUse(f"{HANDOFF} is in use by a running request; use a new id", param=param)
+            raise _in_use("is in use by a running request")
 
     def full_of_running(self) -> bool:
         """Is there no room for one more, because every state belongs to a running request?"""
-        return len(self._records) >= self._config.max_handoffs and not self._ended
+        others = self._names.others()
+        records = len(self._records) + others.records
+        return records >= self._config.max_handoffs and not self._ended and not others.ended
 
     def add(self, record: HandoffRecord) -> None:
         """Keep `record`; an ended one of the same id makes way.
@@ -98,12 +123,19 @@ class HandoffStore:
             HandoffInUse: see `check_free`.
         """
         handoff_id = record.opt_in.handoff_id
-        self.check_free(handoff_id)
+        self._check_free_here(handoff_id)
+        if not self._names.claim(handoff_id):
+            raise _in_use(TAKEN)
         if handoff_id in self._records:
-            self._remove(handoff_id, deleted=False)
+            old = self._records[handoff_id]
+            self._forget(handoff_id)
+            self._removed(old, deleted=False)
         self._records[handoff_id] = record
         self._sizes[handoff_id] = 0
-        self._by_completion.setdefault(record.completion_id, []).append(handoff_id)
+        same = self._by_completion.setdefault(record.completion_id, [])
+        if not same:
+            self._names.name_completion(record.completion_id)
+        same.append(handoff_id)
         if not record.started:
             self._not_begun[handoff_id] = record
         if self.watch is not None:
@@ -124,9 +156,10 @@ class HandoffStore:
         if record.status is not Status.RUNNING and handoff_id not in self._ended:
             record.touched = self._clock()
             self._ended[handoff_id] = record
+            self._names.ended(handoff_id)
         if self.watch is not None and record.status is not Status.RUNNING:
             self.watch.ended(record)
-        self._make_room()
+        self.make_room()
 
     def get(self, handoff_id: str) -> HandoffRecord | None:
         """Return a record; None if it is unknown, expired or deleted."""
@@ -148,25 +181,50 @@ class HandoffStore:
 
     def delete(self, handoff_id: str) -> None:
         """Drop a record. Its names are remembered for a minute."""
-        completion = self._records[handoff_id].completion_id
-        self._remove(handoff_id, deleted=True)
-        self._bury(handoff_id, existed=True)
-        self._bury(completion, existed=True)
+        record = self._records[handoff_id]
+        completion = record.completion_id
+        held = self._names.bury(handoff_id)
+        self._drop(handoff_id)
+        self._removed(record, deleted=True)
+        if held:
+            self._bury(handoff_id, _Tombstone(self._clock(), existed=True))
+        self._names.name_completion(completion, deleted=True)
+        self._bury(completion, _Tombstone(self._clock(), existed=True, of_completion=True))
 
-    def refuse(self, handoff_id: str) -> None:
-        """Refuse an id that is not known yet for a minute: its DELETE may have overtaken its POST."""
-        self._bury(handoff_id, existed=False)
+    def refuse(self, handoff_id: str) -> bool:
+        """Refuse an id that is not known yet for a minute: its DELETE may have overtaken its POST.
 
-    def _bury(self, name: str, *, existed: bool) -> None:
-        self._tombstones[name] = self._clock(), existed
+        Returns:
+            False if another process has the id.
+        """
+        if not self._names.claim(handoff_id):
+            return False
+        self._bury(handoff_id, _Tombstone(self._clock(), existed=False))
+        return True
+
+    def is_refused(self, handoff_id: str) -> bool:
+        """Is this id refused for a minute since it was deleted?"""
+        return handoff_id in self._tombstones
+
+    def _bury(self, name: str, tombstone: _Tombstone) -> None:
+        self._tombstones[name] = tombstone
         self._tombstones.move_to_end(name)
         while len(self._tombstones) > MAX_TOMBSTONES:
-            self._tombstones.popitem(last=False)
+            self._unbury()
+
+    def _unbury(self) -> None:
+        """Forget the oldest deletion."""
+        name, tombstone = self._tombstones.popitem(last=False)
+        if tombstone.of_completion:
+            self._names.unname_completion(name, deleted=True)
+        else:
+            self._names.free(name, ended=False)
 
     def was_deleted(self, completion_or_handoff_id: str) -> bool:
         """Was there a state of this name, and was it deleted within the last minute?"""
         self.purge()
-        return self._tombstones.get(completion_or_handoff_id, (0.0, False))[1]
+        tombstone = self._tombstones.get(completion_or_handoff_id)
+        return tombstone is not None and tombstone.existed
 
     def expires_in(self, record: HandoffRecord) -> float:
         """Seconds until `record` is dropped if nothing changes."""
@@ -177,27 +235,38 @@ class HandoffStore:
         """Drop what has expired."""
         now = self._clock()
         while self._ended and now - _first(self._ended).touched > self._config.ttl_s:
-            self._drop(next(iter(self._ended)))
+            self._forget(next(iter(self._ended)))
         while self._not_begun:
             record = _first(self._not_begun)
             if record.started:
                 self._not_begun.popitem(last=False)
             elif now - record.touched > NOT_STARTED_TTL_S:
-                self._drop(record.opt_in.handoff_id)
+                self._forget(record.opt_in.handoff_id)
             else:
                 break
-        while self._tombstones and now - _first(self._tombstones)[0] > TOMBSTONE_TTL_S:
-            self._tombstones.popitem(last=False)
+        while self._tombstones and now - _first(self._tombstones).at > TOMBSTONE_TTL_S:
+            self._unbury()
 
-    def _make_room(self) -> None:
-        """Drop what ended first until both bounds hold. Running ones stay: their DELETE must work."""
-        most, most_held = self._config.max_handoffs, self._config.max_state_tokens
+    def make_room(self) -> None:
+        """Drop what ended first until both bounds hold. Running ones stay: their DELETE must work.
+
+        Of several processes, each drops its own first. If it has none, another one is asked.
+        """
+        others = self._names.others()
+        most = self._config.max_handoffs - others.records
+        most_held = self._config.max_state_tokens - others.held
         while self._ended and (len(self._records) > most or self._held > most_held):
-            self._drop(next(iter(self._ended)))
+            self._forget(next(iter(self._ended)))
+        self._tell()
+        if others.ended and (len(self._records) > most or self._held > most_held):
+            self._names.ask_for_room()
 
-    def _remove(self, handoff_id: str, *, deleted: bool) -> None:
-        record = self._records[handoff_id]
+    def _forget(self, handoff_id: str) -> None:
+        """Drop a record. Its name is free."""
+        self._names.free(handoff_id, ended=handoff_id in self._ended)
         self._drop(handoff_id)
+
+    def _removed(self, record: HandoffRecord, *, deleted: bool) -> None:
         if self.watch is not None:
             self.watch.removed(record, deleted=deleted)
 
@@ -210,8 +279,17 @@ class HandoffStore:
         same.remove(handoff_id)
         if not same:
             del self._by_completion[record.completion_id]
+            self._names.unname_completion(record.completion_id)
+        self._tell()
         if self.watch is not None:
             self.watch.dropped(record, shared=bool(same))
+
+    def _tell(self) -> None:
+        self._names.tell(Totals(len(self._records), len(self._ended), self._held))
+
+
+def _in_use(why: str) -> HandoffInUse:
+    return HandoffInUse(f"{HANDOFF} {why}; use a new id", param=f"vllm_xargs.{HANDOFF}")
 
 
 def _first(ordered: OrderedDict[str, T]) -> T:

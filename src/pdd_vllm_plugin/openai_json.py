@@ -15,7 +15,9 @@ _TYPES = {
     405: "MethodNotAllowedError",
     409: "ConflictError",
     429: "RateLimitError",
+    503: "ServiceUnavailableError",
 }
+AMBIGUOUS = "several requests were sent with this X-Request-Id: use the handoff id"
 
 
 def error(

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 UNKNOWN = "no handoff has this id: it is unknown, expired or deleted"
 UNKNOWN_COMPLETION = "no opted-in completion has this id: it is unknown, expired or deleted"
-SEVERAL = "several requests were sent with this X-Request-Id: use the handoff id"
 _OBJECTS = {Verb.CANCEL: "pdd.handoff.deleted", Verb.DELETE: "chat.completion.deleted"}
 
 
@@ -43,13 +42,27 @@ class StateAnswers:
         self._service = service
 
     async def answer(self, request: StateRequest) -> Response:
-        """Answer from here, else from elsewhere, else with a 404."""
-        found = await self.answer_here(request)
+        """Answer from the process that has it, else from elsewhere, else with a 404."""
+        processes = self._service.processes
+        told = None if processes is None else await processes.answer(request)
+        found = await self.answer_here(request) if told is None else None if told.status_code == 404 else told
         for elsewhere in self._service.elsewhere:
             if found is not None:
-                break
+                return found
             found = await elsewhere.answer(request)
+        nowhere = found is None and told is None
+        if nowhere and processes is not None and request.verb is Verb.CANCEL and not self._refuse(request):
+            told = await processes.answer(request)  # its POST has come to another process meanwhile
+        if found is None:
+            found = told
         return self._not_found(request) if found is None else found
+
+    async def answer_for_other(self, request: StateRequest) -> Response | None:
+        """Answer another process of this server, which asks because the name is this one's."""
+        found = await self.answer_here(request)
+        if found is None and self._service.store.is_refused(request.id):
+            found = self._not_found(request)
+        return found
 
     async def answer_here(self, request: StateRequest) -> Response | None:
         """Answer from what this process has; None if the state is not here."""
@@ -60,7 +73,7 @@ class StateAnswers:
             return _json(VocabularyPiece(start=request.start, tokens=piece))
         records = self._named(request)
         if len(records) > 1:
-            return openai_json.error(409, SEVERAL)
+            return openai_json.error(409, openai_json.AMBIGUOUS)
         if request.verb in _OBJECTS:
             return await self._delete(request, records[0] if records else None)
         if not records:
@@ -116,15 +129,17 @@ class StateAnswers:
     def _not_found(self, request: StateRequest) -> Response:
         if request.verb in {Verb.RETRIEVE, Verb.DELETE}:
             return openai_json.error(404, UNKNOWN_COMPLETION)
-        if request.verb is Verb.CANCEL:
-            try:
-                # It may have overtaken its POST: the id is refused for a minute.
-                self._service.store.refuse(check_handoff_id(request.id))
-            except InvalidOptIn:
-                return openai_json.error(404, UNKNOWN)
+        if request.verb is Verb.CANCEL and self._refuse(request):
             late = "a request that comes with this id within a minute is refused"
             return openai_json.error(404, f"{UNKNOWN}; {late}")
         return openai_json.error(404, UNKNOWN)
+
+    def _refuse(self, request: StateRequest) -> bool:
+        """Refuse an id for a minute: its DELETE may have overtaken its POST. False if that cannot be."""
+        try:
+            return self._service.store.refuse(check_handoff_id(request.id))
+        except InvalidOptIn:
+            return False
 
 
 def deleted(request: StateRequest, *, confirmed: bool) -> Response:

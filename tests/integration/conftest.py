@@ -15,7 +15,7 @@ from pathlib import Path
 import exhaustive
 import pytest
 from boots import Boots
-from cloud_support import KEY, Cloud
+from cloud_support import API_PROCESSES, KEY, PARALLEL_HANDOFFS, Cloud
 from fleet_example import fleet
 from readme import blocks, serve_command
 from store_server import StoreServer, find_server
@@ -32,10 +32,11 @@ README = Path(__file__).parents[2] / "README.md"
 PLUGINS_SCHEDULER = "pdd_vllm_plugin.scheduler.PDDAsyncScheduler"
 SPECULATION = Path(__file__).parents[1] / "support" / "speculation.py"
 VLLMS_SCHEDULER = "vllm.v1.core.sched.async_scheduler.AsyncScheduler"
-PARALLEL = ("--data-parallel-size", "2", "--api-server-count", "1")
-"""Flags of the server `parallel`."""
 STARTED = {"cloud", "plain", "refused", "speculated", "parallel", "replicas"}
 """The fixtures for which a vLLM has to start."""
+SERVERS = {"cloud", "plain", "parallel", "replicas"}
+"""Those of them that stay until the last test that needs them."""
+BOOTS = pytest.StashKey()
 SMALL = (
     "--served-model-name", "smollm2", "--host", "127.0.0.1", "--max-model-len", "8192", "--max-num-seqs", "8",
     "--trust-request-chat-template",  # test_prompts.py brings its own
@@ -69,6 +70,16 @@ def pytest_collection_modifyitems(items):
     items[:] = [*first, *plain, *rest, *last]
 
 
+def pytest_runtest_teardown(item, nextitem):
+    """A server that no further test needs makes room in memory for those that start later."""
+    items = item.session.items
+    for name in SERVERS.intersection(item.fixturenames):
+        later = items[items.index(nextitem) :] if nextitem else []
+        if not any(name in one.fixturenames for one in later):
+            with suppress(CancelledError, PDDError):
+                item.config.stash[BOOTS].of(name).stop()
+
+
 @pytest.fixture(scope="session")
 def prepared():
     return prepare()
@@ -91,7 +102,9 @@ def boots(request, prepared, tmp_path_factory, shared_store):
     wanted = {name for item in request.session.items for name in item.fixturenames} & STARTED
     made = Boots()
     jobs = {
-        "cloud": lambda: started(shared_server(prepared, tmp_path_factory.mktemp("cloud"), shared_store)),
+        "cloud": lambda: started(
+            shared_server(prepared, tmp_path_factory.mktemp("cloud"), **with_store(shared_store))
+        ),
         "plain": lambda: started(plain_server(prepared, tmp_path_factory.mktemp("plain"))),
         "refused": lambda: refusal(prepared, tmp_path_factory.mktemp("refused")),
         "speculated": lambda: speculation(prepared),
@@ -104,7 +117,7 @@ def boots(request, prepared, tmp_path_factory, shared_store):
     made.start()
     yield made
     made.leave()
-    for name in {"cloud", "plain", "parallel", "replicas"} & wanted:
+    for name in SERVERS & wanted:
         with suppress(CancelledError, PDDError):
             made.of(name).stop()
 
@@ -120,9 +133,9 @@ def started(server):
     return server
 
 
-def shared_server(prepared, folder, store):
+def shared_server(prepared, folder, *more, **pdd):
     """The server that README.md starts on a CPU, in the words it uses, with a scheduler that can be watched."""
-    more = [] if store is None else ["--additional-config", json.dumps({"pdd": {"store": store.url}})]
+    more += ("--additional-config", json.dumps({"pdd": pdd}))
     steps, log = folder / "steps.jsonl", folder / "vllm.log"
     steps.touch()
     policy = install_example_policy(folder / "policy")
@@ -148,6 +161,17 @@ def shared_server(prepared, folder, store):
     return server
 
 
+def parallel_server(prepared, folder):
+    """The same with two engines, a core for each, several API processes, and room for few states."""
+    server = shared_server(
+        prepared, folder, "--data-parallel-size", "2", "--api-server-count", str(API_PROCESSES),
+        max_handoffs=PARALLEL_HANDOFFS,
+    )  # fmt: skip
+    cores = {"VLLM_CPU_OMP_THREADS_BIND": f"0|{cpu_count() - 1}"}
+    server.command = replace(server.command, settings={**server.command.settings, **cores})
+    return server
+
+
 def plain_server(prepared, folder):
     """The same model, served by a vLLM without the plugin."""
     flags = ["--max-num-seqs", "8"]
@@ -156,18 +180,6 @@ def plain_server(prepared, folder):
         log_path=folder / "vllm.log",
     )  # fmt: skip
     server.command = without_plugin(server.command)
-    return server
-
-
-def parallel_server(prepared, folder):
-    """Two engines, a core for each."""
-    flags = [*PARALLEL, "--max-num-seqs", "8"]
-    server = CloudServer(
-        prepared.vllm_dir, served_name=prepared.name, api_key=KEY, demo=True, extra_args=flags,
-        log_path=folder / "vllm.log",
-    )  # fmt: skip
-    cores = {"VLLM_CPU_OMP_THREADS_BIND": f"0|{cpu_count() - 1}", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    server.command = replace(server.command, settings={**server.command.settings, **cores})
     return server
 
 
@@ -217,15 +229,16 @@ def cloud(boots):
 
 
 @pytest.fixture(scope="session")
-def plain(boots):
-    """The base URL of a vLLM without the plugin."""
-    return boots.of("plain").base_url
+def parallel(boots):
+    """A cloud with two engines and `API_PROCESSES` API processes."""
+    server = boots.of("parallel")
+    return Cloud(server.base_url, *server.files)
 
 
 @pytest.fixture(scope="session")
-def parallel(boots):
-    """The base URL of a server with two engines."""
-    return boots.of("parallel").base_url
+def plain(boots):
+    """The base URL of a vLLM without the plugin."""
+    return boots.of("plain").base_url
 
 
 @pytest.fixture(scope="session")

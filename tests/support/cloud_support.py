@@ -9,6 +9,8 @@ from pathlib import Path
 import openai
 
 KEY = "integration-test-key"
+API_PROCESSES, PARALLEL_HANDOFFS = 4, 16
+"""Of the server that has several API processes, and the states that it keeps."""
 
 # Text from public-domain sources and everyday requests; what matters is that they differ.
 PROMPTS = [

@@ -24,7 +24,7 @@ from pdd_vllm_plugin.shared_store.state_writer import Removal, StateWriter, conf
 from pdd_vllm_plugin.shared_store.store_metrics import StoreMetrics
 from pdd_vllm_plugin.shared_store.store_thread import StoreThread
 from pdd_vllm_plugin.shared_store.stored_state import StoredState, decode
-from pdd_vllm_plugin.state_answers import SEVERAL, UNKNOWN, UNKNOWN_COMPLETION, deleted
+from pdd_vllm_plugin.state_answers import UNKNOWN, UNKNOWN_COMPLETION, deleted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,7 +200,7 @@ class SharedStore:
     async def _read(self, client: Any, request: StateRequest) -> Response | None:
         found = await self._find(client, request)
         if len(found) > 1:
-            return openai_json.error(409, SEVERAL)
+            return openai_json.error(409, openai_json.AMBIGUOUS)
         if not found or found[0].pending:
             # It runs, or its refined prompt is made: the owner waits for the change.
             told = await self._ask(client, request)
@@ -219,7 +219,7 @@ class SharedStore:
         # Its owner has dropped it, or is gone. What the engine had ended needs no other word of it.
         found = await self._find(client, request)
         if len(found) > 1:
-            return openai_json.error(409, SEVERAL)
+            return openai_json.error(409, openai_json.AMBIGUOUS)
         if not found:
             gone = await client.get(names.gone_key(request.id))
             return None if gone is None else deleted(request, confirmed=gone == b"1")

@@ -21,7 +21,19 @@ def test_the_number_of_api_servers_still_has_no_public_name():
     from vllm.config import ParallelConfig
 
     assert hasattr(ParallelConfig(), "_api_process_count")
+    assert hasattr(ParallelConfig(), "_api_process_rank")
     assert not hasattr(ParallelConfig(), "api_process_count"), "use the public field in api_process_count()"
+    assert not hasattr(ParallelConfig(), "api_process_rank"), "use the public field in api_process_rank()"
+
+
+def test_api_processes_are_still_spawned_by_the_process_that_serves():
+    import inspect
+
+    from vllm.v1.utils import APIServerProcessManager
+
+    made = inspect.getsource(APIServerProcessManager.__init__)
+    assert 'get_context("spawn")' in made, "see whether server_identity() still names the server"
+    assert "server_id" not in made, "see whether server_identity() can go"
 
 
 def test_vllm_still_answers_with_another_id_than_it_passes_to_the_engine(cloud, client):

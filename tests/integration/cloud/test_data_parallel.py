@@ -1,4 +1,4 @@
-"""Two engines behind one API server: what counts, and who is asked, is the engine that has the request."""
+"""Two engines behind several API servers: what counts, and who is asked, is the engine that has the request."""
 
 import re
 import threading
@@ -14,8 +14,8 @@ LONG = [100 + index % 900 for index in range(2000)]
 
 @pytest.fixture(scope="module")
 def both(parallel):
-    with openai.OpenAI(base_url=parallel, api_key=KEY, max_retries=0, timeout=300) as client:
-        client.metrics_url = parallel.removesuffix("/v1") + "/metrics"
+    with openai.OpenAI(base_url=parallel.base_url, api_key=KEY, max_retries=0, timeout=300) as client:
+        client.metrics_url = parallel.base_url.removesuffix("/v1") + "/metrics"
         yield client
 
 

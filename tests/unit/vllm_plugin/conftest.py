@@ -1,4 +1,6 @@
 import sys
+import tempfile
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -40,3 +42,10 @@ def arg_utils(monkeypatch):
 @pytest.fixture
 def anyio_backend():
     return "asyncio"
+
+
+@pytest.fixture
+def base():
+    """A folder with a path so short that sockets can be in it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as path:
+        yield Path(path)

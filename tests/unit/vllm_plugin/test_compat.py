@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from importlib import metadata
 from types import SimpleNamespace
@@ -166,3 +167,32 @@ def test_vllms_own_exceptions_pass_unchanged():
     compat.keep_from_prefix_cache(kv, lambda request: 50)
     with pytest.raises(ZeroDivisionError):
         kv.get_computed_blocks(SimpleNamespace(num_prompt_tokens=20))
+
+
+def test_the_rank_of_an_api_process_is_vllms():
+    assert compat.api_process_rank(SimpleNamespace(parallel_config=SimpleNamespace(_api_process_rank=3))) == 3
+    assert compat.api_process_rank(SimpleNamespace(parallel_config=SimpleNamespace())) == 0
+
+
+IDENTITY = "from pdd_vllm_plugin.compat import server_identity; print(server_identity())"
+
+
+def test_children_of_one_process_have_one_identity_and_those_of_others_another():
+    def child():
+        return subprocess.run([sys.executable, "-c", IDENTITY], capture_output=True, text=True, check=True).stdout
+
+    assert child() == child()
+    assert child().strip() != compat.server_identity()  # whose parent is another
+    assert len(child().strip()) == 16
+
+
+def test_without_proc_the_identity_is_host_and_parent(monkeypatch):
+    def missing(*_, **__):
+        raise FileNotFoundError
+
+    here = compat.server_identity()
+    monkeypatch.setattr(compat.Path, "read_text", missing)
+    elsewhere = compat.server_identity()
+    assert elsewhere != here
+    monkeypatch.setattr(compat.os, "getppid", lambda: 12345)
+    assert compat.server_identity() != elsewhere

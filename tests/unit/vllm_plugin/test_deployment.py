@@ -42,15 +42,14 @@ def config(
     )
 
 
-@pytest.mark.parametrize("engines", [1, 4])
-def test_one_api_server_with_our_scheduler_is_fine(engines):
-    check_api_server(config(engines=engines), SimpleNamespace())
+@pytest.mark.parametrize(("engines", "servers"), [(1, 1), (4, 1), (1, 4), (2, 2)])
+def test_our_scheduler_is_fine(engines, servers):
+    check_api_server(config(engines=engines, servers=servers), SimpleNamespace())
 
 
 @pytest.mark.parametrize(
     ("vllm_config", "args", "setting"),
     [
-        (config(servers=2), SimpleNamespace(), "--api-server-count 1"),
         (config(tokenizer=False), SimpleNamespace(), "--skip-tokenizer-init"),
         (
             config(scheduler=OtherScheduler),

@@ -8,6 +8,7 @@ from vllm_fakes import FakeEngine, parallel
 from pdd_core.handoff import CloudInfo, StructuredOutputs
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.handoff_service import HandoffService
+from pdd_vllm_plugin.processes.other_processes import OtherProcesses
 
 
 class Tokenizer:
@@ -25,7 +26,7 @@ class Tokenizer:
 def start(monkeypatch):
     monkeypatch.setattr("pdd_vllm_plugin.handoff_service.version", lambda _: "0.1.0")
 
-    def begin(*, sampling=None, generation_config=None, **config):
+    def begin(*, sampling=None, generation_config=None, processes=None, **config):
         engine = FakeEngine()
         model = SimpleNamespace(
             max_model_len=64,
@@ -41,7 +42,7 @@ def start(monkeypatch):
         )
         engine.get_tokenizer = Tokenizer
         service = HandoffService()
-        info = service.start(engine, PDDConfig(**config), "m")
+        info = service.start(engine, PDDConfig(**config), "m", processes)
         assert CloudInfo.model_validate_json(service.info_json) == info
         return service, info
 
@@ -82,3 +83,12 @@ def test_how_formats_are_obeyed_is_told(start):
 @pytest.mark.parametrize(("config", "told"), [({}, False), ({"store": "redis://127.0.0.1"}, True)])
 def test_a_shared_store_is_told(start, config, told):
     assert ("shared_store" in start(**config)[1].features) is told
+
+
+def test_the_names_of_several_processes_are_shared(start, base):
+    processes = OtherProcesses.join(base, "server", 0, 2)
+    service, _ = start(processes=processes)
+    assert service.processes is processes
+    service.store.refuse("a" * 32)
+    assert OtherProcesses.join(base, "server", 1, 2).names.is_taken("a" * 32)
+    assert start()[0].processes is None
