@@ -57,10 +57,7 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 def pytest_collection_modifyitems(items):
-    """Files that need no vLLM come first, while the servers start; then those that others wait for longest.
-
-    Those with replicas are last: they end what they need of memory themselves.
-    """
+    """Files that need no vLLM come first, while the servers start; then those that others wait for longest."""
     needs = {item.path for item in items if STARTED & set(item.fixturenames)}
     first = [item for item in items if item.path not in needs]
     plain = [item for item in items if item.path in needs and "plain" in item.fixturenames]
@@ -70,6 +67,7 @@ def pytest_collection_modifyitems(items):
     items[:] = [*first, *plain, *rest, *last]
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
     """A server that no further test needs makes room in memory for those that start later."""
     items = item.session.items
@@ -100,11 +98,10 @@ def shared_store():
 def boots(request, prepared, tmp_path_factory, shared_store):
     """Starts whatever the collected tests need of vLLM, in the background."""
     wanted = {name for item in request.session.items for name in item.fixturenames} & STARTED
-    made = Boots()
+    made = request.config.stash[BOOTS] = Boots()
+    store = {} if shared_store is None else {"store": shared_store.url}
     jobs = {
-        "cloud": lambda: started(
-            shared_server(prepared, tmp_path_factory.mktemp("cloud"), **with_store(shared_store))
-        ),
+        "cloud": lambda: started(shared_server(prepared, tmp_path_factory.mktemp("cloud"), **store)),
         "plain": lambda: started(plain_server(prepared, tmp_path_factory.mktemp("plain"))),
         "refused": lambda: refusal(prepared, tmp_path_factory.mktemp("refused")),
         "speculated": lambda: speculation(prepared),
