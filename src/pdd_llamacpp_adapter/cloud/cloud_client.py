@@ -184,8 +184,8 @@ class CloudClient:
             )
             async with aclosing(events) as chunks:
                 async for chunk in chunks:
-                    yield chunk
-                part.end = chunk.end  # the last one has it
+                    part.end = chunk.end
+                    yield chunk  # nobody may ask for more after the last one
 
     def _longest(self, request: AnswerRequest) -> int:
         """Return the tokens at which the cloud ends an answer for its length, budgets aside; 0 if unknown."""

@@ -37,8 +37,8 @@ def cloud(fake_cloud):
                 self.headers = [*(self.headers or ()), part.headers]
                 async with aclosing(super().stream(request, opt_in)) as chunks:
                     async for chunk in chunks:
+                        part.end = chunk.end
                         yield chunk
-                    part.end = chunk.end
 
     return TracedCloud
 

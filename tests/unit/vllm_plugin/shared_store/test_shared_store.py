@@ -12,7 +12,7 @@ from fleet_replicas import CHAT_ID, ID, PROMPT, eventually
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from store_server import StoreServer
-from vllm_fakes import FakeEngine, output, sampling_params
+from vllm_fakes import FakeEngine, output, parallel, sampling_params
 
 from pdd_core.handoff import HandoffState, NoRefinement, Refinement, StructuredOutputs
 from pdd_core.optin import STOP_REASON
@@ -395,7 +395,7 @@ async def test_vllms_server_begins_it_where_the_setting_is(shared_server, client
         model_config=SimpleNamespace(
             model="m", max_model_len=64, try_get_generation_config=dict, get_diff_sampling_param=dict
         ),
-        parallel_config=SimpleNamespace(worker_cls="auto", data_parallel_size=1),
+        parallel_config=parallel(),
         scheduler_config=SimpleNamespace(
             get_scheduler_cls=lambda: SimpleNamespace(pdd_grants_budgets=True, __name__="S")
         ),
