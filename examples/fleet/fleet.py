@@ -33,8 +33,6 @@ HOST = "127.0.0.1"
 REPLICA_FLAGS = (
     *("--max-model-len", "2048", "--max-num-seqs", "4"),
     *("--num-gpu-blocks-override", "32"),  # 4,096 tokens in 190 MB, where 1 GB is the least otherwise
-    # vllm-router loses `continuous_usage_stats`, by which the device counts the tokens that come
-    "--enable-force-include-usage",
 )
 ROUTER_START_S, DEVICE_START_S = 60.0, 180.0
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never a proxy: all is on this machine

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 from starlette.responses import Response
 
 from pdd_core.errors import InvalidOptIn
@@ -20,12 +20,12 @@ from pdd_vllm_plugin.inline_updates import OBJECTS, InlineUpdates
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from pdd_core.optin import OptIn
     from pdd_vllm_plugin.handoff_service import HandoffService
 
 PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
 MAX_PARSED_BYTES = 8 * 1024 * 1024
 """Parsing blocks the event loop (0.13 s for 10 MB); the recorder checks what is larger."""
+_COUNTED = {"include_usage": True, "continuous_usage_stats": True}
 
 
 class OptInCheck:
@@ -46,21 +46,23 @@ class OptInCheck:
         if isinstance(found, Response):
             await found(scope, receive, send)
             return
+        if found is not None and not _counts(found):
+            messages = [{"type": "http.request", "body": _counting(found)}]
         replayed = iter(messages)
 
         async def replay() -> Message:
             # After the stored messages the real channel: it is how vLLM learns that the client has left.
             return next(replayed, None) or await receive()
 
-        if found is None or not found.inline:
+        if found is None:
             await self._app(scope, replay, send)
             return
         updates = InlineUpdates(send, path, hold_s=self._service.config.cancel_timeout_s)
         with updates.active():
             await self._app(scope, replay, updates)
 
-    async def _look(self, path: str, body: bytes) -> Response | OptIn | None:
-        """Return the answer if vLLM is not to see the request, else the opt-in, if there is one."""
+    async def _look(self, path: str, body: bytes) -> Response | dict[str, Any] | None:
+        """Return the answer if vLLM is not to see the request; else the request, if it asks for updates."""
         try:
             request = from_json(body)
         except ValueError:  # also for more than 200 levels, which Python's reader may not survive
@@ -90,7 +92,18 @@ class OptInCheck:
                 "retry later, or send the request without pdd_ fields",
                 headers={"retry-after": "1"},
             )
-        return opt_in
+        return request if opt_in.inline else None
+
+
+def _counts(request: dict[str, Any]) -> bool:
+    options = request.get("stream_options")
+    # what is no object is vLLM's to refuse
+    return options is not None and (not isinstance(options, dict) or options.keys() >= _COUNTED.keys())
+
+
+def _counting(request: dict[str, Any]) -> bytes:
+    """Have each chunk count its tokens: vllm-router 0.1.17 drops the field that asks for it, as others may."""
+    return to_json({**request, "stream_options": {**_COUNTED, **(request.get("stream_options") or {})}})
 
 
 def _check_inline(path: str, request: dict[str, Any]) -> None:

@@ -12,10 +12,8 @@ from pdd_core.handoff import BY_POST, INLINE_UPDATES, CloudInfo, HandoffUpdate
 
 FACTS = " ".join(f"Room {n} shows things found in the year {1700 + 7 * n}." for n in range(40))
 CHAT = {"messages": [{"role": "user", "content": f"{FACTS}\n\nWhen were the things in room 23 found?"}]}
-BODIES = {
-    "/chat/completions": {**CHAT, "stream_options": {"include_usage": True, "continuous_usage_stats": True}},
-    "/completions": {"prompt": PROMPTS[1], "logprobs": 1},
-}
+COUNTED = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+BODIES = {"/chat/completions": {**CHAT, **COUNTED}, "/completions": {"prompt": PROMPTS[1], "logprobs": 1, **COUNTED}}
 COMMON = {"model": "smollm2", "max_tokens": 12, "temperature": 0, "stream": True, "return_token_ids": True}
 CHANGING = re.compile(r'"(id|created|request_id)": ?("[^"]*"|\d+)')
 HEADERS = {"authorization": f"Bearer {KEY}"}
@@ -64,6 +62,17 @@ def test_without_our_events_the_stream_is_that_of_vllm(http, path):
     same = ("id", "object", "model")
     assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
     assert ours["choices"] == []
+
+
+@pytest.mark.parametrize("options", [None, {}, {"include_usage": True}])
+@pytest.mark.parametrize("path", BODIES)
+def test_each_chunk_counts_its_tokens_though_a_router_drops_the_field_that_asks_for_it(http, path, options):
+    body = {**BODIES[path], "stream_options": options, **opted_in(pdd_decode_budget=3, pdd_inline=True)}
+    chunks = [json.loads(event[6:]) for event in events(http, path, body)[:-1] if not is_ours(event)]
+    assert [chunk["usage"]["completion_tokens"] for chunk in chunks if chunk["choices"]][-1] == 3
+    assert all(chunk["usage"] for chunk in chunks)
+    quiet = {**body, "vllm_xargs": {"pdd_handoff": new_id()}, "stream_options": {"include_usage": True}}
+    assert not any(json.loads(event[6:]).get("usage") for event in events(http, path, quiet)[:-2])
 
 
 @pytest.mark.parametrize("path", BODIES)
