@@ -151,9 +151,13 @@ async def ready(clients):
 
 async def checked(urls, amounts, deployment):
     clients = [Client(url, amounts) for url in urls]
-    async with asyncio.timeout(300):
-        await ready(clients)
-    return await suite(clients, deployment)
+    try:
+        async with asyncio.timeout(300):
+            await ready(clients)
+        return await suite(clients, deployment)
+    finally:
+        for client in clients:
+            await client.pooled.close()
 
 
 def main():

@@ -166,19 +166,22 @@ async def check_duplicates(client, _):
     refused = 0
 
     async def one(seed):
-        nonlocal refused
-        handoff_id = uuid4().hex
+        handoff_id, tried, long = uuid4().hex, False, client.amounts.long_answer
 
-        async def again(ids, _):
-            nonlocal refused
-            if len(ids) == 2:
-                for new in (True, False, True):
-                    try:
-                        await client.stream(seed=seed, budget=2, handoff_id=handoff_id, new=new)
-                    except openai.BadRequestError:
-                        refused += 1
+        async def again(*_):
+            nonlocal refused, tried
+            if tried:
+                return
+            tried = True
+            for new in (True, False, True):
+                try:
+                    await client.stream(seed=seed, budget=2, handoff_id=handoff_id, new=new)
+                except openai.BadRequestError:
+                    refused += 1
+            await client.ask("delete", f"/pdd/handoffs/{handoff_id}")
 
-        await client.stream(seed=seed, budget=40, handoff_id=handoff_id, on_chunk=again)
+        # long: it is to run still when the others come
+        await client.stream(seed=seed, budget=long, max_tokens=long, handoff_id=handoff_id, on_chunk=again)
 
     await asyncio.gather(*[one(400 + i) for i in range(8)])
     return refused == 24, f"{refused}/24"

@@ -4,7 +4,7 @@ The budget is decided in the engine's process and read in the API server's. vLLM
 between them, and the API server must not wait for the scheduler. So the budget goes with the outputs:
 
 1. `BudgetMixin.update_from_output`, in the engine's process, writes the report (`BudgetedRequest.report`) under
-   the key ``pdd`` on the request's ``EngineCoreOutput``: on the first one, on the last one, and on the next one
+   the key ``pdd`` on the request's ``EngineCoreOutput``: on the first ones, on the last one, and on the next one
    after the budget or the pressure has changed. A KV connector's own fields stay beside it.
 2. vLLM sends ``EngineCoreOutput`` to the API server's process. ``OutputProcessor.process_outputs`` passes its
    ``kv_transfer_params`` on unchanged (vllm.v1.engine.output_processor); they become
@@ -13,7 +13,7 @@ between them, and the API server must not wait for the scheduler. So the budget 
    would copy ``kv_transfer_params`` into the client's answer, which is to look as it does without the plugin.
 
 ``RequestOutput.add`` merges outputs that nobody has read yet, and keeps the last one's ``kv_transfer_params``. A
-report can be lost by that, but never the one on the request's last output. The report also names the engine, which
+report can be lost by that, so the first one is repeated; the one on the request's last output never is. The report also names the engine, which
 the API server cannot see where there are several.
 """
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pdd_core.optin import OptIn
 
 
+SURELY_TOLD = 3
+"""Tokens with which a report comes: vLLM keeps the last one of outputs that nobody has read yet."""
+
+
 @dataclass(slots=True)
 class BudgetedRequest:
     """An opted-in request between ``add_request`` and its last output."""
@@ -92,7 +96,7 @@ class BudgetedRequest:
 
     def report(self) -> dict[str, Any]:
         """Return what the API server is told with the next output; see `budget_in_kv_transfer_params`."""
-        self.to_report = False
+        self.to_report = self.request.num_output_tokens < SURELY_TOLD
         return {
             "engine": self.engine,
             "tokens": self.budget,

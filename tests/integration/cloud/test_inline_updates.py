@@ -13,7 +13,10 @@ from pdd_core.handoff import BY_POST, INLINE_UPDATES, CloudInfo, HandoffUpdate
 FACTS = " ".join(f"Room {n} shows things found in the year {1700 + 7 * n}." for n in range(40))
 CHAT = {"messages": [{"role": "user", "content": f"{FACTS}\n\nWhen were the things in room 23 found?"}]}
 COUNTED = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
-BODIES = {"/chat/completions": {**CHAT, **COUNTED}, "/completions": {"prompt": PROMPTS[1], "logprobs": 1, **COUNTED}}
+BODIES = {
+    "/chat/completions": {**CHAT, **COUNTED},
+    "/completions": {"prompt": PROMPTS[1], "logprobs": 1, **COUNTED},
+}
 COMMON = {"model": "smollm2", "max_tokens": 12, "temperature": 0, "stream": True, "return_token_ids": True}
 CHANGING = re.compile(r'"(id|created|request_id)": ?("[^"]*"|\d+)')
 HEADERS = {"authorization": f"Bearer {KEY}"}

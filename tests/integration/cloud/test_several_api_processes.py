@@ -135,15 +135,15 @@ def test_each_confirmation_is_true_and_every_delete_finds_its_request(parallel, 
         answers = [fresh(parallel, "DELETE", path)]
         made = len(parallel.made_for(stream.completion_id))
         answers += [fresh(parallel, "DELETE", path), next(pools).delete(path)]
-        assert stream.join().finish_reason == "abort"
-        return stream, made, [(answer.status_code, answer.json().get("confirmed")) for answer in answers]
+        told = [(answer.status_code, answer.json().get("confirmed")) for answer in answers]
+        assert (stream.join().finish_reason, told) == ("abort", [(200, True)] * 3), answers[0].text
+        return stream, made
 
     with ThreadPoolExecutor(4) as threads:
         cases = list(threads.map(case, range(48)))
-    assert {answer for _, _, answers in cases for answer in answers} == {(200, True)}
     complete_one = Stream(parallel, budget=8, max_tokens=20).join()  # the engine steps on
     assert len(complete_one.token_ids) == 8
-    false = [made for stream, made, _ in cases if len(parallel.made_for(stream.completion_id)) != made]
+    false = [made for stream, made in cases if len(parallel.made_for(stream.completion_id)) != made]
     assert false == []
 
 
