@@ -13,8 +13,8 @@ between them, and the API server must not wait for the scheduler. So the budget 
    would copy ``kv_transfer_params`` into the client's answer, which is to look as it does without the plugin.
 
 ``RequestOutput.add`` merges outputs that nobody has read yet, and keeps the last one's ``kv_transfer_params``. A
-report can be lost by that, so the first one is repeated; the one on the request's last output never is. The report also names the engine, which
-the API server cannot see where there are several.
+report can be lost by that, so the first one is repeated; the one on the request's last output is never lost. The
+report also names the engine, which the API server cannot see where there are several.
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ README = Path(__file__).parents[2] / "README.md"
 PLUGINS_SCHEDULER = "pdd_vllm_plugin.scheduler.PDDAsyncScheduler"
 SPECULATION = Path(__file__).parents[1] / "support" / "speculation.py"
 VLLMS_SCHEDULER = "vllm.v1.core.sched.async_scheduler.AsyncScheduler"
-STARTED = {"cloud", "plain", "refused", "speculated", "parallel", "replicas"}
+STARTED = {"cloud", "plain", "refused", "speculated", "parallel", "engines", "replicas"}
 """The fixtures for which a vLLM has to start."""
-SERVERS = {"cloud", "plain", "parallel", "replicas"}
+SERVERS = {"cloud", "plain", "parallel", "engines", "replicas"}
 """Those of them that stay until the last test that needs them."""
 BOOTS = pytest.StashKey()
 SMALL = (
@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(items):
     needs = {item.path for item in items if STARTED & set(item.fixturenames)}
     first = [item for item in items if item.path not in needs]
     plain = [item for item in items if item.path in needs and "plain" in item.fixturenames]
-    late = ("parallel", "replicas")
+    late = ("parallel", "engines", "replicas")
     last = [item for name in late for item in items if name in item.fixturenames]
     rest = [item for item in items if item.path in needs and not {"plain", *late} & set(item.fixturenames)]
     items[:] = [*first, *plain, *rest, *last]
@@ -105,7 +105,8 @@ def boots(request, prepared, tmp_path_factory, shared_store):
         "plain": lambda: started(plain_server(prepared, tmp_path_factory.mktemp("plain"))),
         "refused": lambda: refusal(prepared, tmp_path_factory.mktemp("refused")),
         "speculated": lambda: speculation(prepared),
-        "parallel": lambda: started(parallel_server(prepared, tmp_path_factory.mktemp("parallel"))),
+        "parallel": lambda: started(several_processes(prepared, tmp_path_factory.mktemp("parallel"))),
+        "engines": lambda: started(two_engines(prepared, tmp_path_factory.mktemp("engines"))),
         "replicas": lambda: two_replicas(prepared, tmp_path_factory.mktemp("replicas")),
     }
     for name in jobs:
@@ -158,12 +159,15 @@ def shared_server(prepared, folder, *more, **pdd):
     return server
 
 
-def parallel_server(prepared, folder):
-    """The same with two engines, a core for each, several API processes, and room for few states."""
-    server = shared_server(
-        prepared, folder, "--data-parallel-size", "2", "--api-server-count", str(API_PROCESSES),
-        max_handoffs=PARALLEL_HANDOFFS,
-    )  # fmt: skip
+def several_processes(prepared, folder):
+    """The same with several API processes, and room for few states."""
+    flags = ("--api-server-count", str(API_PROCESSES))
+    return shared_server(prepared, folder, *flags, max_handoffs=PARALLEL_HANDOFFS)
+
+
+def two_engines(prepared, folder):
+    """The same with two engines, a core for each, and as many API processes."""
+    server = shared_server(prepared, folder, "--data-parallel-size", "2")
     cores = {"VLLM_CPU_OMP_THREADS_BIND": f"0|{cpu_count() - 1}"}
     server.command = replace(server.command, settings={**server.command.settings, **cores})
     return server
@@ -227,8 +231,15 @@ def cloud(boots):
 
 @pytest.fixture(scope="session")
 def parallel(boots):
-    """A cloud with two engines and `API_PROCESSES` API processes."""
+    """A cloud with `API_PROCESSES` API processes."""
     server = boots.of("parallel")
+    return Cloud(server.base_url, *server.files)
+
+
+@pytest.fixture(scope="session")
+def engines(boots):
+    """A cloud with two engines."""
+    server = boots.of("engines")
     return Cloud(server.base_url, *server.files)
 
 
