@@ -45,17 +45,18 @@ class StateAnswers:
         """Answer from the process that has it, else from elsewhere, else with a 404."""
         processes = self._service.processes
         told = None if processes is None else await processes.answer(request)
-        found = await self.answer_here(request) if told is None else None if told.status_code == 404 else told
+        if told is None:
+            found = await self.answer_here(request)
+        else:
+            found = None if told.status_code == 404 else told
         for elsewhere in self._service.elsewhere:
-            if found is not None:
-                return found
-            found = await elsewhere.answer(request)
-        nowhere = found is None and told is None
-        if nowhere and processes is not None and request.verb is Verb.CANCEL and not self._refuse(request):
+            if found is None:
+                found = await elsewhere.answer(request)
+        if found is not None:
+            return found
+        if told is None and processes is not None and request.verb is Verb.CANCEL and not self._refuse(request):
             told = await processes.answer(request)  # its POST has come to another process meanwhile
-        if found is None:
-            found = told
-        return self._not_found(request) if found is None else found
+        return self._not_found(request) if told is None else told
 
     async def answer_for_other(self, request: StateRequest) -> Response | None:
         """Answer another process of this server, which asks because the name is this one's."""
