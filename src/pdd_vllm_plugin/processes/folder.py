@@ -78,8 +78,13 @@ class SharedFolder:
 
 
 def remove_after(base: Path, server: str) -> None:
-    """Remove what the processes of a server have left, unless one of them lives."""
-    _remove_if_unused(base / f"pdd-{os.geteuid()}-{server}")
+    """Remove what the processes of a server have left. They may take a moment to end, and are waited for."""
+    path = base / f"pdd-{os.geteuid()}-{server}"
+    for _ in range(_ATTEMPTS):
+        _remove_if_unused(path)
+        if not path.exists():
+            return
+        time.sleep(0.03)
 
 
 def _open(path: Path) -> int:

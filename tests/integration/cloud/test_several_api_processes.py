@@ -19,13 +19,10 @@ from cloud_support import API_PROCESSES, KEY, PARALLEL_HANDOFFS, PROMPTS, comple
 from not_opted_in import ask
 
 from pdd_vllm_plugin.processes.folder import default_base
-from pdd_vllm_plugin.processes.other_processes import ENDED
 from pdd_vllm_plugin.processes.shared_names import _key
 
 HEADERS = {"authorization": f"Bearer {KEY}"}
 IGNORE_EOS = {"ignore_eos": True}
-LONG = 1200
-"""Tokens that take a while."""
 FACTS = [f"Room {n} of the museum shows things that were found in the year {1700 + 7 * n}." for n in range(20)]
 CHAT = [{"role": "user", "content": " ".join(FACTS) + "\n\nWhen were the things in room 13 found?"}]
 
@@ -217,33 +214,9 @@ def test_not_opted_in_it_is_as_with_one_process(parallel, cloud):
     assert answers == expected
 
 
-def test_a_process_that_is_ended_takes_its_states_along_and_the_others_go_on(parallel):
-    streams = [Stream(parallel, prompt=PROMPTS[n], budget=LONG, max_tokens=LONG).begun() for n in range(8)]
-    gone = owner(streams[0].handoff_id)
-    theirs = [one for one in streams if owner(one.handoff_id) == gone]
-    others = [one for one in streams if one not in theirs]
-    assert others
-    os.kill(process_ids(streams[0].handoff_id)[gone], signal.SIGTERM)
-    path = f"/pdd/handoffs/{streams[0].handoff_id}"
-
-    def is_gone():
-        try:
-            answer = fresh(parallel, "GET", path)
-        except httpx.HTTPError:
-            return False  # the process that ends had taken the connection
-        return answer.status_code == 404 and answer.json()["error"]["message"] == ENDED
-
-    wait_until(is_gone, seconds=60)
-    for one in others:
-        assert len(one.join().token_ids) == LONG
-    for one in theirs:
-        one.thread.join(timeout=60)
-        assert not one.thread.is_alive()
-    assert len(Stream(parallel, budget=4, max_tokens=8).join().token_ids) == 4
-
-
 def test_vllm_ends_when_a_process_is_killed_and_nobody_hangs(parallel, boots):
     server = boots.of("parallel")
+    # The others end in order meanwhile; what becomes of their answers is vLLM's.
     streams = [Stream(parallel, prompt=PROMPTS[n], budget=4000, max_tokens=4000).begun() for n in range(6)]
     first = streams[0].handoff_id
     folder = link_of(first).parent

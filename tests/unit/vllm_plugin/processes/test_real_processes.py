@@ -61,8 +61,7 @@ pdd_vllm_plugin.register()
 child = subprocess.Popen([sys.executable, "-c", sys.argv[2], sys.argv[1]], stdout=subprocess.PIPE)
 child.stdout.readline()
 assert len(os.listdir(sys.argv[1])) == 1
-child.kill()
-child.wait()
+child.kill()  # and nobody waits until it has ended
 """
 API_PROCESS = """
 import sys, time
