@@ -4,10 +4,7 @@ A new connection reaches any of them, and a pooled one always the same.
 """
 
 import itertools
-import os
-import signal
 import threading
-import time
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 
@@ -212,20 +209,3 @@ def test_the_figures_are_those_of_all_processes(parallel):
 def test_not_opted_in_it_is_as_with_one_process(parallel, cloud):
     expected, answers = ask(cloud.base_url), ask(parallel.base_url)
     assert answers == expected
-
-
-def test_vllm_ends_when_a_process_is_killed_and_nobody_hangs(parallel, boots):
-    server = boots.of("parallel")
-    # The others end in order meanwhile; what becomes of their answers is vLLM's.
-    streams = [Stream(parallel, prompt=PROMPTS[n], budget=4000, max_tokens=4000).begun() for n in range(6)]
-    first = streams[0].handoff_id
-    folder = link_of(first).parent
-    began = time.monotonic()
-    os.kill(process_ids(first)[owner(first)], signal.SIGKILL)
-    for one in streams:
-        one.thread.join(timeout=60)
-        assert not one.thread.is_alive()
-        assert one.error is not None or one.result.finish_reason == "abort"
-    wait_until(lambda: server.exit_code() is not None, seconds=60)
-    assert time.monotonic() - began < 60
-    wait_until(lambda: not folder.exists(), seconds=10)  # by the process that had started the others
