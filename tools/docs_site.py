@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = {
     "README.md": "quickstart.md",
     "examples/README.md": "examples/index.md",
+    "examples/fleet/README.md": "examples/fleet.md",
     "changes/README.md": "news.md",
 } | {name: name.lower() for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")}
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
@@ -54,5 +55,6 @@ def site_link(source: str, uri: str, link: str) -> str:
     target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
     if (ROOT / target).is_dir():
         about = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / target).glob("*.md"))]
-        target = next((one for one in about if "/docs/" in f"/{one}"), f"{posixpath.dirname(target)}/README.md")
+        parent = f"{posixpath.dirname(target)}/README.md"
+        target = next((one for one in about if one in PAGES or "/docs/" in f"/{one}"), parent)
     return posixpath.relpath(PAGES.get(target, target.removeprefix("docs/")), posixpath.dirname(uri) or ".")
