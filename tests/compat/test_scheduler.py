@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 from vllm_by_hand import BLOCK, model_output, request_by_hand, run, scheduler_by_hand
 
+from pdd_vllm_plugin.budgeted_request import SURELY_TOLD
 from pdd_vllm_plugin.deployment import WORKER_CLS
 
 ID = "h" * 32
@@ -58,16 +59,16 @@ def test_an_abort_forgets_the_budget(make_scheduler):
     assert run(scheduler, in_flight=1)[1] == {"b": ("length", "pdd_handoff")}
 
 
-def test_the_budget_is_told_with_the_first_and_the_last_output(make_scheduler):
+def test_the_budget_is_told_with_the_first_outputs_and_the_last(make_scheduler):
     scheduler = make_scheduler()
-    scheduler.add_request(opted_in("a", 10, budget=4))
+    scheduler.add_request(opted_in("a", 10, budget=6))
     reports = []
     while scheduler.has_unfinished_requests():
         step = scheduler.schedule()
         for of_client in scheduler.update_from_output(step, model_output(scheduler, step)).values():
             reports += [out.kv_transfer_params for out in of_client.outputs]
-    assert [bool(report) for report in reports] == [True, False, False, True]
-    assert {(report["pdd"]["tokens"], report["pdd"]["set_by"]) for report in reports if report} == {(4, "client")}
+    assert [bool(report) for report in reports] == [*[True] * SURELY_TOLD, False, False, True]
+    assert {(report["pdd"]["tokens"], report["pdd"]["set_by"]) for report in reports if report} == {(6, "client")}
 
 
 def test_running_budgets_follow_the_load(make_scheduler, monkeypatch):
