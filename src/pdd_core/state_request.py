@@ -42,6 +42,10 @@ class Verb(StrEnum):
 
 
 BY_POST = (Verb.INFO, Verb.VOCABULARY, Verb.READ, Verb.CANCEL)
+BY_HANDOFF = frozenset({Verb.READ, Verb.CANCEL})
+"""Their id is a handoff's."""
+BY_COMPLETION = frozenset({Verb.RETRIEVE, Verb.DELETE})
+"""Their id is a completion's or a handoff's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ def parse_state_request(xargs: Mapping[str, Any]) -> StateRequest | None:
         raise _invalid(verb, "must be true")
     return StateRequest(
         verb,
-        id=check_handoff_id(value, verb) if verb in {Verb.READ, Verb.CANCEL} else "",
+        id=check_handoff_id(value, verb) if verb in BY_HANDOFF else "",
         after=_count(AFTER, xargs.get(AFTER, 0)),
         wait=_seconds(xargs[WAIT]) if WAIT in xargs else None,
         used=_count(USED, xargs[USED]) if USED in xargs else None,

@@ -1,4 +1,4 @@
-"""What a store asks of the other API server processes: which names are taken, and how full they are.
+"""Names of handoff states: which there can be, and what a store asks of the other API server processes.
 
 `HandoffNames` is for a server with one API process, where the store itself knows everything.
 `processes.shared_names.SharedNames` is for several.
@@ -7,6 +7,14 @@
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from pdd_core.optin import HANDOFF_ID_CHARS
+from pdd_vllm_plugin.compat import client_chosen_part
+
+
+def names_a_state(completion_id: str) -> bool:
+    """Whether a completion's id is long enough to name a state: a client may have chosen a short one."""
+    return len(client_chosen_part(completion_id)) >= HANDOFF_ID_CHARS[0]
 
 
 class Totals(NamedTuple):

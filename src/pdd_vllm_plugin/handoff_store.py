@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from pdd_core.errors import HandoffInUse
 from pdd_core.handoff import Status
-from pdd_core.optin import HANDOFF, HANDOFF_ID_CHARS
-from pdd_vllm_plugin.compat import client_chosen_part
-from pdd_vllm_plugin.handoff_names import ALONE, Totals
+from pdd_core.optin import HANDOFF
+from pdd_vllm_plugin.handoff_names import ALONE, Totals, names_a_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,7 +174,7 @@ class HandoffStore:
         self.purge()
         if completion_or_handoff_id in self._records:
             return [self._records[completion_or_handoff_id]]
-        if len(client_chosen_part(completion_or_handoff_id)) < HANDOFF_ID_CHARS[0]:
+        if not names_a_state(completion_or_handoff_id):
             return []
         return [self._records[handoff_id] for handoff_id in self._by_completion.get(completion_or_handoff_id, ())]
 

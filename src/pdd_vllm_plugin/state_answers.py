@@ -15,7 +15,7 @@ from pdd_core.errors import InvalidOptIn
 from pdd_core.fingerprint import PIECE
 from pdd_core.handoff import HandoffDeleted, HandoffState, Status, VocabularyPiece
 from pdd_core.optin import check_handoff_id
-from pdd_core.state_request import StateRequest, Verb
+from pdd_core.state_request import BY_COMPLETION, BY_HANDOFF, StateRequest, Verb
 from pdd_vllm_plugin import openai_json
 from pdd_vllm_plugin.cancel import cancel, confirm
 
@@ -85,7 +85,7 @@ class StateAnswers:
         return await self._read(request, records[0])
 
     def _named(self, request: StateRequest) -> list[HandoffRecord]:
-        if request.verb in {Verb.READ, Verb.CANCEL}:
+        if request.verb in BY_HANDOFF:
             record = self._service.store.get(request.id)
             return [] if record is None else [record]
         return self._service.store.find(request.id)
@@ -128,7 +128,7 @@ class StateAnswers:
         return deleted(request, confirmed=confirmed)
 
     def _not_found(self, request: StateRequest) -> Response:
-        if request.verb in {Verb.RETRIEVE, Verb.DELETE}:
+        if request.verb in BY_COMPLETION:
             return openai_json.error(404, UNKNOWN_COMPLETION)
         if request.verb is Verb.CANCEL and self._refuse(request):
             late = "a request that comes with this id within a minute is refused"

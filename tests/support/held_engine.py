@@ -18,6 +18,9 @@ class Held:
         engine = self._engine
         return getattr(engine if hasattr(engine, name) else engine.memory, name)
 
-    async def start(self, prompt, **options):
+    async def ready(self):
         await self.begin.wait()
+
+    async def start(self, prompt, **options):
+        await self.ready()
         return await self._engine.memory.start(prompt, **options)

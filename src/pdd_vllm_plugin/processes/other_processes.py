@@ -15,7 +15,7 @@ import anyio
 from pydantic import TypeAdapter
 from starlette.responses import Response
 
-from pdd_core.state_request import StateRequest, Verb
+from pdd_core.state_request import BY_COMPLETION, BY_HANDOFF, StateRequest
 from pdd_vllm_plugin import openai_json
 from pdd_vllm_plugin.processes.folder import SharedFolder
 from pdd_vllm_plugin.processes.shared_counts import SharedCounts
@@ -36,8 +36,6 @@ MARGIN_S = 5.0
 PURGE_EVERY_S = 10.0
 """An id that has become free here is to be free for the others as well, if this process has nothing to do, too."""
 _BACKLOG = 1024
-_BY_COMPLETION = frozenset({Verb.RETRIEVE, Verb.DELETE})
-_BY_HANDOFF = frozenset({Verb.READ, Verb.CANCEL})
 _WIRE = TypeAdapter(StateRequest)
 
 
@@ -88,9 +86,9 @@ class OtherProcesses:
 
     async def answer(self, request: StateRequest) -> Response | None:
         """Return the answer of the process that has the state; None if this one has it, or nobody."""
-        if request.verb not in _BY_HANDOFF | _BY_COMPLETION:
+        if request.verb not in BY_HANDOFF | BY_COMPLETION:
             return None
-        ranks = self.names.owners(request.id, completions=request.verb in _BY_COMPLETION)
+        ranks = self.names.owners(request.id, completions=request.verb in BY_COMPLETION)
         if len(ranks) > 1:
             return openai_json.error(409, openai_json.AMBIGUOUS)
         return None if not ranks or ranks[0] == self._rank else await self._ask(ranks[0], request)

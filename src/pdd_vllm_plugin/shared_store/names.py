@@ -11,9 +11,6 @@ import secrets
 
 import numpy as np
 
-from pdd_core.optin import HANDOFF_ID_CHARS
-from pdd_vllm_plugin.compat import client_chosen_part
-
 PREFIX = "pdd:1:"
 """Of every key and channel. The number rises when the form of the values changes."""
 STATES = f"{PREFIX}state:"
@@ -50,11 +47,6 @@ def gone_key(name: str) -> str:
 def answer_channel(replica: str) -> str:
     """Return the channel on which a replica hears the answers to its questions."""
     return f"{PREFIX}answer:{replica}"
-
-
-def names_a_completion(name: str) -> bool:
-    """Whether a completion's id is long enough to name a state: a client may have chosen a short one."""
-    return len(client_chosen_part(name)) >= HANDOFF_ID_CHARS[0]
 
 
 def seal(name: str, content: bytes, nonce: bytes | None = None) -> bytes:

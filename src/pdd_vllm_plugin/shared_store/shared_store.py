@@ -13,9 +13,10 @@ from redis.exceptions import RedisError
 
 from pdd_core.env import Env
 from pdd_core.errors import PDDError
-from pdd_core.state_request import Verb
+from pdd_core.state_request import BY_COMPLETION, Verb
 from pdd_vllm_plugin import openai_json
 from pdd_vllm_plugin.cancel import ENDED_BY_ENGINE
+from pdd_vllm_plugin.handoff_names import names_a_state
 from pdd_vllm_plugin.handoff_store import MAX_TOMBSTONES
 from pdd_vllm_plugin.shared_store import names
 from pdd_vllm_plugin.shared_store.connection import COMMAND_S, connect
@@ -238,7 +239,7 @@ class SharedStore:
     async def _find(self, client: Any, request: StateRequest) -> list[StoredState]:
         """Return the stored states that the id names: a handoff id's, or a completion's where that may be."""
         handoff_ids = [request.id]
-        if request.verb in {Verb.RETRIEVE, Verb.DELETE} and names.names_a_completion(request.id):
+        if request.verb in BY_COMPLETION and names_a_state(request.id):
             sealed = await client.smembers(names.completion_key(request.id))
             handoff_ids += [names.unseal(request.id, member).decode() for member in sealed]
         values = await client.mget([names.state_key(handoff_id) for handoff_id in handoff_ids])

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as Late
 
 from pdd_vllm_plugin.cancel import ENDED_BY_ENGINE
+from pdd_vllm_plugin.handoff_names import names_a_state
 from pdd_vllm_plugin.handoff_store import MAX_TOMBSTONES, TOMBSTONE_TTL_S
 from pdd_vllm_plugin.shared_store import names
 from pdd_vllm_plugin.shared_store.scripts import REMOVE, WRITE
@@ -126,7 +127,7 @@ class StateWriter:
         if ttl < 1 or len(value) > most // 2:
             return False
         handoff_id, completion = record.opt_in.handoff_id, record.completion_id
-        named = names.names_a_completion(completion)
+        named = names_a_state(completion)
         await client.register_script(WRITE)(
             keys=[
                 names.state_key(handoff_id), names.gone_key(handoff_id), names.INDEX, names.SIZES,

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import anyio
 import pytest
 from cloud_support import KEY, new_id
+from held_engine import Held
 
 from pdd_core.errors import CloudRefused, CloudUnreachable, TokenizerMismatch
 from pdd_core.optin import OptIn
@@ -119,26 +120,15 @@ async def changed(base_url, how, number):
         await asyncio.gather(*serving, return_exceptions=True)
 
 
-class Behind:
+class Behind(Held):
     """The real engine, which begins only once the cloud is lost, however long that takes."""
 
-    def __init__(self, engine):
-        self._engine = engine
-        self.session = None
+    session = None
 
-    @property
-    def memory(self):
-        return self
-
-    def __getattr__(self, name):
-        engine = self._engine
-        return getattr(engine if hasattr(engine, name) else engine.memory, name)
-
-    async def start(self, prompt, **options):
+    async def ready(self):
         with anyio.fail_after(60):
             while self.session is None or self.session.outcome.cloud_error is None:
                 await anyio.sleep(0.01)
-        return await self._engine.memory.start(prompt, **options)
 
 
 async def answer_of(engine, cloud, prompt):

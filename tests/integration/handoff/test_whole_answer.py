@@ -8,6 +8,7 @@ import anyio
 import jsonschema
 import pytest
 from cloud_support import KEY
+from held_engine import Held
 from near_ties import assert_same
 
 from pdd_core.env import ServeSettings
@@ -46,26 +47,17 @@ SCHEMA = {
 }
 
 
-class Gated:
+class Gated(Held):
     """The real engine, which begins only when told to, or fails instead."""
 
     def __init__(self, engine, *, fails=False):
-        self._engine, self._fails = engine, fails
-        self.begin = anyio.Event()
+        super().__init__(engine)
+        self._fails = fails
 
-    @property
-    def memory(self):
-        return self
-
-    def __getattr__(self, name):
-        engine = self._engine
-        return getattr(engine if hasattr(engine, name) else engine.memory, name)
-
-    async def start(self, prompt, **options):
-        await self.begin.wait()
+    async def ready(self):
+        await super().ready()
         if self._fails:
             raise DeviceEngineFailed("as the test wants it")
-        return await self._engine.memory.start(prompt, **options)
 
 
 @pytest.fixture

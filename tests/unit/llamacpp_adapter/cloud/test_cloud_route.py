@@ -151,6 +151,16 @@ async def test_an_error_of_the_servers_is_no_router(serve):
     assert len(server.requests) == 1
 
 
+async def test_a_router_whose_replicas_are_down_is_still_asked_by_post(serve):
+    server = await serve({("POST", "/completions"): (503, {"error": {"message": "no worker"}})})
+    async with CloudClient(server.url, model="m") as client:
+        client.route.way = Way.POST
+        with pytest.raises(CloudRefused, match="no worker"):
+            await client.connect(retries=0)
+        assert client.route.way is Way.POST
+    assert [(method, path) for method, path, _ in server.requests] == [("POST", "/v1/completions")]
+
+
 async def test_nobody_there_is_no_router():
     async with CloudClient("http://127.0.0.1:9/v1") as client:
         with pytest.raises(CloudUnreachable):
