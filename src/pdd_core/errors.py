@@ -25,6 +25,7 @@
     ├── EngineNotAddressable        this vLLM gives no way to ask one of several engines
     ├── ModelError                  a model file is missing, unreadable or of another kind
     ├── InvalidRefinement           a refined prompt has wrong indices or misses a protected token
+    ├── InvalidCells                cells of a KV cache that are cut, corrupt or of another model
     ├── InvalidTrace                a trace file has a line that cannot be read
     └── PolicyError                 a third-party hook failed, and `strict` asks for a stop
 """
@@ -49,6 +50,7 @@ __all__ = [
     "EngineNotAddressable",
     "GrammarRejected",
     "HandoffInUse",
+    "InvalidCells",
     "InvalidGrammar",
     "InvalidOptIn",
     "InvalidRefinement",
@@ -278,6 +280,13 @@ class InvalidRefinement(PDDError):
     scores, weights or texts do not fit the prompt.
 
     What to do: correct the refiner: docs/hooks.md#refinement. Device and cloud fall back by themselves.
+    """
+
+
+class InvalidCells(PDDError):
+    """Cells of a KV cache that cannot be used: cut, corrupt, not finite, or not of the agreed geometry.
+
+    What to do: nothing. The device prefills what they would have saved.
     """
 
 

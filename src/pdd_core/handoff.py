@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from pdd_core.fingerprint import Name, Natural, TokenizerFingerprint
+from pdd_core.kv.geometry import KVGeometry, NoKV
 from pdd_core.sampling_defaults import DefaultSamplingParams
 from pdd_core.schema_version import check_version
 
@@ -32,6 +33,8 @@ INLINE_UPDATES = "inline"
 """In `CloudInfo.features`: the server knows the field ``pdd_inline``."""
 BY_POST = "by_post"
 """In `CloudInfo.features`: the server knows the fields of `pdd_core.state_request`."""
+KV_HANDOVER = "kv"
+"""In `CloudInfo.features`: the server knows the field ``pdd_kv``, whether or not it has cells to give."""
 SHARED_STORE = "shared_store"
 """In `CloudInfo.features`: ended states can be read from every server that has the same store."""
 
@@ -107,6 +110,14 @@ class NoRefinement(_Wire):
     """The same for people, with what is known besides."""
 
 
+class KVCells(_Wire):
+    """The cells of a prompt's KV cache can be had, or will be: ``GET /v1/pdd/handoffs/{id}/kv``."""
+
+    kind: Literal["cells"] = "cells"
+    tokens: Natural
+    """Cells, from the prompt's first token on: all but the last token's, which the device has to process."""
+
+
 class HandoffState(_Wire):
     """Everything needed to go on with a request elsewhere. ``GET /v1/pdd/handoffs/{id}``."""
 
@@ -146,6 +157,8 @@ class HandoffState(_Wire):
     scheduler has told of it."""
     refinement: Annotated[Refinement | NoRefinement, Field(discriminator="kind")]
     """The refined prompt, or why there is none."""
+    kv: Annotated[KVCells | NoKV, Field(discriminator="kind")] | None = None
+    """The prompt's KV cache, or why there is none; null from a server that does not know it."""
 
 
 class HandoffUpdate(_Wire):
@@ -225,6 +238,8 @@ class CloudInfo(_Wire):
     """What a schema means here. Null where the server does not tell."""
     limits: Limits
     """What the server enforces."""
+    kv: Annotated[KVGeometry | NoKV, Field(discriminator="kind")] | None = None
+    """What this server's cells look like, or why it gives none. Null from a server that does not know of it."""
 
 
 class VocabularyPiece(_Wire):

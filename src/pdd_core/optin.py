@@ -25,9 +25,10 @@ LEAST_BUDGET = "pdd_least_budget"
 TENANT = "pdd_tenant"
 EXTENDS = "pdd_extends"
 INLINE = "pdd_inline"
+KV = "pdd_kv"
 
 PREFIX = "pdd_"
-FIELDS = (HANDOFF, DECODE_BUDGET, LEAST_BUDGET, REFINE_RATIO, PROTECT, TENANT, EXTENDS, INLINE)
+FIELDS = (HANDOFF, DECODE_BUDGET, LEAST_BUDGET, REFINE_RATIO, PROTECT, TENANT, EXTENDS, INLINE, KV)
 MAX_DECODE_BUDGET = 1_000_000
 """Far above any context length; larger values are typing errors, not wishes."""
 
@@ -67,6 +68,8 @@ class OptIn:
     """Handoff id of the request that this one goes on from; it is only counted."""
     inline: bool = False
     """Have a streamed answer carry the budget, the refined prompt and the final status: `HandoffUpdate`."""
+    kv: bool = False
+    """Keep the prompt's KV cache for the device: ``GET /v1/pdd/handoffs/{id}/kv``."""
 
     def xargs(self) -> dict[str, str | int | float | list[int]]:
         """Return the fields as they go into ``vllm_xargs``."""
@@ -79,6 +82,7 @@ class OptIn:
             TENANT: self.tenant,
             EXTENDS: self.extends,
             INLINE: 1 if self.inline else None,
+            KV: 1 if self.kv else None,
         }
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -110,6 +114,7 @@ def parse_opt_in(xargs: Mapping[str, Any] | None) -> OptIn | None:
         tenant=_name(TENANT, xargs[TENANT], TENANT_CHARS) if TENANT in xargs else None,
         extends=_name(EXTENDS, xargs[EXTENDS], HANDOFF_ID_CHARS) if EXTENDS in xargs else None,
         inline=_flag(INLINE, xargs[INLINE]) if INLINE in xargs else False,
+        kv=_flag(KV, xargs[KV]) if KV in xargs else False,
     )
 
 

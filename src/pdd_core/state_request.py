@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 AFTER = "pdd_after"
 WAIT = "pdd_wait"
 USED = "pdd_used"
+FROM = "pdd_from"
+TO = "pdd_to"
 MAX_WAIT_S = 60.0
 """Longest time that one request may wait for a change."""
 
 
 class Verb(StrEnum):
-    """What is asked. The values of the first four are names of fields."""
+    """What is asked. The values of the first five are names of fields."""
 
     INFO = "pdd_info"
     """``GET /v1/pdd/info``"""
@@ -35,14 +37,16 @@ class Verb(StrEnum):
     """``GET /v1/pdd/handoffs/{id}?after=&wait=``"""
     CANCEL = "pdd_cancel"
     """``DELETE /v1/pdd/handoffs/{id}?used=``"""
+    CELLS = "pdd_cells"
+    """``GET /v1/pdd/handoffs/{id}/kv?from=&to=``"""
     RETRIEVE = "retrieve"
     """``GET /v1/chat/completions/{id}``, by the completion's id or the handoff id."""
     DELETE = "delete"
     """``DELETE /v1/chat/completions/{id}``"""
 
 
-BY_POST = (Verb.INFO, Verb.VOCABULARY, Verb.READ, Verb.CANCEL)
-BY_HANDOFF = frozenset({Verb.READ, Verb.CANCEL})
+BY_POST = (Verb.INFO, Verb.VOCABULARY, Verb.READ, Verb.CANCEL, Verb.CELLS)
+BY_HANDOFF = frozenset({Verb.READ, Verb.CANCEL, Verb.CELLS})
 """Their id is a handoff's."""
 BY_COMPLETION = frozenset({Verb.RETRIEVE, Verb.DELETE})
 """Their id is a completion's or a handoff's."""
@@ -63,11 +67,16 @@ class StateRequest:
     """How many tokens of the answer the client had a use for."""
     start: int = 0
     """First token id of the piece of the vocabulary."""
+    begin: int = 0
+    """First position of the cells that are asked for."""
+    end: int | None = None
+    """Position behind the last one; None: behind the last cell there is."""
 
     def xargs(self) -> dict[str, str | int | float]:
         """Return the fields as they go into ``vllm_xargs``; of a verb in `BY_POST`."""
         value: str | int = {Verb.INFO: 1, Verb.VOCABULARY: self.start}.get(self.verb, self.id)
         fields = {str(self.verb): value, AFTER: self.after or None, WAIT: self.wait, USED: self.used}
+        fields |= {FROM: self.begin or None, TO: self.end}
         return {name: field for name, field in fields.items() if field is not None}
 
 
@@ -81,7 +90,7 @@ def parse_state_request(xargs: Mapping[str, Any]) -> StateRequest | None:
     if not asked:
         return None
     verb = asked[0]
-    goes_with = {Verb.READ: (AFTER, WAIT), Verb.CANCEL: (USED,)}.get(verb, ())
+    goes_with = {Verb.READ: (AFTER, WAIT), Verb.CANCEL: (USED,), Verb.CELLS: (FROM, TO)}.get(verb, ())
     for name in xargs:
         if name.startswith("pdd_") and name != verb and name not in goes_with:
             raise _invalid(name, f"does not go with {verb}")
@@ -95,6 +104,8 @@ def parse_state_request(xargs: Mapping[str, Any]) -> StateRequest | None:
         wait=_seconds(xargs[WAIT]) if WAIT in xargs else None,
         used=_count(USED, xargs[USED]) if USED in xargs else None,
         start=_count(verb, value) if verb is Verb.VOCABULARY else 0,
+        begin=_count(FROM, xargs.get(FROM, 0)),
+        end=_count(TO, xargs[TO]) if TO in xargs else None,
     )
 
 
