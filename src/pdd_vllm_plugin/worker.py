@@ -19,6 +19,7 @@ from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.deployment import gives_cells, refine_method
 from pdd_vllm_plugin.failsafe import Failsafe
 from pdd_vllm_plugin.kv import keeper as cells
+from pdd_vllm_plugin.kv.rank_cells import Rank
 from pdd_vllm_plugin.prompt_tracker import PromptTracker
 
 if TYPE_CHECKING:
@@ -86,6 +87,13 @@ class PDDWorker(platform_worker()):  # type: ignore[misc]
             with keeper.failsafe:
                 keeper.end_step(chunks)
         return result
+
+    def shutdown(self) -> None:
+        """Remove the shelf, and end as vLLM does."""
+        if (keeper := self._pdd_keeper) is not None:
+            with keeper.failsafe:
+                keeper.close()
+        super().shutdown()
 
     def _pdd_followed(self, scheduler_output: SchedulerOutput) -> tuple[PromptChunk, ...]:
         """Return what the coming step computes of prompts that are looked after."""
@@ -165,10 +173,8 @@ class PDDWorker(platform_worker()):  # type: ignore[misc]
         logger.info("pdd: the KV caches of prompts are kept for devices that ask")
         return keeper
 
-    def _pdd_rank(self, kv_cache_config: KVCacheConfig) -> Any:
+    def _pdd_rank(self, kv_cache_config: KVCacheConfig) -> Rank:
         from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
-
-        from pdd_vllm_plugin.kv.rank_cells import Rank
 
         model = self.model_runner.get_model()
         language = getattr(model, "get_language_model", lambda: model)()

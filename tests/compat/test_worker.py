@@ -13,6 +13,7 @@ from pdd_vllm_plugin.capture import backends
 from pdd_vllm_plugin.failsafe import Failsafe
 
 ID = "h" * 32
+KEPT = "kv"
 
 
 @pytest.fixture(params=["vllm.v1.worker.cpu_worker.CPUWorker", "vllm.v1.worker.gpu_worker.Worker"])
@@ -108,10 +109,26 @@ class Scorer:
         self.ended += 1
 
 
+class Keeper:
+    """Writes down which prompts are complete."""
+
+    def __init__(self):
+        self.failsafe = Failsafe("no KV cache is handed over from here on")
+        self.seen, self.completed = [], []
+
+    def wants(self, new, opt_in):
+        self.seen.append((new.req_id, new.lora_request, list(new.mm_features)))
+        return opt_in.kv
+
+    def end_step(self, chunks):
+        self.completed += [one for one in chunks if KEPT in one.features and one.completes]
+
+
 @pytest.fixture
 def steps(worker_cls, platforms, model_dir, monkeypatch):
-    """Runs three requests, one of which wants a refined prompt; returns how often vLLM's worker ran."""
-    from pdd_vllm_plugin.capture.windows import WindowTracker
+    """Runs two requests, one of which wants its prompt looked after."""
+    from pdd_vllm_plugin.capture.windows import FEATURE, wants_scores
+    from pdd_vllm_plugin.prompt_tracker import PromptTracker
 
     ran = []
 
@@ -128,12 +145,17 @@ def steps(worker_cls, platforms, model_dir, monkeypatch):
 
     monkeypatch.setattr(platforms, "execute_model", execute_model)
 
-    def run(scorer):
+    def run(scorer=None, keeper=None):
         scheduler = scheduler_by_hand(model_dir)
         worker = worker_cls.__new__(worker_cls)
         worker._pdd_scorer = scorer
-        worker._pdd_tracker = WindowTracker(16, most=1000)
-        extra = {"pdd_handoff": ID, "pdd_refine_ratio": 0.5}
+        worker._pdd_keeper = keeper
+        worker._pdd_config = SimpleNamespace(refine_window=16)
+        worker._pdd_failsafe = Failsafe("prompts are neither refined nor handed over from here on")
+        wishes = {} if scorer is None else {FEATURE: wants_scores(1000)}
+        wishes |= {} if keeper is None else {KEPT: keeper.wants}
+        worker._pdd_tracker = PromptTracker(wishes)
+        extra = {"pdd_handoff": ID, "pdd_refine_ratio": 0.5, "pdd_kv": 1}
         scheduler.add_request(request_by_hand("a", range(90), max_tokens=4, extra_args=extra))
         scheduler.add_request(request_by_hand("b", range(30), max_tokens=9))
         count = 0
@@ -157,6 +179,34 @@ def test_a_window_is_found_in_vllms_steps(steps):
     [chunk] = scorer.begun
     assert len(chunk.block_ids[0]) == 6
     assert not scorer.failsafe.failed
+
+
+def test_a_prompts_cells_are_taken_once_it_is_complete(steps):
+    keeper = Keeper()
+    steps(keeper=keeper)
+    assert keeper.seen == [("a", None, [])]
+    [chunk] = keeper.completed
+    assert (chunk.request_id, chunk.handoff_id, chunk.prompt_tokens) == ("a", ID, 90)
+    assert len(chunk.block_ids[0]) == 6
+    assert not keeper.failsafe.failed
+
+
+@pytest.mark.parametrize("name", ["wants", "end_step"])
+def test_a_keeper_that_fails_ends_no_step(steps, caplog, name):
+    keeper = Keeper()
+
+    def broken(*_):
+        raise ZeroDivisionError
+
+    setattr(keeper, name, broken)
+    steps(keeper=keeper)
+    assert len([one for one in caplog.records if "from here on" in one.getMessage()]) == 1
+
+
+def test_both_look_after_the_same_prompt(steps):
+    scorer, keeper = Scorer(), Keeper()
+    steps(scorer, keeper)
+    assert scorer.ended == len(keeper.completed) == 1
 
 
 @pytest.mark.parametrize("name", ["begin_step", "on_layer", "end_step", "forget"])

@@ -1,15 +1,16 @@
-"""Runs attention capture in a real vLLM on a tiny random model, and writes down what came out, case by case.
+"""Runs both captures, of attention and of cells, in a real vLLM on a tiny random model, case by case.
 
     python capture_cases.py FOLDER     # leaves FOLDER/cases.json
 
 A process of its own: an engine inside this process is the one that can be driven step by step. The reference is
-transformers' eager attention on the same weights.
+transformers' eager attention on the same weights, and its cache.
 """
 
 import json
 import os
 import random
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -50,8 +51,12 @@ class World:
             enable_prefix_caching=True, scheduler_reserve_full_isl=False,
             scheduler_cls="pdd_vllm_plugin.scheduler.PDDAsyncScheduler",
             worker_cls="pdd_vllm_plugin.worker.PDDWorker",
-            additional_config={"pdd": {"refine_window": WINDOW, "refine_layers": DEPTHS, "max_handoffs": 64}},
+            additional_config={"pdd": {
+                "refine_window": WINDOW, "refine_layers": DEPTHS, "max_handoffs": 64,
+                "kv": "on", "kv_key_type": "f16", "kv_value_type": "f16", "kv_ttl_s": 600,
+            }},
         )  # fmt: skip
+        self.shelf = self.llm.collective_rpc("pdd_kv_shelf")[0]
         self.random = random.Random(1)
         self.ids = {}
         self.preempted = {}
@@ -65,7 +70,7 @@ class World:
 
         handoff = uuid.uuid4().hex
         extra = {"pdd_handoff": handoff} if refine or budget else {}
-        extra |= {"pdd_refine_ratio": 0.25} if refine else {}
+        extra |= {"pdd_refine_ratio": 0.25, "pdd_kv": 1} if refine else {}
         extra |= {"pdd_decode_budget": budget} if budget else {}
         params = SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True, detokenize=False,
                                 extra_args=extra or None)  # fmt: skip
@@ -111,6 +116,38 @@ class World:
 
         return combine([rank[0] for rank in self.llm.collective_rpc("pdd_take_scores", args=([handoff],))], "max")
 
+    def cells(self, handoff):
+        """Wait for what the shelf has of a request: keys and values, or why not."""
+        from pdd_core.kv.geometry import KVGeometry, NoKV
+        from pdd_core.kv.pieces import pieces_between, unpacked_part
+        from pdd_vllm_plugin.kv.shelf_file import ShelfFile
+
+        geometry = KVGeometry.model_validate({**self.shelf["geometry"], "parts": [self.shelf["part"]]})
+        file = ShelfFile(Path(self.shelf["folder"]), handoff)
+        while (found := file.open(geometry, 0)) is None:
+            time.sleep(0.005)
+        if isinstance(found, NoKV):
+            return found.reason
+        with found:
+            pieces = [(found.frame(piece)[1], piece.tokens) for piece in pieces_between(0, found.tokens)]
+        return [unpacked_part(memoryview(payload), tokens, 0, geometry) for payload, tokens in reversed(pieces)]
+
+    def cells_compared(self, handoff, past):
+        """Compare a request's cells with transformers' cache: return how many there are and what differs most."""
+        import numpy as np
+
+        found = self.cells(handoff)
+        if isinstance(found, str):
+            return {"none": found}
+        differ = []
+        for side, name in enumerate(("keys", "values")):
+            ours = np.concatenate([piece[side] for piece in found], axis=1)
+            # (layers, tokens, heads, head size), less the last token
+            theirs = np.stack([getattr(layer, name)[0].transpose(0, 1)[:-1].numpy() for layer in past.layers])
+            assert ours.shape == theirs.shape
+            differ.append(float((np.abs(ours - theirs) / np.abs(theirs).max()).max()))
+        return {"tokens": ours.shape[1], "differ": max(differ)}
+
     def compared(self, handoff, output=None):
         """Fetch a request's scores and compare them with the reference."""
         import numpy as np
@@ -118,7 +155,8 @@ class World:
 
         scores, prompt = self.scores(handoff), self.ids[handoff]
         with torch.no_grad():
-            attentions = self.model(torch.tensor([prompt]), output_attentions=True).attentions
+            whole = self.model(torch.tensor([prompt]), output_attentions=True, use_cache=True)
+        attentions = whole.attentions
         queries = min(WINDOW, len(prompt))
         eager = np.stack(
             [attentions[n][0, :, -queries:, :].mean(dim=1).amax(dim=0).numpy() for n in scores.layers]
@@ -130,6 +168,7 @@ class World:
             "difference": float(np.abs(eager - scores.values).max()),
             "largest": float(eager.max()),
             "cached": None if output is None else output.num_cached_tokens,
+            "cells": self.cells_compared(handoff, whole.past_key_values),
             "preempted_at": self.preempted.get(handoff, []),
             **self.steps.get(handoff, {"ends": [], "beside": 0}),
         }
@@ -220,6 +259,7 @@ def main(folder):
     results = {"aborted": aborted(world), "untouched": untouched(world)}
     results["cases"] = dict(cases(world))
     results["residue"] = residue(world)
+    results["kept"] = world.llm.collective_rpc("pdd_kv_counts")[0]
     (folder / "cases.json").write_text(json.dumps(results, indent=1))
 
 

@@ -43,22 +43,19 @@ class CacheLayout:
             blocks: (n_blocks,) ids of the request's blocks, on the cache's device.
             length: tokens.
         """
-        count, offset = kv_cache.shape[0], kv_cache.storage_offset()
         if self.strides is not None:
+            count, offset = kv_cache.shape[0], kv_cache.storage_offset()
             view = kv_cache.as_strided(
                 (count, *self.shape), (kv_cache.stride(0), *self.strides), offset + self.origin
             )
             return view.index_select(0, blocks).flatten(0, 1)[:length]
-        chosen = self.copied(kv_cache, blocks).index_select(1, self.index)
+        chosen = self.flat(kv_cache).index_select(0, blocks).index_select(1, self.index)
         return chosen.view(-1, *self.shape[1:])[:length]
 
-    def copied(self, kv_cache: Tensor, blocks: Tensor) -> Tensor:
-        """Return a copy of whole blocks, (n_blocks, extent): a cache of its own to `rows`.
-
-        It has keys and values where a block has both in one piece, see `in_one_piece`.
-        """
+    def flat(self, kv_cache: Tensor) -> Tensor:
+        """Return the cache as blocks of elements, (blocks, extent), to which `index` refers."""
         count, offset = kv_cache.shape[0], kv_cache.storage_offset()
-        return kv_cache.as_strided((count, self.extent), (kv_cache.stride(0), 1), offset).index_select(0, blocks)
+        return kv_cache.as_strided((count, self.extent), (kv_cache.stride(0), 1), offset)
 
     def in_one_piece(self, kv_cache: Tensor) -> bool:
         """Whether nothing of other blocks lies between a block's first element and its last."""

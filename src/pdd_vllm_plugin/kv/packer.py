@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 
 from pdd_core.errors import UnsupportedDeployment
@@ -19,10 +20,7 @@ from pdd_core.kv.pieces import packed_part, pieces_between
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from torch import Tensor
-
     from pdd_core.kv.pieces import Piece
-    from pdd_vllm_plugin.capture.layout import CacheLayout
     from pdd_vllm_plugin.kv.rank_cells import RankCells
 
 
@@ -68,7 +66,10 @@ def packer_for(cells: RankCells) -> Packer:
 
 
 class HostPacker:
-    """Copies whole blocks in the step, and packs them with numpy in a thread."""
+    """Copies whole blocks in the step, and packs them in a thread.
+
+    Both with numpy: torch would have its threads wait for each other, on cores that the engine has use for.
+    """
 
     threads = 1
 
@@ -81,33 +82,59 @@ class HostPacker:
         if not all(cells.keys.in_one_piece(cache) for cache in cells.caches):
             raise UnsupportedDeployment("keys and values of a block are apart in the KV cache")
         self._cells = cells
+        bits, self._read = _READERS[cells.caches[0].dtype]
+        self._indices = [layout.index.numpy() for layout in (cells.keys, cells.values)]
+        self._blocks = [cells.keys.flat(cache).view(bits).numpy() for cache in cells.caches]
 
     def take(self, blocks: Sequence[int], tokens: int) -> Taken:
         """Do `Packer.take`."""
-        ids = torch.tensor(blocks, dtype=torch.int64)
-        copies = [self._cells.keys.copied(cache, ids) for cache in self._cells.caches]
-        return _CopiedBlocks(self._cells, copies, tokens)
+        first = self._blocks[0]
+        copies = np.empty((len(self._blocks), len(blocks), first.shape[1]), dtype=first.dtype)
+        for copy, cache in zip(copies, self._blocks, strict=True):
+            for row, block in enumerate(blocks):
+                copy[row] = cache[block]
+        return _CopiedBlocks(self, copies, tokens)
+
+    def payload(self, copies: np.ndarray, piece: Piece) -> bytes:
+        """Pack a piece of the cells whose blocks were copied: (layers, blocks, extent)."""
+        keys, values = (self._rows(copies, piece, index) for index in self._indices)
+        return packed_part(keys, values, self._cells.geometry)
+
+    def _rows(self, copies: np.ndarray, piece: Piece, index: np.ndarray) -> np.ndarray:
+        size, part = self._cells.keys.block_size, self._cells.part
+        first, last = piece.start // size, -(-piece.end // size)
+        rows = np.take(copies[:, first:last], index, axis=2)
+        shape = (part.num_layers, (last - first) * size, part.num_heads, self._cells.geometry.head_size)
+        return self._read(rows.reshape(shape)[:, piece.start - first * size : piece.end - first * size])
+
+
+def _as_it_is(bits: np.ndarray) -> np.ndarray:
+    return bits.view(np.float32)
+
+
+def _from_half(bits: np.ndarray) -> np.ndarray:
+    return bits.view(np.float16).astype(np.float32)
+
+
+def _from_bfloat(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+_READERS = {
+    torch.float32: (torch.int32, _as_it_is),
+    torch.float16: (torch.int16, _from_half),
+    torch.bfloat16: (torch.int16, _from_bfloat),
+}
+"""By the cache's type: what numpy sees of it, and how that becomes numbers."""
 
 
 class _CopiedBlocks:
-    def __init__(self, cells: RankCells, copies: Sequence[Tensor], tokens: int) -> None:
-        self._cells = cells
+    def __init__(self, packer: HostPacker, copies: np.ndarray, tokens: int) -> None:
+        self._packer = packer
         self._copies = copies
         self._tokens = tokens
-
-    @property
-    def nbytes(self) -> int:
-        return sum(copy.nbytes for copy in self._copies)
+        self.nbytes = copies.nbytes
 
     def payloads(self) -> Iterator[tuple[Piece, bytes | memoryview]]:
-        with torch.inference_mode():
-            for piece in pieces_between(0, self._tokens):
-                keys, values = (self._rows(piece, layout) for layout in (self._cells.keys, self._cells.values))
-                yield piece, packed_part(keys.numpy(), values.numpy(), self._cells.geometry)
-
-    def _rows(self, piece: Piece, layout: CacheLayout) -> Tensor:
-        """Return a piece's keys or values, float32 of shape (layers, tokens, heads, head size)."""
-        first, last = piece.start // layout.block_size, -(-piece.end // layout.block_size)
-        blocks, begin = torch.arange(first, last), first * layout.block_size
-        rows = [layout.rows(copy, blocks, piece.end - begin)[piece.start - begin :] for copy in self._copies]
-        return torch.stack(rows).float()
+        for piece in pieces_between(0, self._tokens):
+            yield piece, self._packer.payload(self._copies, piece)

@@ -1,4 +1,4 @@
-"""Captured attention is the attention: vLLM's own CPU engine against transformers' eager one, case by case."""
+"""Captured attention and cells are the model's: vLLM's own CPU engine against transformers, case by case."""
 
 import json
 import os
@@ -45,6 +45,22 @@ def test_scores_are_eager_attention(outcome, case):
         assert result["difference"] <= EXACT, result
         assert result["difference"] < result["largest"] / 1000, result
         assert result["window"] == min(16, result["prompt"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_cells_are_transformers_cache(outcome, case):
+    for result in outcome["cases"][case]:
+        if result["prompt"] == 1:
+            assert result["cells"] == {"none": "not_captured"}
+        else:
+            assert result["cells"]["tokens"] == result["prompt"] - 1
+            assert result["cells"]["differ"] < 1e-3, result  # float16 has 11 bits
+
+
+def test_no_cells_were_lost_and_their_memory_is_free(outcome):
+    kept = outcome["kept"]
+    assert kept["kept"] > 1000
+    assert kept["failed"] == kept["no_room"] == kept["waiting_bytes"] == 0
 
 
 def test_every_case_was_run(outcome):
