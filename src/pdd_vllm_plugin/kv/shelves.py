@@ -96,7 +96,7 @@ class Shelves:
                     file.drop()
 
     def _ranks(self, engine: int | None) -> Sequence[int]:
-        return [engine] if engine in self.folders else list(self.folders)
+        return list(self.folders) if engine is None or engine not in self.folders else [engine]
 
     def _files(self, handoff_id: str, rank: int) -> Iterator[ShelfFile]:
         return (ShelfFile(folder, handoff_id) for folder in self.folders[rank])
