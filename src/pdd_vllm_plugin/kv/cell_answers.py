@@ -109,8 +109,10 @@ class CellAnswers:
         found = self.shelves.find(record.opt_in.handoff_id, record.engine)
         if found is None and not running:
             ended_for = time.monotonic() - record.touched
-            if record.kv_found or not record.output_token_ids or ended_for > self._config.cancel_timeout_s:
+            if not record.output_token_ids or ended_for > self._config.cancel_timeout_s:
                 return GONE
+        if found is None and record.kv_found:
+            return GONE
         record.kv_found = record.kv_found or isinstance(found, int)
         return found
 
