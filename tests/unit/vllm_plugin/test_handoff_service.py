@@ -35,7 +35,7 @@ def start(monkeypatch):
         generation_config=None,
         processes=None,
         shelves=NOT_ENABLED,
-        parallel=parallel(),
+        parallel_config=None,
         **config,
     ):
         engine = FakeEngine()
@@ -46,7 +46,7 @@ def start(monkeypatch):
         )
         engine.vllm_config = SimpleNamespace(
             model_config=model,
-            parallel_config=parallel,
+            parallel_config=parallel_config or parallel(),
             structured_outputs_config=SimpleNamespace(
                 backend="guidance", disable_any_whitespace=True, disable_additional_properties=False
             ),
@@ -120,5 +120,5 @@ def test_why_there_are_no_cells_is_told_and_that_the_field_is_known(start):
 
 
 def test_the_processes_share_the_bound_on_what_is_sent(start):
-    service, _ = start(parallel=parallel(_api_process_count=4), kv_mbit_s=8.0)
+    service, _ = start(parallel_config=parallel(_api_process_count=4), kv_mbit_s=8.0)
     assert service.cells._bucket._rate == 250_000
