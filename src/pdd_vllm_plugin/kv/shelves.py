@@ -93,12 +93,16 @@ class Shelves:
             opened.pop_all()
             return OpenParts(parts, self.geometry)
 
-    def drop(self, handoff_id: str) -> None:
-        """Have no reader find the cells any more. Who reads them goes on."""
+    def drop(self, handoff_id: str, *, old: bool = False) -> None:
+        """Have no reader find the cells any more. Who reads them goes on.
+
+        With `old`, only what is there is dropped, and nothing that is still to come.
+        """
         for rank in self.folders:
             for file in self._files(handoff_id, rank):
-                with suppress(OSError):  # the folder is gone with its worker
-                    file.drop()
+                if not old or file.path(CELLS).exists() or file.path(NONE).exists():
+                    with suppress(OSError):  # the folder is gone with its worker
+                        file.drop()
 
     def _open(self, file: ShelfFile, number: int) -> OpenCells | NoKV:
         try:
