@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import anyio
 import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
 import numpy as np
 import pytest
-from near_ties import assert_same
+from near_ties import NEAR_TIE, assert_same
 
 from pdd_core.errors import DeviceEngineFailed, InvalidCells
 from pdd_core.kv.cell_types import CellType
@@ -19,6 +20,9 @@ pytestmark = pytest.mark.anyio
 
 CACHES = {"f16": (CellType.F16, False), "f16-fa": (CellType.F16, True)}
 CACHES |= {"q8_0-fa": (CellType.Q8_0, True), "q4_0-fa": (CellType.Q4_0, True)}
+NEAR = {CellType.F16: NEAR_TIE, CellType.Q8_0: 0.4, CellType.Q4_0: 1.6}
+"""Where cells lie in another order, sums differ in the last bits, and a few of the next cells are rounded otherwise.
+These are the largest differences of logits that followed within 24 tokens."""
 CELLS = 300
 """Those of the prompt without its last token: two whole pieces, and a part of one."""
 ANSWER = 48
@@ -35,6 +39,18 @@ def opened(request, gguf):
 def taking(opened):
     opened.reset()
     return opened
+
+
+@pytest.fixture(scope="module")
+def own(opened, long_prompt):
+    """The cells that `opened` makes of the prompt, and how it answers from them."""
+
+    async def make():
+        cells = await own_cells(opened, long_prompt[:CELLS])
+        await process(opened, long_prompt[:CELLS])
+        return cells, await greedy(opened, long_prompt[CELLS])
+
+    return anyio.run(make)
 
 
 @pytest.fixture(scope="module")
@@ -94,21 +110,31 @@ async def read_with_two_fronts(engine, ids, cells, front):
 
 
 @pytest.mark.parametrize("front", [0, 1, CELLS // 2, CELLS - 1])
-async def test_joined_cells_are_answered_from_as_the_engines_own(taking, long_prompt, front):
+async def test_joined_cells_are_answered_from_as_the_engines_own(taking, own, long_prompt, front):
     ids, last = long_prompt[:CELLS], long_prompt[CELLS]
-    cells = await own_cells(taking, ids)
-    await process(taking, ids)
-    own = await greedy(taking, last)
+    cells, answer = own
     taking.reset()
     await read_with_two_fronts(taking, ids, cells, front)
     assert taking.memory.context.ids == ids
-    await assert_same(taking, [*ids, last], await greedy(taking, last), own)
+    joined = taking.memory.context.cells
+    held = read(joined.layout, joined.own(front, CELLS))
+    assert held.positions.tolist() == list(range(front, CELLS))
+    assert np.array_equal(held.keys, cells.keys[:, front:]), "the same bits, once unpacked and packed again"
+    assert np.array_equal(held.values, cells.values[:, front:])
+    await same(taking, [*ids, last], await greedy(taking, last), answer)
 
 
-async def test_the_engine_goes_on_from_joined_cells_in_a_next_turn_and_after_a_rewind(taking, long_prompt):
+async def same(engine, prompt, ours, theirs):
+    await assert_same(engine, prompt, ours, theirs, near=NEAR[engine.memory.context.cells.layout.kind])
+
+
+async def test_the_engine_goes_on_from_joined_cells_in_a_next_turn_and_after_a_rewind(taking, own, long_prompt):
     ids, last, turn = long_prompt[:CELLS], long_prompt[CELLS], long_prompt[400:440]
-    cells = await own_cells(taking, ids)
-    await process(taking, [*ids, last, *turn])
+    cells, _ = own
+    taking.reset()
+    await process(taking, ids)
+    await taking.extend([last])
+    await process(taking, turn)
     next_turn = await greedy(taking, 7)
     assert await taking.memory.rewind(200) == 200
     await process(taking, turn)
@@ -124,26 +150,25 @@ async def test_the_engine_goes_on_from_joined_cells_in_a_next_turn_and_after_a_r
     assert taking.memory.context.ids == ids[:200]
     await process(taking, turn)
     other = await greedy(taking, 7)
-    await assert_same(taking, conversation, found, next_turn)
-    await assert_same(taking, [*ids[:200], *turn, 7], other, rewound)
+    await same(taking, conversation, found, next_turn)
+    await same(taking, [*ids[:200], *turn, 7], other, rewound)
 
 
-async def test_a_memory_with_joined_cells_can_be_put_aside_and_taken_back(taking, long_prompt):
+async def test_a_memory_with_joined_cells_can_be_put_aside_and_taken_back(taking, own, long_prompt):
     ids, last = long_prompt[:CELLS], long_prompt[CELLS]
-    cells = await own_cells(taking, ids)
+    cells, _ = own
+    taking.reset()
     await read_with_two_fronts(taking, ids, cells, 100)
     saved = await taking.memory.save()
     found = await greedy(taking, last)
     await taking.memory.load(saved)
     assert taking.memory.context.ids == ids
-    await assert_same(taking, [*ids, last], await greedy(taking, last), found)
+    await same(taking, [*ids, last], await greedy(taking, last), found)
 
 
-async def test_cells_that_are_dropped_leave_the_front_as_it_is(taking, long_prompt):
+async def test_cells_that_are_dropped_leave_the_front_as_it_is(taking, own, long_prompt):
     ids, last = long_prompt[:CELLS], long_prompt[CELLS]
-    cells = await own_cells(taking, ids)
-    await process(taking, ids)
-    own = await greedy(taking, last)
+    cells, answer = own
     taking.reset()
     await add(taking, cells, 200, CELLS)
     await process(taking, ids[:100])
@@ -152,11 +177,12 @@ async def test_cells_that_are_dropped_leave_the_front_as_it_is(taking, long_prom
         await taking.memory.join_cells(ids)
     assert taking.memory.context.ids == ids[:100]
     await process(taking, ids[100:])
-    await assert_same(taking, [*ids, last], await greedy(taking, last), own)
+    await same(taking, [*ids, last], await greedy(taking, last), answer)
 
 
-async def test_own_cells_compare_as_the_same_and_others_do_not(taking, long_prompt):
-    cells = await own_cells(taking, long_prompt[:CELLS])
+async def test_own_cells_compare_as_the_same_and_others_do_not(taking, own, long_prompt):
+    cells, _ = own
+    taking.reset()
     await process(taking, long_prompt[:CELLS])
     part = cells.keys[:, 100:200], cells.values[:, 100:200]
     assert await taking.memory.compare_cells(100, *part) > 0.9999
