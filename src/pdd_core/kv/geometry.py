@@ -18,7 +18,15 @@ MAX_HEAD_SIZE = 1024
 MAX_PARTS = 256
 
 NoKVReason = Literal[
-    "not_requested", "not_enabled", "unsupported", "lora", "multimodal", "too_long", "no_room", "not_captured", "gone"
+    "not_requested",
+    "not_enabled",
+    "unsupported",
+    "lora",
+    "multimodal",
+    "too_long",
+    "no_room",
+    "not_captured",
+    "gone",
 ]
 
 

@@ -59,7 +59,9 @@ def packed_part(keys: np.ndarray, values: np.ndarray, geometry: KVGeometry) -> b
     return b"".join(rows.tobytes() for layer in layers for rows in layer)
 
 
-def unpacked_part(payload: memoryview, tokens: int, number: int, geometry: KVGeometry) -> tuple[np.ndarray, np.ndarray]:
+def unpacked_part(
+    payload: memoryview, tokens: int, number: int, geometry: KVGeometry
+) -> tuple[np.ndarray, np.ndarray]:
     """Undo `packed_part` for part `number`: return keys and values, float32 (layers, tokens, heads, head size).
 
     Raises:
