@@ -36,7 +36,7 @@ class Piece:
 
 
 def pieces_between(start: int, end: int) -> Iterator[Piece]:
-    """Yield the pieces of the cells from `start` to `end`, from the back to the front; the outer ones may be cut."""
+    """Yield the pieces of the cells from `start` to `end`, the last first; the outer ones may be cut."""
     while end > start:
         begin = max(start, (end - 1) // PIECE_TOKENS * PIECE_TOKENS)
         yield Piece(begin, end)
