@@ -113,7 +113,12 @@ class Case(Expectations):
         quality = self.handoff_qoe()
         rejected = (self._without_cells() if kv else None) or self._misses_qoe(quality)
         if rejected is None and self.net_saved(saved, kv_bytes) < least_saved:
-            rejected = self._saves_little(saved, kv_bytes, math.isinf(stops_at))
+            if math.isinf(stops_at):
+                rejected = "never ready in time"
+            elif saved < least_saved:
+                rejected = f"saves only {saved:.1%} of the cloud's tokens"
+            else:
+                rejected = f"{kv_bytes / 1e6:.3g} MB cost too much for {saved:.1%} of the cloud's tokens"
         return Alternative(
             verdict=Verdict.HANDOFF,
             decode_budget=budget,
@@ -133,13 +138,6 @@ class Case(Expectations):
         if self.may_use_cells:
             return None
         return "the link is metered" if self.request.kv_metered else "the device holds a refined prompt"
-
-    def _saves_little(self, saved: float, kv_bytes: float, late: bool) -> str:
-        if late:
-            return "never ready in time"
-        little = f"saves only {saved:.1%} of the cloud's tokens"
-        price = ", and they have a price" if self._byte else ""
-        return f"{little}, for {kv_bytes / 1e6:.3g} MB{price}" if kv_bytes else little
 
     def inputs(self) -> dict[str, float | int | str | bool | None]:
         """Return what was known, for the explanation."""
