@@ -17,25 +17,18 @@ if TYPE_CHECKING:
     from pdd_core.timeline import ShownToken
 
 STYLES = {Source.CLOUD: "bright_blue", Source.DEVICE: "bright_green"}
-TITLES = {
-    "handoff": "Handoff: the cloud begins, the device takes over",
-    "device_only": "Device alone",
-    "cloud_only": "Cloud alone",
-}
-SHORT_TITLES = {"handoff": "Handoff", "device_only": "Device alone", "cloud_only": "Cloud alone"}
-"""By `Mode`, for pictures."""
 
 
 class LiveView:
-    """Shows one mode's answer. A context manager.
+    """Shows one answer. A context manager.
 
     A finished line is printed for good and only the last one is redrawn, so an answer may be longer than the
     screen. Without colours the place where the other engine goes on is marked in the text.
     """
 
-    def __init__(self, console: Console, mode: str) -> None:
+    def __init__(self, console: Console, title: str) -> None:
         self._console = console
-        self._title = TITLES[mode]
+        self._title = title
         self._begun = time.monotonic()
         self._line = Text()
         self._source: Source | None = None
