@@ -25,6 +25,7 @@ class PlannedSettings(BaseModel):
     rate: Literal["auto", "unlimited"] | PositiveFloat | None = None
     decode_budget: Literal["auto"] | PositiveInt | None = None
     refine: str | StrictFloat | None = None
+    kv: Literal["off", "auto", "always"] | None = None
     n_ctx: Annotated[int, Field(ge=64)] | None = None
 
 

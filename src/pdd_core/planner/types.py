@@ -77,6 +77,13 @@ class PlanRequest:
     """True if the planner may choose a refined prompt."""
     verdict: Verdict | None = None
     """Who makes the answer, if the settings fix it. None: the planner chooses."""
+    kv_cell_bytes: int | None = None
+    """Bytes of one prompt token's cell of the KV cache, as the cloud sends it. None: no cells are to be had, or the
+    settings forbid them."""
+    kv_always: bool = False
+    """True if the settings say that every handoff with the whole prompt uses cells. False: the planner chooses."""
+    kv_metered: bool = False
+    """True if bytes on the link cost the user money. The planner then chooses no cells by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +116,8 @@ class CloudState:
     """The most tokens of prompt and answer together that the cloud takes; None if this is not known."""
     available: bool = True
     """True if the cloud can be reached and takes requests now."""
+    link_bps: Estimate | None = None
+    """Goodput of the link from the cloud while cells of the KV cache arrive, in bytes per second. None: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +231,8 @@ class Plan:
     """Share of the prompt that the device prefills; None for all of it."""
     why: Why = field(default_factory=lambda: Why("a policy of its own"))
     """The explanation, for people. It goes into the `pdd` object of the answer and into the log."""
+    kv: bool = False
+    """True if the device is to load the cloud's KV cache of the prompt, as far as it arrives in time."""
 
 
 def _short(value: float | None) -> float | None:
