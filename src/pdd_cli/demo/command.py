@@ -44,7 +44,7 @@ def demo(
     link: Annotated[
         str,
         typer.Option(
-            help="The link to emulate between device and cloud, in every way; `none` takes the connection as it is.",
+            help="The link to emulate between device and cloud, in every way; `none` emulates none.",
             metavar="none|100mbit|100mbit/20ms",
         ),
     ] = "100mbit",

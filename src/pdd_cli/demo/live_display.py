@@ -12,6 +12,8 @@ from rich.text import Text
 from pdd_core.timeline import Source
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console, RenderableType
 
     from pdd_core.timeline import ShownToken
@@ -29,6 +31,8 @@ class LiveView:
     def __init__(self, console: Console, title: str) -> None:
         self._console = console
         self._title = title
+        self.cells: Callable[[], str] = str
+        """Tells how far the KV cache is that comes from the cloud; nothing where none does."""
         self._begun = time.monotonic()
         self._line = Text()
         self._source: Source | None = None
@@ -77,5 +81,6 @@ class LiveView:
     def _status(self) -> Text:
         counts = [f"{count} from the {source}" for source, count in self._counts.items() if count]
         tokens = f"{', '.join(counts)} shown" if counts else "no token yet"
-        parts = [f"{time.monotonic() - self._begun:.0f} s", tokens, self._work]
+        cells = "" if self._counts[Source.DEVICE] else self.cells()
+        parts = [f"{time.monotonic() - self._begun:.0f} s", tokens, self._work, cells]
         return Text(" | ".join(part for part in parts if part), style="dim", no_wrap=True, overflow="ellipsis")

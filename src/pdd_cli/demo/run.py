@@ -19,7 +19,7 @@ from pdd_cli.demo.scenario import FREQUENCY_PENALTY, HEADROOM, READING_RATE, kv_
 from pdd_cli.demo.ways import Way
 from pdd_cli.demo_model import device_gguf, model_name, prepare
 from pdd_cli.extras import require
-from pdd_cli.kv_handover import cells_of
+from pdd_cli.kv_handover import cells_of, cells_underway
 from pdd_cli.launcher import CloudServer
 from pdd_cli.link import emulated
 from pdd_cli.plots.style import check_picture
@@ -149,7 +149,10 @@ class _Show:
             both = {"engine": self._engine, "cloud": cloud}
             outcomes = {Way.HANDOFF: await self._one(Way.HANDOFF, budget, **both)}
             if facts.kv is not None:
-                outcomes[Way.KV_HANDOFF] = await self._one(Way.KV_HANDOFF, facts.kv.decode_budget, **both)
+                kv = facts.kv
+                outcomes[Way.KV_HANDOFF] = await self._one(
+                    Way.KV_HANDOFF, kv.decode_budget, **both, cell_bytes=kv.cell_bytes
+                )
             outcomes[Way.DEVICE_ONLY] = await self._one(Way.DEVICE_ONLY, None, engine=self._engine)
             outcomes[Way.CLOUD_ONLY] = await self._one(Way.CLOUD_ONLY, None, cloud=cloud)
         return facts, outcomes
@@ -181,6 +184,7 @@ class _Show:
         *,
         engine: DeviceEngine | None = None,
         cloud: CloudClient | None = None,
+        cell_bytes: int | None = None,
     ) -> Outcome:
         from pdd_llamacpp_adapter import AnswerRequest, AnswerSession
 
@@ -190,7 +194,7 @@ class _Show:
             max_tokens=self._scenario.max_tokens,
             frequency_penalty=FREQUENCY_PENALTY,
             decode_budget=budget,
-            kv=way is Way.KV_HANDOFF,
+            kv=cell_bytes is not None,
             cache_salt=secrets.token_hex(8),  # vLLM's prefix cache would remember the way before
         )
         with LiveView(self._console, way.title) as view:
@@ -203,6 +207,8 @@ class _Show:
                 profile=self._profile,
                 on_progress=view.progress,
             ) as answer:
+                if cell_bytes is not None:
+                    view.cells = lambda: cells_underway(answer.outcome, cell_bytes)
                 async for token in answer:
                     view.show(token)
             return answer.outcome

@@ -78,8 +78,8 @@ def kv_budget(
 ) -> int | None:
     """Return how many tokens the cloud may decode where cells come from the back while the device prefills.
 
-    The two meet after T = round trip + L / (p + s) seconds, and the tokens shown until then have to be processed as
-    well: N = r T / (1 - r / p). `HEADROOM` multiplies it. None: the device is too slow to catch up.
+    The two meet after T = round trip + L / (p + s) seconds, and the tokens shown until then have to be processed
+    as well: N = r T / (1 - r / p). `HEADROOM` multiplies it. None: the device is too slow to catch up.
     """
     if prefill_tps <= rate:
         return None

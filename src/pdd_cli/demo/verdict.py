@@ -67,8 +67,8 @@ def _with_kv(facts: Facts, handoff: Outcome, with_kv: Outcome) -> str:
     instead = "" if handoff.took_over_at is None else f" instead of {handoff.took_over_at:.1f} s"
     cloud, before = with_kv.timeline.count(Source.CLOUD), handoff.timeline.count(Source.CLOUD)
     return (
-        f"{came}, the device took over after {over:.1f} s{instead}, the cloud's part was {cloud} tokens instead of "
-        f"{before}, {_flow(with_kv, facts.rate)}, and {_same(handoff, with_kv)}."
+        f"{came}, the device took over after {over:.1f} s{instead}, the cloud's part was {cloud} tokens instead "
+        f"of {before}, {_flow(with_kv, facts.rate)}, and {_same(handoff, with_kv)}."
     )
 
 

@@ -63,7 +63,7 @@ def outcome():
             prompt_tokens=1746,
             decode_budget=156 if mode is Mode.HANDOFF else None,
             handoff_id=None,
-            caught_up_at=15.0 if device else None,
+            caught_up_at=min(15.0, took_over) if device else None,
             took_over_at=took_over if device and cloud else None,
             cloud_tokens_in_vain=3,
             cloud_error=cloud_error,

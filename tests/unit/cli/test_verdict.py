@@ -20,7 +20,9 @@ def sentence(facts, outcome):
             Way.CLOUD_ONLY: outcome(Mode.CLOUD_ONLY, **{"cloud": 400, **(cloud_only or {})}),
         }
         if kv is not None:
-            outcomes[Way.KV_HANDOFF] = outcome(Mode.HANDOFF, **{"cloud": 20, "device": 380, "took_over": 6.0, **kv})
+            outcomes[Way.KV_HANDOFF] = outcome(
+                Mode.HANDOFF, **{"cloud": 20, "device": 380, "took_over": 6.0, **kv}
+            )
         return verdict(facts, outcomes)
 
     return make
@@ -80,9 +82,9 @@ CELLS = KVReport(cells=1000, prefilled=746, bytes=9_410_000, seconds=2.0)
 def test_what_the_kv_cache_brought_is_told_beside_the_handoff(sentence) -> None:
     first, second = sentence({}), sentence({}, kv={"kv": CELLS})
     assert second == first + (
-        " With 1,000 of 1,746 cells from the cloud (9.4 MB), the device took over after 6.0 s instead of 15.1 s, the "
-        "cloud's part was 20 tokens instead of 156, it never stalled (longest gap 125 ms), and the answer is that of "
-        "the handoff, token for token."
+        " With 1,000 of 1,746 cells from the cloud (9.4 MB), the device took over after 6.0 s instead of 15.1 s, "
+        "the cloud's part was 20 tokens instead of 156, it never stalled (longest gap 125 ms), and the answer is "
+        "that of the handoff, token for token."
     )
 
 
