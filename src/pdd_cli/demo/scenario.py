@@ -74,17 +74,23 @@ class DemoScenario:
 
 
 def kv_budget(
-    prompt_tokens: int, *, rate: float, prefill_tps: float, cells_per_s: float, rtt_s: float
+    prompt_tokens: int,
+    *,
+    rate: float,
+    prefill_tps: float,
+    cells_per_s: float,
+    rtt_s: float,
+    headroom: float = HEADROOM,
 ) -> int | None:
     """Return how many tokens the cloud may decode where cells come from the back while the device prefills.
 
     The two meet after T = round trip + L / (p + s) seconds, and the tokens shown until then have to be processed
-    as well: N = r T / (1 - r / p). `HEADROOM` multiplies it. None: the device is too slow to catch up.
+    as well: N = r T / (1 - r / p). `headroom` multiplies it. None: the device is too slow to catch up.
     """
     if prefill_tps <= rate:
         return None
     meet_s = rtt_s + prompt_tokens / (prefill_tps + cells_per_s)
-    return max(1, math.ceil(HEADROOM * rate * meet_s / (1 - rate / prefill_tps)))
+    return max(1, math.ceil(headroom * rate * meet_s / (1 - rate / prefill_tps)))
 
 
 def sustained_rate(received_at: Sequence[float]) -> float:
