@@ -82,6 +82,8 @@ class HandoffStore:
         self._by_completion: dict[str, list[str]] = {}
         self._tombstones: OrderedDict[str, _Tombstone] = OrderedDict()
         self.watch: StoreWatch | None = None
+        self.drop_cells: Callable[[str], object] | None = None
+        """Is told the handoff id of each record with ``pdd_kv`` that is dropped, for whatever reason."""
 
     def __len__(self) -> int:
         return len(self._records)
@@ -282,6 +284,8 @@ class HandoffStore:
         self._tell()
         if self.watch is not None:
             self.watch.dropped(record, shared=bool(same))
+        if self.drop_cells is not None and record.opt_in.kv:
+            self.drop_cells(handoff_id)
 
     def _tell(self) -> None:
         self._names.tell(Totals(len(self._records), len(self._ended), self._held))

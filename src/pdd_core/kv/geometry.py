@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -10,7 +10,7 @@ from pdd_core.kv.cell_types import BLOCK, CellType
 
 KV_VERSION = "1"
 """Of all that this package says about bytes. A device that knows another one prefills by itself."""
-PIECE_TOKENS = 128
+PIECE_TOKENS: Final = 128
 """Cells of one piece: pieces begin at its multiples."""
 MAX_LAYERS = 512
 MAX_HEADS = 512
@@ -18,7 +18,15 @@ MAX_HEAD_SIZE = 1024
 MAX_PARTS = 256
 
 NoKVReason = Literal[
-    "not_requested", "not_enabled", "unsupported", "lora", "multimodal", "too_long", "no_room", "not_captured", "gone"
+    "not_requested",
+    "not_enabled",
+    "unsupported",
+    "lora",
+    "multimodal",
+    "too_long",
+    "no_room",
+    "not_captured",
+    "gone",
 ]
 
 
@@ -42,7 +50,7 @@ class RopeGeometry(_Wire):
 
 
 class KVPart(_Wire):
-    """The share of one worker: tensor-parallel workers have some of the heads, pipeline-parallel ones of the layers."""
+    """The share of one worker: some of the heads (tensor parallel), some of the layers (pipeline parallel)."""
 
     layers: tuple[Annotated[int, Field(ge=0, le=MAX_LAYERS)], Annotated[int, Field(ge=0, le=MAX_LAYERS)]]
     """Half-open."""
