@@ -24,6 +24,7 @@ from pdd_llamacpp_adapter.request import Grammar, GrammarKind
 from pdd_llamacpp_adapter.runtime.agreement import Agreements
 from pdd_llamacpp_adapter.runtime.planning import Facts, Planning
 from pdd_llamacpp_adapter.session.answer_session import AnswerSession
+from pdd_llamacpp_adapter.session.cells_check import CellsChecks
 from pdd_llamacpp_adapter.session.session_start import check_grammar, with_explicit_grammar
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Runtime:
         self._engine = engine
         self._settings = settings
         self._speed = DeviceSpeed()
+        self._cells_checks = CellsChecks()
         self._tracing = Tracing() if settings.tracing else None
         self._grammars = GrammarEngine(engine.vocab, engine.vocab.stop_ids)
         self._planning = planning or Planning(settings, n_ctx=engine.n_ctx)
@@ -220,6 +222,7 @@ class Runtime:
             speed=self._speed,
             grammars=self._grammars,
             guard=Guard(threshold=self._settings.guard_nats),
+            cells_checks=self._cells_checks,
             on_cloud_error=self.cloud.suspect,
             on_ended=lambda session: self._ended(session, agreed.request, group),
             tracing=self._tracing,
