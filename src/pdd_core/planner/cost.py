@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,16 @@ GPU_HOUR_PRICE = 3.0
 """Of one GPU of a data centre, in dollars: a round figure."""
 KV_TOKENS = 400_000
 """Tokens that an engine's KV cache holds, where no cloud profile tells: those of `PREFILL_WEIGHT`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What else costs the cloud or the user, in token-seconds."""
+
+    prefill: float = PREFILL_WEIGHT
+    """Of one token that the cloud prefills; see `prefill_weight`."""
+    byte: float = 0.0
+    """Of one byte of a cell that the cloud sends; see `byte_weight`."""
 
 
 def byte_weight(price_per_gb: float, gpu_hour_price: float, kv_tokens: int) -> float:

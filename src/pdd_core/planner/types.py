@@ -171,6 +171,10 @@ class Alternative:
     """Expected quality of experience."""
     rejected: str | None = None
     """The goal that this plan misses, in words; None if it keeps all goals."""
+    kv: bool = False
+    """True if the device loads the cloud's KV cache of the prompt."""
+    kv_bytes: float = 0.0
+    """Expected bytes of the KV cache that arrive. What they cost is part of `cost`."""
 
     def __str__(self) -> str:
         parts = [self.verdict.value]
@@ -178,6 +182,8 @@ class Alternative:
             parts.append(f"N={self.decode_budget}")
         if self.refine_ratio is not None:
             parts.append(f"rho={self.refine_ratio:g}")
+        if self.kv:
+            parts.append(f"kv={self.kv_bytes / 1e6:.3g}MB")
         parts.append(f"cost={self.cost:.4g} stalls={self.stall_probability:.2g} ttft={self.ttft_s:.2g}s")
         return " ".join(parts) + (f" ({self.rejected})" if self.rejected else "")
 
@@ -187,6 +193,8 @@ class Alternative:
             "verdict": self.verdict.value,
             "decode_budget": self.decode_budget,
             "refine_ratio": _short(self.refine_ratio),
+            "kv": self.kv,
+            "kv_bytes": _short(self.kv_bytes),
             "cost": _short(self.cost),
             "saved": _short(self.saved),
             "stall_probability": _short(self.stall_probability),
