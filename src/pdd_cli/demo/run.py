@@ -96,7 +96,7 @@ def run_demo(
         console.print(f"Figures: {json_path}", highlight=False, markup=False, soft_wrap=True)
     if plot is not None:
         answers = [
-            PlottedAnswer.of(outcome, title=way.short_title, rate=facts.rate) for way, outcome in outcomes.items()
+            PlottedAnswer.of(outcome, title=way.label, rate=facts.rate) for way, outcome in outcomes.items()
         ]
         title = f"One answer, made in {_COUNT[len(answers)]} ways ({_conditions(facts)})"
         picture, _ = draw_timeline(answers, plot, title=title)
@@ -146,14 +146,13 @@ class _Show:
                 kv=self._kv(info, prefill_tps),
             )
             print_header(self._console, facts)
-            both = {"engine": self._engine, "cloud": cloud}
-            outcomes = {Way.HANDOFF: await self._one(Way.HANDOFF, budget, **both)}
-            if facts.kv is not None:
-                kv = facts.kv
+            engine, kv = self._engine, facts.kv
+            outcomes = {Way.HANDOFF: await self._one(Way.HANDOFF, budget, engine=engine, cloud=cloud)}
+            if kv is not None:
                 outcomes[Way.KV_HANDOFF] = await self._one(
-                    Way.KV_HANDOFF, kv.decode_budget, **both, cell_bytes=kv.cell_bytes
+                    Way.KV_HANDOFF, kv.decode_budget, engine=engine, cloud=cloud, cell_bytes=kv.cell_bytes
                 )
-            outcomes[Way.DEVICE_ONLY] = await self._one(Way.DEVICE_ONLY, None, engine=self._engine)
+            outcomes[Way.DEVICE_ONLY] = await self._one(Way.DEVICE_ONLY, None, engine=engine)
             outcomes[Way.CLOUD_ONLY] = await self._one(Way.CLOUD_ONLY, None, cloud=cloud)
         return facts, outcomes
 
@@ -197,7 +196,7 @@ class _Show:
             kv=cell_bytes is not None,
             cache_salt=secrets.token_hex(8),  # vLLM's prefix cache would remember the way before
         )
-        with LiveView(self._console, way.title) as view:
+        with LiveView(self._console, way.heading) as view:
             async with AnswerSession(
                 request,
                 engine=engine,

@@ -21,15 +21,15 @@ class Way(StrEnum):
     CLOUD_ONLY = "cloud_only"
 
     @property
-    def title(self) -> str:
+    def heading(self) -> str:
         """What happens, in words."""
         return {
             Way.HANDOFF: "Handoff: the cloud begins, the device takes over",
             Way.KV_HANDOFF: "Handoff with the KV cache: the device takes the cloud's memory of the prompt as well",
-        }.get(self, self.short_title)
+        }.get(self, self.label)
 
     @property
-    def short_title(self) -> str:
+    def label(self) -> str:
         """The same for pictures."""
         return {
             Way.HANDOFF: "Handoff",

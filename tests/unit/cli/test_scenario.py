@@ -6,6 +6,7 @@ import pytest
 
 from pdd_cli.demo.scenario import HEADROOM, READING_RATE, DemoScenario, kv_budget, sustained_rate
 from pdd_core.errors import ConfigurationError
+from pdd_core.refinement.guard import LEAST_TOKENS
 
 
 def test_the_rate_is_what_the_cloud_keeps_up_with_a_margin() -> None:
@@ -23,7 +24,7 @@ def test_cells_and_prefill_meet_before_the_clouds_tokens_have_been_shown() -> No
     meet_s = 0.02 + 1746 / 1080
     assert budget() == math.ceil(HEADROOM * 5 * meet_s / (1 - 5 / 80))
     assert budget(cells_per_s=0.0, rtt_s=0.0) == math.ceil(HEADROOM * 5 * 1746 / 75)  # the base formula
-    assert budget(cells_per_s=math.inf) == 1
+    assert budget(cells_per_s=math.inf) == LEAST_TOKENS
     assert budget(prefill_tps=5.0) is None
 
 
