@@ -86,7 +86,7 @@ def kv_budget(
     """Return how many tokens the cloud may decode where cells come from the back while the device prefills.
 
     The two meet after T = round trip + L / (p + s) seconds, and the tokens shown until then have to be processed
-    as well: N = r T / (1 - r / p). `headroom` multiplies it, and the guard wants some tokens to judge the cells by.
+    as well: N = r T / (1 - r / p). `headroom` multiplies it, and the guard wants some tokens to judge by.
     None: the device is too slow to catch up.
     """
     if prefill_tps <= rate:
