@@ -46,9 +46,7 @@ def made(layers: int, heads: int, size: int, dtype: torch.dtype, tokens: int):
     blocks = torch.randperm(count, device="cuda")[: -(-tokens // BLOCK)]
     strides = (heads * size, size, 1)
     layouts = [
-        SimpleNamespace(
-            shape=(BLOCK, heads, size), strides=strides, origin=i * BLOCK * heads * size, block_size=BLOCK
-        )
+        SimpleNamespace(shape=(BLOCK, heads, size), strides=strides, origin=i * BLOCK * heads * size, block_size=BLOCK)
         for i in range(2)
     ]
     pointers = torch.tensor([cache.data_ptr() for cache in caches], dtype=torch.int64, device="cuda")

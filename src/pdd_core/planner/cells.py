@@ -70,9 +70,7 @@ def late_with_cells(ops: Ops, race: Race, cells: Cells, budget: Any) -> Any:
     chance: Any = 0.0
     for edge, share in SLICES:
         speed = cells.per_s * ops.exp(edge * sigma)
-        early = edge * spread / sigma - ops.log(
-            _least_speed(ops, race, cells, budget, usual, speed) * race.per_token
-        )
+        early = edge * spread / sigma - ops.log(_least_speed(ops, race, cells, budget, usual, speed) * race.per_token)
         chance = chance + share * 0.5 * ops.erfc(early / rest / _SQRT_2)
     return chance
 
