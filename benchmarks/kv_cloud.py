@@ -11,8 +11,8 @@ No device is needed. Weights may be random (``-- --load-format dummy``), since n
     python benchmarks/kv_cloud.py --prompt 200 --at-once 4 --seconds 8 --shelf-bytes 20000000 -- --dtype float32
 
 The second form is for the demo model on a CPU. `joins` needs weights that are the same for one and two workers,
-and dummy ones are not: `--random-weights` first writes real random ones for the folder's config.json. Two servers at
-once (`--beside`, `joins`) need room on one GPU: ``-- --gpu-memory-utilization 0.4``.
+and dummy ones are not: `--random-weights` first writes real random ones for the folder's config.json. Two servers
+at once (`--beside`, `joins`) need room on one GPU: ``-- --gpu-memory-utilization 0.4``.
 """
 
 import argparse
