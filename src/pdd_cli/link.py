@@ -81,7 +81,7 @@ class TokenBucket:
         """Bytes to send at a time, so that connections take turns."""
 
     def passed_at(self, size: int) -> float:
-        """Return when `size` further bytes will have passed; by the clock."""
+        """Return when `size` further bytes will have passed, by the clock; a time in the past is now."""
         self._passed_at = max(self._passed_at, self._clock() - BUCKET_S) + size / self._bytes_per_s
         return self._passed_at
 
@@ -169,9 +169,10 @@ async def carry(
         both.create_task(_deliver(underway, writer))
         while True:
             data = await reader.read(bucket.slice)
+            came_at = asyncio.get_running_loop().time()
             passed_at = bucket.passed_at(len(data))
             await _until(passed_at)
-            await underway.put((passed_at + delay, data))
+            await underway.put((max(passed_at, came_at) + delay, data))
             if not data:
                 return
 

@@ -114,6 +114,15 @@ def test_bytes_come_whole_in_order_and_at_the_links_pace() -> None:
     in_still_time(main)
 
 
+def test_the_first_byte_is_underway_for_the_whole_delay() -> None:
+    async def main() -> None:
+        sink = Sink()
+        await carry(source(b"x"), sink, bucket(1e9), delay=0.3)
+        assert sink.came[0][0] >= 0.3
+
+    in_still_time(main)
+
+
 def test_connections_share_a_link_and_take_turns() -> None:
     async def main() -> None:
         sinks, shared = [Sink(), Sink()], bucket(50_000)
