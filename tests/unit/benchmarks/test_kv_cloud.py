@@ -3,6 +3,7 @@
 import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,3 +105,28 @@ def test_what_is_taken_meanwhile_is_seen(checks, monkeypatch) -> None:
     with checks.Taken() as watched:
         assert seen.wait(60)
     assert watched.most == 600
+
+
+@pytest.fixture
+def script(monkeypatch, checks):
+    import kv_cloud
+
+    yield kv_cloud
+    del sys.modules["kv_cloud"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "beside", "started"),
+    [
+        (["cost", "shelf"], False, ["on"]),
+        (["cost", "shelf"], True, ["on", "off"]),
+        (["shelf"], True, ["on"]),
+        (["joins"], True, ["one", "joined"]),
+    ],
+)
+def test_only_the_servers_that_a_check_needs_are_started(script, asked, beside, started) -> None:
+    options = SimpleNamespace(checks=asked, beside=beside, shelf_bytes=7, joined_flags="--tensor-parallel-size 2")
+    servers = script.wanted(options)
+    assert list(servers) == started
+    if "joined" in servers:
+        assert servers["joined"] == (servers["one"][0], ["--tensor-parallel-size", "2"])
