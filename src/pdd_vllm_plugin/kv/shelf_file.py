@@ -1,9 +1,9 @@
 """A prompt's packed cells in a file: the worker writes it, the API server reads it.
 
 ``NAME.cells`` has tokens and pieces (little-endian uint32), the CRC-32 of each piece's payload, and the payloads,
-from the front of the prompt to its back. ``NAME.none`` has a `NoKV` as JSON instead. Both are written under another
-name and renamed: a file is there whole or not at all. A reader holds a shared ``flock``, and the worker removes
-only what nobody has locked. ``NAME.gone`` was dropped: no reader finds it, and the worker removes it.
+from the front of the prompt to its back. ``NAME.none`` has a `NoKV` as JSON instead. Both are written under
+another name and renamed: a file is there whole or not at all. A reader holds a shared ``flock``, and the worker
+removes only what nobody has locked. ``NAME.gone`` was dropped: no reader finds it, and the worker removes it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import fcntl
 import os
 import struct
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Self
@@ -51,15 +50,13 @@ class ShelfFile:
         """Return the file's path. Its name does not tell the handoff id, which is a key to the state."""
         return self.folder / (blake2b(self.handoff_id.encode(), digest_size=16).hexdigest() + suffix)
 
-    def write(self, tokens: int, cell_bytes: int, payloads: Iterable[tuple[Piece, bytes | memoryview]]) -> int:
+    def write(self, tokens: int, cell_bytes: int, payloads: Iterable[tuple[Piece, bytes | memoryview]]) -> None:
         """Write cells, in place of what was there.
 
         Args:
             tokens: how many cells.
             cell_bytes: of one cell, this worker's part of it.
             payloads: all pieces of the prompt with their payloads, in any order.
-
-        Returns the file's bytes.
 
         Raises:
             OSError: there is no room for it, for example. Nothing is left behind then.
@@ -72,7 +69,6 @@ class ShelfFile:
                 _write_at(fd, payload, begin + piece.start * cell_bytes)
             _write_at(fd, _COUNTS.pack(tokens, len(crcs)) + crcs.tobytes(), 0)
         self.path(NONE).unlink(missing_ok=True)
-        return begin + tokens * cell_bytes
 
     def write_none(self, none: NoKV) -> None:
         """Write why there are no cells, in place of what was there."""
@@ -81,14 +77,21 @@ class ShelfFile:
         self.drop_cells()
 
     def drop(self) -> None:
-        """Have no new reader find anything; the worker removes the bytes when nobody reads them."""
-        self.path(NONE).unlink(missing_ok=True)
-        self.drop_cells()
+        """Have no new reader find anything; the worker removes the bytes when nobody reads them.
 
-    def drop_cells(self) -> None:
-        """Do `drop` to cells only."""
-        with suppress(FileNotFoundError):
+        Cells that are still to come are dropped too: by the mark that there were none yet.
+        """
+        self.path(NONE).unlink(missing_ok=True)
+        if not self.drop_cells():
+            self.path(GONE).touch(0o600)
+
+    def drop_cells(self) -> bool:
+        """Do `drop` to cells only; return whether there are any."""
+        try:
             self.path(CELLS).rename(self.path(GONE))
+        except FileNotFoundError:
+            return False
+        return True
 
     def open(self, geometry: KVGeometry, number: int) -> OpenCells | NoKV | None:
         """Open the cells for reading; None if there is nothing (yet, or any more).
@@ -148,7 +151,7 @@ class OpenCells:
         self._cell_bytes = geometry.part_bytes(number)
         self._begin = _COUNTS.size + 4 * pieces
         right = self.tokens and pieces == pieces_of(self.tokens)
-        if not right or size != self._begin + self.tokens * self._cell_bytes:
+        if not right or size != file_bytes(self.tokens, self._cell_bytes):
             raise InvalidCells(f"a file of {size} bytes does not have {self.tokens} cells of part {number}")
         self._crcs = np.frombuffer(os.pread(fd, 4 * pieces, _COUNTS.size), dtype="<u4")
 
@@ -190,6 +193,11 @@ class OpenCells:
 def pieces_of(tokens: int) -> int:
     """Return how many pieces `tokens` cells have."""
     return -(-tokens // PIECE_TOKENS)
+
+
+def file_bytes(tokens: int, cell_bytes: int) -> int:
+    """Return how long a file of `tokens` cells is."""
+    return _COUNTS.size + 4 * pieces_of(tokens) + tokens * cell_bytes
 
 
 class _WholeFile:

@@ -10,7 +10,7 @@ from pdd_core.errors import InvalidCells
 from pdd_core.kv.frames import END, FrameReader
 from pdd_core.kv.geometry import KVGeometry, NoKV
 from pdd_core.kv.pieces import Piece, packed_part, pieces_between, unpacked_part
-from pdd_vllm_plugin.kv.shelf_file import CELLS, GONE, NONE, ShelfFile
+from pdd_vllm_plugin.kv.shelf_file import CELLS, GONE, NONE, ShelfFile, file_bytes
 
 ID = "h" * 32
 GEOMETRY = KVGeometry(
@@ -64,8 +64,7 @@ def unpacked(side, tokens):
 
 
 def test_the_size_that_is_told_is_the_file_s(tmp_path):
-    file = ShelfFile(tmp_path, ID)
-    assert file.write(300, CELL_BYTES, payloads(300)) == file.path(CELLS).stat().st_size
+    assert written(tmp_path, 300).path(CELLS).stat().st_size == file_bytes(300, CELL_BYTES)
 
 
 def test_a_piece_that_is_none_is_refused(tmp_path):
