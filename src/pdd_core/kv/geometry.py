@@ -73,17 +73,22 @@ class KVGeometry(_Wire):
 
     kind: Literal["cells"] = "cells"
     version: Annotated[str, Field(max_length=16)] = KV_VERSION
+    """Of the frames and what is in them: docs/wire.md#versions."""
     num_layers: Annotated[int, Field(ge=1, le=MAX_LAYERS)]
     num_kv_heads: Annotated[int, Field(ge=1, le=MAX_HEADS)]
     head_size: Annotated[int, Field(ge=1, le=MAX_HEAD_SIZE)]
     key_type: CellType
+    """``q8_0``, ``q4_0`` or ``f16``, as in llama.cpp's caches."""
     value_type: CellType
+    """The same of values."""
     key_rotation: Annotated[int, Field(ge=1, le=MAX_HEAD_SIZE)]
     """Size of the pieces in which a head's keys are rotated before they are packed; 1: not rotated."""
     value_rotation: Annotated[int, Field(ge=1, le=MAX_HEAD_SIZE)]
     """The same of values."""
     rope: RopeGeometry
+    """How positions are in the keys."""
     piece_tokens: Literal[128] = PIECE_TOKENS
+    """Cells of one piece."""
     parts: Annotated[list[KVPart], Field(min_length=1, max_length=MAX_PARTS)]
     """By their number in a frame. Together they have each head of each layer once."""
 
@@ -129,5 +134,6 @@ class NoKV(_Wire):
 
     kind: Literal["none"] = "none"
     reason: NoKVReason
+    """See docs/wire.md#kv-cache."""
     message: str
     """The same for people."""

@@ -64,7 +64,7 @@ class CellAnswers:
         """Return what a request is told when it begins. Cells of an earlier one of the same id go."""
         offered = offer(opt_in, prompt, lora, shelves=self.shelves, config=self._config)
         if isinstance(offered, KVCells):
-            self.drop(opt_in.handoff_id)
+            self.drop(opt_in.handoff_id, old=True)
         return offered
 
     def measured(self, record: HandoffRecord) -> None:
@@ -72,10 +72,10 @@ class CellAnswers:
         if isinstance(record.kv, KVCells):
             record.kv = offer_of(len(record.prompt_token_ids), self._config)
 
-    def drop(self, handoff_id: str) -> None:
-        """Drop the cells of a handoff. A stream that runs goes on."""
+    def drop(self, handoff_id: str, *, old: bool = False) -> None:
+        """Drop the cells of a handoff, those that are still to come as well if not `old`. A stream goes on."""
         if isinstance(self.shelves, Shelves):
-            self.shelves.drop(handoff_id)
+            self.shelves.drop(handoff_id, old=old)
 
     async def ticket(self, request: StateRequest, record: HandoffRecord) -> Response:
         """Answer for a record that is here, as soon as its cells are there: what `stream` takes, or an error."""
@@ -109,8 +109,10 @@ class CellAnswers:
         found = self.shelves.find(record.opt_in.handoff_id, record.engine)
         if found is None and not running:
             ended_for = time.monotonic() - record.touched
-            if record.kv_found or not record.output_token_ids or ended_for > self._config.cancel_timeout_s:
+            if not record.output_token_ids or ended_for > self._config.cancel_timeout_s:
                 return GONE
+        if found is None and record.kv_found:
+            return GONE
         record.kv_found = record.kv_found or isinstance(found, int)
         return found
 

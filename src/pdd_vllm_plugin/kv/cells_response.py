@@ -39,7 +39,7 @@ class CellsResponse(StreamingResponse):
     Args:
         parts: the files.
         span: positions, half-open.
-        buckets: all of which bound it.
+        buckets: each bounds it.
         limiter: of the threads that read the files.
         then: called in the end with whether all was sent, and the bytes that were.
     """
