@@ -151,7 +151,7 @@ class CloudRoute:
         else:
             session, headers = self._headers(question, path)
             sent = client.get(path, options={"headers": {**headers, **CELLS}}, **unread)
-        stream = await answered(sent)
+        stream: openai.AsyncStream[object] = await answered(sent)
         self._sessions.received(session, stream.response)
         return stream
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import deque
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import numpy as np
 
 from pdd_core.errors import CloudError, CloudRefused, InvalidCells, SchemaVersionError, named
 from pdd_core.handoff import KV_HANDOVER
-from pdd_core.kv.geometry import KV_VERSION, KVGeometry, NoKV
+from pdd_core.kv.geometry import NoKV
 from pdd_core.kv.pieces import unpacked_part
 from pdd_llamacpp_adapter.cloud.cloud_gate import shown
 from pdd_llamacpp_adapter.session.cells_check import CHECKED_CELLS
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
 
     from pdd_core.handoff import CloudInfo
     from pdd_core.kv.frames import Frame
+    from pdd_core.kv.geometry import KVGeometry
     from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
-    from pdd_llamacpp_adapter.engine.kv_support import KVSupport
+    from pdd_llamacpp_adapter.engine.kv.kv_support import KVSupport
     from pdd_llamacpp_adapter.session.cells_check import CellsChecks
     from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
 
@@ -58,7 +61,7 @@ class Cells:
     @property
     def end(self) -> int:
         """Position behind the last one."""
-        return self.start + self.keys.shape[1]
+        return self.start + int(self.keys.shape[1])
 
     def cut(self, start: int, end: int) -> Cells:
         """Return those of them that are from `start` to `end`."""
@@ -133,12 +136,8 @@ class CellsFetch:
                 self.give_up("not_enabled", "the cloud does not know how to hand them over")
             case NoKV() as none:
                 self.give_up(none.reason, shown(none.message))
-            case KVGeometry(version=version) if version != KV_VERSION:
-                self.give_up(
-                    "differs", f"the cloud's are of version {shown(version)}, the device's of {KV_VERSION}"
-                )
             case _ if (problem := self._support.differs_from(geometry)) is not None:
-                self.give_up("differs", problem)
+                self.give_up("unsupported" if self._support.shape is None else "differs", problem)
             case _ if self._checks.passed(self._cloud, geometry) is False:
                 self.give_up("differs", "the cloud's cells were compared before, and are not the device's")
             case _:
@@ -242,12 +241,13 @@ class CellsFetch:
                 if len(parts) < len(geometry.parts):
                     continue
                 cells = await anyio.to_thread.run_sync(unpacked, parts, geometry)
+                await anyio.lowlevel.checkpoint()  # the thread is waited for also when this is stopped meanwhile
                 parts = []
                 if sampling:
                     self._sampled, self.sample = True, cells
                     self._live.changed()
                     return
-                await self._live.until(lambda cells=cells: self._has_room(cells))
+                await self._live.until(partial(self._has_room, cells))
                 self._back = cells.start
                 self._came.append(cells)
                 self._live.changed()

@@ -1,8 +1,8 @@
 """What the device reads for one answer, and how far it is: the prompt or a refined one, then the answer. Pure.
 
 Without refinement the device reads the prompt, or as much of it as the cloud's cells leave to read. A refined
-prompt takes the place of what is not read yet: tokens that were processed stay, and positions go on without a hole.
-The answer's tokens follow behind either.
+prompt takes the place of what is not read yet: tokens that were processed stay, and positions go on without a
+hole. The answer's tokens follow behind either.
 """
 
 from __future__ import annotations
