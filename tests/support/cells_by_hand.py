@@ -1,4 +1,4 @@
-"""Cells whose numbers say where they belong, a cloud that streams them and breaks as told, and an engine that checks."""
+"""Cells whose numbers say where they belong, a cloud that streams them, and an engine that checks them."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pdd_core.errors import InvalidCells
+from pdd_core.errors import DeviceEngineFailed, InvalidCells, named
 from pdd_llamacpp_adapter.session.cells_check import CHECKED_CELLS
 from pdd_llamacpp_adapter.session.outcome import KVReport
 
@@ -93,8 +93,8 @@ class CellsReader:
             elif not reading.before_cells:
                 fetch.give_up("too_late", "it has read the prompt itself")
                 fetch.stop()
-        except InvalidCells as error:
-            fetch.give_up("invalid", str(error))
+        except (InvalidCells, DeviceEngineFailed) as error:  # the engine holds what it held
+            fetch.give_up("invalid", named(error))
             await self._drop()
         return False
 

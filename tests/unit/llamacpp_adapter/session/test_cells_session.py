@@ -361,18 +361,19 @@ async def test_a_cloud_that_is_lost_may_still_have_cells(session, cells_engine, 
 
 
 @pytest.mark.anyio
-async def test_an_engine_that_fails_over_cells_is_lost_and_the_cloud_finishes(session, cells_engine, cells_cloud):
-    engine, cloud = cells_engine(seconds=0.2), cells_cloud(steady())
+async def test_cells_that_the_engine_does_not_take_are_prefilled(session, cells_engine, cells_cloud):
+    engine, cloud = cells_engine(seconds=0.1), cells_cloud(steady())
 
     async def join(_):
+        engine.added = None
         raise DeviceEngineFailed("llama.cpp does not take the cells")
 
     engine.join_cells = join
     ids, outcome = await collect(session(engine=engine, cloud=cloud))
     assert ids == ANSWER
     assert cloud.open_streams == 0
-    assert decided(outcome, "the device was lost: ")
-    assert outcome.kv.cells == 0
+    assert (outcome.kv.cells, outcome.kv.reason) == (0, "invalid")
+    assert engine.held == [*PROMPT, *ANSWER[:-1]]
 
 
 @pytest.mark.anyio
