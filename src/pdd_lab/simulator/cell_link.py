@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from pdd_cli.link import Link
 from pdd_core.errors import ConfigurationError
+from pdd_core.planner.cost import GPU_HOUR_PRICE, byte_weight
+
+if TYPE_CHECKING:
+    from pdd_core.planner.profiles import MeasuredCloud
 
 _USUAL_SPREAD = 0.2
 
@@ -26,6 +31,8 @@ class CellLink:
     metered: bool = False
     price_per_gb: float = 0.0
     """Of 10^9 bytes, in any currency."""
+    gpu_hour_price: float = GPU_HOUR_PRICE
+    """Of one of the cloud's engines, in the same."""
     byte_weight: float = 0.0
     """Token-seconds of one byte; see `pdd_core.planner.cost.byte_weight`."""
 
@@ -65,3 +72,45 @@ def link_speed(text: str) -> tuple[float, float]:
         return Link.parse(text).bytes_per_s, _USUAL_SPREAD
     except ConfigurationError as error:
         raise ConfigurationError(f"--link {text} is none of {', '.join(LINKS)}, and no speed such as 100mbit") from error
+
+
+def cell_link(
+    cloud: MeasuredCloud,
+    text: str | None,
+    *,
+    cell_bytes: int | None,
+    always: bool,
+    price_per_gb: float,
+    gpu_hour_price: float,
+) -> CellLink:
+    """Return the link of the devices to `cloud`.
+
+    Args:
+        cloud: says what `text` and `cell_bytes` do not, and how many tokens an engine's KV cache holds.
+        text: as `link_speed` takes it.
+        cell_bytes: of one token's cell.
+        always: as `CellLink.always`.
+        price_per_gb: of 10^9 bytes.
+        gpu_hour_price: of one engine, in the same currency.
+
+    Raises:
+        ConfigurationError: nobody says how fast the link is, or how large a cell.
+    """
+    size = cell_bytes or cloud.kv_cell_bytes
+    if size is None:
+        raise ConfigurationError(f"{cloud.name} does not say how large a cell is: --kv-cell-bytes does")
+    if text is not None:
+        speed, spread = link_speed(text)
+    elif cloud.link_bps is not None:
+        speed, spread = cloud.link_bps, cloud.link_spread
+    else:
+        raise ConfigurationError(f"{cloud.name} does not say how fast the link is: --link does")
+    return CellLink(
+        bytes_per_s=speed,
+        spread=spread,
+        cell_bytes=size,
+        always=always,
+        price_per_gb=price_per_gb,
+        gpu_hour_price=gpu_hour_price,
+        byte_weight=byte_weight(price_per_gb, gpu_hour_price, cloud.kv_tokens),
+    )
