@@ -92,6 +92,8 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=Path("kv_handover.json"))
     parser.add_argument("--gguf", type=Path, help="default: the demo model")
+    parser.add_argument("--url", help="a running cloud of the same model, instead of starting one")
+    parser.add_argument("--api-key", help="of that cloud")
     parser.add_argument("--folder", type=Path, help="for both forms of the model; default a temporary one")
     parser.add_argument("--devices", type=int, help="default: one per core, four left to the cloud, at most 12")
     parser.add_argument("--links", nargs="+", default=["20mbit", "100mbit", "500mbit"])
@@ -128,32 +130,38 @@ def link_processes(
     return urls
 
 
-def run(options: argparse.Namespace, folder: Path, begun: float, stack: ExitStack) -> dict[str, Any]:
-    """Start everything, measure, and return the document."""
-    gguf, cloud_folder = model(options, folder)
-    print(f"model ready after {time.monotonic() - begun:.0f} s", flush=True)
-    of_cloud, of_devices = cores(options.devices)
-    os.sched_setaffinity(0, of_cloud)  # the server inherits it
-    key = secrets.token_urlsafe(16)
+def cloud(options: argparse.Namespace, folder: Path, key: str) -> CloudServer:
+    """Return vLLM with the plugin, not started yet."""
     flags = ["--max-model-len", str(options.prompt_tokens + options.max_tokens + 128)]
     if host.accelerator() is host.Accelerator.CUDA:
         graphs = {"cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32, 64]}
         flags += ["--dtype", "bfloat16", "--max-num-seqs", "64", "--compilation-config", json.dumps(graphs)]
-    server = CloudServer(
-        cloud_folder,
+    return CloudServer(
+        folder,
         served_name="m",
         api_key=key,
         extra_args=[*flags, *options.flags],
         log_path=options.json.with_suffix(".vllm.log"),
         start_timeout=options.start_timeout,
     )
-    stack.enter_context(server)
-    print(f"vLLM serves after {time.monotonic() - begun:.0f} s", flush=True)
+
+
+def run(options: argparse.Namespace, folder: Path, begun: float, stack: ExitStack) -> dict[str, Any]:
+    """Start everything, measure, and return the document."""
+    gguf, cloud_folder = model(options, folder)
+    print(f"model ready after {time.monotonic() - begun:.0f} s", flush=True)
+    of_cloud, of_devices = cores(options.devices)
+    os.sched_setaffinity(0, of_cloud)  # the server inherits it
+    url, key = options.url, options.api_key
+    if url is None:
+        key = secrets.token_urlsafe(16)
+        url = stack.enter_context(cloud(options, cloud_folder, key)).base_url
+        print(f"vLLM serves after {time.monotonic() - begun:.0f} s", flush=True)
     names = list(dict.fromkeys([*options.links, options.text_link]))
-    urls = link_processes(stack, names, len(of_devices), server.base_url, of_cloud)
+    urls = link_processes(stack, names, len(of_devices), url, of_cloud)
     settings = DeviceSettings(
         gguf,
-        server.base_url,
+        url,
         key,
         options.prompt_tokens,
         options.max_tokens,
