@@ -269,7 +269,7 @@ class CellsFetch:
 
 
 def unpacked(parts: Sequence[Frame], geometry: KVGeometry) -> Cells:
-    """Return one piece, of which `parts` are all parts. Takes milliseconds.
+    """Return the piece that `parts` make together. Takes milliseconds.
 
     Raises:
         InvalidCells: a number is not finite.
