@@ -22,9 +22,7 @@ ID = "h" * 32
 
 def layout():
     elements = BLOCK * HEADS * SIZE
-    return CacheLayout(
-        BLOCK, (BLOCK, HEADS, SIZE), 2 * elements, torch.arange(elements), (HEADS * SIZE, SIZE, 1), 0
-    )
+    return CacheLayout(BLOCK, (BLOCK, HEADS, SIZE), 2 * elements, torch.arange(elements), (HEADS * SIZE, SIZE, 1), 0)
 
 
 @pytest.fixture
