@@ -20,6 +20,7 @@ class Context:
     """A context without a model."""
 
     n_ctx = 100
+    cells = None
 
     def __init__(self):
         self.ids, self.history = list(REFINED), HISTORY
