@@ -36,11 +36,26 @@ CHAT = lengths_of(np.random.default_rng(0).lognormal(math.log(200), 0.5, 300).cl
 
 
 def plan(
-    *, prefill=80.0, prefill_sd=0.0, decode=20.0, link=LINK, link_sd=0.0, doubt=0.0, weight=0.0, goals=None, cloud=(), **request
-):  # fmt: skip
+    *,
+    prefill=80.0,
+    prefill_sd=0.0,
+    link=LINK,
+    link_sd=0.0,
+    doubt=0.0,
+    weight=0.0,
+    goals=None,
+    cloud=(),
+    **request,
+):
     asked = {"num_prompt_tokens": 1800, "max_tokens": 1000, "rate": 15.0, "kv_cell_bytes": CELL, **request}
-    seen = {"ttft_s": Estimate(0.45), "tpot_s": Estimate(0.03), "rtt_s": Estimate(0.05), "refines": True, **dict(cloud)}
-    device = DeviceState(prefill_tps=Estimate(prefill, prefill_sd), decode_tps=Estimate(decode), n_ctx=16_384)
+    seen = {
+        "ttft_s": Estimate(0.45),
+        "tpot_s": Estimate(0.03),
+        "rtt_s": Estimate(0.05),
+        "refines": True,
+        **dict(cloud),
+    }
+    device = DeviceState(prefill_tps=Estimate(prefill, prefill_sd), decode_tps=Estimate(20), n_ctx=16_384)
     state = CloudState(**seen, link_bps=None if link is None else Estimate(link, link_sd, doubt))
     return Planner(CHAT, goals, byte_weight=weight).pdd_plan(PlanRequest(**asked), device, state)
 
@@ -75,13 +90,9 @@ def test_a_device_too_slow_for_any_prompt_may_do_with_cells() -> None:
 
 
 def test_a_busy_device_uses_cells_once_it_begins() -> None:
-    device = DeviceState(
-        prefill_tps=Estimate(80), decode_tps=Estimate(20), n_ctx=4096, wait_s=Estimate(3.0)
-    )
+    device = DeviceState(prefill_tps=Estimate(80), decode_tps=Estimate(20), n_ctx=4096, wait_s=Estimate(3.0))
     request = PlanRequest(num_prompt_tokens=1800, max_tokens=1000, rate=15, kv_cell_bytes=CELL)
-    cloud = CloudState(
-        ttft_s=Estimate(0.45), tpot_s=Estimate(0.03), rtt_s=Estimate(0.05), link_bps=Estimate(LINK)
-    )
+    cloud = CloudState(ttft_s=Estimate(0.45), tpot_s=Estimate(0.03), rtt_s=Estimate(0.05), link_bps=Estimate(LINK))
     made = Planner(CHAT).pdd_plan(request, device, cloud)
     ready = 3.0 - 0.5 + 1800 / (80 + LINK / CELL) + 1 / 20
     assert made.decode_budget == math.ceil(ready / (1 / 15 - 1 / 80))
@@ -146,7 +157,9 @@ def test_more_link_never_plans_more_cloud_tokens(circumstances, link, times, spr
     st.floats(0, 3),
     st.floats(1, 20),
 )
-def test_a_faster_link_never_raises_the_risk(per_token, sigma, work, budget, per_s, link_sigma, ahead, times) -> None:
+def test_a_faster_link_never_raises_the_risk(
+    per_token, sigma, work, budget, per_s, link_sigma, ahead, times
+) -> None:
     race = Race(work=work, credit=0.3, credit_sd=0.1, gap=1 / 15, per_token=per_token, sigma=sigma)
 
     def risk(speed):
