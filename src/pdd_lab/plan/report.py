@@ -15,7 +15,7 @@ _LEGEND = (
     "than with plain serving. req/s: of one instance, and over plain serving's. "
     "TTFT: median and 99th percentile."
 )
-_KV_LEGEND = "KV: requests whose devices load the cloud's KV cache. MB: what of it arrives, over all requests, in 10^6 bytes."
+_KV_LEGEND = "KV: requests whose devices load the cloud's KV cache. MB: of it, 10^6 bytes per request."
 _COLUMNS = ("policy", "h/c/d %", "N 50/90", "kept", "tokens", "req/s", "stalls", "TTFT ms", "QoE")
 
 
@@ -44,8 +44,8 @@ def show(figures: Mapping[str, Any], policy: str, console: Console) -> None:
     link = figures["link"]
     if link is not None:
         console.print(
-            f"link: {link['bytes_per_s'] * 8 / 1e6:g} Mbit/s, {link['spread']:.0%} spread; a cell of the KV cache has "
-            f"{link['cell_bytes']:,} bytes, so {link['bytes_per_s'] / link['cell_bytes']:.0f} arrive per second",
+            f"link: {link['bytes_per_s'] * 8 / 1e6:g} Mbit/s, {link['spread']:.0%} spread; "
+            f"a cell of the KV cache has {link['cell_bytes']:,} bytes, so {link['bytes_per_s'] / link['cell_bytes']:.0f} arrive per second",
             highlight=False,
         )
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
