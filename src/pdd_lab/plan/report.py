@@ -45,7 +45,8 @@ def show(figures: Mapping[str, Any], policy: str, console: Console) -> None:
     if link is not None:
         console.print(
             f"link: {link['bytes_per_s'] * 8 / 1e6:g} Mbit/s, {link['spread']:.0%} spread; "
-            f"a cell of the KV cache has {link['cell_bytes']:,} bytes, so {link['bytes_per_s'] / link['cell_bytes']:.0f} arrive per second",
+            f"a cell of the KV cache has {link['cell_bytes']:,} bytes, "
+            f"so {link['bytes_per_s'] / link['cell_bytes']:.0f} arrive per second",
             highlight=False,
         )
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
