@@ -104,7 +104,7 @@ class Case(Expectations):
         if not self.device_fits(ratio):
             return self._hopeless(refined, "does not fit the device's context", kv=kv)
         race = self.race(ratio, kv=kv)
-        judged = refined is not None or self.held_whole < self.request.num_held_tokens
+        judged = kv or refined is not None or self.held_whole < self.request.num_held_tokens
         budget, stall = self._without_a_rest(race, *self._least_budget(race, LEAST_REFINED if judged else 1))
         stops_at = self.stops_at(race)
         decoded, square = self.decoded(budget, stops_at)

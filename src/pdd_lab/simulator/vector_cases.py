@@ -179,7 +179,7 @@ class Cases(Expectations):
 
     def _handoff(self, share: float, least_saved: Floats, *, kv: bool) -> _Handoffs:
         race = self.race(share, kv=kv)
-        judged = (share < 1.0) | (self.held_whole < self.request.num_held_tokens)
+        judged = kv | (share < 1.0) | (self.held_whole < self.request.num_held_tokens)
         budget, stall = self._least_budget(race, np.where(judged, float(LEAST_REFINED), 1.0))
         decoded, square = self.decoded(budget, self.stops_at(race))
         kv_bytes, fits = self.kv_bytes(race), self.device_fits(share)
