@@ -44,7 +44,9 @@ _MOST_LEARNT = 20_000
 def plain(scenario: Scenario) -> Choices:
     """The cloud makes every answer."""
     count = len(scenario.trace)
-    return Choices(np.full(count, CLOUD_ONLY, np.int8), np.zeros(count, np.int64), np.ones(count), np.zeros(count, np.bool_))
+    return Choices(
+        np.full(count, CLOUD_ONLY, np.int8), np.zeros(count, np.int64), np.ones(count), np.zeros(count, np.bool_)
+    )
 
 
 def fixed(scenario: Scenario, budget: int) -> Choices:

@@ -176,7 +176,9 @@ def outcomes(
         handed_off=handed_off,
         cloud_decode_tokens=in_cloud,
         cloud_prefill_tokens=np.where(on_device, 0.0, prompt),
-        device_prefill_tokens=np.where(verdict == CLOUD_ONLY, 0.0, np.where(handoff, fresh * ratio, fresh) - loaded),
+        device_prefill_tokens=np.where(
+            verdict == CLOUD_ONLY, 0.0, np.where(handoff, fresh * ratio, fresh) - loaded
+        ),
         kv_cells=loaded,
         cloud_cost=np.where(on_device, 0.0, world.prefill_weight * prompt)
         + decode_cost(prompt, in_cloud, in_cloud**2, tpot_s=tpot),
