@@ -85,6 +85,8 @@ class GenerateRecorder:
         # vLLM aborts by this id and lets clients choose it: without a suffix one could end another's request.
         kind = sampling_params.output_kind.name
         params = _observable(sampling_params) if kind == "FINAL_ONLY" else sampling_params
+        if self._refiner is not None and opt_in.refine_ratio is not None:
+            params = self._refiner.with_question(params, record.prompt_token_ids)
         inner = self._generate(prompt, params, record.engine_request_id, **kwargs)
         return self._observe(inner, record, kind, kwargs.get("trace_headers"))
 

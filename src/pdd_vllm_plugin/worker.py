@@ -59,7 +59,7 @@ class PDDWorker(platform_worker()):  # type: ignore[misc]
             strict=config.strict,
         )
         logger.info(
-            "pdd: attention of the last %d prompt tokens is captured at layers %s (%s over heads)",
+            "pdd: attention of at most the last %d prompt tokens is captured at layers %s (%s over heads)",
             config.refine_window, sorted(self._pdd_layers.values()), config.refine_heads,
         )  # fmt: skip
 

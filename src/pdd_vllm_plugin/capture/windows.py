@@ -1,4 +1,4 @@
-"""Follows the scheduler: which of a step's tokens are the last W prompt tokens of a request that wants scores."""
+"""Follows the scheduler: which of a step's tokens are the window of a request that wants scores: its question."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import InvalidOptIn
 from pdd_core.optin import REFINE_RATIO, parse_opt_in
+from pdd_vllm_plugin.question_window import window_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,8 @@ class WindowChunk:
     """Position behind the last query that counts."""
     block_ids: tuple[tuple[int, ...], ...]
     """Per KV cache group: the scheduler's block ids of this request, up to the step's last token."""
+    window: int = 0
+    """Tokens of the whole window; 0 for as many as are configured."""
 
     @property
     def completes(self) -> bool:
@@ -42,6 +45,7 @@ class WindowChunk:
 class _Followed:
     handoff_id: str
     prompt_tokens: int
+    window: int
     block_ids: list[list[int]] = field(default_factory=list)
     done: bool = False
     """The prompt was computed to its end: what a preempted request repeats later counts no more."""
@@ -51,7 +55,7 @@ class WindowTracker:
     """Remembers the opted-in requests between their first step and their last.
 
     Args:
-        window: how many of a prompt's last tokens count.
+        window: how many of a prompt's last tokens count at most: a request says how many its question has.
         most: tokens of the longest prompt that is refined; longer ones are not followed.
     """
 
@@ -83,7 +87,7 @@ class WindowTracker:
         length = len(new.prompt_token_ids or ())
         if opt_in is None or not 0 < length <= self._most:
             return None
-        return _Followed(opt_in.handoff_id, length)
+        return _Followed(opt_in.handoff_id, length, window_of(params.extra_args, most=self._window))
 
     def _begun(self, scheduler_output: SchedulerOutput) -> Iterator[WindowChunk]:
         for new in scheduler_output.scheduled_new_reqs:
@@ -113,9 +117,9 @@ class WindowTracker:
     ) -> Iterator[WindowChunk]:
         tokens = scheduler_output.num_scheduled_tokens.get(request_id, 0)
         length = followed.prompt_tokens
-        first, last = max(length - self._window, start), min(length, start + tokens)
+        first, last = max(length - followed.window, start), min(length, start + tokens)
         if followed.done or first >= last:
             return
         followed.done = last == length
         blocks = tuple(tuple(ids) for ids in followed.block_ids)
-        yield WindowChunk(request_id, followed.handoff_id, length, start, tokens, first, last, blocks)
+        yield WindowChunk(request_id, followed.handoff_id, length, start, tokens, first, last, blocks, followed.window)

@@ -9,7 +9,7 @@ from types import MappingProxyType, SimpleNamespace
 import anyio
 import numpy as np
 import pytest
-from vllm_fakes import parallel
+from vllm_fakes import parallel, sampling_params
 
 from pdd_core.handoff import NoRefinement, Refinement
 from pdd_core.hookspecs import hookimpl
@@ -17,6 +17,7 @@ from pdd_core.optin import OptIn
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.handoff_record import NOT_ENABLED, PENDING, HandoffRecord
 from pdd_vllm_plugin.prompt_refiner import PromptRefiner
+from pdd_vllm_plugin.question_window import window_of
 from pdd_vllm_plugin.refiner_threads import THREADS
 
 pytestmark = pytest.mark.anyio
@@ -108,6 +109,38 @@ async def test_too_long_a_prompt_asks_no_worker():
     """No worker has followed it."""
     refinement = await refined(refining(Engine({"missed": "never asked"}), refine_max_prompt_tokens=100), record())
     assert refinement.reason == "too_long"
+
+
+class Worded(Tokenizer):
+    """Token 1 is a blank line."""
+
+    def convert_ids_to_tokens(self, ids):
+        return ["<s>" if token == 0 else "ĊĊ" if token == 1 else f"Ġw{token}" for token in ids]
+
+    def get_vocab(self):
+        return {"<s>": 0, "ĊĊ": 1, "Ċ": 99}
+
+
+def test_the_workers_are_told_how_long_the_question_is():
+    made = PromptRefiner(Engine(), PDDConfig(), "attention", Worded())
+    params = sampling_params({"pdd_handoff": "h" * 32})
+    told = made.with_question(params, array("I", [0, *[5] * 900, 1, *range(2, 22)]))
+    assert window_of(told.extra_args, most=64) == 20
+
+
+@pytest.mark.parametrize("prompt", [[], [0, 2**40]])
+def test_of_a_prompt_that_cannot_be_read_all_that_may_count_counts(prompt):
+    class Broken(Worded):
+        def convert_ids_to_tokens(self, ids):
+            raise OverflowError("no such id")
+
+    params = sampling_params({"pdd_handoff": "h" * 32})
+    assert PromptRefiner(Engine(), PDDConfig(), "attention", Broken()).with_question(params, prompt) is params
+
+
+def test_where_no_worker_looks_none_is_told():
+    params = sampling_params({"pdd_handoff": "h" * 32})
+    assert refining(method="lexical").with_question(params, [0, 2, 3]) is params
 
 
 def with_third_party(answer, **settings):
