@@ -14,7 +14,8 @@ from pdd_core.plugins import Policies
 from pdd_core.refinement.check import is_kept
 from pdd_core.refinement.prompt import RefinePrompt
 from pdd_core.refinement.protect import protected_spans, question_window
-from pdd_core.refinement.refiners import refiner
+from pdd_core.refinement.refiners import AttentionRefiner, refiner
+from pdd_core.refinement.refiners.attention import LEAST_FOCUS
 from pdd_core.refinement.turns import HEADER
 from pdd_vllm_plugin.question_window import with_window
 from pdd_vllm_plugin.refiner_threads import RefinerThreads
@@ -96,6 +97,11 @@ class PromptRefiner:
         prompt = await self._threads.run(partial(self._prompt, record))
         ratio = record.opt_in.refine_ratio or 1.0  # a record without one is never refined
         kept, method = await self._choose(scores, prompt, ratio)
+        if scores is not None and self._policies.is_built_in(method) and ratio < 1:
+            focus = await self._threads.run(partial(AttentionRefiner().focus, scores, prompt))
+            if focus < LEAST_FOCUS:
+                problem = "attention and the question's words agree on no lines that matter more than the others"
+                return NoRefinement(reason="spread", message=f"{problem} ({focus:.2f}, below {LEAST_FOCUS})")
         return Refinement(
             method=method,
             ratio=ratio,

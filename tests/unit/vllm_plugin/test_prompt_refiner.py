@@ -143,6 +143,54 @@ def test_where_no_worker_looks_none_is_told():
     assert refining(method="lexical").with_question(params, [0, 2, 3]) is params
 
 
+class Paragraphs(Engine):
+    """Sees a prompt of 12 paragraphs; paragraph 3 has a word of the question, and the most attention or the least."""
+
+    ids = (0, *(token for number in range(12) for token in (*[10 + number] * 9, 1)), 13, 13)
+
+    def __init__(self, *, agrees):
+        values = np.array([1.0 + token / 99 for token in self.ids], dtype=np.float32)
+        values[[token == 13 for token in self.ids]] = 3.0 if agrees else 0.1
+        super().__init__({"layers": [3], "window": 2, "values": values.tobytes()})
+
+    def record(self, ratio=0.25):
+        asked = record(ratio=ratio, length=1)
+        asked.prompt_token_ids = array("I", self.ids)
+        return asked
+
+
+def of_paragraphs(*, agrees, method="attention"):
+    engine = Paragraphs(agrees=agrees)
+    return PromptRefiner(engine, PDDConfig(), method, Worded()), engine
+
+
+async def test_a_prompt_whose_lines_matter_alike_is_not_refined():
+    made, engine = of_paragraphs(agrees=False)
+    refinement = await refined(made, engine.record())
+    assert (refinement.kind, refinement.reason) == ("none", "spread")
+    assert "agree on no lines that matter more than the others (0." in refinement.message
+    made, engine = of_paragraphs(agrees=True)
+    assert (await refined(made, engine.record())).method == "attention"
+
+
+async def test_a_prompt_whose_lines_matter_alike_is_refined_where_no_attention_says_so():
+    made, engine = of_paragraphs(agrees=False, method="lexical")
+    assert (await refined(made, engine.record())).method == "lexical"
+    made, engine = of_paragraphs(agrees=False)
+    assert len((await refined(made, engine.record(ratio=1.0))).kept_indices) == len(engine.ids)
+
+
+async def test_a_third_party_refines_what_it_likes():
+    class ThirdParty:
+        @hookimpl
+        def pdd_refine(self, prompt):
+            return list(range(len(prompt)))
+
+    made, engine = of_paragraphs(agrees=False)
+    made._policies.manager.register(ThirdParty(), "third-party")
+    assert (await refined(made, engine.record())).method == "third-party"
+
+
 def with_third_party(answer, **settings):
     """PromptRefiner with a third party that answers as the function `answer`, of scores and prompt, does."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from pdd_core.refinement.prompt import RefinePrompt
     from pdd_core.refinement.scores import PromptScores
     from pdd_core.refinement.spans import Unit
+
+LEAST_FOCUS = 0.61
+"""Below it, a prompt's lines matter alike, as for a summary. Measured: docs/refinement.md."""
+FEWEST_LINES = 8
+"""Two rankings of fewer lines may agree, or not, by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,40 @@ class AttentionRefiner:
         """
         if scores is None:
             return None
+        raw, pooled = self._weights(scores, prompt)
+        # pooled weights make a token's neighbours its equals, or more: where a unit is cut, it has to stay
+        if not self.fuse:
+            return choose(pooled, prompt, ratio, unit=self.unit, ties=raw, peaks=raw)
+        starts = unit_starts(prompt.pieces, self.unit)
+        by_attention, by_words = (ranks(best) for best in self._of_units(starts, pooled, prompt))
+        fused = 1 / (self.fuse + by_attention) + 1 / (self.fuse + by_words)
+        weights = np.repeat(fused, np.diff(starts, append=len(prompt)))
+        return choose(weights, prompt, ratio, unit=self.unit, ties=pooled, peaks=raw)
+
+    def focus(self, scores: PromptScores, prompt: RefinePrompt) -> float:
+        """Return how far attention and the question's words agree on which lines matter.
+
+        1 where both rankings are the same, and about 0 where the lines are all alike to both: the entropy of the
+        lines' reciprocal ranks, of both rankings together, between that of one ranking and that of equal shares.
+        It is 1, too, where nothing can be said: the lines are few, or none shares a word with the question.
+
+        Raises:
+            InvalidRefinement: the scores are of another prompt, or not all finite.
+        """
+        starts = unit_starts(prompt.pieces, self.unit)
+        found = self._of_units(starts, self._weights(scores, prompt)[1], prompt)
+        free = found[0] >= 0
+        count = int(free.sum())
+        if count < FEWEST_LINES or not found[1].max() > 0:
+            return 1.0
+        shares = [1 / ranks(best[free]) for best in found]
+        both = sum(share / share.sum() for share in shares) / 2
+        one = 1 / np.arange(1, count + 1)
+        even = math.log(count)
+        return float((even - _entropy(both)) / (even - _entropy(one / one.sum())))
+
+    def _weights(self, scores: PromptScores, prompt: RefinePrompt) -> tuple[np.ndarray, np.ndarray]:
+        """Return each token's score, and what it has of its neighbours'."""
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told below
             raw = scores.over_layers()
         if raw.shape != (len(prompt),):
@@ -74,22 +114,17 @@ class AttentionRefiner:
             raise InvalidRefinement("a score is not a finite number")
         if not self.lend:
             raw = np.where(protected_mask(prompt), np.float32(0), raw)
-        pooled = max_pool(raw, self.pool) if self.pooling == "max" else mean_pool(raw, self.pool)
-        # pooled weights make a token's neighbours its equals, or more: where a unit is cut, it has to stay
-        if not self.fuse:
-            return choose(pooled, prompt, ratio, unit=self.unit, ties=raw, peaks=raw)
-        fused = self._fused(pooled, prompt)
-        return choose(fused, prompt, ratio, unit=self.unit, ties=pooled, peaks=raw)
+        return raw, max_pool(raw, self.pool) if self.pooling == "max" else mean_pool(raw, self.pool)
 
-    def _fused(self, pooled: np.ndarray, prompt: RefinePrompt) -> np.ndarray:
-        """Return one weight for all tokens of a unit."""
-        starts = unit_starts(prompt.pieces, self.unit)
+    def _of_units(self, starts: np.ndarray, pooled: np.ndarray, prompt: RefinePrompt) -> list[np.ndarray]:
+        """Return what each unit is worth by attention and by the question's words; -1 where all is protected."""
         free = ~protected_mask(prompt)
-        weights = np.zeros(len(starts))
-        for values in (pooled, LexicalRefiner().weights(prompt)):
-            best = np.maximum.reduceat(np.where(free, values, -1.0), starts)
-            weights += 1 / (self.fuse + ranks(best))
-        return np.repeat(weights, np.diff(starts, append=len(prompt)))
+        both = (pooled, LexicalRefiner().weights(prompt))
+        return [np.maximum.reduceat(np.where(free, values, -1.0), starts) for values in both]
+
+
+def _entropy(shares: np.ndarray) -> float:
+    return float(-(shares * np.log(shares)).sum())
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
