@@ -113,7 +113,8 @@ def _run_on(starts: np.ndarray, kind: np.ndarray) -> np.ndarray:
     together = newlines[starts - 1] - newlines[last] + ((kind[last] & _NEWLINE) != 0) == 1
     together &= (kind[last] & _BLANK_LINE) == 0
     begun = ((kind[first] & _SMALL) != 0) | (((kind[first] & _CAPITAL) != 0) & long)
-    return starts[together & ((kind[last] & _STOP) == 0) & begun]
+    going_on: np.ndarray = starts[together & ((kind[last] & _STOP) == 0) & begun]
+    return going_on
 
 
 def _too_long(starts: np.ndarray) -> np.ndarray:

@@ -122,4 +122,6 @@ class WindowTracker:
             return
         followed.done = last == length
         blocks = tuple(tuple(ids) for ids in followed.block_ids)
-        yield WindowChunk(request_id, followed.handoff_id, length, start, tokens, first, last, blocks, followed.window)
+        yield WindowChunk(
+            request_id, followed.handoff_id, length, start, tokens, first, last, blocks, followed.window
+        )

@@ -280,7 +280,9 @@ def test_scores_that_cannot_be_right_are_told(values):
 
 # attention and words together
 
-TEXTS = [f"{LINES_OF} number {number}." for number, LINES_OF in enumerate(["Of rivers", "Of bread", "Of keys"] * 4)]
+TEXTS = [
+    f"{LINES_OF} number {number}." for number, LINES_OF in enumerate(["Of rivers", "Of bread", "Of keys"] * 4)
+]
 
 
 def scored(question, weights):

@@ -118,7 +118,7 @@ def test_lines_that_run_on_over_several_sentences_are_cut_after_them():
 
 @given(pieces=st.lists(st.sampled_from(["no", " stop", ",", "\n"]), min_size=1, max_size=LONGEST_LINE))
 def test_no_unit_ends_within_a_sentence_of_lower_case_words(pieces):
-    for start, end in lines(pieces):
+    for _, end in lines(pieces):
         before, after = "".join(pieces[:end]), "".join(pieces[end:])
         alone = not before.strip() or not after or after.startswith(",")
         assert alone or before.endswith("\n\n")

@@ -144,7 +144,7 @@ def test_where_no_worker_looks_none_is_told():
 
 
 class Paragraphs(Engine):
-    """Sees a prompt of 12 paragraphs; paragraph 3 has a word of the question, and the most attention or the least."""
+    """Sees 12 paragraphs. The one with the question's word has the most attention, or the least."""
 
     ids = (0, *(token for number in range(12) for token in (*[10 + number] * 9, 1)), 13, 13)
 

@@ -27,14 +27,14 @@ FEWEST_LINES = 8
 
 @dataclass(frozen=True, slots=True)
 class AttentionRefiner:
-    """Keeps the lines around the tokens with the highest scores, and those that share rare words with the question.
+    """Keeps lines around the tokens with the highest scores, and lines that share rare words with the question.
 
     Attention falls on single tokens, often beside what is meant: pooling hands a score to the neighbours, as in
     SnapKV (Li et al., 2024, arXiv:2404.14469). Without it the tokens of a hidden number are lost.
 
     Attention finds what is said in other words, and `LexicalRefiner` what is said in the same. Their rankings are
     fused by reciprocal rank (Cormack, Clarke and Buettcher, Reciprocal Rank Fusion outperforms Condorcet and
-    individual Rank Learning Methods, 2009). Where no line shares a word with the question, attention alone decides.
+    individual Rank Learning Methods, 2009). Where no line shares a word with it, attention decides alone.
 
     Raises:
         ConfigurationError: a field has a value that cannot work.
