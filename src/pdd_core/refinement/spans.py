@@ -108,7 +108,7 @@ def _run_on(starts: np.ndarray, kind: np.ndarray) -> np.ndarray:
     at = np.searchsorted(text, starts)
     inner = np.flatnonzero((at > 0) & (at < len(text)))
     starts, long = starts[inner], np.diff(starts, prepend=0)[inner] >= _WRAPPED
-    last, first = text[at[inner] - 1], text[at[inner] % max(1, len(text))]
+    last, first = text[at[inner] - 1], text[at[inner]]
     newlines = np.cumsum(((kind & _NEWLINE) != 0).astype(np.intp) + ((kind & _BLANK_LINE) != 0))
     together = newlines[starts - 1] - newlines[last] + ((kind[last] & _NEWLINE) != 0) == 1
     together &= (kind[last] & _BLANK_LINE) == 0
