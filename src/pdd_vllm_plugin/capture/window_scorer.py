@@ -138,7 +138,7 @@ class WindowScorer:
         blocks = metadata.block_table.index_select(0, row)[0, :n_blocks].to(torch.int64)
         scores = window_attention(
             torch.cat(queries),
-            layout.keys(kv_cache, blocks, chunk.prompt_tokens),
+            layout.rows(kv_cache, blocks, chunk.prompt_tokens),
             first=partial.first,
             scale=float(impl.scale),
             heads=self._heads,

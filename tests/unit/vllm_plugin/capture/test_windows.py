@@ -4,11 +4,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdd_vllm_plugin.capture.windows import WindowTracker
+from pdd_vllm_plugin.capture.windows import FEATURE, wants_scores, windows
+from pdd_vllm_plugin.prompt_tracker import PromptTracker
 from pdd_vllm_plugin.question_window import KEY
 
 ID = "h" * 32
 W = 4
+
+
+class WindowTracker:
+    """The tracker of prompts, and the windows in what it finds."""
+
+    def __init__(self, window, *, most):
+        self.window, self.tracker = window, PromptTracker({FEATURE: wants_scores(most)})
+
+    def __len__(self):
+        return len(self.tracker)
+
+    def step(self, scheduler_output):
+        return windows(self.tracker.step(scheduler_output), self.window)
 
 
 def new(name, length, *, done=0, refine=True, blocks=((1,),)):
