@@ -1,4 +1,4 @@
-"""Which of a step's tokens are the window of a request that wants scores: its question, the prompt's last tokens."""
+"""Which of a step's tokens are the window of a request that wants scores: the question at its prompt's end."""
 
 from __future__ import annotations
 
