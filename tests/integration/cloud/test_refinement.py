@@ -30,8 +30,9 @@ def asked(client, *, ratio=0.25, budget=2, more="", **fields):
     xargs = {"pdd_handoff": handoff, "pdd_decode_budget": budget, **fields}
     if ratio is not None:
         xargs["pdd_refine_ratio"] = ratio
+    chat = [CHAT[0], {"role": "user", "content": CHAT[1]["content"] + more}]
     stream = client.chat.completions.create(
-        model="smollm2", messages=[CHAT[0], {"role": "user", "content": CHAT[1]["content"] + more}], max_tokens=8, temperature=0, stream=True,
+        model="smollm2", messages=chat, max_tokens=8, temperature=0, stream=True,
         extra_body={"vllm_xargs": xargs, "return_token_ids": True},
     )  # fmt: skip
     for chunk in stream:
