@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from pdd_vllm_plugin.handoff_record import HandoffRecord
 
 logger = logging.getLogger("vllm.pdd")
-_SPREAD = (
-    "the lines that share words with the question get no more attention than the others: all of them may matter"
-)
 
 
 class PromptRefiner:
@@ -103,7 +100,8 @@ class PromptRefiner:
         if scores is not None and self._policies.is_built_in(method) and ratio < 1:
             focus = await self._threads.run(partial(AttentionRefiner().focus, scores, prompt))
             if focus < LEAST_FOCUS:
-                return NoRefinement(reason="spread", message=f"{_SPREAD} (correlation {focus:.2f})")
+                problem = "attention and the question's words agree on no lines that matter more than the others"
+                return NoRefinement(reason="spread", message=f"{problem} ({focus:.2f}, below {LEAST_FOCUS})")
         return Refinement(
             method=method,
             ratio=ratio,

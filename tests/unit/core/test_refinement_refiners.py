@@ -336,21 +336,20 @@ def test_a_prompt_has_a_focus_where_attention_and_words_agree():
     question = "What of bread is number 7?"
     focus = AttentionRefiner().focus(*scored(question, agreeing))
     against = AttentionRefiner().focus(*scored(question, 1.1 - agreeing))
-    assert against < LEAST_FOCUS < 0.5 < focus <= 1
+    assert against < LEAST_FOCUS < focus <= 1
 
 
 def test_nothing_is_said_of_few_lines_or_without_a_shared_word():
     weights = np.random.default_rng(5).random(12)
     assert AttentionRefiner().focus(*scored("Quo vadis?", weights)) == 1
-    assert AttentionRefiner().focus(*scored("Which one has number 7?", np.ones(12))) == 1
     assert AttentionRefiner().focus(scores_of(np.ones(4)), plain(4)) == 1
     with pytest.raises(InvalidRefinement):
         AttentionRefiner().focus(scores_of(np.ones(5)), plain(4))
 
 
 @given(prompt=prompts(), seed=st.integers(0, 5))
-def test_the_focus_is_a_correlation(prompt, seed):
-    assert abs(AttentionRefiner().focus(drawn(len(prompt), seed), prompt)) <= 1 + 1e-9
+def test_the_focus_is_a_share(prompt, seed):
+    assert -0.01 <= AttentionRefiner().focus(drawn(len(prompt), seed), prompt) <= 1 + 1e-9
 
 
 # the others

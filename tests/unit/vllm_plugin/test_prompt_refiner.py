@@ -168,7 +168,7 @@ async def test_a_prompt_whose_lines_matter_alike_is_not_refined():
     made, engine = of_paragraphs(agrees=False)
     refinement = await refined(made, engine.record())
     assert (refinement.kind, refinement.reason) == ("none", "spread")
-    assert "get no more attention than the others: all of them may matter (correlation -" in refinement.message
+    assert "agree on no lines that matter more than the others (0." in refinement.message
     made, engine = of_paragraphs(agrees=True)
     assert (await refined(made, engine.record())).method == "attention"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -18,11 +19,10 @@ if TYPE_CHECKING:
     from pdd_core.refinement.scores import PromptScores
     from pdd_core.refinement.spans import Unit
 
-LEAST_FOCUS = 0.0
-"""Below it, attention and words have nothing to do with each other, as for a summary: all lines matter alike.
-Measured: docs/refinement.md."""
+LEAST_FOCUS = 0.61
+"""Below it, a prompt's lines matter alike, as for a summary. Measured: docs/refinement.md."""
 FEWEST_LINES = 8
-"""Of fewer lines, chance says as much as the question."""
+"""Two rankings of fewer lines may agree, or not, by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +83,26 @@ class AttentionRefiner:
         return choose(weights, prompt, ratio, unit=self.unit, ties=pooled, peaks=raw)
 
     def focus(self, scores: PromptScores, prompt: RefinePrompt) -> float:
-        """Return whether the lines that share the question's words get more attention than the others, -1 to 1.
+        """Return how far attention and the question's words agree on which lines matter.
 
-        That is the correlation of the lines' scores with their reciprocal ranks by words. It is high where the
-        question is about something in the text, and about 0 where it is about all of it. It is 1 where nothing can
-        be said: the lines are few, or all the same to one of the two.
+        1 where both rankings are the same, and about 0 where the lines are all alike to both: the entropy of the
+        lines' reciprocal ranks, of both rankings together, between that of one ranking and that of equal shares.
+        It is 1, too, where nothing can be said: the lines are few, or none shares a word with the question.
 
         Raises:
             InvalidRefinement: the scores are of another prompt, or not all finite.
         """
         starts = unit_starts(prompt.pieces, self.unit)
-        by_attention, by_words = self._of_units(starts, self._weights(scores, prompt)[1], prompt)
-        free = by_attention >= 0
-        pair = np.stack([by_attention[free], 1 / ranks(by_words[free])])
-        if pair.shape[1] < FEWEST_LINES or not np.ptp(pair, axis=1).all():
+        found = self._of_units(starts, self._weights(scores, prompt)[1], prompt)
+        free = found[0] >= 0
+        count = int(free.sum())
+        if count < FEWEST_LINES or not found[1].max() > 0:
             return 1.0
-        return float(np.corrcoef(pair)[0, 1])
+        shares = [1 / ranks(best[free]) for best in found]
+        both = sum(share / share.sum() for share in shares) / 2
+        one = 1 / np.arange(1, count + 1)
+        even = math.log(count)
+        return float((even - _entropy(both)) / (even - _entropy(one / one.sum())))
 
     def _weights(self, scores: PromptScores, prompt: RefinePrompt) -> tuple[np.ndarray, np.ndarray]:
         """Return each token's score, and what it has of its neighbours'."""
@@ -117,6 +121,10 @@ class AttentionRefiner:
         free = ~protected_mask(prompt)
         both = (pooled, LexicalRefiner().weights(prompt))
         return [np.maximum.reduceat(np.where(free, values, -1.0), starts) for values in both]
+
+
+def _entropy(shares: np.ndarray) -> float:
+    return float(-(shares * np.log(shares)).sum())
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
