@@ -339,6 +339,12 @@ def test_a_prompt_has_a_focus_where_attention_and_words_agree():
     assert against < LEAST_FOCUS < focus <= 1
 
 
+def test_a_line_that_the_words_single_out_is_enough_where_attention_has_it_among_its_first():
+    weights = np.linspace(1.0, 0.1, 12)
+    weights[7] = 0.95  # second of twelve
+    assert AttentionRefiner().focus(*scored("Which one has number 7?", weights)) > LEAST_FOCUS
+
+
 def test_nothing_is_said_of_few_lines_or_without_a_shared_word():
     weights = np.random.default_rng(5).random(12)
     assert AttentionRefiner().focus(*scored("Quo vadis?", weights)) == 1
