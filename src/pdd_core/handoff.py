@@ -104,7 +104,7 @@ class NoRefinement(_Wire):
     """Why there is no refined prompt."""
 
     kind: Literal["none"] = "none"
-    reason: Literal["not_requested", "not_enabled", "pending", "too_long", "not_captured", "failed"]
+    reason: Literal["not_requested", "not_enabled", "pending", "too_long", "not_captured", "spread", "failed"]
     """``pending`` may still become a refined prompt; the others stay."""
     message: str
     """The same for people, with what is known besides."""
