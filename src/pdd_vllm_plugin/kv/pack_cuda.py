@@ -32,7 +32,12 @@ _KINDS = {CellType.F16: 0, CellType.Q8_0: 1, CellType.Q4_0: 2}
 
 
 def pack(
-    caches: Sequence[Tensor], pointers: Tensor, layouts: Sequence[Any], blocks: Tensor, tokens: int, geometry: KVGeometry
+    caches: Sequence[Tensor],
+    pointers: Tensor,
+    layouts: Sequence[Any],
+    blocks: Tensor,
+    tokens: int,
+    geometry: KVGeometry,
 ) -> Tensor:
     """Queue the packing on the current stream; return the payloads of all pieces, front to back.
 
