@@ -20,6 +20,7 @@ def why_unsupported(vllm_config: Any) -> str | None:
         ("has_inner_state", "has a recurrent state"),
         ("is_encoder_decoder", "has an encoder"),
         ("uses_mrope", "has positions of several dimensions (M-RoPE)"),
+        ("uses_xdrope_dim", "has positions of several dimensions (XD-RoPE)"),
         ("uses_alibi", "has no rotary positions (ALiBi)"),
     )
     for name, what in kinds:
@@ -31,4 +32,8 @@ def why_unsupported(vllm_config: Any) -> str | None:
     for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
         if getattr(parallel, name, 1) > 1:
             return f"--{name.replace('_', '-')} above 1 is not supported: set it to 1"
+    transfer = getattr(vllm_config, "kv_transfer_config", None)
+    if getattr(transfer, "kv_load_failure_policy", "fail") == "recompute":
+        # the step that was to complete the prompt has completed nothing then, and who looks on is not told
+        return "kv_load_failure_policy recompute of --kv-transfer-config is not supported: set it to fail"
     return None

@@ -5,8 +5,9 @@ import pytest
 from pdd_vllm_plugin.kv.unsupported import why_unsupported
 
 
-def config(*, cache="auto", parallel=None, **model):
+def config(*, cache="auto", parallel=None, failures="fail", **model):
     return SimpleNamespace(
+        kv_transfer_config=SimpleNamespace(kv_load_failure_policy=failures),
         model_config=SimpleNamespace(**model),
         cache_config=SimpleNamespace(cache_dtype=cache),
         parallel_config=SimpleNamespace(**parallel or {}),
@@ -27,7 +28,9 @@ def test_a_plain_model_is_fine(cache):
         ({"is_attention_free": True}, "no attention"),
         ({"is_encoder_decoder": True}, "encoder"),
         ({"uses_mrope": True}, "M-RoPE"),
+        ({"uses_xdrope_dim": 4}, "XD-RoPE"),
         ({"uses_alibi": True}, "ALiBi"),
+        ({"failures": "recompute"}, "kv_load_failure_policy recompute"),
         ({"cache": "fp8_e4m3"}, "--kv-cache-dtype fp8_e4m3 is not supported: set it to auto"),
         ({"parallel": {"decode_context_parallel_size": 2}}, "--decode-context-parallel-size above 1"),
         ({"parallel": {"prefill_context_parallel_size": 2}}, "--prefill-context-parallel-size above 1"),
