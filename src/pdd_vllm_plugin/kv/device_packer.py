@@ -80,6 +80,7 @@ class _Staging(threading.local):
 
     def get(self) -> tuple[Tensor, Any]:
         if self._made is None:
+            torch.cuda.set_device(self._device)  # each thread has a device of its own, and begins with the first
             host = torch.empty(self._size, dtype=torch.uint8, pin_memory=True)
             self._made = host, torch.cuda.Stream(self._device)
         return self._made
