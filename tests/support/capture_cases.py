@@ -259,7 +259,9 @@ def main(folder):
     results = {"aborted": aborted(world), "untouched": untouched(world)}
     results["cases"] = dict(cases(world))
     results["residue"] = residue(world)
-    results["kept"] = world.llm.collective_rpc("pdd_kv_counts")[0]
+    while (kept := world.llm.collective_rpc("pdd_kv_counts")[0])["waiting"]:
+        time.sleep(0.01)
+    results["kept"] = kept
     (folder / "cases.json").write_text(json.dumps(results, indent=1))
 
 
