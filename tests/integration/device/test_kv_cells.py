@@ -60,7 +60,7 @@ def f16(gguf):
 
 
 @pytest.fixture
-def plain(f16):
+def usual(f16):
     """Of the usual cache only: where the type makes no difference."""
     f16.reset()
     return f16
@@ -193,16 +193,16 @@ async def test_own_cells_compare_as_the_same_and_others_do_not(taking, own, long
         await taking.memory.compare_cells(250, *part)
 
 
-async def test_a_front_may_have_read_on_into_the_cells(plain, long_prompt):
+async def test_a_front_may_have_read_on_into_the_cells(usual, long_prompt):
     ids, last = long_prompt[:CELLS], long_prompt[CELLS]
-    cells = await own_cells(plain, ids)
-    await process(plain, ids)
-    own = await greedy(plain, last)
-    plain.reset()
-    await add(plain, cells, 128, CELLS)
-    await process(plain, ids[:150])
-    await plain.memory.join_cells(ids)
-    await assert_same(plain, [*ids, last], await greedy(plain, last), own)
+    cells = await own_cells(usual, ids)
+    await process(usual, ids)
+    own = await greedy(usual, last)
+    usual.reset()
+    await add(usual, cells, 128, CELLS)
+    await process(usual, ids[:150])
+    await usual.memory.join_cells(ids)
+    await assert_same(usual, [*ids, last], await greedy(usual, last), own)
 
 
 REFUSED = {
@@ -213,46 +213,46 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_pieces_that_do_not_follow_each_other_are_refused_and_all_are_dropped(plain, long_prompt, case):
-    cells = await own_cells(plain, long_prompt[: CELLS + 20])
-    await process(plain, long_prompt[:40])
-    await add(plain, cells, 128, CELLS)
+async def test_pieces_that_do_not_follow_each_other_are_refused_and_all_are_dropped(usual, long_prompt, case):
+    cells = await own_cells(usual, long_prompt[: CELLS + 20])
+    await process(usual, long_prompt[:40])
+    await add(usual, cells, 128, CELLS)
     with pytest.raises(DeviceEngineFailed, match="do not end where those from 128 on begin"):
-        await add(plain, cells, *REFUSED[case])
-    await holds_its_front_alone(plain, long_prompt)
+        await add(usual, cells, *REFUSED[case])
+    await holds_its_front_alone(usual, long_prompt)
 
 
-async def test_arrays_that_are_none_of_the_models_are_refused_and_all_are_dropped(plain, long_prompt):
-    cells = await own_cells(plain, long_prompt[:CELLS])
-    await process(plain, long_prompt[:40])
-    await add(plain, cells, 128, CELLS)
+async def test_arrays_that_are_none_of_the_models_are_refused_and_all_are_dropped(usual, long_prompt):
+    cells = await own_cells(usual, long_prompt[:CELLS])
+    await process(usual, long_prompt[:40])
+    await add(usual, cells, 128, CELLS)
     with pytest.raises(InvalidCells, match="not of this model"):
-        await plain.memory.add_cells(40, cells.keys[:29, 40:128], cells.values[:29, 40:128])
-    await holds_its_front_alone(plain, long_prompt)
+        await usual.memory.add_cells(40, cells.keys[:29, 40:128], cells.values[:29, 40:128])
+    await holds_its_front_alone(usual, long_prompt)
 
 
-async def test_ids_that_the_front_does_not_begin_with_are_refused(plain, long_prompt):
-    cells = await own_cells(plain, long_prompt[:CELLS])
+async def test_ids_that_the_front_does_not_begin_with_are_refused(usual, long_prompt):
+    cells = await own_cells(usual, long_prompt[:CELLS])
     for ids in (long_prompt[1 : CELLS + 1], long_prompt[: CELLS - 1], long_prompt[: CELLS + 1]):
-        plain.reset()
-        await process(plain, long_prompt[:40])
-        await add(plain, cells, 40, CELLS)
+        usual.reset()
+        await process(usual, long_prompt[:40])
+        await add(usual, cells, 40, CELLS)
         with pytest.raises(DeviceEngineFailed):
-            await plain.memory.join_cells(ids)
-        await holds_its_front_alone(plain, long_prompt)
+            await usual.memory.join_cells(ids)
+        await holds_its_front_alone(usual, long_prompt)
 
 
-async def test_a_state_that_llama_refuses_leaves_the_front(plain, long_prompt, monkeypatch):
-    cells = await own_cells(plain, long_prompt[:CELLS])
-    await process(plain, long_prompt[:40])
-    await add(plain, cells, 128, CELLS)
+async def test_a_state_that_llama_refuses_leaves_the_front(usual, long_prompt, monkeypatch):
+    cells = await own_cells(usual, long_prompt[:CELLS])
+    await process(usual, long_prompt[:40])
+    await add(usual, cells, 128, CELLS)
     taken = L.llama_state_seq_set_data
     monkeypatch.setattr(
         L, "llama_state_seq_set_data", lambda ctx, data, size, seq: taken(ctx, data, size - 9, seq)
     )
     with pytest.raises(DeviceEngineFailed, match="does not take cells"):
-        await add(plain, cells, 40, 128)
-    await holds_its_front_alone(plain, long_prompt)
+        await add(usual, cells, 40, 128)
+    await holds_its_front_alone(usual, long_prompt)
 
 
 async def holds_its_front_alone(engine, prompt):
@@ -270,35 +270,35 @@ async def holds_its_front_alone(engine, prompt):
     np.testing.assert_allclose(found, expected, atol=0.05)
 
 
-async def test_a_batch_that_fails_before_any_front_leaves_the_cells(plain, long_prompt, monkeypatch):
-    cells = await own_cells(plain, long_prompt[:CELLS])
-    await add(plain, cells, 64, CELLS)
+async def test_a_batch_that_fails_before_any_front_leaves_the_cells(usual, long_prompt, monkeypatch):
+    cells = await own_cells(usual, long_prompt[:CELLS])
+    await add(usual, cells, 64, CELLS)
     with monkeypatch.context() as broken:
         broken.setattr(L, "llama_decode", lambda ctx, batch: -3)
         with pytest.raises(DeviceEngineFailed, match="-3"):
-            await plain.extend(long_prompt[:64])
-    await process(plain, long_prompt[:64])
-    await plain.memory.join_cells(long_prompt[:CELLS])
-    assert plain.memory.n_past == CELLS
+            await usual.extend(long_prompt[:64])
+    await process(usual, long_prompt[:64])
+    await usual.memory.join_cells(long_prompt[:CELLS])
+    assert usual.memory.n_past == CELLS
 
 
-async def test_what_starts_anew_drops_cells(plain, long_prompt):
-    cells = await own_cells(plain, long_prompt[:CELLS])
+async def test_what_starts_anew_drops_cells(usual, long_prompt):
+    cells = await own_cells(usual, long_prompt[:CELLS])
 
     async def saved_and_loaded():
-        await plain.memory.load(await plain.memory.save())
+        await usual.memory.load(await usual.memory.save())
 
     ways = (
-        lambda: plain.memory.rewind(0),
-        lambda: plain.memory.start(long_prompt),
+        lambda: usual.memory.rewind(0),
+        lambda: usual.memory.start(long_prompt),
         saved_and_loaded,
     )
     for way in ways:
-        await process(plain, long_prompt[:40])
-        await add(plain, cells, 40, CELLS)
+        await process(usual, long_prompt[:40])
+        await add(usual, cells, 40, CELLS)
         await way()
-        assert len(plain.memory.context.cells) == 0
-        plain.reset()
+        assert len(usual.memory.context.cells) == 0
+        usual.reset()
 
 
 async def test_cells_do_not_take_the_room_of_a_front_that_has_overtaken_them(gguf, long_prompt):
@@ -311,10 +311,10 @@ async def test_cells_do_not_take_the_room_of_a_front_that_has_overtaken_them(ggu
 
 
 async def test_an_engine_that_takes_cells_in_does_everything_else_bit_by_bit_as_one_that_does_not(
-    plain, engine, long_prompt
+    usual, engine, long_prompt
 ):
     found = []
-    for one in (plain, engine):
+    for one in (usual, engine):
         rows = [await process(one, long_prompt[:300])]
         rows += [await one.extend([token], want_logits=True) for token in long_prompt[300:332]]
         await one.memory.rewind(150)
@@ -323,8 +323,8 @@ async def test_an_engine_that_takes_cells_in_does_everything_else_bit_by_bit_as_
     assert np.array_equal(*found)
 
 
-async def test_an_engine_that_was_not_asked_to_takes_no_cells_in(engine, plain, long_prompt):
-    cells = await own_cells(plain, long_prompt[:20])
+async def test_an_engine_that_was_not_asked_to_takes_no_cells_in(engine, usual, long_prompt):
+    cells = await own_cells(usual, long_prompt[:20])
     assert engine.memory.kv.shape is None
     await engine.memory.drop_cells()
     with pytest.raises(DeviceEngineFailed, match="not switched on"):
