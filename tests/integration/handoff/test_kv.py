@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
 
 LENGTH = 64
 BUDGET = 4
+NEAR_TIE = 0.5
+"""Cells come in few bits, so two tokens may change places that are farther apart than kernels alone make them."""
 WAIT = Patience(
     late_s=math.inf, first_token_s=300.0, device_step_s=240.0, cells_silence_s=60.0, cloud_silence_s=300.0
 )
@@ -139,12 +141,12 @@ async def test_twenty_prompts_handed_over_go_on_as_in_the_cloud(cloud, kv_engine
             assert outcome.timeline.count(Source.DEVICE) >= LENGTH - 2 * BUDGET
             if ids != whole:
                 differ.append((number, await split_at(kv_engine, prompt, ids, whole)))
-            print(number, len(prompt), report, differ[-1:])
     with capsys.disabled():
-        print(f" {len(TOPICS) - len(differ)} of {len(TOPICS)} equal, near ties in {differ}", end="")
+        print(f" {len(TOPICS) - len(differ)} of {len(TOPICS)} equal, (prompt, (token, margin)): {differ}", end="")
+    assert all(margin < NEAR_TIE for _, (_, margin) in differ), differ
 
 
-SHORT = 24
+SHORT = 12
 
 
 def record(cloud, prompt):
@@ -169,6 +171,7 @@ def record(cloud, prompt):
     frames = FrameReader(geometry, 0, len(prompt) - 1).feed(streamed)
     payloads = {(frame.part, frame.start): bytes(frame.payload) for frame in frames if not frame.last}
     events = [event for event in map(json.loads, lines) if event["choices"]]
+    assert len(events) == SHORT
     return info, Recording(tuple(prompt), events, PackedCells(geometry, payloads))
 
 
