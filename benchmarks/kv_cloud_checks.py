@@ -27,6 +27,7 @@ SETTLE_S = 2.0
 LIKE = 0.999
 """Least cosine similarity of one head's keys or values in one layer: bfloat16 sums differ in order."""
 PATIENCE_S = 300
+AGAIN = (429, 503)
 _SHM = "/dev/shm"  # noqa: S108 - where the workers' shelves are
 
 
@@ -64,12 +65,17 @@ class Server:
         return KVGeometry.model_validate(kv)
 
     def cells(self, handoff_id: str) -> bytes | str:
-        """Return a prompt's cells as they are streamed, or why there are none."""
-        try:
-            return self.ask(f"/v1/pdd/handoffs/{handoff_id}/kv")
-        except urllib.error.HTTPError as error:
-            with error:
-                return f"HTTP {error.code}: {error.read(300).decode(errors='replace')}"
+        """Return a prompt's cells as they are streamed, or why there are none; ask again while they are packed."""
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self.ask(f"/v1/pdd/handoffs/{handoff_id}/kv")
+            except urllib.error.HTTPError as error:
+                with error:
+                    why = f"HTTP {error.code}: {error.read(300).decode(errors='replace')}"
+                if error.code not in AGAIN or time.monotonic() > until:
+                    return why
+            time.sleep(0.2)
 
     def metrics(self) -> dict[str, float]:
         """Return the counters about KV caches."""

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter import DeviceEngine, Outcome
 
 
+_NOT_YET = "too_late"
+"""What an answer says that is not over: its cells would come too late if it were."""
+
+
 def cells_of(info: CloudInfo, engine: DeviceEngine) -> KVGeometry | str:
     """Return what the cells look like that `engine` would get, or why it gets none."""
     match info.kv:
@@ -25,7 +29,7 @@ def cells_of(info: CloudInfo, engine: DeviceEngine) -> KVGeometry | str:
 def cells_underway(outcome: Outcome, cell_bytes: int) -> str:
     """Return how many of the prompt's cells have come so far; nothing where none are asked for."""
     report = outcome.kv
-    if report is None or report.reason is not None:
+    if report is None or report.reason not in (None, _NOT_YET):
         return ""
     wanted = max(0, outcome.prompt_tokens - outcome.reused_tokens - 1)
     return f"cells {min(report.bytes // cell_bytes, wanted):,}/{wanted:,}"

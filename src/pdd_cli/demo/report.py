@@ -27,7 +27,7 @@ _COLUMNS = (
     "cloud tokens",
     "device tokens",
     "budget",
-    "caught up s",
+    "took over s",
     "KV MB",
 )
 
@@ -108,7 +108,7 @@ def _row(outcome: Outcome) -> list[str]:
         str(timeline.count(Source.CLOUD)),
         str(timeline.count(Source.DEVICE)),
         "-" if budget is None else str(budget),
-        _seconds(outcome.caught_up_at),
+        _seconds(outcome.took_over_at),
         "-" if outcome.kv is None else f"{outcome.kv.bytes / 1e6:.1f}",
     ]
 

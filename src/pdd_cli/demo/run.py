@@ -98,14 +98,14 @@ def run_demo(
         answers = [
             PlottedAnswer.of(outcome, title=way.label, rate=facts.rate) for way, outcome in outcomes.items()
         ]
-        title = f"One answer, made in {_COUNT[len(answers)]} ways ({_conditions(facts)})"
+        title = f"One answer in {_COUNT[len(answers)]} ways ({_conditions(facts)})"
         picture, _ = draw_timeline(answers, plot, title=title)
         console.print(f"Picture: {picture}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _conditions(facts: Facts) -> str:
-    link = "" if facts.link is None else f", {facts.link}"
-    return f"{facts.model}, {facts.prompt_tokens:,} prompt tokens{link}"
+    link = "" if facts.link is None else f", {facts.link.bit_s / 1e6:g} Mbit/s"
+    return f"{facts.model}, prompt of {facts.prompt_tokens:,}{link}"
 
 
 class _Show:

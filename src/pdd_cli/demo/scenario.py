@@ -86,13 +86,13 @@ def kv_budget(
     """Return how many tokens the cloud may decode where cells come from the back while the device prefills.
 
     The two meet after T = round trip + L / (p + s) seconds, and the tokens shown until then have to be processed
-    as well: N = r T / (1 - r / p). `headroom` multiplies it, and the guard wants some tokens to judge by.
+    as well: N = r T / (1 - r / p). `headroom` multiplies it, and the guard judges by some tokens.
     None: the device is too slow to catch up.
     """
     if prefill_tps <= rate:
         return None
     meet_s = rtt_s + prompt_tokens / (prefill_tps + cells_per_s)
-    return max(LEAST_TOKENS, math.ceil(headroom * rate * meet_s / (1 - rate / prefill_tps)))
+    return max(LEAST_TOKENS + 1, math.ceil(headroom * rate * meet_s / (1 - rate / prefill_tps)))
 
 
 def sustained_rate(received_at: Sequence[float]) -> float:

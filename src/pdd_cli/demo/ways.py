@@ -25,7 +25,7 @@ class Way(StrEnum):
         """What happens, in words."""
         return {
             Way.HANDOFF: "Handoff: the cloud begins, the device takes over",
-            Way.KV_HANDOFF: "Handoff with the KV cache: the device takes the cloud's memory of the prompt as well",
+            Way.KV_HANDOFF: "Handoff with the KV cache: the cloud's memory of the prompt follows",
         }.get(self, self.label)
 
     @property

@@ -1,8 +1,8 @@
 """The race of a device that also gets cells of the cloud's KV cache: formulas for numbers and for arrays.
 
 From the first cell on, the prompt is done from both ends: the device reads at p tokens per second from the front,
-and s cells per second arrive from the back. There are no cells of what the cloud decodes: the N received tokens are
-read at p, once the prompt is done. So the device is ready in time where
+and s cells per second arrive from the back. There are no cells of what the cloud decodes: the N received tokens
+are read at p, once the prompt is done. So the device is ready in time where
 
     after + max(0, work - ahead p) / (p + s) + N / p  <=  N / r
 
@@ -70,7 +70,9 @@ def late_with_cells(ops: Ops, race: Race, cells: Cells, budget: Any) -> Any:
     chance: Any = 0.0
     for edge, share in SLICES:
         speed = cells.per_s * ops.exp(edge * sigma)
-        early = edge * spread / sigma - ops.log(_least_speed(ops, race, cells, budget, usual, speed) * race.per_token)
+        early = edge * spread / sigma - ops.log(
+            _least_speed(ops, race, cells, budget, usual, speed) * race.per_token
+        )
         chance = chance + share * 0.5 * ops.erfc(early / rest / _SQRT_2)
     return chance
 

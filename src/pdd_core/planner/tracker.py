@@ -59,9 +59,7 @@ class Tracker:
 
     __slots__ = ("_at_once", "_counts", "_down", "_level", "_noise", "_off", "_up", "_variance")
 
-    def __init__(
-        self, guess: float, *, noise: float = 0.1, sd: float = UNKNOWN_SD, at_once: bool = False
-    ) -> None:
+    def __init__(self, guess: float, *, noise: float = 0.1, sd: float = UNKNOWN_SD, at_once: bool = False) -> None:
         self._at_once = at_once
         self._level = max(-_BOUND, min(_BOUND, math.log(guess)))
         self._variance = sd * sd

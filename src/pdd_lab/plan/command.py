@@ -80,9 +80,7 @@ def plan(
     time_unit: TimeUnit = None,
     kv: Annotated[
         str,
-        typer.Option(
-            help="Whether devices load the cloud's KV cache of a prompt.", metavar="off|auto|always"
-        ),
+        typer.Option(help="Whether devices load the cloud's KV cache of a prompt.", metavar="off|auto|always"),
     ] = "off",
     link: Annotated[
         str | None,

@@ -71,7 +71,9 @@ def link_speed(text: str) -> tuple[float, float]:
     try:
         return Link.parse(text).bytes_per_s, _USUAL_SPREAD
     except ConfigurationError as error:
-        raise ConfigurationError(f"--link {text} is none of {', '.join(LINKS)}, and no speed such as 100mbit") from error
+        raise ConfigurationError(
+            f"--link {text} is none of {', '.join(LINKS)}, and no speed such as 100mbit"
+        ) from error
 
 
 def cell_link(

@@ -44,7 +44,9 @@ _MOST_LEARNT = 20_000
 def plain(scenario: Scenario) -> Choices:
     """The cloud makes every answer."""
     count = len(scenario.trace)
-    return Choices(np.full(count, CLOUD_ONLY, np.int8), np.zeros(count, np.int64), np.ones(count), np.zeros(count, np.bool_))
+    return Choices(
+        np.full(count, CLOUD_ONLY, np.int8), np.zeros(count, np.int64), np.ones(count), np.zeros(count, np.bool_)
+    )
 
 
 def fixed(scenario: Scenario, budget: int) -> Choices:
@@ -90,8 +92,9 @@ def oracle(scenario: Scenario, truth: Truth, times: CloudTimes) -> Choices:
 
     No answer stalls, and the device alone makes those that it begins within the target or before the cloud would,
     unless answers must begin in the cloud. No policy with these rules and these `times` asks for fewer tokens, at
-    the shares of the prompt that the planner may choose among; the quality of experience is not looked at, nor what
-    bytes cost. Of ways that ask for equally many tokens it takes the whole prompt, then cells, then the largest share.
+    the shares of the prompt that the planner may choose among, and with cells where there are any; neither the
+    quality of experience nor what bytes cost is looked at. Of ways that ask for equally many tokens it takes the
+    whole prompt, then cells, then the largest share.
     """
     trace, goals = scenario.trace, scenario.goals
     world = times.world(scenario, truth)
@@ -121,7 +124,7 @@ def oracle(scenario: Scenario, truth: Truth, times: CloudTimes) -> Choices:
 
 
 def _ways(scenario: Scenario) -> list[tuple[float, bool]]:
-    """Return the shares of the prompt that the planner may choose among, the largest first, and whether with cells."""
+    """Return the shares of the prompt that the planner may choose among, and whether with cells."""
     first = scenario.fixed_ratio
     ways = [(first, False)]
     if scenario.link is not None and first >= 1.0:

@@ -82,7 +82,7 @@ class World:
     """Share of time to spare with which the device closes the cloud early, once what is at hand lasts until it is
     ready; None lets the cloud decode until the device has caught up."""
     cells_per_s: ArrayLike = 0.0
-    """Cells of the cloud's KV cache that the link carries per second, from a round trip after the first token on."""
+    """Cells of the cloud's KV cache that arrive per second, from a round trip after the first token on."""
     forecast_ratio: ArrayLike = 1.0
     """The device's forecast of its own time, over what it turns out to be."""
 
@@ -176,7 +176,9 @@ def outcomes(
         handed_off=handed_off,
         cloud_decode_tokens=in_cloud,
         cloud_prefill_tokens=np.where(on_device, 0.0, prompt),
-        device_prefill_tokens=np.where(verdict == CLOUD_ONLY, 0.0, np.where(handoff, fresh * ratio, fresh) - loaded),
+        device_prefill_tokens=np.where(
+            verdict == CLOUD_ONLY, 0.0, np.where(handoff, fresh * ratio, fresh) - loaded
+        ),
         kv_cells=loaded,
         cloud_cost=np.where(on_device, 0.0, world.prefill_weight * prompt)
         + decode_cost(prompt, in_cloud, in_cloud**2, tpot_s=tpot),

@@ -94,9 +94,7 @@ class _Lengths(NamedTuple):
 class Cases(Expectations):
     """`Case` for many requests whose answers' lengths have one distribution."""
 
-    def __init__(
-        self, columns: dict[str, Floats], table: LengthTable, goals: Goals, weights: Weights
-    ) -> None:
+    def __init__(self, columns: dict[str, Floats], table: LengthTable, goals: Goals, weights: Weights) -> None:
         self._columns, self._table, self._weights = columns, table, weights
         given = SimpleNamespace(**columns)
         request = SimpleNamespace(

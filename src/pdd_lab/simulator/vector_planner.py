@@ -103,9 +103,11 @@ def plan_many(
     plans = Plans(
         np.empty(shape, np.int8),
         np.empty(shape, np.int64),
-        *(np.empty(shape) for _ in range(3)),
-        np.empty(shape, np.bool_),
-        np.empty(shape),
+        refine_ratio=np.empty(shape),
+        stall_probability=np.empty(shape),
+        cost=np.empty(shape),
+        kv=np.empty(shape, np.bool_),
+        kv_bytes=np.empty(shape),
     )
     weights = Weights(prefill_weight, byte_weight)
     for begin in range(0, shape[0], _CHUNK):

@@ -181,9 +181,14 @@ class Planning:
         A link that was never used, or was found too slow, would else never be found fast.
         """
         plan = chosen.plan
-        if plan.verdict is Verdict.DEVICE_ONLY or not self._asked(request, device, replace(cloud, link_bps=_FAST)).plan.kv:
+        if (
+            plan.verdict is Verdict.DEVICE_ONLY
+            or not self._asked(request, device, replace(cloud, link_bps=_FAST)).plan.kv
+        ):
             return chosen
-        why = replace(plan.why, reason=f"to see how fast the link is now; else {plan.verdict.value}, without cells")
+        why = replace(
+            plan.why, reason=f"to see how fast the link is now; else {plan.verdict.value}, without cells"
+        )
         whole = plan.verdict is Verdict.HANDOFF and plan.refine_ratio is None
         budget = plan.decode_budget if whole else request.max_tokens
         return replace(chosen, plan=Plan(Verdict.HANDOFF, budget, why=why, kv=True))

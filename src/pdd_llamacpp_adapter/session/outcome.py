@@ -102,6 +102,7 @@ class AnswerPlan:
             "verdict": plan.verdict.value,
             "decode_budget": plan.decode_budget,
             "refine_ratio": plan.refine_ratio,
+            "kv": plan.kv,
             "by": self.by,
         }
 

@@ -1,4 +1,4 @@
-"""Cells that the engine's own prefill made, given back to it from the back to the front while it prefills the front."""
+"""Cells that the engine's own prefill made, given back to it in pieces while it prefills the front."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.anyio
 CACHES = {"f16": (CellType.F16, False), "f16-fa": (CellType.F16, True)}
 CACHES |= {"q8_0-fa": (CellType.Q8_0, True), "q4_0-fa": (CellType.Q4_0, True)}
 NEAR = {CellType.F16: NEAR_TIE, CellType.Q8_0: 0.4, CellType.Q4_0: 1.6}
-"""Where cells lie in another order, sums differ in the last bits, and a few of the next cells are rounded otherwise.
-These are the largest differences of logits that followed within 24 tokens."""
+"""Cells that lie in another order make sums that differ in the last bits, by which a few of the next cells are
+rounded otherwise. These are the largest differences of logits that followed within 24 tokens."""
 CELLS = 300
 """Those of the prompt without its last token: two whole pieces, and a part of one."""
 ANSWER = 48
@@ -247,7 +247,9 @@ async def test_a_state_that_llama_refuses_leaves_the_front(plain, long_prompt, m
     await process(plain, long_prompt[:40])
     await add(plain, cells, 128, CELLS)
     taken = L.llama_state_seq_set_data
-    monkeypatch.setattr(L, "llama_state_seq_set_data", lambda ctx, data, size, seq: taken(ctx, data, size - 9, seq))
+    monkeypatch.setattr(
+        L, "llama_state_seq_set_data", lambda ctx, data, size, seq: taken(ctx, data, size - 9, seq)
+    )
     with pytest.raises(DeviceEngineFailed, match="does not take cells"):
         await add(plain, cells, 40, 128)
     await holds_its_front_alone(plain, long_prompt)

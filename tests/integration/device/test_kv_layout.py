@@ -20,10 +20,10 @@ pytestmark = pytest.mark.anyio
 
 
 def test_this_llama_cpp_was_read():
-    """A new release of llama-cpp-python: read these parts of its vendor/llama.cpp, run test_kv_cells.py, and add it.
+    """A new release: read these parts of its vendor/llama.cpp, run test_kv_cells.py, and add it to VERIFIED.
 
-    - src/llama-kv-cache.cpp: state_write, state_write_meta, state_write_data (the form of a state: sequence_state.py);
-      attn_rot_k, attn_rot_v and build_input_k_rot, build_input_v_rot (the rotation: pdd_core/kv/rotation.py)
+    - src/llama-kv-cache.cpp: state_write_meta, state_write_data (the form of a state: sequence_state.py);
+      attn_rot_k, attn_rot_v, build_input_k_rot, build_input_v_rot (the rotation: pdd_core/kv/rotation.py)
     - src/llama-model.cpp: llama_model_rope_type; conversion/: which classes permute (the order: key_order.py)
     """
     assert llama_cpp.__version__ in VERIFIED

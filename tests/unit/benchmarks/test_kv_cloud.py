@@ -2,8 +2,11 @@
 
 import sys
 import zlib
+from email.message import Message
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.error import HTTPError
 
 import numpy as np
 import pytest
@@ -130,3 +133,21 @@ def test_only_the_servers_that_a_check_needs_are_started(script, asked, beside, 
     assert list(servers) == started
     if "joined" in servers:
         assert servers["joined"] == (servers["one"][0], ["--tensor-parallel-size", "2"])
+
+
+@pytest.mark.parametrize(("code", "asked"), [(503, 3), (429, 3), (404, 1)])
+def test_cells_that_are_not_there_yet_are_asked_for_again(checks, monkeypatch, code: int, asked: int) -> None:
+    answers = [code, code, 200]
+    seen = []
+
+    def ask(self, path):
+        seen.append(path)
+        if (status := answers.pop(0)) != 200:
+            raise HTTPError("u", status, "m", Message(), BytesIO(b"why"))
+        return b"cells"
+
+    monkeypatch.setattr(checks.Server, "ask", ask)
+    monkeypatch.setattr(checks.time, "sleep", lambda _: None)
+    found = checks.Server("http://host").cells("an-id")
+    assert seen == ["/v1/pdd/handoffs/an-id/kv"] * asked
+    assert found == (b"cells" if asked == 3 else "HTTP 404: why")

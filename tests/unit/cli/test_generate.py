@@ -209,7 +209,7 @@ def test_cells_that_did_not_come_are_said_so(outcome, report: KVReport, says: st
 
 
 def test_on_a_terminal_the_cells_are_below_the_answer_until_the_device_goes_on(ask, outcome) -> None:
-    report = KVReport(cells=7, bytes=640 * CELLS.cell_bytes)
+    report = KVReport(bytes=640 * CELLS.cell_bytes, reason="too_late")
     done = ask(FakeRuntime(FakeSession(outcome(Mode.HANDOFF, cloud=1, device=2, kv=report))), terminal=True)
     assert "cells 640/1,745" in done.out
     assert done.out.rstrip().endswith("w2\x1b[0m!")

@@ -24,7 +24,7 @@ def test_cells_and_prefill_meet_before_the_clouds_tokens_have_been_shown() -> No
     meet_s = 0.02 + 1746 / 1080
     assert budget() == math.ceil(HEADROOM * 5 * meet_s / (1 - 5 / 80))
     assert budget(cells_per_s=0.0, rtt_s=0.0) == math.ceil(HEADROOM * 5 * 1746 / 75)  # the base formula
-    assert budget(cells_per_s=math.inf) == LEAST_TOKENS
+    assert budget(cells_per_s=math.inf) == LEAST_TOKENS + 1  # the device goes on behind those that it judges
     assert budget(prefill_tps=5.0) is None
 
 

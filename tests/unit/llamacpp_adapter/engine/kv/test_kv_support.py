@@ -81,7 +81,14 @@ def test_what_cannot_be_handed_over_is_told(case):
 
 def geometry(**others):
     rope = RopeGeometry(theta=500_000.0, rotary_dim=64)
-    usual = {"num_layers": 4, "num_kv_heads": 2, "head_size": 64, "rope": rope, "key_rotation": 1, "value_rotation": 1}
+    usual = {
+        "num_layers": 4,
+        "num_kv_heads": 2,
+        "head_size": 64,
+        "rope": rope,
+        "key_rotation": 1,
+        "value_rotation": 1,
+    }
     usual |= {"key_type": CellType.Q8_0, "value_type": CellType.Q4_0} | others
     parts = [KVPart(layers=(0, usual["num_layers"]), heads=(0, usual["num_kv_heads"]))]
     return KVGeometry(parts=parts, **usual)
@@ -115,7 +122,10 @@ def test_the_first_difference_is_named(others, told):
 def test_a_file_from_before_llama3s_factors_differs():
     """Old converters left them out, and such a file runs with other positions than the cloud."""
     llama3 = geometry(**turned(scaling="llama3", factor=32.0))
-    assert supported(facts()).differs_from(llama3) == "RoPE's scaling: default in the device's file, llama3 in the cloud"
+    assert (
+        supported(facts()).differs_from(llama3)
+        == "RoPE's scaling: default in the device's file, llama3 in the cloud"
+    )
     assert supported(facts(rope_freqs=LLAMA3)).differs_from(llama3) is None
 
 

@@ -53,7 +53,9 @@ def test_a_state_is_read_as_it_was_written(stored, order, layers, heads, size, s
     assert found.positions.tolist() == list(range(start, start + cells))
     for ours, theirs in ((keys, found.keys), (values, found.values)):
         assert np.sqrt(np.mean((ours - theirs) ** 2) / np.mean(ours**2)) < LOSS[layout.kind]
-    assert np.array_equal(written(layout, start, found.keys, found.values), state) or layout.kind is not CellType.F16
+    assert (
+        np.array_equal(written(layout, start, found.keys, found.values), state) or layout.kind is not CellType.F16
+    )
 
 
 @pytest.mark.parametrize("transposed", [False, True])
