@@ -27,8 +27,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
 
 LENGTH = 64
 BUDGET = 4
-NEAR_TIE = 0.5
-"""Cells come in few bits, so two tokens may change places that are farther apart than kernels alone make them."""
+NEAR_TIE = 0.1
+"""Cells come in few bits. Of 20 answers two differed from the cloud's, by 0.018 and 0.023 nats."""
 WAIT = Patience(
     late_s=math.inf, first_token_s=300.0, device_step_s=240.0, cells_silence_s=60.0, cloud_silence_s=300.0
 )
