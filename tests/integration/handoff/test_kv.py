@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
 
 LENGTH = 64
 BUDGET = 4
+NEAR_TIE = 0.1
+"""Cells come in few bits. Of 20 answers two differed from the cloud's, by 0.018 and 0.023 nats."""
 WAIT = Patience(
     late_s=math.inf, first_token_s=300.0, device_step_s=240.0, cells_silence_s=60.0, cloud_silence_s=300.0
 )
@@ -52,7 +54,7 @@ def kv_engine(prepared):
 
 
 class Slow:
-    """The real engine, whose first batch ends when the stream of cells has."""
+    """The real engine, whose first batch waits for the end of the first stream of cells that is whole."""
 
     def __init__(self, engine, ended):
         self._engine, self._ended = engine, ended
@@ -108,7 +110,6 @@ async def handed_over(engine, client, prompt, checks, *, patience=WAIT, **fields
 async def alike(engine, client, prompt, **fields):
     """Compare cloud and device, as in their first answer."""
     checks = CellsChecks()
-    client.ended.set()
     await handed_over(engine, client, prompt, checks, **fields)
     client.ended = anyio.Event()
     assert checks.passed(client.url, client.info.kv)
@@ -139,12 +140,12 @@ async def test_twenty_prompts_handed_over_go_on_as_in_the_cloud(cloud, kv_engine
             assert outcome.timeline.count(Source.DEVICE) >= LENGTH - 2 * BUDGET
             if ids != whole:
                 differ.append((number, await split_at(kv_engine, prompt, ids, whole)))
-            print(number, len(prompt), report, differ[-1:])
     with capsys.disabled():
-        print(f" {len(TOPICS) - len(differ)} of {len(TOPICS)} equal, near ties in {differ}", end="")
+        print(f" {len(TOPICS) - len(differ)} of {len(TOPICS)} equal, (prompt, (token, margin)): {differ}", end="")
+    assert all(margin < NEAR_TIE for _, (_, margin) in differ), differ
 
 
-SHORT = 24
+SHORT = 12
 
 
 def record(cloud, prompt):
@@ -169,6 +170,7 @@ def record(cloud, prompt):
     frames = FrameReader(geometry, 0, len(prompt) - 1).feed(streamed)
     payloads = {(frame.part, frame.start): bytes(frame.payload) for frame in frames if not frame.last}
     events = [event for event in map(json.loads, lines) if event["choices"]]
+    assert len(events) == SHORT
     return info, Recording(tuple(prompt), events, PackedCells(geometry, payloads))
 
 
@@ -214,7 +216,6 @@ async def test_a_cloud_whose_keys_are_ordered_otherwise_is_noticed(cloud, kv_eng
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(cells_fetch, "unpacked", unlike)
         async with Watched(cloud.base_url, api_key=KEY) as client:
-            client.ended.set()
             ids, outcome = await handed_over(kv_engine, client, prompt, CellsChecks())
     assert len(ids) == LENGTH
     assert (outcome.kv.reason, outcome.kv.cells) == ("differs", 0), outcome.decisions

@@ -174,3 +174,34 @@ def test_what_is_held_of_a_prompt(prompt, expected):
 
 def test_a_common_prefix_of_nothing_is_nothing():
     assert common_prefix([], [1]) == common_prefix([1], []) == 0
+
+
+@given(st.integers(2, 60), st.data())
+def test_the_clouds_cells_take_the_place_of_what_is_not_read(length, data):
+    """Whatever the batches and pieces: each position is read or taken, and nothing is read beyond the cells."""
+    prompt, answer = list(range(length)), [100, 101]
+    reading, read, back = Reading(prompt), [], length - 1
+    while reading.joined is None and reading.processed < length - 1:
+        if data.draw(st.booleans()) and back > reading.processed:
+            back = reading.back = data.draw(st.integers(reading.processed, back - 1))
+        if reading.back == reading.processed:
+            break
+        batch = reading.pending(answer, data.draw(st.integers(1, 20)))
+        assert batch
+        read += batch
+        reading.processed += len(batch)
+        assert reading.back is None or reading.processed <= reading.back
+    if reading.back is None:
+        assert not reading.by_cloud
+        return
+    assert reading.by_cloud
+    assert reading.behind(answer) == 3
+    front = reading.processed
+    assert read == prompt[:front]
+    assert reading.join() == length - 1 - front
+    assert reading.pending(answer, 9) == [length - 1, *answer]
+    assert reading.behind(answer) == reading.readable(2) == 3
+    reading.processed += 2
+    assert reading.without_cells() == front
+    assert not reading.by_cloud
+    assert reading.pending([], length) == prompt[front:]
