@@ -95,9 +95,7 @@ async def emulated(link: Link, url: str) -> AsyncIterator[str]:
     """
     parts = urlsplit(url)
     if parts.scheme != "http" or parts.hostname is None:
-        raise ConfigurationError(
-            f"a link to {url} cannot be emulated: only to an address that begins with http://"
-        )
+        raise ConfigurationError(f"a link to {url} cannot be emulated: give an http:// address, or --link none")
     connections = _Connections(link, (parts.hostname, parts.port or 80))
     listener = socket.create_server(("127.0.0.1", 0))
     # what lies in a socket's buffer has passed the link for its sender

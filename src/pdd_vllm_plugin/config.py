@@ -70,7 +70,8 @@ class PDDConfig:
     """Where refined prompts come from: ``attention``, ``lexical``, ``truncation``, ``random``, ``off``, or
     ``auto``, which is ``attention`` with our `--worker-cls`, else ``off``."""
     refine_window: int = CAPTURE_WINDOW
-    """How many of the prompt's last tokens say what matters: those whose attention is captured. At most 256."""
+    """At most so many of the prompt's last tokens say what matters: the question's and the template's behind it,
+    whose attention is captured. At most 256."""
     refine_layers: tuple[float, ...] = CAPTURE_DEPTHS
     """Depths of the captured layers, as shares of the model's depth. Each costs time and little memory."""
     refine_heads: Heads = CAPTURE_HEADS

@@ -95,6 +95,8 @@ class GenerateRecorder:
         params = _observable(sampling_params) if kind == "FINAL_ONLY" else sampling_params
         if opt_in.kv and isinstance(record.kv, NoKV):
             params = without_kv(params)
+        if self._refiner is not None and opt_in.refine_ratio is not None:
+            params = self._refiner.with_question(params, record.prompt_token_ids)
         inner = self._generate(prompt, params, record.engine_request_id, **kwargs)
         return self._observe(inner, record, kind, kwargs.get("trace_headers"))
 

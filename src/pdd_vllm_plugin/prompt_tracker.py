@@ -33,6 +33,8 @@ class PromptChunk:
     """How many it computes."""
     block_ids: tuple[tuple[int, ...], ...]
     """Per KV cache group: the scheduler's block ids of this request, up to the step's last token."""
+    extra_args: Mapping[str, Any] = field(default_factory=dict)
+    """The request's, of vLLM's ``SamplingParams``."""
 
     @property
     def completes(self) -> bool:
@@ -45,6 +47,7 @@ class _Followed:
     handoff_id: str
     features: frozenset[str]
     prompt_tokens: int
+    extra_args: Mapping[str, Any]
     block_ids: list[list[int]] = field(default_factory=list)
     done: bool = False
     """The prompt was computed to its end: what a preempted request repeats later counts no more."""
@@ -85,7 +88,8 @@ class PromptTracker:
         if opt_in is None:
             return None
         features = frozenset(name for name, wants in self._wishes.items() if wants(new, opt_in))
-        return _Followed(opt_in.handoff_id, features, len(new.prompt_token_ids or ())) if features else None
+        length = len(new.prompt_token_ids or ())
+        return _Followed(opt_in.handoff_id, features, length, params.extra_args) if features else None
 
     def _begun(self, scheduler_output: SchedulerOutput) -> Iterator[PromptChunk]:
         for new in scheduler_output.scheduled_new_reqs:
@@ -118,7 +122,14 @@ class PromptTracker:
             return
         blocks = tuple(tuple(ids) for ids in followed.block_ids)
         chunk = PromptChunk(
-            request_id, followed.handoff_id, followed.features, followed.prompt_tokens, start, tokens, blocks
+            request_id,
+            followed.handoff_id,
+            followed.features,
+            followed.prompt_tokens,
+            start,
+            tokens,
+            blocks,
+            followed.extra_args,
         )
         followed.done = chunk.completes
         yield chunk

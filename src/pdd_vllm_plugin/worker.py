@@ -142,7 +142,7 @@ class PDDWorker(platform_worker()):  # type: ignore[misc]
         config = self._pdd_config
         layers = capture_layers(self._pdd_layers, self._pdd_attention_layers(), kv_cache_config.kv_cache_groups)
         logger.info(
-            "pdd: attention of the last %d prompt tokens is captured at layers %s (%s over heads)",
+            "pdd: attention of at most the last %d prompt tokens is captured at layers %s (%s over heads)",
             config.refine_window, sorted(self._pdd_layers.values()), config.refine_heads,
         )  # fmt: skip
         return WindowScorer(

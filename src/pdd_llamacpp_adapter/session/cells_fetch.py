@@ -43,6 +43,8 @@ _MOST_WAITING_BYTES = 64 * 2**20
 """Of pieces that wait for the device, unpacked."""
 _FINAL = frozenset({400, 401, 403, 404, 405, 409, 410})
 """HTTP statuses after which asking again is of no use."""
+REFINED = "refined"
+"""Reason where a refined prompt, which has its tokens at other positions, takes the place of cells."""
 _NONE = 409
 """HTTP status where there are no cells: the state of the handoff says why."""
 
@@ -269,7 +271,7 @@ class CellsFetch:
 
 
 def unpacked(parts: Sequence[Frame], geometry: KVGeometry) -> Cells:
-    """Return one piece, of which `parts` are all parts. Takes milliseconds.
+    """Return the piece that `parts` make together. Takes milliseconds.
 
     Raises:
         InvalidCells: a number is not finite.

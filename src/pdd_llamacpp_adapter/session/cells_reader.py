@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pdd_core.errors import DeviceEngineFailed, InvalidCells, named
 from pdd_llamacpp_adapter.session.cells_check import CHECKED_CELLS
+from pdd_llamacpp_adapter.session.cells_fetch import REFINED
 from pdd_llamacpp_adapter.session.outcome import KVReport
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class CellsReader:
     def asked(self) -> bool:
         """Cells have come, or may come."""
         return self._fetch is not None and (self._fetch.reason is None or self._reading.back is not None)
+
+    @property
+    def wished(self) -> bool:
+        """The answer asks for cells, and not for a refined prompt as well."""
+        return self._fetch is not None and self._fetch.reason != REFINED
 
     @property
     def have_news(self) -> bool:
@@ -164,7 +170,7 @@ class CellsReader:
             prefilled=self._prefilled,
             bytes=fetch.bytes,
             seconds=fetch.seconds,
-            guard=None if judging.verdict is None else judging.verdict.value,
-            guard_excess=judging.excess,
+            guard=None if judging.verdict is None or not self.wished else judging.verdict.value,
+            guard_excess=judging.excess if self.wished else None,
             reason=None if self._joined else fetch.reason or "too_late",
         )

@@ -180,7 +180,7 @@ class PromptReader:
     def report(self) -> RefinementReport | None:
         """Return what became of the refined prompt; None where none was asked for, and none read."""
         judging, fetch = self._judging, self._fetch
-        if not self.may_be_refined and (self._cells.asked or not judging.judged):
+        if not self.may_be_refined and (self._cells.wished or not judging.judged):
             return None
         kept = None if fetch is None else fetch.kept
         reason = None if fetch is None else fetch.reason

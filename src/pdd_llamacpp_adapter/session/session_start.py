@@ -14,7 +14,7 @@ from pdd_llamacpp_adapter.engine.grammar_limits import check_limits
 from pdd_llamacpp_adapter.request import check_token_ids, context_overflow, requested
 from pdd_llamacpp_adapter.session.answer import Answer
 from pdd_llamacpp_adapter.session.answer_text import AnswerText
-from pdd_llamacpp_adapter.session.cells_fetch import CellsFetch
+from pdd_llamacpp_adapter.session.cells_fetch import REFINED, CellsFetch
 from pdd_llamacpp_adapter.session.judging import Judging
 from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
 from pdd_llamacpp_adapter.session.outcome import Mode
@@ -169,8 +169,8 @@ async def set_up(request: AnswerRequest, options: SessionOptions) -> SessionSetu
         if request.kv:
             silence_s = options.patience.cells_silence_s
             cells = CellsFetch(live, engine.memory.kv, options.cells_checks, silence_s=silence_s)
-            if fetch is not None or reuse_refined:  # its tokens are at other positions than the cloud's
-                cells.give_up("refined", "it reads a refined prompt")
+            if fetch is not None or reuse_refined:
+                cells.give_up(REFINED, "it reads a refined prompt")
     return SessionSetup(
         request=request,
         options=options,

@@ -43,7 +43,7 @@ class WindowScorer:
 
     Args:
         layers: by vLLM's layer name, those whose attention counts.
-        window: how many of a prompt's last tokens count.
+        window: how many of a prompt's last tokens count, where its request does not say.
         heads: how a layer's heads are reduced.
         score_store: where the scores go.
         strict: log each prompt that passed unseen, as an error. It never raises: that would end the engine.
@@ -180,7 +180,7 @@ class WindowScorer:
 
     def _complete(self, chunk: WindowChunk) -> None:
         partial = self._partial[chunk.request_id]
-        seen, window = partial.last - partial.first, min(self._window, chunk.prompt_tokens)
+        seen, window = partial.last - partial.first, min(chunk.window or self._window, chunk.prompt_tokens)
         if seen != window:
             self._miss(
                 chunk,

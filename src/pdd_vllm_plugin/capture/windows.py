@@ -1,9 +1,11 @@
-"""Which of a step's tokens are the last W prompt tokens of a request that wants scores."""
+"""Which of a step's tokens are the window of a request that wants scores: the question at its prompt's end."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from pdd_vllm_plugin.question_window import window_of
 
 if TYPE_CHECKING:
     from pdd_core.optin import OptIn
@@ -29,6 +31,8 @@ class WindowChunk:
     """Position behind the last query that counts."""
     block_ids: tuple[tuple[int, ...], ...]
     """Per KV cache group: the scheduler's block ids of this request, up to the step's last token."""
+    window: int = 0
+    """Tokens of the whole window; 0 for as many as are configured."""
 
     @property
     def completes(self) -> bool:
@@ -45,13 +49,19 @@ def wants_scores(most: int) -> Wish:
     return wants
 
 
-def windows(chunks: tuple[PromptChunk, ...], window: int) -> tuple[WindowChunk, ...]:
-    """Return the parts of the prompts' last `window` tokens in `chunks`, which in most steps are none."""
+def windows(chunks: tuple[PromptChunk, ...], most: int) -> tuple[WindowChunk, ...]:
+    """Return the parts of the prompts' windows in `chunks`, which in most steps are none.
+
+    Args:
+        chunks: what a step computes of the prompts that are followed.
+        most: tokens of a window, where the request does not say that its question has fewer.
+    """
     found = []
     for chunk in chunks:
         length, end = chunk.prompt_tokens, chunk.start + chunk.tokens
+        window = window_of(chunk.extra_args, most=most)
         first, last = max(length - window, chunk.start), min(length, end)
         if FEATURE in chunk.features and first < last:
-            where = (chunk.start, chunk.tokens, first, last, chunk.block_ids)
+            where = (chunk.start, chunk.tokens, first, last, chunk.block_ids, window)
             found.append(WindowChunk(chunk.request_id, chunk.handoff_id, length, *where))
     return tuple(found)

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 from anyio import to_thread
 from starlette.responses import StreamingResponse
 
@@ -84,6 +85,7 @@ class CellsResponse(StreamingResponse):
             with anyio.fail_after(STALL_S):
                 await send(message)
             self._sent += size
+            await anyio.lowlevel.checkpoint()  # a fast client's socket takes a piece whole, and others stream, too
 
         await super().stream_response(bounded)
 

@@ -73,10 +73,14 @@ class Watched(CloudClient):
         self.ended = anyio.Event()
 
     async def cells(self, handoff_id, start, end, geometry, **options):
+        reached = end
         async with aclosing(super().cells(handoff_id, start, end, geometry, **options)) as frames:
-            async for frame in frames:
-                yield frame
-                if frame.start <= start:
+            try:
+                async for frame in frames:
+                    reached = frame.start
+                    yield frame
+            finally:
+                if reached <= start:
                     self.ended.set()
 
 

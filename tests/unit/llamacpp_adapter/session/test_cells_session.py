@@ -185,6 +185,7 @@ async def test_a_guard_that_disagrees_has_the_device_read_the_prompt_itself(sess
     assert (report.cells, report.reason, report.guard) == (0, "guard", "disagreed")
     assert report.guard_excess > 1.0
     assert decided(outcome, "the guard disagreed: ")
+    assert outcome.refinement is None
     assert outcome.timeline.count(Source.DEVICE) > 0
     read = [token for call in engine.calls for token in call]
     assert read.count(1) == 1, "the front that it had read itself stays"
@@ -408,6 +409,7 @@ async def test_few_pieces_wait_for_a_device_that_is_busy(session, cells_engine, 
     tokens=st.sampled_from([0.001, 0.01, 0.2]),
     disagrees=st.booleans(),
     alike_ends=st.booleans(),
+    fails_at=st.none() | st.integers(0, 20),
 )
 @examples(100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_each_position_is_read_or_taken_once_whatever_happens(
@@ -426,18 +428,24 @@ def test_each_position_is_read_or_taken_once_whatever_happens(
     tokens,
     disagrees,
     alike_ends,
+    fails_at,
 ):
     clock = SimpleNamespace(monotonic=anyio.current_time)
     monkeypatch.setattr("pdd_llamacpp_adapter.session.live_answer.time", clock)
     prompt = PROMPT[:length]
     cloud = cells_cloud(
-        steady(length + 1, pause=tokens), faults=tuple(broken), pause=pause, agreed=geometry(parts)
+        steady(length + 1, pause=tokens),
+        later=[["goes on"]] * 3,
+        faults=tuple(broken),
+        pause=pause,
+        agreed=geometry(parts),
     )
     engine = cells_engine(
         seconds=batch,
         held=prompt[: min(held, length - 1)],
         likelihoods=[-9.0 if disagrees else -0.1],
         similarity=1.0 if alike_ends else 0.1,
+        fails_at=fails_at,
     )
     reused, speed = len(engine.held), DeviceSpeed()
     speed.prefill_tps = tps
@@ -459,8 +467,9 @@ def test_each_position_is_read_or_taken_once_whatever_happens(
     assert ids == list(range(length + 1, length + 61))
     assert cloud.open_streams == 0
     assert len(cloud.streams) <= RESUMES + 2
-    assert decided(outcome, "the device was lost") == []
-    if outcome.took_over_at is None:
+    lost = decided(outcome, "the device was lost") != []
+    assert fails_at is not None or not lost
+    if outcome.took_over_at is None or lost:
         return
     assert engine.held == [*prompt, *ids[:-1]]
     report = outcome.kv

@@ -5,6 +5,7 @@ import fcntl
 import json
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -470,6 +471,22 @@ async def test_a_client_that_takes_nothing_is_not_read_ahead_for(server):
     assert not is_locked(server.file().path(CELLS))
     assert server.count("streams_total", outcome="left") == 1
     assert server.count("sent_bytes_total") == 0
+
+
+async def test_others_have_their_turn_after_each_chunk_of_a_fast_client(server):
+    await server.begin()
+    server.shelve()
+    client, turns = Client(), []
+
+    async def other():
+        while True:
+            turns.append(len(client.body))
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(other())
+    await server.app(client.scope, client.receive, client.send)
+    watching.cancel()
+    assert max(later - one for one, later in pairwise(turns)) <= cells_response.CHUNK
 
 
 async def test_a_client_that_leaves_ends_its_stream(server):
