@@ -63,7 +63,7 @@ class Case(Expectations):
         return Alternative(verdict=Verdict.DEVICE_ONLY, saved=1.0, ttft_s=ttft, qoe=quality, rejected=rejected)
 
     def handoffs(self) -> list[Alternative]:
-        """Return the handoffs worth looking at: the whole prompt, with cells, and refined where that does too little."""
+        """Return the handoffs worth looking at: whole, with cells, and refined where these do too little."""
         if not self.cloud_takes:
             return []
         fixed = self.request.refine_ratio
@@ -85,7 +85,7 @@ class Case(Expectations):
         return alternatives
 
     def _to_gain(self, best: Alternative) -> float:
-        """Return the share of the cloud's tokens that has to be saved where `best` would do without more effort."""
+        """Return the share of the cloud's tokens that another handoff than `best` has to save."""
         return LEAST_SAVED if best.rejected else LEAST_GAINED + self.net_saved(best.saved, best.kv_bytes)
 
     def _saves_enough(self, best: Alternative) -> bool:

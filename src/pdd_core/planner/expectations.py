@@ -47,7 +47,8 @@ class Expectations:
         self._ops, self._lengths, self.goals = ops, lengths, goals
         self.request, self.device, self.cloud = request, device, cloud
         prefill, first, trip, tpot = device.prefill_tps, cloud.ttft_s, cloud.rtt_s, cloud.tpot_s.mean
-        self._prefill, self._byte = weights.prefill * request.num_prompt_tokens, weights.byte
+        self._prefill = weights.prefill * request.num_prompt_tokens
+        self._byte = ops.where(request.kv_always, 0.0, weights.byte)
         held_whole = request.num_held_whole_tokens
         self.held_whole = request.num_held_tokens if held_whole is None else held_whole
         self._fresh = ops.maximum(1, request.num_prompt_tokens - request.num_held_tokens)

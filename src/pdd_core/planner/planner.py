@@ -72,8 +72,8 @@ def _reason(winner: Alternative, alternatives: list[Alternative]) -> str:
         return "the device alone begins in time, and costs the cloud nothing"
     if winner.kv:
         return (
-            f"the cheapest plan that keeps the goals: about {winner.kv_bytes / 1e6:.3g} MB of the cloud's KV cache "
-            "take the place of reading"
+            f"the cheapest plan that keeps the goals: about {winner.kv_bytes / 1e6:.3g} MB of the cloud's KV "
+            "cache take the place of reading"
         )
     if winner.verdict is Verdict.HANDOFF:
         return "the cheapest plan that keeps the goals"

@@ -78,7 +78,7 @@ class PlanRequest:
     verdict: Verdict | None = None
     """Who makes the answer, if the settings fix it. None: the planner chooses."""
     kv_cell_bytes: int | None = None
-    """Bytes of one prompt token's cell of the KV cache, as the cloud sends it. None: no cells are to be had, or the
+    """Bytes of one prompt token's cell of the KV cache, as the cloud sends it. None: there are none, or the
     settings forbid them."""
     kv_always: bool = False
     """True if the settings say that every handoff with the whole prompt uses cells. False: the planner chooses."""
@@ -117,7 +117,7 @@ class CloudState:
     available: bool = True
     """True if the cloud can be reached and takes requests now."""
     link_bps: Estimate | None = None
-    """Goodput of the link from the cloud while cells of the KV cache arrive, in bytes per second. None: not known."""
+    """Goodput of the link while cells of the KV cache arrive, in bytes per second. None: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

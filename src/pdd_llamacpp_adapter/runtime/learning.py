@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _KEEP_EVERY_S = 60.0
 LOOK_AFTER = 16
-"""Answers without a word of the device's speed, of the cloud's or of the link's, after which the next one looks."""
+"""Answers without a word of how fast device, cloud or link are, after which the next one looks."""
 _LEAST_READ = 32
 _LEAST_DECODED = 4
 """Fewer tokens tell little about a speed."""

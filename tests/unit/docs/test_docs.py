@@ -289,11 +289,11 @@ def test_every_field_of_the_adapter_is_named():
 
 
 def test_the_code_about_hooks_runs():
-    assert run(DOCS / "hooks.md") == 6
+    assert run(DOCS / "hooks.md") == 7
 
 
 def test_the_code_about_the_planner_runs():
-    assert run(DOCS / "planner.md") == 6
+    assert run(DOCS / "planner.md") == 7
 
 
 def test_what_the_device_page_says_of_a_wrong_request_is_so():
