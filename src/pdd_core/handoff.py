@@ -184,6 +184,8 @@ class HandoffUpdate(_Wire):
     """As in `HandoffState`."""
     refinement: Annotated[Refinement | NoRefinement, Field(discriminator="kind")] | None = None
     """The refined prompt, or why there is none: once, in the first update after that is settled."""
+    kv: Annotated[KVCells | NoKV, Field(discriminator="kind")] | None = None
+    """As in `HandoffState`; null where the request does not ask for it."""
 
 
 class Limits(_Wire):

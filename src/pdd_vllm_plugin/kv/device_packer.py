@@ -42,11 +42,15 @@ class DevicePacker:
         """Do `Packer.take`.
 
         Raises:
-            torch.OutOfMemoryError: there is no room for the packed cells on the GPU.
+            MemoryError: there is no room for the packed cells on the GPU.
         """
         ids = torch.tensor(blocks, dtype=torch.int64).pin_memory().to(self._device, non_blocking=True)
         cells = self._cells
-        packed = self._pack(cells.caches, self._pointers, (cells.keys, cells.values), ids, tokens, cells.geometry)
+        layouts = cells.keys, cells.values
+        try:
+            packed = self._pack(cells.caches, self._pointers, layouts, ids, tokens, cells.geometry)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError from error
         ready = torch.cuda.Event()
         ready.record()
         return _PackedCells(packed, ready, tokens, cells.cell_bytes, self._staging)

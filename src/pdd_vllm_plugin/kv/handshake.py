@@ -26,8 +26,8 @@ NOT_ENABLED = NoKV(
     reason="not_enabled", message=f"this server hands no KV cache over: start it with {WORKER_FLAG}"
 )
 ELSEWHERE = (
-    "the workers of {engine} are on another machine than this API server, or in another container: run an API server "
-    "on each machine (--data-parallel-hybrid-lb), in one container with its workers"
+    "the workers of {engine} are on another machine than this API server, or in another container: run an API "
+    "server on each machine (--data-parallel-hybrid-lb), in one container with its workers"
 )
 
 
@@ -105,7 +105,7 @@ def _key(part: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
 
 def _is_here(worker: dict[str, Any]) -> bool:
     try:
-        return (Path(worker["folder"]) / NONCE).read_text() == worker["nonce"]
+        return bool((Path(worker["folder"]) / NONCE).read_text() == worker["nonce"])
     except (OSError, ValueError):
         return False
 

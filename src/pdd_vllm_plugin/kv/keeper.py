@@ -5,12 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from pdd_core.errors import UnsupportedDeployment
 from pdd_core.kv.geometry import NoKV
 from pdd_vllm_plugin.failsafe import Failsafe
-from pdd_vllm_plugin.kv.packer import packer_for
 from pdd_vllm_plugin.kv.rank_cells import rank_cells
 from pdd_vllm_plugin.kv.shelf import NO_ROOM, Shelf
 from pdd_vllm_plugin.kv.writer import FAILED, CellWriter, Job
@@ -83,7 +80,7 @@ class CellKeeper:
         since = time.time()
         try:
             taken = self._packer.take(self._cells.blocks(chunk.block_ids, tokens), tokens)
-        except torch.OutOfMemoryError:
+        except MemoryError:
             return Job(chunk.handoff_id, NO_ROOM)
         return Job(chunk.handoff_id, taken, tokens, cell_bytes, since)
 
@@ -111,6 +108,8 @@ def keeper_of(rank: Rank, config: PDDConfig) -> CellKeeper | NoKV:
     """Return a worker's keeper, or why it keeps no cells."""
     try:
         cells = rank_cells(rank, config)
+        from pdd_vllm_plugin.kv.packer import packer_for
+
         packer = packer_for(cells)
         shelf = Shelf(config.kv_shelf_bytes, config.kv_ttl_s)
     except UnsupportedDeployment as error:

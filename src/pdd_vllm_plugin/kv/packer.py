@@ -44,7 +44,11 @@ class Packer(Protocol):
     """How many may ask for payloads at once."""
 
     def take(self, blocks: Sequence[int], tokens: int) -> Taken:
-        """Take a request's first `tokens` cells out of its `blocks`, as the kernel counts them. In the step."""
+        """Take a request's first `tokens` cells out of its `blocks`, as the kernel counts them. In the step.
+
+        Raises:
+            MemoryError: there is no room for them.
+        """
 
 
 def packer_for(cells: RankCells) -> Packer:

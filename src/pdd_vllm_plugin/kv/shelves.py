@@ -28,8 +28,9 @@ UNREADABLE = NoKV(reason="not_captured", message="the workers' file cannot be re
 class OpenParts:
     """The files of all parts of one prompt's cells, open for reading."""
 
-    def __init__(self, parts: Sequence[OpenCells]) -> None:
+    def __init__(self, parts: Sequence[OpenCells], geometry: KVGeometry) -> None:
         self._parts = parts
+        self._geometry = geometry
 
     @property
     def number(self) -> int:
@@ -37,8 +38,15 @@ class OpenParts:
         return len(self._parts)
 
     def frame(self, part: int, piece: Piece) -> tuple[bytes, bytes]:
-        """Return the header and the payload of one part of `piece`. It reads a file: not for the event loop."""
-        return self._parts[part].frame(piece)
+        """Return the header and the payload of one part of `piece`. It reads a file: not for the event loop.
+
+        Raises:
+            InvalidCells: the file has become shorter.
+        """
+        header, payload = self._parts[part].frame(piece)
+        if len(payload) != piece.tokens * self._geometry.part_bytes(part):
+            raise InvalidCells(f"the file of part {part} ends before position {piece.end}")
+        return header, payload
 
     def close(self) -> None:
         """Let the workers remove the files when they have to."""
@@ -61,11 +69,13 @@ class Shelves:
         """
         for rank in self._ranks(engine):
             files = list(self._files(handoff_id, rank))
-            if any(file.path(NONE).exists() for file in files):
-                none = self.open(handoff_id, rank, tokens=0)
-                if isinstance(none, NoKV):
-                    return none
-            elif all(file.path(CELLS).exists() for file in files):
+            for number, file in enumerate(files):
+                if file.path(NONE).exists():
+                    part = self._open(file, number)
+                    if isinstance(part, NoKV):
+                        return part
+                    part.close()  # they have come meanwhile
+            if all(file.path(CELLS).exists() for file in files):
                 return rank
         return None
 
@@ -74,29 +84,34 @@ class Shelves:
         with ExitStack() as opened:
             parts = []
             for number, file in enumerate(self._files(handoff_id, engine)):
-                try:
-                    part = file.open(self.geometry, number)
-                except (InvalidCells, OSError):
-                    return UNREADABLE
-                if part is None:
-                    return GONE
+                part = self._open(file, number)
                 if isinstance(part, NoKV):
                     return part
                 parts.append(opened.enter_context(part))
                 if part.tokens != tokens:
                     return OTHER_PROMPT
             opened.pop_all()
-            return OpenParts(parts)
+            return OpenParts(parts, self.geometry)
 
-    def drop(self, handoff_id: str) -> None:
-        """Have no reader find the cells any more. Who reads them goes on."""
+    def drop(self, handoff_id: str, *, old: bool = False) -> None:
+        """Have no reader find the cells any more. Who reads them goes on.
+
+        With `old`, only what is there is dropped, and nothing that is still to come.
+        """
         for rank in self.folders:
             for file in self._files(handoff_id, rank):
-                with suppress(OSError):  # the folder is gone with its worker
-                    file.drop()
+                if not old or file.path(CELLS).exists() or file.path(NONE).exists():
+                    with suppress(OSError):  # the folder is gone with its worker
+                        file.drop()
+
+    def _open(self, file: ShelfFile, number: int) -> OpenCells | NoKV:
+        try:
+            return file.open(self.geometry, number) or GONE
+        except (InvalidCells, OSError):
+            return UNREADABLE
 
     def _ranks(self, engine: int | None) -> Sequence[int]:
-        return [engine] if engine in self.folders else list(self.folders)
+        return list(self.folders) if engine is None or engine not in self.folders else [engine]
 
     def _files(self, handoff_id: str, rank: int) -> Iterator[ShelfFile]:
         return (ShelfFile(folder, handoff_id) for folder in self.folders[rank])

@@ -1,6 +1,6 @@
-"""Which servers can hand no cells over, as far as their configuration shows it: looked at before a launch and after.
+"""Which servers can hand no cells over, as far as their configuration shows it.
 
-What only the loaded model shows (sliding windows, the attention backend), the workers tell in their `pdd_kv_shelf`.
+What only the loaded model shows (sliding windows, the attention backend), the workers tell in `pdd_kv_shelf`.
 """
 
 from __future__ import annotations
