@@ -195,7 +195,7 @@ def climb(pool, count, options):
         fresh = [setting for setting in dict.fromkeys(settings) if setting not in tried]
         tried.update(zip(fresh, pool.map(quality_here, fresh), strict=True))
 
-    begin = ("question", CAPTURE_HEADS, CAPTURE_DEPTHS, 7, "mean", "line", False, 60)
+    begin = ("question", CAPTURE_HEADS, CAPTURE_DEPTHS, 7, "mean", "line", False, 1)
     try_all([begin])
     axes = [WINDOWS, HEADS, DEPTHS, list(POOLS), ["token", "word", "line"], [False, True], list(FUSES)]
 

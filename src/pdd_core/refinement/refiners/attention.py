@@ -50,7 +50,7 @@ class AttentionRefiner:
     """Whether the scores of protected tokens go to their neighbours. The template's tokens and the first one
     draw attention whatever the text is (Xiao et al., 2023, arXiv:2309.17453), and say nothing of what is beside
     them."""
-    fuse: int = 60
+    fuse: int = 1
     """What is added to both ranks of a line before their reciprocals: the larger, the less the first ranks count.
     With 0 the scores alone decide."""
 
