@@ -15,9 +15,16 @@ import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C fu
 import numpy as np
 
 from pdd_core.errors import ContextOverflow, DeviceEngineFailed, ModelError
+from pdd_core.kv.cell_types import CellType
 from pdd_llamacpp_adapter.engine import llama_log
 from pdd_llamacpp_adapter.engine.abort_flag import DecodeAborted
 from pdd_llamacpp_adapter.engine.held_signals import held_signals
+from pdd_llamacpp_adapter.engine.kv import ggml
+from pdd_llamacpp_adapter.engine.kv.context_cells import SEQUENCES, ContextCells
+from pdd_llamacpp_adapter.engine.kv.kv_support import KVSupport, supported
+from pdd_llamacpp_adapter.engine.kv.layout_check import layout_fault
+from pdd_llamacpp_adapter.engine.kv.model_facts import model_facts
+from pdd_llamacpp_adapter.engine.kv.sequence_state import CellLayout
 from pdd_llamacpp_adapter.engine.shared_model import SharedModel
 
 if TYPE_CHECKING:
@@ -34,7 +41,7 @@ _ABORTED = 2
 
 
 class LlamaContext:
-    """A model, a context of one sequence, and the ids its memory holds."""
+    """A model, a context of one sequence, the ids its memory holds, and cells that wait to be joined to them."""
 
     def __init__(
         self,
@@ -45,8 +52,12 @@ class LlamaContext:
         flash_attn: bool,
         n_batch: int,
         abort: AbortFlag | None = None,
+        kv: bool = False,
+        cache_type: CellType = CellType.F16,
     ) -> None:
         """Load `path`. Without `abort`, a call of `decode` runs to its end.
+
+        With `kv`, cells that were computed elsewhere can be taken in, where the model allows it (`kv`).
 
         Raises:
             ModelError: no such file, not GGUF, or llama.cpp cannot read it.
@@ -71,6 +82,11 @@ class LlamaContext:
         params.flash_attn_type = (
             L.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attn else L.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
+        params.type_k = params.type_v = ggml.GGML_TYPES[cache_type]
+        self.kv = supported(model_facts(loaded, path)) if kv else KVSupport()
+        """Whether it takes in cells, and of what shape."""
+        if self.kv.shape is not None:
+            params.n_seq_max, params.kv_unified = SEQUENCES, True
         llama_log.forget()
         with held_signals():
             self._ctx = L.llama_init_from_model(loaded, params)
@@ -95,6 +111,20 @@ class LlamaContext:
         self._window = int(L.llama_model_n_swa(loaded))
         self._n_vocab = int(L.llama_vocab_n_tokens(L.llama_model_get_vocab(loaded)))
         self._allocate_batch(n_batch)
+        self.cells: ContextCells | None = None
+        """Those that wait; None where it takes in none."""
+        if self.kv.shape is not None:
+            layout = CellLayout(self.kv.shape, cache_type, not flash_attn, self.n_ctx, ggml.pack)
+            self._open_cells(ContextCells(self._ctx, self.ids, layout))
+
+    def _open_cells(self, cells: ContextCells) -> None:
+        fault = layout_fault(cells)
+        L.llama_memory_clear(self._memory, True)
+        if fault is None:
+            self.cells = cells
+            return
+        logger.warning("the device takes in no KV cache: %s", fault)
+        self.kv = KVSupport(None, fault)
 
     def _allocate_batch(self, capacity: int) -> None:
         self._batch = L.llama_batch_init(capacity, 0, 1)
@@ -122,6 +152,8 @@ class LlamaContext:
             raise ContextOverflow(f"{past} + {count} tokens do not fit a context of {self.n_ctx}")
         if not (min(ids) >= 0 and max(ids) < self._n_vocab):
             raise DeviceEngineFailed(f"a token id lies outside the model's {self._n_vocab} tokens")
+        if self.cells and past + count + len(self.cells) > self.n_ctx:
+            self.cells.drop()  # they take up room, and what they were for has been processed
         self._watch(self._abort if count > 1 else None)
         self._batch.n_tokens = count
         self._token[:count] = ids
@@ -134,7 +166,7 @@ class LlamaContext:
         code = L.llama_decode(self._ctx, self._batch)
         if code != 0:
             # a large batch may be partly processed when it is aborted
-            self.rewind(past)
+            self._undo(past)
             if code == _ABORTED:
                 raise DecodeAborted
             raise DeviceEngineFailed(
@@ -182,6 +214,8 @@ class LlamaContext:
     def rewind(self, length: int) -> int:
         """Keep the first `length` tokens, or none where that cannot be had exactly. Returns how many are kept.
 
+        Cells that wait stay where some tokens are kept.
+
         With a sliding window, llama.cpp drops old cells yet reports success for a rewind that needs them.
         """
         if length and self._holds_window(length) and L.llama_memory_seq_rm(self._memory, _SEQUENCE, length, -1):
@@ -191,9 +225,18 @@ class LlamaContext:
                     self.history = None
                 return length
         L.llama_memory_clear(self._memory, True)
+        if self.cells is not None:
+            self.cells.forget()
         self.ids.clear()
         self.history = None
         return 0
+
+    def _undo(self, length: int) -> None:
+        """Drop what a batch that failed behind `length` tokens has begun, and no cells that wait."""
+        if length or not self.cells:
+            self.rewind(length)
+        else:
+            L.llama_memory_seq_rm(self._memory, _SEQUENCE, -1, -1)
 
     def _holds_window(self, length: int) -> bool:
         first = int(L.llama_memory_seq_pos_min(self._memory, _SEQUENCE))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 import anyio
 
+from pdd_core.kv.cell_types import CellType
 from pdd_llamacpp_adapter.engine.engine_memory import EngineMemory
 from pdd_llamacpp_adapter.engine.engine_queue import EngineQueue
 from pdd_llamacpp_adapter.engine.engine_thread import EngineThread
@@ -71,6 +72,8 @@ class DeviceEngine:
         n_ctx: int = 4096,
         n_threads: int = 1,
         flash_attn: bool = False,
+        kv: bool = False,
+        cache_type: CellType = CellType.F16,
     ) -> Self:
         """Load a model.
 
@@ -79,6 +82,8 @@ class DeviceEngine:
             n_ctx: tokens of prompt and answer together that fit.
             n_threads: CPU threads.
             flash_attn: faster for long prompts; greedy answers may then differ from vLLM's at near-ties.
+            kv: take in prompts' KV caches that were computed elsewhere, where the model allows it (`memory.kv`).
+            cache_type: of the KV cache here; quantised ones need `flash_attn`.
 
         Raises:
             ModelError: the file is missing, unreadable or not a GGUF model.
@@ -98,6 +103,8 @@ class DeviceEngine:
                 flash_attn=flash_attn,
                 n_batch=min(N_BATCH, n_ctx),
                 abort=thread.abort,
+                kv=kv,
+                cache_type=cache_type,
             )
 
         try:

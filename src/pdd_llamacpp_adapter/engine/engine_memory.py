@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pdd_core.errors import DeviceEngineFailed
+import anyio
+
+from pdd_core.errors import DeviceEngineFailed, InvalidCells
 from pdd_llamacpp_adapter.engine.history import RefinedHistory, held_of
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     from pdd_llamacpp_adapter.engine.context import LlamaContext
     from pdd_llamacpp_adapter.engine.engine_thread import EngineThread
+    from pdd_llamacpp_adapter.engine.kv.context_cells import ContextCells
+    from pdd_llamacpp_adapter.engine.kv.kv_support import KVSupport
 
 MAX_SAVED_BYTES = 512 * 2**20
 """Of a memory that is put aside: a bound on what idle work may cost."""
@@ -88,11 +92,14 @@ class EngineMemory:
         """Keep what the context has of `prompt` already, drop the rest, and return how many of its tokens that is.
 
         Always fewer than all: the last token has to be processed to give logits. A refined prompt counts with the
-        tokens of the whole one. With `refined` False, only tokens that are the prompt's own are kept.
+        tokens of the whole one. With `refined` False, only tokens that are the prompt's own are kept. Cells that
+        wait are dropped.
         """
         context = self.context
 
         def keep() -> int:
+            if context.cells:
+                context.cells.drop()
             held = held_of(prompt, context.ids, context.history if refined else None)
             if context.rewind(held.length) != held.length:
                 return 0
@@ -102,7 +109,10 @@ class EngineMemory:
         return await self._thread.call(keep)
 
     async def rewind(self, length: int) -> int:
-        """Keep the first `length` tokens, or none where that cannot be had exactly. Returns how many are kept."""
+        """Keep the first `length` tokens, or none where that cannot be had exactly. Returns how many are kept.
+
+        Cells that wait stay where some tokens are kept.
+        """
         context = self.context
         return await self._thread.call(lambda: context.rewind(min(length, len(context.ids))))
 
@@ -149,6 +159,74 @@ class EngineMemory:
             context.history = saved.history
 
         await self._thread.call(restore)
+
+    @property
+    def kv(self) -> KVSupport:
+        """Whether cells that were computed elsewhere can be added, and of what shape."""
+        return self.context.kv
+
+    async def add_cells(self, start: int, keys: np.ndarray, values: np.ndarray) -> None:
+        """Have cells wait behind what the context holds; those of the back come first.
+
+        Args:
+            start: position of the first one; behind the last one, those that wait begin, if any do.
+            keys: float32 of shape (layers, cells, KV heads, head size), with RoPE, as vLLM has them.
+            values: the same of values.
+
+        Raises:
+            InvalidCells: the arrays are not what they have to be.
+            DeviceEngineFailed: they do not end where others begin, or llama.cpp does not take them. After either,
+                no cells wait any more, and the context holds what it held.
+        """
+        from pdd_llamacpp_adapter.engine.kv.sequence_state import written
+
+        cells = self._cells()
+        try:
+            state = await anyio.to_thread.run_sync(written, cells.layout, start, keys, values)
+        except InvalidCells:
+            await self._thread.call(cells.drop)
+            raise
+        await self._thread.call(lambda: cells.add(start, state, keys.shape[1]))
+
+    async def join_cells(self, ids: Sequence[int]) -> None:
+        """Put the cells that wait behind what the context holds, which then is `ids`.
+
+        It may hold some of the cells' tokens already: these cells are left out.
+
+        Raises:
+            DeviceEngineFailed: it does not hold the first of `ids` as far as the cells begin, or the cells do not
+                end with them. No cells wait any more, and the context holds what it held.
+        """
+        cells = self._cells()
+        await self._thread.call(lambda: cells.join(ids))
+
+    async def drop_cells(self) -> None:
+        """Drop the cells that wait, if any do; harmless where none can."""
+        if (cells := self.context.cells) is not None:
+            await self._thread.call(cells.drop)
+
+    async def compare_cells(self, start: int, keys: np.ndarray, values: np.ndarray) -> float:
+        """Return how alike these cells and the context's own at the same positions are, -1 to 1.
+
+        That is the cosine similarity of the layer where it is worst. Arguments are those of `add_cells`.
+
+        Raises:
+            InvalidCells: the arrays are not what they have to be.
+            DeviceEngineFailed: the context does not hold these positions.
+        """
+        from pdd_llamacpp_adapter.engine.kv.comparison import likeness
+        from pdd_llamacpp_adapter.engine.kv.sequence_state import read
+
+        cells = self._cells()
+        end = await anyio.to_thread.run_sync(cells.layout.check, start, keys, values)
+        state = await self._thread.call(lambda: cells.own(start, end))
+        return await anyio.to_thread.run_sync(lambda: likeness(read(cells.layout, state), keys, values))
+
+    def _cells(self) -> ContextCells:
+        context = self.context
+        if context.cells is None:
+            raise DeviceEngineFailed(f"the context takes in no cells: {context.kv.reason}")
+        return context.cells
 
     def _found_by_next(self) -> SavedMemory | LlamaContext:
         """Return what has the ids and the history that an answer would find now."""

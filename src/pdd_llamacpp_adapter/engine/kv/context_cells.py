@@ -1,0 +1,141 @@
+"""Cells that wait behind what a context has processed, in sequences of their own. Not thread-safe.
+
+``llama_state_seq_set_data`` empties the sequence that it loads into, and ``llama_decode`` refuses a position that
+does not follow its sequence's last one. So cells arrive in a third sequence and wait in a second one, until the
+first has come as far as they begin. All share one cache, in which ``llama_memory_seq_cp`` copies nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
+import numpy as np
+
+from pdd_core.errors import DeviceEngineFailed
+from pdd_llamacpp_adapter.engine import llama_log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pdd_llamacpp_adapter.engine.kv.sequence_state import CellLayout
+
+SEQUENCES = 3
+_ANSWER, _WAITING, _ARRIVING = range(SEQUENCES)
+
+
+class ContextCells:
+    """The cells of one unified context.
+
+    Args:
+        context: llama.cpp's pointer.
+        ids: what its first sequence holds: the list itself, which `join` extends.
+        layout: how it stores cells.
+    """
+
+    def __init__(self, context: Any, ids: list[int], layout: CellLayout) -> None:
+        self._ctx = context
+        self._memory = L.llama_get_memory(context)
+        self._ids = ids
+        self.layout = layout
+        self.start = self.end = 0
+        """Positions of the cells that wait, half-open; equal where none do."""
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def add(self, start: int, state: np.ndarray, count: int) -> None:
+        """Take in `count` cells from `start` on, as `sequence_state.written` makes them, before those that wait.
+
+        Raises:
+            DeviceEngineFailed: they do not end where those that wait begin, or llama.cpp does not take them; no
+                cells wait any more.
+        """
+        end = start + count
+        with self._dropped_on_failure():
+            if len(self) and end != self.start:
+                raise DeviceEngineFailed(f"cells up to {end} do not end where those from {self.start} on begin")
+            llama_log.forget()
+            if L.llama_state_seq_set_data(self._ctx, _pointer(state), state.size, _ARRIVING) != state.size:
+                raise DeviceEngineFailed(f"llama.cpp does not take cells: {llama_log.reason()}")
+            self._check(_ARRIVING, start, end)
+            L.llama_memory_seq_cp(self._memory, _ARRIVING, _WAITING, -1, -1)
+            L.llama_memory_seq_rm(self._memory, _ARRIVING, -1, -1)
+            self.start, self.end = start, self.end if len(self) else end
+            self._check(_WAITING, self.start, self.end)
+
+    def join(self, ids: Sequence[int]) -> None:
+        """Put the cells that wait behind what the first sequence holds, so that it holds `ids`.
+
+        Raises:
+            DeviceEngineFailed: `ids` do not begin with what it holds or do not end with the cells, or the cells
+                begin behind it; no cells wait any more, and it holds what it held.
+        """
+        front = len(self._ids)
+        with self._dropped_on_failure():
+            if list(ids[:front]) != self._ids:
+                raise DeviceEngineFailed("the context does not hold the first of the ids that it is to hold")
+            if not (len(self) and self.start <= front < self.end == len(ids)):
+                raise DeviceEngineFailed(
+                    f"the cells from {self.start} to {self.end} do not lie between {front} and {len(ids)} ids"
+                )
+            L.llama_memory_seq_cp(self._memory, _WAITING, _ANSWER, front, -1)
+            self._check(_ANSWER, 0, self.end)
+        self._ids.extend(ids[front:])
+        self.drop()
+
+    def drop(self) -> None:
+        """Drop the cells that wait."""
+        for sequence in (_WAITING, _ARRIVING):
+            L.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        self.forget()
+
+    def forget(self) -> None:
+        """Note that llama.cpp has dropped them."""
+        self.start = self.end = 0
+
+    def waiting(self) -> np.ndarray:
+        """Return the state of the cells that wait, uint8."""
+        return self._state(_WAITING)
+
+    def own(self, start: int, end: int) -> np.ndarray:
+        """Return the state of the first sequence's cells from `start` to `end`, uint8.
+
+        Raises:
+            DeviceEngineFailed: it does not hold them.
+        """
+        if not 0 <= start < end <= len(self._ids):
+            raise DeviceEngineFailed(f"a context of {len(self._ids)} tokens has no cells from {start} to {end}")
+        L.llama_memory_seq_cp(self._memory, _ANSWER, _ARRIVING, start, end)
+        try:
+            return self._state(_ARRIVING)
+        finally:
+            L.llama_memory_seq_rm(self._memory, _ARRIVING, -1, -1)
+
+    @contextmanager
+    def _dropped_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except DeviceEngineFailed:
+            L.llama_memory_seq_rm(self._memory, _ANSWER, len(self._ids), -1)
+            self.drop()
+            raise
+
+    def _state(self, sequence: int) -> np.ndarray:
+        llama_log.forget()
+        state: np.ndarray = np.empty(L.llama_state_seq_get_size(self._ctx, sequence), dtype=np.uint8)
+        if L.llama_state_seq_get_data(self._ctx, _pointer(state), state.size, sequence) != state.size:
+            raise DeviceEngineFailed(f"llama.cpp cannot copy its cells: {llama_log.reason()}")
+        return state
+
+    def _check(self, sequence: int, start: int, end: int) -> None:
+        first = int(L.llama_memory_seq_pos_min(self._memory, sequence))
+        last = int(L.llama_memory_seq_pos_max(self._memory, sequence))
+        if (first, last + 1) != (start, end):
+            raise DeviceEngineFailed(f"llama.cpp has cells from {first} to {last + 1}, not from {start} to {end}")
+
+
+def _pointer(state: np.ndarray) -> Any:
+    return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
