@@ -78,17 +78,21 @@ class KVExaminer(Examiner):
     ) -> None:
         known: dict[str, Outcome] = record["outcomes"]
         ids, everything = list(prompt.token_ids), list(range(len(prompt)))
-        kept = {way: self._kept(case, record, prompt, way) or everything for way in ways}
-        # this leaves the prompt in memory, so that its cells are there
-        self._full_rows(case, record, prompt)
-        cells = self._cloud.cells(ids[:-1])
         kind, device = self._device or ("", None)
-        for way in ways:
-            on = {
+        on: dict[str, dict[str, KVModel | None]] = {
+            way: {
                 name: model for name, model in ((way, self._cloud), (f"{kind} {way}", device)) if name in missing
             }
-            received = sent(*cells, way) if on else cells
-            for name, model in on.items():
+            for way in ways
+        }
+        kept = {way: self._kept(case, record, prompt, way) or everything for way in ways if on[way]}
+        # this leaves the prompt in memory, so that its cells are there
+        self._full_rows(case, record, prompt)
+        cells = self._cloud.cells(ids[:-1]) if kept else None
+        for way in kept:
+            assert cells is not None  # noqa: S101 - some way is missing
+            received = sent(*cells, way)
+            for name, model in on[way].items():
                 assert model is not None  # noqa: S101 - only a device's names are missing
                 rows = self._behind(model, received, record, ids, kept[way])
                 known[missing[name]] = self.judged(case, record, prompt, kept[way], rows)
