@@ -7,7 +7,8 @@
 `search` scores a setting by what the answer needs. Of a hidden number or a sentence, that is the tokens which hold
 it, all of them; of an open answer, the share that is kept of the attention which its tokens pay to the unprotected
 prompt. `answer` measures the real thing, for the few settings that are worth it. A SETTING is written as `search`
-prints it: `window,heads,layers,pool,pooling,unit,lend`, layers as depths with `+` between.
+prints it: `window,heads,layers,pool,pooling,unit,lend,fuse`, layers as depths with `+` between; the window
+`question` is the cloud's own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from pdd_cli.demo_model import device_gguf
 from pdd_core.refinement.capture import CAPTURE_DEPTHS, CAPTURE_HEADS, CAPTURE_WINDOW, choose_layers
 from pdd_core.refinement.prompt import RefinePrompt
+from pdd_core.refinement.protect import question_window
 from pdd_core.refinement.refiners import AttentionRefiner, refiner
 from pdd_core.refinement.scores import PromptScores, prompt_scores
 from pdd_lab.evaluate.case_prompts import evidence_span
@@ -33,7 +35,8 @@ from pdd_lab.evaluate.evaluation_settings import BAD, EvalSettings
 from pdd_lab.evaluate.tasks import MAKERS
 
 FIRST = 1000
-WINDOWS = (4, 8, 16, 32, 64)
+WINDOWS = ("question", 8, 16, 32, CAPTURE_WINDOW)
+FUSES = (0, 1, 10, 60)
 HEADS = ("max", "mean")
 RATIOS = (0.1, 0.25, 0.5)
 TASKS = ("agreement", "recall", "answers")
@@ -47,10 +50,9 @@ def opened(folder, threads=1):
     settings = EvalSettings()
     reader = EvalModel(device_gguf(), n_ctx=settings.n_ctx, threads=threads)
     source = CaseSource(read_library(()), lambda text: len(reader.vocab.tokenize(text)), settings.length)
-    examiner = Examiner(
-        reader, ResultStore(folder), window=max(WINDOWS), layers=range(reader.n_layer), heads="max"
-    )
-    return reader, source, examiner
+    layers = reader.full_layers()
+    examiner = Examiner(reader, ResultStore(folder), window=CAPTURE_WINDOW, layers=layers, heads="max")
+    return reader, source, examiner, layers
 
 
 def right_cases(source, examiner, options):
@@ -66,29 +68,25 @@ def right_cases(source, examiner, options):
 
 
 def read(options):
-    reader, source, examiner = opened(options.folder)
-    begun, latest, plain_read = time.monotonic(), {}, reader.read
-
-    def remembered(ids, **how):
-        latest.update(ids=tuple(ids), attention=plain_read(ids, **how))
-        return latest["attention"]
-
-    reader.read = remembered
+    reader, source, examiner, layers = opened(options.folder)
+    begun = time.monotonic()
     for count, (case, record, prompt) in enumerate(right_cases(source, examiner, options), 1):
         target = options.folder / f"{case.task}-{case.number}.npz"
         if target.exists():
             continue
-        if latest.get("ids") != prompt.token_ids:  # else `full` has just read it
-            reader.read(prompt.token_ids, window=max(WINDOWS), layers=None)
-        attention = latest["attention"]
+        attention = reader.read(prompt.token_ids, window=CAPTURE_WINDOW, layers=layers)
+        asked = question_window(prompt.token_ids, prompt.pieces, prompt.special_ids, most=CAPTURE_WINDOW)
         rows = {
-            f"{window}-{heads}": prompt_scores(attention, heads=heads, window=window).values.astype(np.float16)
+            f"{window}-{heads}": prompt_scores(
+                attention, heads=heads, window=asked if window == "question" else window
+            ).values.astype(np.float16)
             for window in WINDOWS
             for heads in HEADS
         }
+        rows["layers"] = np.array([*layers, reader.n_layer])
         if not case.expected:
             behind = [*prompt.token_ids, *record["opening"], *record["answer"][:-1]]
-            paid = reader.read(behind, window=len(record["answer"]), layers=None)
+            paid = reader.read(behind, window=len(record["answer"]), layers=layers)
             rows["paid"] = np.mean([layer.mean(axis=(0, 1))[: len(prompt)] for layer in paid.values()], axis=0)
         rows["need"] = needed(case, prompt)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -121,14 +119,16 @@ def loaded(folder):
 
 def scores_of(arrays, window, heads, depths):
     values = arrays[f"{window}-{heads}"]
-    layers = choose_layers(depths, range(len(values)), len(values))
-    return PromptScores(values[list(layers)].astype(np.float32), layers, window, heads)
+    *usable, total = arrays["layers"].tolist()
+    layers = choose_layers(depths, usable, total)
+    chosen = [usable.index(layer) for layer in layers]
+    return PromptScores(values[chosen].astype(np.float32), layers, 0, heads)
 
 
 def quality(cases, setting):
     """Return, for each kind of case and ratio, the share of what is needed that a setting keeps."""
-    window, heads, depths, pool, pooling, unit, lend = setting
-    chosen = AttentionRefiner(pool=pool, pooling=pooling, unit=unit, lend=lend)
+    window, heads, depths, pool, pooling, unit, lend, fuse = setting
+    chosen = AttentionRefiner(pool=pool, pooling=pooling, unit=unit, lend=lend, fuse=fuse)
     shares: dict = {}
     for kind, prompt, arrays in cases:
         scores = scores_of(arrays, window, heads, depths)
@@ -157,8 +157,9 @@ def written(setting):
 
 
 def read_setting(text):
-    window, heads, depths, pool, pooling, unit, lend = text.split(",")
-    return int(window), heads, tuple(map(float, depths.split("+"))), int(pool), pooling, unit, lend == "True"
+    window, heads, depths, pool, pooling, unit, lend, fuse = text.split(",")
+    layers = tuple(map(float, depths.split("+")))
+    return window, heads, layers, int(pool), pooling, unit, lend == "True", int(fuse)
 
 
 DEPTHS = [
@@ -194,13 +195,13 @@ def climb(pool, count, options):
         fresh = [setting for setting in dict.fromkeys(settings) if setting not in tried]
         tried.update(zip(fresh, pool.map(quality_here, fresh), strict=True))
 
-    begin = (CAPTURE_WINDOW, CAPTURE_HEADS, CAPTURE_DEPTHS, 7, "mean", "line", False)
+    begin = ("question", CAPTURE_HEADS, CAPTURE_DEPTHS, 7, "mean", "line", False, 60)
     try_all([begin])
-    axes = [WINDOWS, HEADS, DEPTHS, list(POOLS), ["token", "word", "line"], [False, True]]
+    axes = [WINDOWS, HEADS, DEPTHS, list(POOLS), ["token", "word", "line"], [False, True], list(FUSES)]
 
     def with_axis(setting, axis, value):
-        window, heads, depths, pool, pooling, unit, lend = setting
-        parts = [window, heads, depths, (pool, pooling), unit, lend]
+        window, heads, depths, pool, pooling, unit, lend, fuse = setting
+        parts = [window, heads, depths, (pool, pooling), unit, lend, fuse]
         parts[axis] = value
         return (*parts[:3], *parts[3], *parts[4:])
 
@@ -236,7 +237,7 @@ def climb(pool, count, options):
 
 def answer(options):
     """Measure settings, beside other refiners, the full prompt, and the one that the guard has to notice."""
-    reader, source, examiner = opened(options.folder)
+    reader, source, examiner, _ = opened(options.folder)
     settings = {text: read_setting(text) for text in options.settings}
     totals: dict = {}
     for case, record, prompt in right_cases(source, examiner, options):
@@ -247,8 +248,8 @@ def answer(options):
             arrays = {name: held[name] for name in held.files}
         kept = {("full", 1.0): list(range(len(prompt))), BAD: refiner(BAD[0]).pdd_refine(None, prompt, BAD[1])}
         for ratio in options.ratios:
-            for text, (window, heads, depths, pool, pooling, unit, lend) in settings.items():
-                chosen = AttentionRefiner(pool=pool, pooling=pooling, unit=unit, lend=lend)
+            for text, (window, heads, depths, pool, pooling, unit, lend, fuse) in settings.items():
+                chosen = AttentionRefiner(pool=pool, pooling=pooling, unit=unit, lend=lend, fuse=fuse)
                 kept[text, ratio] = chosen.pdd_refine(scores_of(arrays, window, heads, depths), prompt, ratio)
             for name in options.beside:
                 kept[name, ratio] = refiner(name).pdd_refine(None, prompt, ratio)

@@ -200,6 +200,7 @@ def wire() -> list[str]:
     """Return the opt-in fields, and the fields of every object that the cloud answers with."""
     from pdd_core import handoff, optin
     from pdd_core.fingerprint import TokenizerFingerprint
+    from pdd_core.kv import geometry
     from pdd_core.sampling_defaults import DefaultSamplingParams
     from pdd_vllm_plugin.generate_recorder import SAMPLING_FIELDS
 
@@ -219,9 +220,11 @@ def wire() -> list[str]:
         handoff.DecodeBudget,
         handoff.Refinement,
         handoff.NoRefinement,
+        handoff.KVCells,
+        geometry.NoKV,
     )
     told = (handoff.CloudInfo, handoff.Limits, handoff.StructuredOutputs, DefaultSamplingParams)
-    answers = (*told, TokenizerFingerprint)
+    answers = (*told, geometry.KVGeometry, geometry.RopeGeometry, geometry.KVPart, TokenizerFingerprint)
     for model in (*models, *answers, handoff.VocabularyPiece, handoff.HandoffDeleted):
         first = markdown(inspect.cleandoc(model.__doc__ or "").split("\n\n")[0])
         parts += [f"## {model.__name__}", first, table(["field", "type", "meaning"], _fields(model))]
@@ -245,6 +248,7 @@ _BOUNDS = {
     "tenant": lambda optin: _chars(optin.TENANT_CHARS),
     "extends": lambda optin: _chars(optin.HANDOFF_ID_CHARS),
     "inline": lambda _: "`true` or `false`",
+    "kv": lambda _: "`true` or `false`",
 }
 
 
@@ -257,7 +261,7 @@ def _fields(model: type[BaseModel]) -> Iterator[list[str]]:
 def _type(schema: dict[str, Any]) -> str:
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        return "string" if name == "Status" else f"[{name}](#{name.lower()})"
+        return "string" if name in {"Status", "CellType"} else f"[{name}](#{name.lower()})"
     if "const" in schema:
         return f"`{schema['const']}`"
     if "enum" in schema:
@@ -265,6 +269,8 @@ def _type(schema: dict[str, Any]) -> str:
     if parts := schema.get("anyOf") or schema.get("oneOf"):
         return " or ".join(map(_type, parts))
     if schema.get("type") == "array":
+        if "prefixItems" in schema:
+            return "pair of integers"
         items = schema["items"]
         return "pairs of integers" if "prefixItems" in items else _type(items).replace(" or ", "s or ") + "s"
     return str(schema.get("type", "any"))

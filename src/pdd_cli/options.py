@@ -50,6 +50,14 @@ Refine = Annotated[
         help="How much of the prompt the device reads.", metavar="off|auto|0.25|'N tokens'|'N s'|context"
     ),
 ]
+KV = Annotated[
+    str | None,
+    typer.Option(
+        "--kv",
+        help="Whether the device loads the cloud's KV cache of the prompt instead of reading it.",
+        metavar="off|auto|always",
+    ),
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the device.")]
 ContextSize = Annotated[
     int | None, typer.Option(help="Tokens of prompt and answer that the device's context holds.")

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, TomlConfigSettin
 from pdd_core.errors import ConfigurationError
 from pdd_core.optin import TENANT_PATTERN
 from pdd_core.patience import Patience
+from pdd_core.planner.cost import GPU_HOUR_PRICE
 from pdd_core.refinement.guard import THRESHOLD
 from pdd_core.refinement.target import RefineTarget
 from pdd_core.session_id import SESSION_HEADER, check_session_header
@@ -120,6 +121,20 @@ class ServeSettings(BaseSettings):
     """PDD_REFINE: how much of a prompt the device reads, while the cloud chooses which tokens: ``off`` (all),
     ``auto`` (less if a handoff needs it), a share such as 0.25, ``512 tokens``, ``2 s`` (what the device reads in
     this time) or ``context`` (what fits): docs/server.md#refined-prompts."""
+    kv: Literal["off", "auto", "always"] = "off"
+    """PDD_KV: whether the device loads the cloud's KV cache of the prompt, instead of reading all of the prompt.
+    ``off``: never. ``auto``: in the handoffs in which the planner finds it worth its bytes. ``always``: in every
+    handoff with the whole prompt. For this and the next four see docs/planner.md#cells."""
+    kv_price_per_gb: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """PDD_KV_PRICE_PER_GB: what 10^9 bytes from the cloud cost, in the currency of `gpu_hour_price`."""
+    kv_metered: bool = False
+    """PDD_KV_METERED: the link is metered: ``auto`` then loads no KV cache."""
+    gpu_hour_price: PositiveFloat = GPU_HOUR_PRICE
+    """PDD_GPU_HOUR_PRICE: what an hour of one of the cloud's engines costs, all of its GPUs together, in any
+    currency. Only its ratio to `kv_price_per_gb` matters."""
+    gpu_kv_tokens: PositiveInt | None = None
+    """PDD_GPU_KV_TOKENS: tokens that such an engine's KV cache holds. Unset: what the plan file's cloud holds, or
+    else 400,000."""
     guard_nats: PositiveFloat = THRESHOLD
     """PDD_GUARD_NATS: by how many nats per token the device may find the cloud's tokens less likely after a
     refined prompt. Above that, the device reads the whole prompt. A model quantised to 4 bits needs more:

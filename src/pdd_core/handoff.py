@@ -104,7 +104,7 @@ class NoRefinement(_Wire):
     """Why there is no refined prompt."""
 
     kind: Literal["none"] = "none"
-    reason: Literal["not_requested", "not_enabled", "pending", "too_long", "not_captured", "failed"]
+    reason: Literal["not_requested", "not_enabled", "pending", "too_long", "not_captured", "spread", "failed"]
     """``pending`` may still become a refined prompt; the others stay."""
     message: str
     """The same for people, with what is known besides."""
@@ -184,6 +184,8 @@ class HandoffUpdate(_Wire):
     """As in `HandoffState`."""
     refinement: Annotated[Refinement | NoRefinement, Field(discriminator="kind")] | None = None
     """The refined prompt, or why there is none: once, in the first update after that is settled."""
+    kv: Annotated[KVCells | NoKV, Field(discriminator="kind")] | None = None
+    """As in `HandoffState`; null where the request does not ask for it."""
 
 
 class Limits(_Wire):

@@ -152,7 +152,7 @@ def _name(field: str, value: object, chars: tuple[int, int], *, hint: str = "") 
 
 def _flag(field: str, value: object) -> bool:
     # JSON's true is 1 by the time that vLLM hands it on
-    if value not in {0, 1} or not isinstance(value, int):
+    if not isinstance(value, int) or value not in {0, 1}:
         raise _invalid(field, f"must be true or false, not {_show(value)}")
     return bool(value)
 

@@ -21,6 +21,8 @@ class Patience:
     """A stream without a token for this long is lost. Before the first token, `cloud_prefill_s` counts."""
     cloud_prefill_s: float = 180.0
     """The longest wait for a leg's first token where no device is ready: queue and prefill of a long prompt."""
+    cells_silence_s: float = 5.0
+    """A stream of the cloud's KV cache without a byte for this long is lost, and asked for again."""
     device_step_s: float = 60.0
     """One call of llama.cpp, a chunk of the prompt or one token, that takes this long counts as hung."""
     cloud_retries: int = 2

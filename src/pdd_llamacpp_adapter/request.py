@@ -138,6 +138,8 @@ class AnswerRequest(SamplingParams):
     None: all of them."""
     protect: Sequence[tuple[int, int]] = ()
     """Half-open spans of prompt positions that stay in any case, besides what the device protects by itself."""
+    kv: bool = False
+    """The device is to take the prompt's KV cache from the cloud, as far as it has not read the prompt itself."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_token_ids", tuple(self.prompt_token_ids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
@@ -11,6 +12,7 @@ from typing import Any, Literal, Self
 
 from pdd_core.env import Env
 from pdd_core.errors import ConfigurationError
+from pdd_core.kv.cell_types import CellType
 from pdd_core.optin import MAX_DECODE_BUDGET
 from pdd_core.policies.pressure import PressureSettings
 from pdd_core.refinement.capture import (
@@ -26,6 +28,7 @@ KEY = "pdd"
 REFINE = ("auto", "off", "attention", "lexical", "truncation", "random")
 """Values of `refine`. ``auto`` is attention where ``--worker-cls`` names `PDDWorker`, else off."""
 BUDGET_POLICIES = ("load", "client", "fixed")
+KV = ("auto", "on", "off")
 _PRESSURE = PressureSettings()
 
 
@@ -67,7 +70,8 @@ class PDDConfig:
     """Where refined prompts come from: ``attention``, ``lexical``, ``truncation``, ``random``, ``off``, or
     ``auto``, which is ``attention`` with our `--worker-cls`, else ``off``."""
     refine_window: int = CAPTURE_WINDOW
-    """How many of the prompt's last tokens say what matters: those whose attention is captured. At most 256."""
+    """At most so many of the prompt's last tokens say what matters: the question's and the template's behind it,
+    whose attention is captured. At most 256."""
     refine_layers: tuple[float, ...] = CAPTURE_DEPTHS
     """Depths of the captured layers, as shares of the model's depth. Each costs time and little memory."""
     refine_heads: Heads = CAPTURE_HEADS
@@ -76,6 +80,23 @@ class PDDConfig:
     """Longer prompts are not refined: a bound on memory and on the time of a request."""
     refine_timeout_s: float = 2.0
     """Seconds that the refiners of third parties have for a prompt; then the built-in one decides."""
+    kv: Literal["auto", "on", "off"] = "auto"
+    """Whether prompts' KV caches are handed over to devices that ask. ``auto``: with our `--worker-cls`, where
+    the model's cells can be handed over. ``on`` refuses to start where they cannot."""
+    kv_key_type: str = CellType.Q8_0.value
+    """How keys are packed: ``q8_0``, ``q4_0`` or ``f16``."""
+    kv_value_type: str = CellType.Q4_0.value
+    """How values are packed."""
+    kv_shelf_bytes: int = 2_000_000_000
+    """Bound on the packed cells that each worker keeps in memory; what is oldest goes first."""
+    kv_ttl_s: float = 60.0
+    """Seconds for which a prompt's cells can be fetched."""
+    kv_mbit_s: float | None = None
+    """Bound on what a server sends in cells, in Mbit/s, all requests together; unset: none."""
+    kv_request_mbit_s: float | None = None
+    """The same for one request."""
+    kv_max_prompt_tokens: int = 32_768
+    """The cells of longer prompts are not handed over."""
     store: str | None = field(default=None, repr=False)
     """URL of a Valkey or Redis that replicas share: ``redis://``, ``rediss://`` or ``unix://``. It needs the extra
     `fleet`. Unset: states stay in memory. The password belongs in PDD_STORE_PASSWORD: docs/shared_store.md."""
@@ -89,7 +110,10 @@ class PDDConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.strict, bool):
             raise _invalid("strict", "true or false", self.strict)
-        choices = (("refine", REFINE), ("refine_heads", HEADS), ("budget_policy", BUDGET_POLICIES))
+        choices = (
+            ("refine", REFINE), ("refine_heads", HEADS), ("budget_policy", BUDGET_POLICIES),
+            ("kv", KV), ("kv_key_type", tuple(CellType)), ("kv_value_type", tuple(CellType)),
+        )  # fmt: skip
         for name, values in choices:
             if getattr(self, name) not in values:
                 raise _invalid(name, f"one of {', '.join(values)}", getattr(self, name))
@@ -108,6 +132,10 @@ class PDDConfig:
                     raise _invalid(one.name, "above 0", value)
         if self.refine_window > LARGEST_WINDOW:
             raise _invalid("refine_window", f"at most {LARGEST_WINDOW} tokens", self.refine_window)
+        for name in ("kv_mbit_s", "kv_request_mbit_s"):
+            rate = getattr(self, name)
+            if rate is not None and not (_is_share(rate) and math.isfinite(rate)):
+                raise _invalid(name, "a number above 0, or null", rate)
         if self.load_floor is not None and not _is_budget(self.load_floor):
             raise _invalid("load_floor", "an integer above 0, or null", self.load_floor)
         self._check_levels()

@@ -7,10 +7,11 @@ again in each process that needs it: vLLM may be started in a way that the first
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pdd_core.errors import UnsupportedDeployment
 from pdd_vllm_plugin.config import KEY, PDDConfig
+from pdd_vllm_plugin.kv.unsupported import why_unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,15 +32,18 @@ def check_before_launch(vllm_config: Any, environ: Mapping[str, str]) -> None:
 
     Raises:
         UnsupportedDeployment: what `check_api_server` refuses, vLLM's Rust front end, or a setting under which
-            attention cannot be captured.
+            attention cannot be captured or, with ``kv`` on, the KV cache cannot be handed over.
         ConfigurationError: a setting under ``additional_config.pdd`` is wrong.
     """
     if not _in_use(vllm_config, environ):
         return
     if environ.get("VLLM_USE_RUST_FRONTEND", "0") not in {"", "0"}:
-        _refuse("vLLM's Rust front end loads no endpoint plugin: unset VLLM_USE_RUST_FRONTEND")
+        refuse("vLLM's Rust front end loads no endpoint plugin: unset VLLM_USE_RUST_FRONTEND")
     check_api_server(vllm_config, None)
-    if refine_method(PDDConfig.from_vllm(vllm_config), vllm_config) == "attention":
+    config = PDDConfig.from_vllm(vllm_config)
+    if config.kv == "on" and (why := why_unsupported(vllm_config)) is not None:
+        refuse(f"additional_config.pdd.kv is on, but {why}")
+    if refine_method(config, vllm_config) == "attention":
         from pdd_vllm_plugin.capture.layers import refuse_unsupported
 
         refuse_unsupported(vllm_config)
@@ -49,16 +53,20 @@ def check_api_server(vllm_config: Any, args: Any) -> None:
     """Refuse what this API server process cannot serve.
 
     Raises:
-        UnsupportedDeployment: no tokenizer, or another scheduler class.
+        UnsupportedDeployment: no tokenizer, another scheduler class, or workers that cannot do what a setting asks
+            for.
     """
     if getattr(vllm_config.model_config, "skip_tokenizer_init", False):
-        _refuse("--skip-tokenizer-init is not supported: devices check the tokenizer before they send ids")
+        refuse("--skip-tokenizer-init is not supported: devices check the tokenizer before they send ids")
     if not _grants_budgets(vllm_config):
         scheduler = vllm_config.scheduler_config.get_scheduler_cls()
-        _refuse(f"the scheduler is {scheduler.__name__}, which knows no decode budgets: add {SCHEDULER_FLAG}")
-    refine_method(PDDConfig.from_vllm(vllm_config), vllm_config)
+        refuse(f"the scheduler is {scheduler.__name__}, which knows no decode budgets: add {SCHEDULER_FLAG}")
+    config = PDDConfig.from_vllm(vllm_config)
+    refine_method(config, vllm_config)
+    if config.kv == "on" and not gives_cells(config, vllm_config):
+        refuse(f"additional_config.pdd.kv is on, but the workers keep no KV caches: add {WORKER_FLAG}")
     if getattr(args, "tokens_only", False):
-        _refuse("--tokens-only is not supported: handoff state is kept for the OpenAI routes, which it removes")
+        refuse("--tokens-only is not supported: handoff state is kept for the OpenAI routes, which it removes")
 
 
 def engine_ranks(vllm_config: Any) -> range:
@@ -93,12 +101,27 @@ def refine_method(config: PDDConfig, vllm_config: Any) -> str:
     worker = vllm_config.parallel_config.worker_cls
     if config.refine == "auto":
         return "attention" if worker == WORKER_CLS else "off"
-    if config.refine == "attention" and str(worker).startswith(("auto", "vllm.")):
-        _refuse(f"additional_config.pdd.refine is attention, but the workers cannot capture it: add {WORKER_FLAG}")
+    if config.refine == "attention" and _is_vllms(worker):
+        refuse(f"additional_config.pdd.refine is attention, but the workers cannot capture it: add {WORKER_FLAG}")
     return config.refine
 
 
-def _refuse(reason: str) -> None:
+def gives_cells(config: PDDConfig, vllm_config: Any) -> bool:
+    """Whether the workers are to keep the KV caches of prompts: as far as `kv` and their class say."""
+    worker = vllm_config.parallel_config.worker_cls
+    return worker == WORKER_CLS if config.kv == "auto" else config.kv == "on" and not _is_vllms(worker)
+
+
+def _is_vllms(worker_cls: object) -> bool:
+    return str(worker_cls).startswith(("auto", "vllm."))  # any other may be a subclass of ours
+
+
+def refuse(reason: str) -> NoReturn:
+    """Refuse to start.
+
+    Raises:
+        UnsupportedDeployment: always.
+    """
     # vLLM's own last line is "Process ApiServer_1 died" or a long traceback; this line is the one to look for.
     logger.error("pdd: refusing to start: %s", reason)
     raise UnsupportedDeployment(reason)

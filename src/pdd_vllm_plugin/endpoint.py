@@ -8,17 +8,20 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from pdd_core.kv.geometry import NoKV
 from pdd_vllm_plugin.compat import api_process_count, api_process_rank, server_identity
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.deployment import check_api_server
 from pdd_vllm_plugin.handoff_routes import make_router
 from pdd_vllm_plugin.handoff_service import HandoffService
+from pdd_vllm_plugin.kv.handshake import find_shelves
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.middleware import OptInCheck
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from pdd_vllm_plugin.kv.shelves import Shelves
     from pdd_vllm_plugin.processes.other_processes import OtherProcesses
 
 logger = logging.getLogger("vllm.pdd")
@@ -47,9 +50,10 @@ class PDDEndpoints:
         check_api_server(vllm_config, args)
         config = PDDConfig.from_vllm(vllm_config)
         names = getattr(args, "served_model_name", None) or [vllm_config.model_config.model]
+        shelves = await find_shelves(engine_client, config)
         processes = _join(vllm_config)
         info = self._service.start(
-            engine_client, config, names[0] if isinstance(names, list) else names, processes
+            engine_client, config, names[0] if isinstance(names, list) else names, processes, shelves
         )
         if processes is not None:
             await processes.serve(self._service)
@@ -60,10 +64,17 @@ class PDDEndpoints:
         state.pdd = self._service
         logger.info(
             "pdd %s active on %s: decode budgets (default %d), handoff state at /v1/pdd/handoffs/{id} "
-            "(up to %d, %g s), refinement %s, model %r, tokenizer %s",
+            "(up to %d, %g s), refinement %s, KV handover %s, model %r, tokenizer %s",
             info.plugin_version, info.engine, config.default_decode_budget, info.limits.max_handoffs,
-            info.limits.ttl_s, info.refinement, info.model, info.tokenizer.digest[:12],
+            info.limits.ttl_s, info.refinement, _told(shelves), info.model, info.tokenizer.digest[:12],
         )  # fmt: skip
+
+
+def _told(shelves: Shelves | NoKV) -> str:
+    if isinstance(shelves, NoKV):
+        return f"off ({shelves.message})"
+    geometry = shelves.geometry
+    return f"on ({geometry.key_type} keys, {geometry.value_type} values, {geometry.cell_bytes:,} bytes a token)"
 
 
 def _join(vllm_config: Any) -> OtherProcesses | None:

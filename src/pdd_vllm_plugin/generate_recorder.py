@@ -13,12 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import InvalidOptIn
 from pdd_core.handoff import DecodeBudget, Status
+from pdd_core.kv.geometry import NoKV
 from pdd_core.optin import check_one_answer, parse_opt_in
 from pdd_vllm_plugin.budget_in_kv_transfer_params import take_budget_report
 from pdd_vllm_plugin.compat import completion_id, request_error
+from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.handoff_record import NOT_ENABLED, NOT_REQUESTED, PENDING, HandoffRecord
 from pdd_vllm_plugin.handoff_spans import end_span
 from pdd_vllm_plugin.inline_updates import follow
+from pdd_vllm_plugin.kv.cell_answers import CellAnswers
+from pdd_vllm_plugin.kv.handshake import NOT_ENABLED as NO_CELLS
+from pdd_vllm_plugin.kv.offer import without_kv
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -50,6 +55,7 @@ class GenerateRecorder:
         model: str,
         tokenizer: str,
         metrics: CloudMetrics,
+        cells: CellAnswers | None = None,
         refiner: PromptRefiner | None = None,
         spans: HandoffSpans | None = None,
     ) -> None:
@@ -58,6 +64,7 @@ class GenerateRecorder:
         self._model = model
         self._tokenizer = tokenizer
         self._metrics = metrics
+        self._cells = CellAnswers(PDDConfig(), NO_CELLS, metrics) if cells is None else cells
         self._refiner = refiner
         self._spans = spans
 
@@ -80,11 +87,16 @@ class GenerateRecorder:
             if opt_in.inline:
                 follow(record)
             self._store.add(record)
+            record.kv = self._cells.offer(opt_in, prompt, kwargs.get("lora_request"))
         except InvalidOptIn as error:
             raise request_error(str(error), error.param) from error
         # vLLM aborts by this id and lets clients choose it: without a suffix one could end another's request.
         kind = sampling_params.output_kind.name
         params = _observable(sampling_params) if kind == "FINAL_ONLY" else sampling_params
+        if opt_in.kv and isinstance(record.kv, NoKV):
+            params = without_kv(params)
+        if self._refiner is not None and opt_in.refine_ratio is not None:
+            params = self._refiner.with_question(params, record.prompt_token_ids)
         inner = self._generate(prompt, params, record.engine_request_id, **kwargs)
         return self._observe(inner, record, kind, kwargs.get("trace_headers"))
 
@@ -154,6 +166,7 @@ class GenerateRecorder:
     def _take_in(self, output: Any, record: HandoffRecord, *, delta: bool) -> None:
         if not record.prompt_token_ids and output.prompt_token_ids:
             record.prompt_token_ids.extend(output.prompt_token_ids)
+            self._cells.measured(record)
         report = take_budget_report(output)
         if report is not None:
             self._metrics.reported(report, first=record.budget_report is None)

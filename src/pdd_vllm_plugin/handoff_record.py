@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from pdd_core.handoff import DecodeBudget, HandoffState, NoRefinement, Refinement, Status
+from pdd_core.handoff import DecodeBudget, HandoffState, KVCells, NoRefinement, Refinement, Status
 from pdd_core.optin import STOP_REASON
+from pdd_vllm_plugin.kv.offer import NOT_REQUESTED as NO_KV_REQUESTED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pdd_core.kv.geometry import NoKV
     from pdd_core.optin import OptIn
 
 _IDS_PER_LOGPROB = 16
@@ -75,6 +77,10 @@ class HandoffRecord:
     """The refined prompt is being made."""
     refined: anyio.Event = field(default_factory=anyio.Event)
     """Set when it is known what becomes of the refinement."""
+    kv: KVCells | NoKV = NO_KV_REQUESTED
+    """What is known of the prompt's cells."""
+    kv_found: bool = False
+    """The cells were there once: if they are not, they are gone."""
     stored: Refinement | NoRefinement | None = None
     """With what refinement it was given to the shared store; None: it was not."""
     _characters: int = 0
@@ -166,4 +172,5 @@ class HandoffRecord:
             sampling_params=dict(self.sampling_params),
             decode_budget=self.decode_budget,
             refinement=self.refinement,
+            kv=self.kv,
         )

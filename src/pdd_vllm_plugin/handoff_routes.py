@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request  # noqa: TC002 - FastAPI reads the annotation
-from starlette.responses import Response  # noqa: TC002
+from starlette.responses import Response
 from starlette.routing import Match
 
 from pdd_core.handoff import CloudInfo, HandoffDeleted, HandoffState, VocabularyPiece
@@ -50,6 +50,15 @@ def make_router(service: HandoffService) -> APIRouter:
         `used` says how many tokens of the answer the client had a use for; it is only counted.
         """
         return await answer(StateRequest(Verb.CANCEL, handoff_id, used=used))
+
+    @router.get("/v1/pdd/handoffs/{handoff_id}/kv", response_class=Response)
+    async def get_cells(
+        handoff_id: str,
+        begin: Annotated[int, Query(alias="from", ge=0)] = 0,
+        end: Annotated[int | None, Query(alias="to", ge=0)] = None,
+    ) -> Response:
+        """Stream the prompt's KV cache from position `to` back to position `from`: `pdd_core.kv.frames`."""
+        return await answer(StateRequest(Verb.CELLS, handoff_id, begin=begin, end=end))
 
     @router.get("/v1/chat/completions/{completion_id}")
     async def get_chat_completion(completion_id: str) -> Response:

@@ -12,25 +12,30 @@ from pdd_core.handoff import (
     BUDGET_POLICIES,
     BY_POST,
     INLINE_UPDATES,
+    KV_HANDOVER,
     SHARED_STORE,
     CloudInfo,
     Limits,
     StructuredOutputs,
 )
+from pdd_core.kv.geometry import NoKV
 from pdd_core.sampling_defaults import DefaultSamplingParams
-from pdd_vllm_plugin.compat import engine_version, eos_ids
+from pdd_vllm_plugin.compat import api_process_count, engine_version, eos_ids
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.deployment import engine_ranks, refine_method
 from pdd_vllm_plugin.generate_recorder import GenerateRecorder
 from pdd_vllm_plugin.handoff_names import ALONE
 from pdd_vllm_plugin.handoff_spans import HandoffSpans
 from pdd_vllm_plugin.handoff_store import HandoffStore
+from pdd_vllm_plugin.kv.cell_answers import CellAnswers
+from pdd_vllm_plugin.kv.handshake import NOT_ENABLED
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.prompt_refiner import PromptRefiner
 from pdd_vllm_plugin.state_answers import Elsewhere, StateAnswers
 from pdd_vllm_plugin.token_bytes import TokenBytes
 
 if TYPE_CHECKING:
+    from pdd_vllm_plugin.kv.shelves import Shelves
     from pdd_vllm_plugin.processes.other_processes import OtherProcesses
 
 
@@ -45,6 +50,7 @@ class HandoffService:
         self.vocabulary: list[bytes | None] = []
         self.info_json = b"{}"
         self.answers = StateAnswers(self)
+        self.cells = CellAnswers(self.config, NOT_ENABLED, self.metrics)
         self.elsewhere: list[Elsewhere] = []
         """Asked in turn for a state that no process of this server has."""
         self.processes: OtherProcesses | None = None
@@ -56,11 +62,16 @@ class HandoffService:
         config: PDDConfig,
         served_model_name: str,
         processes: OtherProcesses | None = None,
+        shelves: Shelves | NoKV = NOT_ENABLED,
     ) -> CloudInfo:
         """Hash the vocabulary (once: about 0.5 s for 262,144 tokens) and put the recorder around the engine."""
         self.config = config
         self.processes = processes
+        self.cells = CellAnswers(
+            config, shelves, self.metrics, processes=api_process_count(engine_client.vllm_config)
+        )
         self.store = HandoffStore(config, names=ALONE if processes is None else processes.names)
+        self.store.drop_cells = self.cells.drop
         self.metrics.configure(config, engine_ranks(engine_client.vllm_config))
         model_config = engine_client.vllm_config.model_config
         tokenizer = engine_client.get_tokenizer()
@@ -85,6 +96,7 @@ class HandoffService:
                 "handoff_state",
                 INLINE_UPDATES,
                 BY_POST,
+                KV_HANDOVER,
                 *(() if method == "off" else ("refinement",)),
                 *(() if config.store is None else (SHARED_STORE,)),
             ],
@@ -98,6 +110,7 @@ class HandoffService:
                 ttl_s=self.config.ttl_s,
                 cancel_timeout_s=self.config.cancel_timeout_s,
             ),
+            kv=shelves if isinstance(shelves, NoKV) else shelves.geometry,
         )
         self.info_json = info.model_dump_json().encode()
         recorder = GenerateRecorder(
@@ -106,6 +119,7 @@ class HandoffService:
             model=served_model_name,
             tokenizer=info.tokenizer.digest,
             metrics=self.metrics,
+            cells=self.cells,
             refiner=None if method == "off" else PromptRefiner(engine_client, config, method, tokenizer),
             spans=HandoffSpans.of(engine_client.vllm_config),
         )

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from pdd_core.errors import HandoffInUse
-from pdd_core.handoff import Status
+from pdd_core.handoff import KVCells, Status
 from pdd_core.optin import HANDOFF
 from pdd_vllm_plugin.handoff_names import ALONE, Totals, names_a_state
 
@@ -82,6 +82,8 @@ class HandoffStore:
         self._by_completion: dict[str, list[str]] = {}
         self._tombstones: OrderedDict[str, _Tombstone] = OrderedDict()
         self.watch: StoreWatch | None = None
+        self.drop_cells: Callable[[str], object] | None = None
+        """Is told the handoff id of each record with cells that is dropped, for whatever reason."""
 
     def __len__(self) -> int:
         return len(self._records)
@@ -282,6 +284,8 @@ class HandoffStore:
         self._tell()
         if self.watch is not None:
             self.watch.dropped(record, shared=bool(same))
+        if self.drop_cells is not None and isinstance(record.kv, KVCells):
+            self.drop_cells(handoff_id)
 
     def _tell(self) -> None:
         self._names.tell(Totals(len(self._records), len(self._ended), self._held))

@@ -143,6 +143,7 @@ class InlineUpdates:
             finish_reason=record.finish_reason,
             stop_reason=record.stop_reason,
             decode_budget=record.decode_budget,
+            kv=record.kv if record.opt_in.kv else None,
         )
         chunk = {
             "id": record.completion_id,

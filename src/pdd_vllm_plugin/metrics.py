@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from pdd_core.handoff import NoRefinement, Status
+from pdd_core.kv.geometry import NoKV
 from pdd_core.policies.budget import LoadBudget
 from pdd_vllm_plugin.config import PDDConfig
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from pdd_vllm_plugin.handoff_record import HandoffRecord
 
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
 
@@ -54,6 +56,17 @@ class CloudMetrics:
         self._refinements = counter("refinements", "Refined prompts by the refiner that made them", "method")
         self._not_refined = counter(
             "refinements_refused", "Requests for a refined prompt that got none, by reason", "reason"
+        )
+        self._kv_refused = counter(
+            "kv_refused", "Requests with pdd_kv that get no cells, as they ended, by reason", "reason"
+        )
+        self._kv_streams = counter("kv_streams", "Requests for cells by what became of them", "outcome")
+        self._kv_sent = counter("kv_sent_bytes", "Bytes of cells that were sent")
+        self._kv_wait = Histogram(
+            "pdd_kv_wait_seconds",
+            "How long a request for cells waited until they were there",
+            buckets=_SECONDS,
+            registry=registry,
         )
         self._running = Gauge(
             "pdd_running_requests", "Opted-in requests running", registry=registry, multiprocess_mode="livesum"
@@ -121,6 +134,8 @@ class CloudMetrics:
             self._budget_tokens.observe(report["tokens"])
             self._changes.labels("lowered").inc(report.get("lowered", 0))
             self._changes.labels("raised").inc(report.get("raised", 0))
+        if isinstance(record.kv, NoKV) and record.kv.reason != "not_requested":
+            self._kv_refused.labels(record.kv.reason).inc()
         if not record.refining:
             self.refined(record)
 
@@ -131,6 +146,15 @@ class CloudMetrics:
             self._refinements.labels(refinement.method).inc()
         elif refinement.reason != "not_requested":
             self._not_refined.labels(refinement.reason).inc()
+
+    def kv_answered(self, outcome: str, sent: int = 0) -> None:
+        """Count a request for cells: a reason why there are none, or ``sent`` or ``left``, and the bytes."""
+        self._kv_streams.labels(outcome).inc()
+        self._kv_sent.inc(sent)
+
+    def kv_waited(self, seconds: float) -> None:
+        """Count how long a request for cells had to wait for them."""
+        self._kv_wait.observe(seconds)
 
     def cancelled(self, *, confirmed: bool) -> None:
         """Count a DELETE that came while its request ran."""

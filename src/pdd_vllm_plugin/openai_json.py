@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse
 
 if TYPE_CHECKING:
     from pdd_core.handoff import HandoffState
+    from pdd_core.kv.geometry import NoKV
 
 _TYPES = {
     400: "BadRequestError",
@@ -21,11 +22,17 @@ AMBIGUOUS = "several requests were sent with this X-Request-Id: use the handoff 
 
 
 def error(
-    status: int, message: str, *, param: str | None = None, headers: dict[str, str] | None = None
+    status: int,
+    message: str,
+    *,
+    param: str | None = None,
+    headers: dict[str, str] | None = None,
+    kv: NoKV | None = None,
 ) -> JSONResponse:
-    """An OpenAI error object, with the same `type` names that vLLM uses."""
+    """An OpenAI error object, with the same `type` names that vLLM uses; beside it, why there are no cells."""
     body = {"message": message, "type": _TYPES[status], "param": param, "code": status}
-    return JSONResponse({"error": body}, status_code=status, headers=headers)
+    more = {} if kv is None else {"kv": kv.model_dump()}
+    return JSONResponse({"error": body, **more}, status_code=status, headers=headers)
 
 
 def chat_completion(state: HandoffState, text: str) -> dict[str, Any]:

@@ -13,14 +13,17 @@ from pdd_core.handoff import NoRefinement, Refinement
 from pdd_core.plugins import Policies
 from pdd_core.refinement.check import is_kept
 from pdd_core.refinement.prompt import RefinePrompt
-from pdd_core.refinement.protect import protected_spans
-from pdd_core.refinement.refiners import refiner
+from pdd_core.refinement.protect import protected_spans, question_window
+from pdd_core.refinement.refiners import AttentionRefiner, refiner
+from pdd_core.refinement.refiners.attention import LEAST_FOCUS
+from pdd_core.refinement.turns import HEADER
+from pdd_vllm_plugin.question_window import with_window
 from pdd_vllm_plugin.refiner_threads import RefinerThreads
 from pdd_vllm_plugin.score_fetcher import ScoreFetcher
 from pdd_vllm_plugin.token_texts import TokenTexts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pdd_core.refinement.scores import PromptScores
     from pdd_vllm_plugin.config import PDDConfig
@@ -42,6 +45,22 @@ class PromptRefiner:
         self._threads = RefinerThreads()
         self._warned: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def with_question(self, sampling_params: Any, token_ids: Sequence[int]) -> Any:
+        """Return the parameters of a request that tell the workers how much of its prompt is the question.
+
+        They are the same ones where no worker looks, or where the prompt is not known yet.
+        """
+        if self._score_fetcher is None or not token_ids:
+            return sampling_params
+        most = self._config.refine_window
+        end = token_ids[-most - HEADER :]  # no more of it is looked at: nor are its texts made on the event loop
+        try:
+            pieces, special = self._token_texts.of(end), self._token_texts.special_ids
+            return with_window(sampling_params, question_window(end, pieces, special, most=most))
+        except Exception:
+            logger.exception("pdd: the question of a prompt could not be found")
+            return sampling_params
 
     def begin(self, record: HandoffRecord, *, then: Callable[[HandoffRecord], object] | None = None) -> None:
         """Start on a request that has its first token. Returns at once; the record tells when it is done.
@@ -78,6 +97,11 @@ class PromptRefiner:
         prompt = await self._threads.run(partial(self._prompt, record))
         ratio = record.opt_in.refine_ratio or 1.0  # a record without one is never refined
         kept, method = await self._choose(scores, prompt, ratio)
+        if scores is not None and self._policies.is_built_in(method) and ratio < 1:
+            focus = await self._threads.run(partial(AttentionRefiner().focus, scores, prompt))
+            if focus < LEAST_FOCUS:
+                problem = "attention and the question's words agree on no lines that matter more than the others"
+                return NoRefinement(reason="spread", message=f"{problem} ({focus:.2f}, below {LEAST_FOCUS})")
         return Refinement(
             method=method,
             ratio=ratio,

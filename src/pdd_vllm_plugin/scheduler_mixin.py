@@ -17,6 +17,7 @@ from pdd_vllm_plugin.compat import keep_from_prefix_cache
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.deployment import refine_method
 from pdd_vllm_plugin.failsafe import Failsafe
+from pdd_vllm_plugin.question_window import window_of
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -162,7 +163,7 @@ class BudgetMixin:
             return 0
         if request.num_output_tokens or request.num_prompt_tokens > self._pdd_config.refine_max_prompt_tokens:
             return 0
-        return self._pdd_config.refine_window
+        return window_of(params.extra_args, most=self._pdd_config.refine_window)
 
 
 def _opt_in_of(request: Request) -> OptIn | None:

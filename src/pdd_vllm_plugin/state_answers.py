@@ -43,6 +43,12 @@ class StateAnswers:
 
     async def answer(self, request: StateRequest) -> Response:
         """Answer from the process that has it, else from elsewhere, else with a 404."""
+        found = await self._answer(request)
+        if request.verb is Verb.CELLS and found.status_code == 200:
+            return self._service.cells.stream(request, bytes(found.body))
+        return found
+
+    async def _answer(self, request: StateRequest) -> Response:
         processes = self._service.processes
         told = None if processes is None else await processes.answer(request)
         if told is None:
@@ -50,7 +56,7 @@ class StateAnswers:
         else:
             found = None if told.status_code == 404 else told
         for elsewhere in self._service.elsewhere:
-            if found is None:
+            if found is None and request.verb is not Verb.CELLS:  # these are on one machine only
                 found = await elsewhere.answer(request)
         if found is not None:
             return found
@@ -79,6 +85,8 @@ class StateAnswers:
             return await self._delete(request, records[0] if records else None)
         if not records:
             return None
+        if request.verb is Verb.CELLS:
+            return await self._service.cells.ticket(request, records[0])
         if request.verb is Verb.RETRIEVE:
             text = "".join(records[0].text)
             return JSONResponse(openai_json.chat_completion(self._state(records[0]), text))

@@ -20,6 +20,8 @@ def record(cloud, tmp_path_factory):
     path = tmp_path_factory.mktemp("demo") / "out.json"
     command = [*DEMO, "--url", cloud.base_url, "--api-key", KEY, "--json", str(path), "--max-tokens", "40"]
     command += [
+        "--link",
+        "100mbit/5ms",
         "--plot",
         str(path.with_name("demo.png")),
         "--budget",
@@ -47,7 +49,7 @@ def document(path):
 
 def test_each_mode_has_every_figure_for_every_token(record):
     facts, _ = record
-    assert [run["mode"] for run in facts["runs"]] == ["handoff", "device_only", "cloud_only"]
+    assert [run["mode"] for run in facts["runs"]] == ["handoff", "kv_handoff", "device_only", "cloud_only"]
     for run in facts["runs"]:
         total = len(run["token_ids"])
         assert total > 1
@@ -72,7 +74,7 @@ def test_every_mode_keeps_the_rate_to_the_end_of_its_answer(record):
 
 
 def test_the_modes_use_the_engines_they_say(record):
-    handoff, device, cloud = record[0]["runs"]
+    handoff, _, device, cloud = record[0]["runs"]
     assert handoff["decode_budget"] == 36
     # a device that got hardly any of the processor's time was helped out, maybe to the answer's end
     late = handoff["extensions"] > 0
@@ -84,12 +86,25 @@ def test_the_modes_use_the_engines_they_say(record):
     assert handoff["token_ids"][: handoff["cloud_tokens"]] == cloud["token_ids"][: handoff["cloud_tokens"]]
 
 
+def test_the_kv_cache_crosses_the_link_and_takes_the_place_of_prefill(record):
+    facts, printed = record
+    runs = {run["mode"]: run for run in facts["runs"]}
+    report = runs["kv_handoff"]["kv"]
+    assert [mode for mode, run in runs.items() if run["kv"]] == ["kv_handoff"]
+    assert (report["reason"], report["guard"]) != ("differs", "disagreed")
+    assert report["cells"] + report["prefilled"] == facts["prompt_tokens"] - 1
+    assert report["bytes"] >= report["cells"] * facts["kv"]["cell_bytes"] > 0
+    assert facts["link"] == {"bit_s": 1e8, "rtt_s": 0.005}
+    assert "100 Mbit/s, round trip 5 ms, emulated" in printed
+    assert f"{report['cells']:,} of {facts['prompt_tokens']:,} cells" in " ".join(printed.split())
+
+
 def test_the_profile_is_disclosed_and_never_beaten(record):
     facts, printed = record
     assert facts["device_profile"] == {"name": "phone", "prefill_tps": 80.0, "decode_tps": 20.0}
     assert "phone" in printed
     assert "80" in printed
-    device = facts["runs"][1]
+    device = facts["runs"][2]
     assert device["ttft_ms"] >= 1000 * device["prompt_tokens"] / 80
     for earlier, later in pairwise(device["received_at_ms"]):
         assert later - earlier >= 1000 / 20 - 0.01
@@ -124,7 +139,10 @@ def test_doctor_finds_a_healthy_cloud(cloud, prepared):
     assert run.returncode == 0, run.stdout + run.stderr
     findings = json.loads(run.stdout)["findings"]
     assert not [finding for finding in findings if finding["level"] == "fail"]
-    assert {"cloud", "tokenizer"} <= {finding["check"] for finding in findings}
+    assert {"cloud", "tokenizer", "KV cache", "link"} <= {finding["check"] for finding in findings}
+    said = {finding["check"]: finding["detail"] for finding in findings}
+    assert "the cloud hands it over, and the device takes it" in said["KV cache"]
+    assert "Mbit/s" in said["link"]
 
 
 def test_doctor_names_a_wrong_key(cloud):

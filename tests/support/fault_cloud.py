@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import zlib
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
+
+from pdd_core.kv.frames import END, header
+from pdd_core.kv.geometry import PIECE_TOKENS, KVGeometry
+from pdd_core.kv.pieces import pieces_between
 from pdd_core.patience import Patience
 
 STREAM_FAULTS = (
@@ -16,6 +23,8 @@ STREAM_FAULTS = (
 """What can happen instead of an event, or before it."""
 ANSWER_FAULTS = ("refused", "401", "404", "429", "500", "503", "no sse", "garbage")
 """What can happen instead of a stream."""
+CELLS_FAULTS = ("cut", "truncated", "corrupt", "reordered", "stalled", "slow", "refused")
+"""What can happen instead of a frame of cells, or before it."""
 CANCEL_FAULTS = ("cut", "500", "silent", "garbage")
 PATIENCE = Patience(
     first_token_s=20.0,
@@ -36,11 +45,38 @@ def patience(fault, ready, *, hung):
 
 
 @dataclass
+class PackedCells:
+    """A prompt's cells as the real cloud packed them: payloads by (part, first position)."""
+
+    geometry: KVGeometry
+    payloads: dict
+
+    def frames(self, start, end):
+        """The frames of a stream from `end` back to `start`, as bytes."""
+        for piece in pieces_between(start, end):
+            whole = piece.start // PIECE_TOKENS * PIECE_TOKENS
+            for number, part in enumerate(self.geometry.parts):
+                payload = self.payloads[number, whole]
+                tokens = len(payload) // self.geometry.part_bytes(number)
+                layers = np.frombuffer(payload, dtype=np.uint8).reshape(part.num_layers, -1)
+                split = tokens * part.num_heads * self.geometry.key_type.row_bytes(self.geometry.head_size)
+                wanted = slice(piece.start - whole, piece.end - whole)
+                cut = [
+                    rows.reshape(part.num_layers, tokens, -1)[:, wanted].reshape(part.num_layers, -1)
+                    for rows in (layers[:, :split], layers[:, split:])
+                ]
+                data = np.concatenate(cut, axis=1).tobytes()
+                yield header(number, piece.start, piece.tokens, zlib.crc32(data)) + data
+        yield END
+
+
+@dataclass
 class Recording:
     """One answer of the real cloud: its prompt, and the events it streamed, one token each."""
 
     prompt: tuple
     events: list
+    cells: PackedCells | None = None
     ids: list = field(init=False)
 
     def __post_init__(self):
@@ -71,6 +107,8 @@ class Fault:
     later: str | None = None
     cancel: str | None = None
     leg: int = 1
+    cells: str | None = None
+    """Instead of all this: what happens to the stream of cells, when its frame number `at` would be sent."""
     happened: bool = False
 
 
@@ -93,6 +131,9 @@ class FaultCloud:
         self.faults: dict[str, Fault] = {}
         self.posts: dict[str, int] = {}
         self._handoffs: dict[str, Fault] = {}
+        self._prompts: dict[str, tuple] = {}
+        self.cells_asked: list = []
+        """(first position, position behind the last one) of each stream of cells."""
         self.url = ""
 
     @asynccontextmanager
@@ -126,6 +167,8 @@ class FaultCloud:
             return await answer(writer, 200, b'{"start": 1, "tokens": []}')
         if path.endswith("/models"):
             return await answer(writer, 200, json.dumps({"data": [{"id": self._model}]}).encode())
+        if "/kv?" in path:
+            return await self._cells(writer, path)
         if method == "delete":
             return await self._cancelled(writer, path.rsplit("/", 1)[1].partition("?")[0])
         request = json.loads(body)
@@ -138,6 +181,7 @@ class FaultCloud:
         key = request["cache_salt"]
         fault = self.faults[key]
         self._handoffs[request["vllm_xargs"]["pdd_handoff"]] = fault
+        self._prompts[request["vllm_xargs"]["pdd_handoff"]] = tuple(request["prompt"])
         self.posts[key] = self.posts.get(key, 0) + 1
         return await self._complete(writer, fault, request, number=self.posts[key])
 
@@ -156,6 +200,48 @@ class FaultCloud:
         if kind == "garbage":
             return await answer(writer, 200, b'{"cut": ')
         return await answer(writer, 500, b'{"error": {"message": "no", "code": 500}}')
+
+    async def _cells(self, writer, path):
+        """Stream cells; a fault in them is that of the answer's, `at` the number of a frame."""
+        handoff_id, query = path.split("/")[-2], parse_qs(urlsplit(path).query)
+        fault, cells = self._handoffs[handoff_id], self._recordings[self._prompts[handoff_id]].cells
+        start, end = int(query.get("from", ["0"])[0]), int(query["to"][0])
+        self.cells_asked.append((start, end))
+        frames = list(cells.frames(start, end))
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.pdd.kv\r\nTransfer-Encoding: chunked\r\n\r\n"
+        for number, frame in enumerate(frames):
+            data = frame
+            if fault.cells is not None and not fault.happened and number == min(fault.at, len(frames) - 1):
+                fault.happened = True
+                if fault.cells == "refused":
+                    return await answer(writer, 503, b'{"error": {"message": "ask again", "code": 503}}')
+                data = await self._break_cells(writer, head if not number else b"", fault.cells, frames, number)
+            if not number:
+                writer.write(head)
+            await send(writer, data)
+        writer.write(b"0\r\n\r\n")
+        return True
+
+    @staticmethod
+    async def _break_cells(writer, head, kind, frames, number):
+        match kind:
+            case "cut":
+                raise Cut
+            case "truncated":
+                writer.write(head)
+                await send(writer, frames[number][: len(frames[number]) // 2])
+                raise Cut
+            case "corrupt":
+                return frames[number][:-1] + bytes([frames[number][-1] ^ 4])
+            case "reordered":
+                return frames[(number + 1) % len(frames)]
+            case "stalled":
+                writer.write(head)
+                await send(writer, frames[number][:10])
+                await asyncio.sleep(30)
+            case "slow":
+                await asyncio.sleep(0.05)
+        return frames[number]
 
     async def _complete(self, writer, fault, request, *, number):
         if fault.kind in ANSWER_FAULTS and number == fault.leg:

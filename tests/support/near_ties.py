@@ -4,7 +4,7 @@ NEAR_TIE = 0.05
 """llama.cpp's kernels for one token and for a batch give logits that differ by 0.01, F16 and float32 likewise."""
 
 
-async def assert_same(engine, prompt, ours, theirs):
+async def assert_same(engine, prompt, ours, theirs, *, near=NEAR_TIE):
     """Two answers to `prompt` differ first, if at all, where the engine finds both tokens about equally likely."""
     first = next((index for index, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
     if first is None:
@@ -13,4 +13,4 @@ async def assert_same(engine, prompt, ours, theirs):
     await engine.memory.rewind(0)
     logits = await engine.extend([*prompt, *theirs[:first]], want_logits=True)
     margin = abs(float(logits[ours[first]] - logits[theirs[first]]))
-    assert margin < NEAR_TIE, f"token {first} is {ours[first]}, not {theirs[first]}, by {margin:.3f} nats"
+    assert margin < near, f"token {first} is {ours[first]}, not {theirs[first]}, by {margin:.3f} nats"

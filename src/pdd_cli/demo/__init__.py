@@ -1,1 +1,1 @@
-"""``pdd-device demo``: one answer made in three ways, side by side, with real engines."""
+"""``pdd-device demo``: one answer made in several ways, side by side, with real engines."""

@@ -41,11 +41,22 @@ def demo(
     url: Annotated[str | None, typer.Option(help="The URL of a running cloud. Default: start one.")] = None,
     api_key: ApiKey = None,
     port: Annotated[int | None, typer.Option(help="The port of the cloud to start. Default: a free port.")] = None,
+    link: Annotated[
+        str,
+        typer.Option(
+            help="The link to emulate between device and cloud, in every way; `none` emulates none.",
+            metavar="none|100mbit|100mbit/20ms",
+        ),
+    ] = "100mbit",
     plot: Plot = None,
 ) -> None:
-    """Make one answer in three ways, and compare them: handed off, by the device alone, by the cloud alone."""
+    """Make one answer in several ways, and compare them.
+
+    It is handed off, handed off with the prompt's KV cache, and made by the device alone and by the cloud alone.
+    """
     from pdd_cli.demo.run import run_demo
     from pdd_cli.demo.scenario import DemoScenario
+    from pdd_cli.link import Link
 
     scenario = DemoScenario(
         gguf=gguf_path(model),
@@ -56,6 +67,7 @@ def demo(
         rate=_rate(rate),
         profile=device_profile.value,
         threads=threads,
+        link=None if link == "none" else Link.parse(link),
     )
     run_demo(scenario, url=url, api_key=api_key, port=port, json_path=json, plot=plot, console=new_console())
 

@@ -11,7 +11,9 @@ from pdd_cli.demo.scenario import DOCUMENT, FREQUENCY_PENALTY
 
 if TYPE_CHECKING:
     from pdd_cli.demo.scenario import DemoScenario
+    from pdd_cli.link import Link
     from pdd_core.handoff import CloudInfo
+    from pdd_core.kv.geometry import KVGeometry
     from pdd_llamacpp_adapter import DeviceProfile
 
 
@@ -32,8 +34,29 @@ class ProfileFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KVFacts:
+    """The cloud's cells, and the handoff with them."""
+
+    cell_bytes: int
+    """Of one prompt token."""
+    key_type: str
+    value_type: str
+    decode_budget: int
+
+    @classmethod
+    def of(cls, geometry: KVGeometry, decode_budget: int) -> Self:
+        """Return the facts of cells that look like `geometry`."""
+        return cls(
+            cell_bytes=geometry.cell_bytes,
+            key_type=str(geometry.key_type),
+            value_type=str(geometry.value_type),
+            decode_budget=decode_budget,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """Same for all modes of one run."""
+    """Same for all ways of one run."""
 
     device_profile: ProfileFacts | None
     """None: the machine as it is."""
@@ -53,6 +76,12 @@ class Facts:
     """``user``, or ``auto``: measured."""
     temperature: float
     frequency_penalty: float
+    link: Link | None
+    """Emulated between device and cloud; None: the connection as it is."""
+    kv: KVFacts | None
+    """None: the KV cache is not handed over."""
+    no_kv: str | None
+    """Why not."""
     threads: int
     """The device's CPU threads."""
     cpus: int
@@ -70,8 +99,9 @@ class Facts:
         decode_budget: int,
         rate: float,
         prefill_tps: float,
+        kv: KVFacts | str,
     ) -> Self:
-        """Collect the conditions."""
+        """Collect the conditions; `kv` is why there are no cells, where there are none."""
         return cls(
             device_profile=ProfileFacts.of(profile),
             prefill_tps=prefill_tps,
@@ -86,6 +116,9 @@ class Facts:
             rate_set_by="user" if scenario.rate else "auto",
             temperature=0.0,
             frequency_penalty=FREQUENCY_PENALTY,
+            link=scenario.link,
+            kv=None if isinstance(kv, str) else kv,
+            no_kv=kv if isinstance(kv, str) else None,
             threads=scenario.threads,
             cpus=host.cpu_count(),
             versions={

@@ -12,30 +12,27 @@ from rich.text import Text
 from pdd_core.timeline import Source
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console, RenderableType
 
     from pdd_core.timeline import ShownToken
 
 STYLES = {Source.CLOUD: "bright_blue", Source.DEVICE: "bright_green"}
-TITLES = {
-    "handoff": "Handoff: the cloud begins, the device takes over",
-    "device_only": "Device alone",
-    "cloud_only": "Cloud alone",
-}
-SHORT_TITLES = {"handoff": "Handoff", "device_only": "Device alone", "cloud_only": "Cloud alone"}
-"""By `Mode`, for pictures."""
 
 
 class LiveView:
-    """Shows one mode's answer. A context manager.
+    """Shows one answer. A context manager.
 
     A finished line is printed for good and only the last one is redrawn, so an answer may be longer than the
     screen. Without colours the place where the other engine goes on is marked in the text.
     """
 
-    def __init__(self, console: Console, mode: str) -> None:
+    def __init__(self, console: Console, title: str) -> None:
         self._console = console
-        self._title = TITLES[mode]
+        self._title = title
+        self.cells: Callable[[], str] = str
+        """Tells how far the KV cache is that comes from the cloud; nothing where none does."""
         self._begun = time.monotonic()
         self._line = Text()
         self._source: Source | None = None
@@ -84,5 +81,6 @@ class LiveView:
     def _status(self) -> Text:
         counts = [f"{count} from the {source}" for source, count in self._counts.items() if count]
         tokens = f"{', '.join(counts)} shown" if counts else "no token yet"
-        parts = [f"{time.monotonic() - self._begun:.0f} s", tokens, self._work]
+        cells = "" if self._counts[Source.DEVICE] else self.cells()
+        parts = [f"{time.monotonic() - self._begun:.0f} s", tokens, self._work, cells]
         return Text(" | ".join(part for part in parts if part), style="dim", no_wrap=True, overflow="ellipsis")

@@ -10,23 +10,24 @@ from pdd_cli.cache import published
 from pdd_core.timeline import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from pdd_cli.demo.facts import Facts
+    from pdd_cli.demo.ways import Outcomes
     from pdd_llamacpp_adapter import Outcome
 
 
-def write_record(path: Path, facts: Facts, outcomes: Sequence[Outcome]) -> None:
+def write_record(path: Path, facts: Facts, outcomes: Outcomes) -> None:
     """Write the record to `path`, whole or not at all."""
     with published(path) as draft:
         text = json.dumps(record(facts, outcomes), indent=1, ensure_ascii=False)
         draft.write_text(f"{text}\n", encoding="utf-8")
 
 
-def record(facts: Facts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Return the conditions of the run, and ``runs``: one object per mode."""
-    return {**asdict(facts), "runs": [answer_record(outcome) for outcome in outcomes]}
+def record(facts: Facts, outcomes: Outcomes) -> dict[str, Any]:
+    """Return the conditions of the run, and ``runs``: one object per way, whose name is its ``mode``."""
+    runs = [{**answer_record(outcome), "mode": str(way)} for way, outcome in outcomes.items()]
+    return {**asdict(facts), "runs": runs}
 
 
 def answer_record(outcome: Outcome) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def answer_record(outcome: Outcome) -> dict[str, Any]:
         "cloud_tokens_in_vain": outcome.cloud_tokens_in_vain,
         "cloud_error": outcome.cloud_error,
         "cancel_confirmed": outcome.cancel_confirmed,
+        "kv": None if outcome.kv is None else asdict(outcome.kv),
     }
 
 

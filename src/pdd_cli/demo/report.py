@@ -13,11 +13,10 @@ from pdd_cli.demo.verdict import verdict
 from pdd_core.timeline import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rich.console import Console
 
     from pdd_cli.demo.facts import Facts
+    from pdd_cli.demo.ways import Outcomes
     from pdd_llamacpp_adapter import Outcome
 
 _COLUMNS = (
@@ -28,7 +27,8 @@ _COLUMNS = (
     "cloud tokens",
     "device tokens",
     "budget",
-    "caught up s",
+    "took over s",
+    "KV MB",
 )
 
 
@@ -42,8 +42,10 @@ def print_header(console: Console, facts: Facts) -> None:
         "prompt": f"{facts.prompt_tokens:,} tokens: {facts.document}, then: {facts.question}",
         "device": _device(facts),
         "engines": f"{facts.versions['cloud']}, {versions}; device {facts.threads} of {facts.cpus} CPUs",
-        "shown at": f"{facts.rate:g} tokens/s in every mode{measured}",
-        "budget": f"{facts.decode_budget} tokens may be decoded by the cloud ({facts.decode_budget_set_by})",
+        "link": _link(facts),
+        "KV cache": _kv(facts),
+        "shown at": f"{facts.rate:g} tokens/s in every way{measured}",
+        "budget": _budget(facts),
     }
     console.print()
     for name, line in lines.items():
@@ -65,14 +67,33 @@ def _device(facts: Facts) -> str:
     )
 
 
-def print_report(console: Console, facts: Facts, outcomes: Sequence[Outcome]) -> None:
-    """Print the figures of all modes, and what they mean."""
+def _link(facts: Facts) -> str:
+    if facts.link is None:
+        return "as it is; none is emulated"
+    return f"{facts.link}, emulated by a proxy on this machine, in every way"
+
+
+def _kv(facts: Facts) -> str:
+    if facts.kv is None:
+        return f"not handed over, so there is one way less: {facts.no_kv}"
+    whole = facts.kv.cell_bytes * facts.prompt_tokens / 1e6
+    types = f"keys {facts.kv.key_type}, values {facts.kv.value_type}"
+    return f"{whole:.1f} MB for the whole prompt ({types}), in one way only; the rest is read on the device"
+
+
+def _budget(facts: Facts) -> str:
+    with_kv = "" if facts.kv is None else f", {facts.kv.decode_budget} with the KV cache"
+    return f"{facts.decode_budget} tokens may be decoded by the cloud{with_kv} ({facts.decode_budget_set_by})"
+
+
+def print_report(console: Console, facts: Facts, outcomes: Outcomes) -> None:
+    """Print the figures of all ways, and what they mean."""
     table = Table(title="Timeline", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in _COLUMNS:
         is_mode = column == "mode"
         table.add_column(column, justify="left" if is_mode else "right", no_wrap=is_mode)
-    for outcome in outcomes:
-        table.add_row(*_row(outcome))
+    for way, outcome in outcomes.items():
+        table.add_row(way, *_row(outcome))
     console.print(table)
     console.print(verdict(facts, outcomes), style="bold", highlight=False, markup=False)
 
@@ -81,14 +102,14 @@ def _row(outcome: Outcome) -> list[str]:
     timeline = outcome.timeline
     budget = outcome.decode_budget
     return [
-        outcome.mode,
         _seconds(timeline.ttft),
         _milliseconds(timeline.tpot_mean),
         _milliseconds(timeline.tpot_max),
         str(timeline.count(Source.CLOUD)),
         str(timeline.count(Source.DEVICE)),
         "-" if budget is None else str(budget),
-        _seconds(outcome.caught_up_at),
+        _seconds(outcome.took_over_at),
+        "-" if outcome.kv is None else f"{outcome.kv.bytes / 1e6:.1f}",
     ]
 
 

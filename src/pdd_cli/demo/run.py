@@ -1,24 +1,27 @@
-"""The demo from beginning to end: prepare, start, run three modes, report, and leave nothing running."""
+"""The demo from beginning to end: prepare, start, answer in every way, report, and leave nothing running."""
 
 from __future__ import annotations
 
 import math
 import secrets
 import time
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING
 
 import anyio
 
 from pdd_cli.cloud import ended_by_sigterm, started
-from pdd_cli.demo.facts import Facts
-from pdd_cli.demo.live_display import SHORT_TITLES, LiveView
+from pdd_cli.demo.facts import Facts, KVFacts
+from pdd_cli.demo.live_display import LiveView
 from pdd_cli.demo.record import write_record
 from pdd_cli.demo.report import print_header, print_report
-from pdd_cli.demo.scenario import FREQUENCY_PENALTY, HEADROOM, READING_RATE, sustained_rate
+from pdd_cli.demo.scenario import FREQUENCY_PENALTY, HEADROOM, READING_RATE, kv_budget, sustained_rate
+from pdd_cli.demo.ways import Way
 from pdd_cli.demo_model import device_gguf, model_name, prepare
 from pdd_cli.extras import require
+from pdd_cli.kv_handover import cells_of, cells_underway
 from pdd_cli.launcher import CloudServer
+from pdd_cli.link import emulated
 from pdd_cli.plots.style import check_picture
 from pdd_cli.plots.timeline import PlottedAnswer, draw_timeline
 from pdd_cli.progress import ConsoleProgress
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pdd_cli.demo.scenario import DemoScenario
+    from pdd_cli.demo.ways import Outcomes
+    from pdd_core.handoff import CloudInfo
     from pdd_llamacpp_adapter import CloudClient, DeviceEngine, DeviceProfile, Outcome
 
 N_CTX = 8192
@@ -40,6 +45,7 @@ N_CTX = 8192
 _WARM_UP_TOKENS = 32
 _PROBE_TOKENS = 256
 _RATE_TOKENS = 20
+_COUNT = {3: "three", 4: "four"}
 _SHARED_MACHINE = 0.5
 """A device without profile prefills beside a cloud that computes on the same cores."""
 
@@ -56,7 +62,7 @@ def run_demo(
 ) -> None:
     """Run the demo against the cloud at `url`, or against one that is started for it.
 
-    The figures go to `json_path`, the timelines of the three answers to `plot`, where these are given.
+    The figures go to `json_path`, the timelines of the answers to `plot`, where these are given.
 
     Raises:
         PDDError: something is not installed, cannot be prepared, or fails; nothing is left running.
@@ -81,7 +87,7 @@ def run_demo(
             url = stack.enter_context(started(server, console)).base_url
         else:
             gguf = device_gguf(scenario.gguf, progress=progress)
-        engine = stack.enter_context(DeviceEngine.open(gguf, n_ctx=N_CTX, n_threads=scenario.threads))
+        engine = stack.enter_context(DeviceEngine.open(gguf, n_ctx=N_CTX, n_threads=scenario.threads, kv=True))
         show = _Show(scenario, engine, console)
         facts, outcomes = anyio.run(show.play, openai_base_url(url), api_key)
     print_report(console, facts, outcomes)
@@ -90,18 +96,20 @@ def run_demo(
         console.print(f"Figures: {json_path}", highlight=False, markup=False, soft_wrap=True)
     if plot is not None:
         answers = [
-            PlottedAnswer.of(outcome, title=SHORT_TITLES[outcome.mode], rate=facts.rate) for outcome in outcomes
+            PlottedAnswer.of(outcome, title=way.label, rate=facts.rate) for way, outcome in outcomes.items()
         ]
-        picture, _ = draw_timeline(answers, plot, title=f"One answer, made in three ways ({_conditions(facts)})")
+        title = f"One answer in {_COUNT[len(answers)]} ways ({_conditions(facts)})"
+        picture, _ = draw_timeline(answers, plot, title=title)
         console.print(f"Picture: {picture}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _conditions(facts: Facts) -> str:
-    return f"{facts.model}, {facts.prompt_tokens:,} prompt tokens"
+    link = "" if facts.link is None else f", {facts.link.bit_s / 1e6:g} Mbit/s"
+    return f"{facts.model}, prompt of {facts.prompt_tokens:,}{link}"
 
 
 class _Show:
-    """The three modes, on engines that are open."""
+    """The ways to answer, on engines that are open."""
 
     def __init__(self, scenario: DemoScenario, engine: DeviceEngine, console: Console) -> None:
         from pdd_llamacpp_adapter import PROFILES
@@ -113,11 +121,14 @@ class _Show:
         self._rate = READING_RATE
         self._prompt: Sequence[int] = engine.vocab.render_chat([{"role": "user", "content": scenario.message()}])
 
-    async def play(self, base_url: str, api_key: str | None) -> tuple[Facts, list[Outcome]]:
-        """Run handoff, device alone and cloud alone, one after the other, each from cold caches."""
+    async def play(self, base_url: str, api_key: str | None) -> tuple[Facts, Outcomes]:
+        """Answer in one way after the other, each from cold caches."""
         from pdd_llamacpp_adapter import CloudClient
 
-        async with CloudClient(base_url, api_key=api_key) as cloud:
+        async with AsyncExitStack() as stack:
+            if self._scenario.link is not None:
+                base_url = await stack.enter_async_context(emulated(self._scenario.link, base_url))
+            cloud = await stack.enter_async_context(CloudClient(base_url, api_key=api_key))
             info = await cloud.connect(self._engine.vocab)
             await self._warm_up(cloud)
             prefill_tps = self._profile.prefill_tps if self._profile else await self._measured_prefill()
@@ -132,13 +143,17 @@ class _Show:
                 decode_budget=budget,
                 rate=self._rate,
                 prefill_tps=prefill_tps,
+                kv=self._kv(info, prefill_tps),
             )
             print_header(self._console, facts)
-            outcomes = [
-                await self._one("handoff", budget, engine=self._engine, cloud=cloud),
-                await self._one("device_only", None, engine=self._engine),
-                await self._one("cloud_only", None, cloud=cloud),
-            ]
+            engine, kv = self._engine, facts.kv
+            outcomes = {Way.HANDOFF: await self._one(Way.HANDOFF, budget, engine=engine, cloud=cloud)}
+            if kv is not None:
+                outcomes[Way.KV_HANDOFF] = await self._one(
+                    Way.KV_HANDOFF, kv.decode_budget, engine=engine, cloud=cloud, cell_bytes=kv.cell_bytes
+                )
+            outcomes[Way.DEVICE_ONLY] = await self._one(Way.DEVICE_ONLY, None, engine=engine)
+            outcomes[Way.CLOUD_ONLY] = await self._one(Way.CLOUD_ONLY, None, cloud=cloud)
         return facts, outcomes
 
     def _computed_budget(self, prefill_tps: float) -> int:
@@ -146,13 +161,29 @@ class _Show:
         budget = break_even_budget(len(self._prompt), rate=self._rate, prefill_tps=speed, headroom=HEADROOM)
         return min(budget or self._scenario.max_tokens, self._scenario.max_tokens)
 
+    def _kv(self, info: CloudInfo, prefill_tps: float) -> KVFacts | str:
+        """Return what is known of the cloud's cells, or why this device takes none."""
+        geometry = cells_of(info, self._engine)
+        if isinstance(geometry, str):
+            return geometry
+        link, most = self._scenario.link, self._scenario.max_tokens
+        budget = self._scenario.decode_budget or kv_budget(
+            len(self._prompt),
+            rate=self._rate,
+            prefill_tps=prefill_tps if self._profile else prefill_tps * _SHARED_MACHINE,
+            cells_per_s=math.inf if link is None else link.bytes_per_s / geometry.cell_bytes,
+            rtt_s=0.0 if link is None else link.rtt_s,
+        )
+        return KVFacts.of(geometry, min(budget or most, most))
+
     async def _one(
         self,
-        mode: str,
+        way: Way,
         budget: int | None,
         *,
         engine: DeviceEngine | None = None,
         cloud: CloudClient | None = None,
+        cell_bytes: int | None = None,
     ) -> Outcome:
         from pdd_llamacpp_adapter import AnswerRequest, AnswerSession
 
@@ -162,24 +193,27 @@ class _Show:
             max_tokens=self._scenario.max_tokens,
             frequency_penalty=FREQUENCY_PENALTY,
             decode_budget=budget,
-            cache_salt=secrets.token_hex(8),  # vLLM's prefix cache would remember the mode before
+            kv=cell_bytes is not None,
+            cache_salt=secrets.token_hex(8),  # vLLM's prefix cache would remember the way before
         )
-        with LiveView(self._console, mode) as view:
+        with LiveView(self._console, way.heading) as view:
             async with AnswerSession(
                 request,
                 engine=engine,
                 cloud=cloud,
                 rate=self._rate,
-                flush_within=math.inf,  # the modes are compared at one rate, to their ends
+                flush_within=math.inf,  # the ways are compared at one rate, to their ends
                 profile=self._profile,
                 on_progress=view.progress,
             ) as answer:
+                if cell_bytes is not None:
+                    view.cells = lambda: cells_underway(answer.outcome, cell_bytes)
                 async for token in answer:
                     view.show(token)
             return answer.outcome
 
     async def _warm_up(self, cloud: CloudClient) -> None:
-        """Both engines allocate and page in on their first request; no mode should pay for that."""
+        """Both engines allocate and page in on their first request; no way should pay for that."""
         from pdd_llamacpp_adapter import AnswerRequest, AnswerSession
 
         request = AnswerRequest(

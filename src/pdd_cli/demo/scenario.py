@@ -8,10 +8,13 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from pdd_core.errors import ConfigurationError
+from pdd_core.refinement.guard import LEAST_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from pdd_cli.link import Link
 
 QUESTION = "Discuss the historical background of this document and its influence on the world."
 """The demo model answers it with 410 tokens and ends by itself."""
@@ -47,6 +50,8 @@ class DemoScenario:
     """Name of a device profile."""
     threads: int = 1
     """The device's CPU threads."""
+    link: Link | None = None
+    """The link to emulate between device and cloud; None takes the connection as it is."""
 
     def asked(self) -> str:
         """Return the question."""
@@ -67,6 +72,27 @@ class DemoScenario:
             return self.document.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{self.document} cannot be read as UTF-8 text: {error}") from error
+
+
+def kv_budget(
+    prompt_tokens: int,
+    *,
+    rate: float,
+    prefill_tps: float,
+    cells_per_s: float,
+    rtt_s: float,
+    headroom: float = HEADROOM,
+) -> int | None:
+    """Return how many tokens the cloud may decode where cells come from the back while the device prefills.
+
+    The two meet after T = round trip + L / (p + s) seconds, and the tokens shown until then have to be processed
+    as well: N = r T / (1 - r / p). `headroom` multiplies it, and the guard judges by some tokens.
+    None: the device is too slow to catch up.
+    """
+    if prefill_tps <= rate:
+        return None
+    meet_s = rtt_s + prompt_tokens / (prefill_tps + cells_per_s)
+    return max(LEAST_TOKENS + 1, math.ceil(headroom * rate * meet_s / (1 - rate / prefill_tps)))
 
 
 def sustained_rate(received_at: Sequence[float]) -> float:

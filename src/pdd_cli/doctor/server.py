@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pdd_cli.demo_model import demo_source
 from pdd_cli.doctor.findings import fail, ok, warn
+from pdd_cli.doctor.kv_cache import kv_cache
 from pdd_cli.doctor.router import router
 from pdd_cli.extras import CLONE, require
 from pdd_cli.urls import openai_base_url
@@ -94,7 +95,7 @@ def _open(gguf: str) -> DeviceEngine:
     require("device", need="checking a device model")
     from pdd_llamacpp_adapter import DeviceEngine
 
-    return DeviceEngine.open(demo_source() if gguf == "demo" else Path(gguf), n_ctx=_N_CTX)
+    return DeviceEngine.open(demo_source() if gguf == "demo" else Path(gguf), n_ctx=_N_CTX, kv=True)
 
 
 async def _cloud(
@@ -114,14 +115,15 @@ async def _cloud(
         yield ok("cloud", what)
         async for found in router(base_url, client, info, api_key=api_key, header=header):
             yield found
-        if engine is None:
-            return
-        try:
-            await client.connect(engine.vocab)
-        except TokenizerMismatch as error:
-            yield fail("tokenizer", str(error), "use a GGUF of the model that the cloud serves")
-        else:
+        if engine is not None:
+            try:
+                await client.connect(engine.vocab)
+            except TokenizerMismatch as error:
+                yield fail("tokenizer", str(error), "use a GGUF of the model that the cloud serves")
+                return
             yield ok("tokenizer", f"{info.tokenizer.size:,} tokens are the same on both sides")
+        async for found in kv_cache(client, info, engine):
+            yield found
 
 
 def proxy_finding(base_url: str) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pdd_cli.options import (
+    KV,
     ApiKey,
     ContextSize,
     DecodeBudget,
@@ -40,6 +41,7 @@ def generate(
     rate: Rate = None,
     decode_budget: DecodeBudget = None,
     refine: Refine = None,
+    kv: KV = None,
     threads: Threads = None,
     n_ctx: ContextSize = None,
     json: Json = None,
@@ -69,6 +71,7 @@ def generate(
         "rate": rate,
         "decode_budget": decode_budget,
         "refine": refine,
+        "kv": kv,
         "threads": threads,
         "n_ctx": n_ctx,
     }

@@ -14,10 +14,12 @@ from pdd_cli.demo.record import answer_record
 from pdd_cli.demo_model import DEMO_NAME, device_gguf
 from pdd_cli.extras import require
 from pdd_cli.generate.printer import Printer, outcome_line
+from pdd_cli.kv_handover import cells_underway
 from pdd_cli.plots.style import check_picture
 from pdd_cli.plots.timeline import PlottedAnswer, draw_timeline
 from pdd_cli.progress import ConsoleProgress
 from pdd_cli.urls import openai_base_url
+from pdd_core.kv.geometry import KVGeometry
 from pdd_core.timeline import Source
 
 if TYPE_CHECKING:
@@ -88,9 +90,17 @@ class _Asking:
             turn = await prepare(self._question.chat(), runtime)
             async with runtime.session(turn.request) as session:
                 self.session = session
+                self._watch_cells(session, runtime)
                 async for token in session:
                     self.printer.show(token)
                 self.printer.text(session.tail)
+
+    def _watch_cells(self, session: AnswerSession, runtime: Runtime) -> None:
+        if session.outcome.kv is None or runtime.cloud.info is None:
+            return
+        kv = runtime.cloud.info.kv
+        if isinstance(kv, KVGeometry):
+            self.printer.watch(lambda: cells_underway(session.outcome, kv.cell_bytes))
 
     async def _connected(self, runtime: Runtime) -> None:
         """Wait for the cloud's first word, and say so if it has none for us."""

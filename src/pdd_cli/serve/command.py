@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pdd_cli.options import ApiKey, ContextSize, DecodeBudget, Rate, Refine, Threads, new_console
+from pdd_cli.options import KV, ApiKey, ContextSize, DecodeBudget, Rate, Refine, Threads, new_console
 
 
 def serve(
@@ -39,6 +39,13 @@ def serve(
         typer.Option(help="A file with settings and profiles, from `pdd-device plan`.", dir_okay=False),
     ] = None,
     refine: Refine = None,
+    kv: KV = None,
+    kv_price_per_gb: Annotated[
+        float | None, typer.Option(help="What 10^9 bytes from the cloud cost, in the currency of gpu_hour_price.")
+    ] = None,
+    kv_metered: Annotated[
+        bool | None, typer.Option("--kv-metered", help="The link is metered: `--kv auto` loads nothing.")
+    ] = None,
     threads: Threads = None,
     n_ctx: ContextSize = None,
     max_queue: Annotated[
@@ -72,6 +79,9 @@ def serve(
         "plan": plan,
         "plan_file": plan_file,
         "refine": refine,
+        "kv": kv,
+        "kv_price_per_gb": kv_price_per_gb,
+        "kv_metered": kv_metered,
         "threads": threads,
         "n_ctx": n_ctx,
         "max_queue": max_queue,

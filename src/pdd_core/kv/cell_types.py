@@ -1,7 +1,7 @@
 """The types that keys and values are packed to: those of llama.cpp's caches, bit by bit.
 
-ggml's ``block_q8_0`` is a float16 scale d and 32 int8, ``block_q4_0`` a float16 scale and 16 bytes of two values each:
-element i in the low half of byte i, element i + 16 in the high half (ggml-common.h, ggml-quants.c).
+ggml's ``block_q8_0`` is a float16 scale d and 32 int8, ``block_q4_0`` a float16 scale and 16 bytes of two values
+each: element i in the low half of byte i, element i + 16 in the high half (ggml-common.h, ggml-quants.c).
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ def pack(values: np.ndarray, kind: CellType) -> np.ndarray:
 
 
 def _inverse(scale: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore"):
-        return np.where(scale == 0, np.float32(0.0), np.float32(1.0) / scale)
+    # ggml compares with 0, and divides by what is left; but as a float16 each of these scales is 0
+    tiny = np.abs(scale) < np.finfo(np.float32).tiny
+    return np.where(tiny, np.float32(0.0), np.float32(1.0) / np.where(tiny, np.float32(1.0), scale))
 
 
 def unpack(packed: np.ndarray, kind: CellType) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The stream of cells: frames, each a header and the payload of one part of one piece.
 
 A header has the magic, the part's number, the piece's first position, its tokens, and the CRC-32 of the payload.
-The payload's size follows from the geometry. The pieces come from the back of the prompt to its front, each with all
-its parts. A frame without tokens ends the stream: one that breaks off before can be asked for again from there.
+The payload's size follows from the geometry. The pieces come from the back of the prompt to its front, each with
+all its parts. A frame without tokens ends the stream. What breaks off before can be asked for again from there.
 """
 
 from __future__ import annotations

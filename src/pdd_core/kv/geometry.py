@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -10,7 +10,7 @@ from pdd_core.kv.cell_types import BLOCK, CellType
 
 KV_VERSION = "1"
 """Of all that this package says about bytes. A device that knows another one prefills by itself."""
-PIECE_TOKENS = 128
+PIECE_TOKENS: Final = 128
 """Cells of one piece: pieces begin at its multiples."""
 MAX_LAYERS = 512
 MAX_HEADS = 512
@@ -18,7 +18,15 @@ MAX_HEAD_SIZE = 1024
 MAX_PARTS = 256
 
 NoKVReason = Literal[
-    "not_requested", "not_enabled", "unsupported", "lora", "multimodal", "too_long", "no_room", "not_captured", "gone"
+    "not_requested",
+    "not_enabled",
+    "unsupported",
+    "lora",
+    "multimodal",
+    "too_long",
+    "no_room",
+    "not_captured",
+    "gone",
 ]
 
 
@@ -42,7 +50,7 @@ class RopeGeometry(_Wire):
 
 
 class KVPart(_Wire):
-    """The share of one worker: tensor-parallel workers have some of the heads, pipeline-parallel ones of the layers."""
+    """The share of one worker: some of the heads (tensor parallel), some of the layers (pipeline parallel)."""
 
     layers: tuple[Annotated[int, Field(ge=0, le=MAX_LAYERS)], Annotated[int, Field(ge=0, le=MAX_LAYERS)]]
     """Half-open."""
@@ -65,17 +73,22 @@ class KVGeometry(_Wire):
 
     kind: Literal["cells"] = "cells"
     version: Annotated[str, Field(max_length=16)] = KV_VERSION
+    """Of the frames and what is in them: docs/wire.md#versions."""
     num_layers: Annotated[int, Field(ge=1, le=MAX_LAYERS)]
     num_kv_heads: Annotated[int, Field(ge=1, le=MAX_HEADS)]
     head_size: Annotated[int, Field(ge=1, le=MAX_HEAD_SIZE)]
     key_type: CellType
+    """``q8_0``, ``q4_0`` or ``f16``, as in llama.cpp's caches."""
     value_type: CellType
+    """The same of values."""
     key_rotation: Annotated[int, Field(ge=1, le=MAX_HEAD_SIZE)]
     """Size of the pieces in which a head's keys are rotated before they are packed; 1: not rotated."""
     value_rotation: Annotated[int, Field(ge=1, le=MAX_HEAD_SIZE)]
     """The same of values."""
     rope: RopeGeometry
+    """How positions are in the keys."""
     piece_tokens: Literal[128] = PIECE_TOKENS
+    """Cells of one piece."""
     parts: Annotated[list[KVPart], Field(min_length=1, max_length=MAX_PARTS)]
     """By their number in a frame. Together they have each head of each layer once."""
 
@@ -121,5 +134,6 @@ class NoKV(_Wire):
 
     kind: Literal["none"] = "none"
     reason: NoKVReason
+    """See docs/wire.md#kv-cache."""
     message: str
     """The same for people."""

@@ -36,7 +36,7 @@ class Piece:
 
 
 def pieces_between(start: int, end: int) -> Iterator[Piece]:
-    """Yield the pieces of the cells from `start` to `end`, from the back to the front; the outer ones may be cut."""
+    """Yield the pieces of the cells from `start` to `end`, the last first; the outer ones may be cut."""
     while end > start:
         begin = max(start, (end - 1) // PIECE_TOKENS * PIECE_TOKENS)
         yield Piece(begin, end)
@@ -59,7 +59,9 @@ def packed_part(keys: np.ndarray, values: np.ndarray, geometry: KVGeometry) -> b
     return b"".join(rows.tobytes() for layer in layers for rows in layer)
 
 
-def unpacked_part(payload: memoryview, tokens: int, number: int, geometry: KVGeometry) -> tuple[np.ndarray, np.ndarray]:
+def unpacked_part(
+    payload: memoryview, tokens: int, number: int, geometry: KVGeometry
+) -> tuple[np.ndarray, np.ndarray]:
     """Undo `packed_part` for part `number`: return keys and values, float32 (layers, tokens, heads, head size).
 
     Raises:

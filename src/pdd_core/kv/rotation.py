@@ -1,7 +1,7 @@
 """The rotation that spreads a head's outliers over its elements before they are packed into few bits.
 
-It is llama.cpp's own for quantised caches (llama-kv-cache.cpp, ``attn_rot_k`` and ``attn_rot_v``): a Hadamard matrix,
-orthonormal and symmetric, hence its own inverse.
+It is llama.cpp's own for quantised caches (llama-kv-cache.cpp, ``attn_rot_k`` and ``attn_rot_v``): a Hadamard
+matrix, orthonormal and symmetric, hence its own inverse.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def hadamard(size: int) -> np.ndarray:
     matrix = np.ones((1, 1), dtype=np.float32)
     while len(matrix) < size:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    matrix = (matrix / np.sqrt(np.float32(size))).astype(np.float32)
+    matrix /= np.sqrt(np.float32(size))
     matrix.flags.writeable = False
     return matrix
 

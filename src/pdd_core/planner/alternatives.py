@@ -18,6 +18,7 @@ from pdd_core.planner.rules import (
 from pdd_core.planner.types import Alternative, Verdict
 
 if TYPE_CHECKING:
+    from pdd_core.planner.cost import Weights
     from pdd_core.planner.formulas import Race
     from pdd_core.planner.length_table import LengthTable
     from pdd_core.planner.types import CloudState, DeviceState, Goals, PlanRequest
@@ -36,9 +37,9 @@ class Case(Expectations):
         cloud: CloudState,
         goals: Goals,
         table: LengthTable,
-        prefill_weight: float,
+        weights: Weights,
     ) -> None:
-        super().__init__(NUMBERS, request, device, cloud, goals, table, prefill_weight)
+        super().__init__(NUMBERS, request, device, cloud, goals, table, weights)
 
     def cloud_only(self) -> Alternative | None:
         """Return the plan by which the cloud makes the whole answer; None where it cannot."""
@@ -62,56 +63,95 @@ class Case(Expectations):
         return Alternative(verdict=Verdict.DEVICE_ONLY, saved=1.0, ttft_s=ttft, qoe=quality, rejected=rejected)
 
     def handoffs(self) -> list[Alternative]:
-        """Return the handoffs worth looking at: with the whole prompt, and refined where that does too little."""
+        """Return the handoffs worth looking at: the whole prompt, with cells, and refined where that does too little."""
         if not self.cloud_takes:
             return []
         fixed = self.request.refine_ratio
-        alternatives = [self.handoff(1.0 if fixed is None else fixed)]
+        has_cells = self.has_cells and (fixed is None or fixed >= 1.0)
+        if has_cells and self.request.kv_always and self.may_use_cells:
+            return [self.handoff(1.0, kv=True)]
+        best = self.handoff(1.0 if fixed is None else fixed)
+        alternatives = [best]
+        if has_cells:
+            alternatives.append(self.handoff(1.0, self._to_gain(best), kv=True))
+            best = best if alternatives[-1].rejected else alternatives[-1]
         if fixed is not None or not (self.request.refinable and self.cloud.refines):
             return alternatives
-        needed = LEAST_SAVED if alternatives[0].rejected else LEAST_GAINED + alternatives[0].saved
+        needed = self._to_gain(best)
         for ratio in RATIOS:
-            if saves_enough(alternatives[-1]) or ratio < self.goals.lowest_ratio:
+            if self._saves_enough(best) or ratio < self.goals.lowest_ratio:
                 break
-            alternatives.append(self.handoff(ratio, needed))
+            alternatives.append(best := self.handoff(ratio, needed))
         return alternatives
 
-    def handoff(self, ratio: float, least_saved: float = LEAST_SAVED) -> Alternative:
+    def _to_gain(self, best: Alternative) -> float:
+        """Return the share of the cloud's tokens that has to be saved where `best` would do without more effort."""
+        return LEAST_SAVED if best.rejected else LEAST_GAINED + self.net_saved(best.saved, best.kv_bytes)
+
+    def _saves_enough(self, best: Alternative) -> bool:
+        """Whether a handoff needs no smaller share of the prompt."""
+        return best.rejected is None and self.net_saved(best.saved, best.kv_bytes) >= ENOUGH_SAVED
+
+    def handoff(self, ratio: float, least_saved: float = LEAST_SAVED, *, kv: bool = False) -> Alternative:
         """Return the handoff with the smallest budget that keeps the stall probability.
 
         Args:
             ratio: share of the prompt that the device reads.
             least_saved: share of the cloud's tokens that has to be saved.
+            kv: whether the device loads cells.
         """
         refined = None if ratio >= 1.0 else ratio
         if not self.device_fits(ratio):
-            return self._hopeless(refined, "does not fit the device's context")
-        race = self.race(ratio)
-        judged = refined is not None or self.held_whole < self.request.num_held_tokens
+            return self._hopeless(refined, "does not fit the device's context", kv=kv)
+        race = self.race(ratio, kv=kv)
+        judged = kv or refined is not None or self.held_whole < self.request.num_held_tokens
         budget, stall = self._without_a_rest(race, *self._least_budget(race, LEAST_REFINED if judged else 1))
         stops_at = self.stops_at(race)
         decoded, square = self.decoded(budget, stops_at)
         saved = 1.0 - decoded / self.output
+        kv_bytes = self.kv_bytes(race)
         quality = self.handoff_qoe()
-        rejected = self._misses_qoe(quality)
-        if rejected is None and saved < least_saved:
-            late = math.isinf(stops_at)
-            rejected = "never ready in time" if late else f"saves only {saved:.1%} of the cloud's tokens"
+        rejected = (self._without_cells() if kv else None) or self._misses_qoe(quality)
+        if rejected is None and self.net_saved(saved, kv_bytes) < least_saved:
+            if math.isinf(stops_at):
+                rejected = "never ready in time"
+            elif saved < least_saved:
+                rejected = f"saves only {saved:.1%} of the cloud's tokens"
+            else:
+                rejected = f"{kv_bytes / 1e6:.3g} MB cost too much for {saved:.1%} of the cloud's tokens"
         return Alternative(
             verdict=Verdict.HANDOFF,
             decode_budget=budget,
             refine_ratio=refined,
-            cost=self.cost(decoded, square),
+            cost=self.cost(decoded, square, kv_bytes),
             saved=saved,
             stall_probability=stall,
             ttft_s=self.ttft,
             qoe=quality,
             rejected=rejected,
+            kv=kv,
+            kv_bytes=kv_bytes,
         )
+
+    def _without_cells(self) -> str | None:
+        """Say why there can be no cells; None where there can."""
+        if self.may_use_cells:
+            return None
+        return "the link is metered" if self.request.kv_metered else "the device holds a refined prompt"
 
     def inputs(self) -> dict[str, float | int | str | bool | None]:
         """Return what was known, for the explanation."""
-        request, device, cloud = self.request, self.device, self.cloud
+        request, device, cloud, link = self.request, self.device, self.cloud, self.cloud.link_bps
+        cells: dict[str, float | int | str | bool | None] = {}
+        if request.kv_cell_bytes is not None and link is not None:
+            cells = {
+                "kv_cell_bytes": request.kv_cell_bytes,
+                "kv_always": request.kv_always,
+                "kv_metered": request.kv_metered,
+                "link_bps": link.mean,
+                "link_bps_sd": link.sd,
+                "link_doubt": link.doubt,
+            }
         return {
             "prompt_tokens": request.num_prompt_tokens,
             "held_tokens": request.num_held_tokens,
@@ -129,6 +169,7 @@ class Case(Expectations):
             "cloud_tpot_s": cloud.tpot_s.mean,
             "expected_tokens": self.output,
             "stall_probability": self.goals.stall_probability,
+            **cells,
         }
 
     def _least_budget(self, race: Race, least: int) -> tuple[int, float]:
@@ -173,7 +214,7 @@ class Case(Expectations):
         verdict = Verdict.CLOUD_ONLY if self.cloud.available else Verdict.DEVICE_ONLY
         return Alternative(verdict=verdict, rejected="prompt and answer fit neither side")
 
-    def _hopeless(self, ratio: float | None, why: str) -> Alternative:
+    def _hopeless(self, ratio: float | None, why: str, *, kv: bool) -> Alternative:
         return Alternative(
             verdict=Verdict.HANDOFF,
             decode_budget=self.request.max_tokens,
@@ -183,9 +224,5 @@ class Case(Expectations):
             ttft_s=self.ttft,
             qoe=self.plain_qoe,
             rejected=why,
+            kv=kv,
         )
-
-
-def saves_enough(alternative: Alternative) -> bool:
-    """Whether a handoff needs no smaller share of the prompt."""
-    return alternative.rejected is None and alternative.saved >= ENOUGH_SAVED

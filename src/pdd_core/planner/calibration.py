@@ -26,6 +26,11 @@ _TTFT_S, _TTFT_PER_TOKEN_S = 0.05, 1e-4
 _TPOT_S = 0.03
 _RTT_S = 0.03
 _TTFT_NOISE = 0.3
+_LINK_BPS = 2.5e6
+"""20 Mbit/s: what a phone can count on."""
+_LINK_NOISE = 0.3
+_LEAST_BYTES = 2**17
+"""Fewer tell more of round trips than of the link."""
 _LEAST_SHARE = 0.1
 """Of the time to the first token that is the cloud's own, however long the round trip was thought to be."""
 
@@ -100,10 +105,13 @@ class CloudCalibration:
     """
 
     def __init__(self, profile: MeasuredCloud | None = None) -> None:
+        self.link_seen = False
+        """Whether cells have ever come from this cloud."""
         if profile is None:
             self._first_s, self._per_token_s = _TTFT_S, _TTFT_PER_TOKEN_S
             self._tpot, self._rtt = Tracker(_TPOT_S), Tracker(_RTT_S)
             self._ttft = Curve(noise=_TTFT_NOISE)
+            self._link = _link()
             return
         # a prefill is a step of its own where nothing else runs; half the sequences are taken as the usual load
         self._first_s = max(1e-4, profile.base_s + profile.per_request_s)
@@ -113,6 +121,11 @@ class CloudCalibration:
         self._ttft = Curve(noise=_TTFT_NOISE, sd=_MEASURED_SD)
         self._tpot = Tracker(max(step, 1e-4), sd=_MEASURED_SD)
         self._rtt = Tracker(max(profile.rtt_s, 1e-4), noise=min(1.0, max(0.03, jitter)), sd=_MEASURED_SD)
+        self._link = (
+            _link()
+            if profile.link_bps is None
+            else _link(profile.link_bps, noise=min(1.0, max(0.03, profile.link_spread)), sd=_MEASURED_SD)
+        )
 
     def first_token(self, prompt_tokens: int, seconds: float) -> None:
         """Learn the time from a request to its first token's arrival, round trip included."""
@@ -127,6 +140,12 @@ class CloudCalibration:
         """Learn the time of one round trip."""
         self._rtt.observe(seconds)
 
+    def cells(self, size: int, seconds: float) -> None:
+        """Learn that cells of `size` bytes arrived in so many seconds."""
+        if size >= _LEAST_BYTES and seconds > 0:
+            self._link.observe(size / seconds)
+            self.link_seen = True
+
     def state(
         self,
         prompt_tokens: int,
@@ -134,8 +153,9 @@ class CloudCalibration:
         refines: bool = False,
         max_model_len: int | None = None,
         available: bool = True,
+        kv: bool = False,
     ) -> CloudState:
-        """Return what to expect for a request; the last three are passed on."""
+        """Return what to expect for a request, the link with `kv` only; the three before are passed on."""
         return CloudState(
             ttft_s=self._ttft.estimate(prompt_tokens, shape=self._shape(prompt_tokens)),
             tpot_s=self._tpot.estimate(),
@@ -143,6 +163,7 @@ class CloudCalibration:
             refines=refines,
             max_model_len=max_model_len,
             available=available,
+            link_bps=self._link.estimate() if kv else None,
         )
 
     def _shape(self, prompt_tokens: float) -> float:
@@ -150,7 +171,12 @@ class CloudCalibration:
 
     def as_json(self) -> dict[str, Any]:
         """Return what was learnt."""
-        return {"ttft": self._ttft.as_json(self._shape), "tpot": self._tpot.as_json(), "rtt": self._rtt.as_json()}
+        learnt = {
+            "ttft": self._ttft.as_json(self._shape),
+            "tpot": self._tpot.as_json(),
+            "rtt": self._rtt.as_json(),
+        }
+        return {**learnt, "link": self._link.as_json()} if self.link_seen else learnt
 
     def restore(self, data: Mapping[str, Any]) -> None:
         """Go on from what `as_json` wrote, with this profile or another, unless that knew less than this one.
@@ -160,7 +186,15 @@ class CloudCalibration:
         """
         ttft = Curve.from_json(data["ttft"], self._shape)
         tpot, rtt = Tracker.from_json(data["tpot"]), Tracker.from_json(data["rtt"])
+        if "link" in data:
+            link = Tracker.from_json(data["link"], at_once=True)
+            self._link, self.link_seen = link.surer(self._link), True
         self._ttft, self._tpot, self._rtt = ttft.surer(self._ttft), tpot.surer(self._tpot), rtt.surer(self._rtt)
+
+
+def _link(guess: float = _LINK_BPS, *, noise: float = _LINK_NOISE, sd: float = UNKNOWN_SD) -> Tracker:
+    # the bytes of one answer came in many pieces: where they are off, the network is another one
+    return Tracker(guess, noise=noise, sd=sd, at_once=True)
 
 
 def _mean(points: Sequence[RatePoint], begin: float, end: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,6 +11,34 @@ if TYPE_CHECKING:
 PREFILL_WEIGHT = 10.0
 """Token-seconds of one prefilled token, where no cloud profile tells: an engine that holds 400,000 tokens and
 prefills 40,000 a second. See `prefill_weight`."""
+
+GPU_HOUR_PRICE = 3.0
+"""Of one GPU of a data centre, in dollars: a round figure."""
+KV_TOKENS = 400_000
+"""Tokens that an engine's KV cache holds, where no cloud profile tells: those of `PREFILL_WEIGHT`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What else costs the cloud or the user, in token-seconds."""
+
+    prefill: float = PREFILL_WEIGHT
+    """Of one token that the cloud prefills; see `prefill_weight`."""
+    byte: float = 0.0
+    """Of one byte of a cell that the cloud sends; see `byte_weight`."""
+
+
+def byte_weight(price_per_gb: float, gpu_hour_price: float, kv_tokens: int) -> float:
+    """Return the token-seconds that one byte from the cloud costs.
+
+    An hour of the engine is `kv_tokens` times 3,600 token-seconds, and costs `gpu_hour_price`.
+
+    Args:
+        price_per_gb: of 10^9 bytes, in the currency of `gpu_hour_price`.
+        gpu_hour_price: of one engine.
+        kv_tokens: tokens that its KV cache holds.
+    """
+    return price_per_gb / 1e9 * kv_tokens * 3600.0 / gpu_hour_price
 
 
 def prefill_weight(profile: MeasuredCloud) -> float:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pdd_core.planner.cells import Cells, cells_used
 from pdd_core.planner.cost import decode_cost
 from pdd_core.planner.formulas import (
     Race,
     break_even,
     expected_qoe,
+    late,
     log_sigma,
-    margin,
     median,
     seconds_per_token,
-    upper_tail,
 )
 from pdd_core.planner.rules import IN_TIME, QOE_SLACK
 from pdd_core.planner.types import CLOSING_MARGIN
 
 if TYPE_CHECKING:
+    from pdd_core.planner.cost import Weights
     from pdd_core.planner.formulas import Ops
     from pdd_core.planner.types import Goals
+
+_SOON = 2.3263478740408408
+"""Standard deviations by which the first cell is taken to come sooner than expected, so that the device has read
+less by then: it comes later in ninety-nine of a hundred cases."""
 
 
 class Expectations:
@@ -33,16 +38,16 @@ class Expectations:
         cloud: has those of a `CloudState`.
         goals: what a plan has to keep to; the same for all.
         lengths: the distribution of the answers' lengths, with the methods of `LengthTable`; the same for all.
-        prefill_weight: token-seconds of one token that the cloud prefills.
+        weights: what prefill and bytes cost.
     """
 
     def __init__(
-        self, ops: Ops, request: Any, device: Any, cloud: Any, goals: Goals, lengths: Any, prefill_weight: float
+        self, ops: Ops, request: Any, device: Any, cloud: Any, goals: Goals, lengths: Any, weights: Weights
     ) -> None:
         self._ops, self._lengths, self.goals = ops, lengths, goals
         self.request, self.device, self.cloud = request, device, cloud
         prefill, first, trip, tpot = device.prefill_tps, cloud.ttft_s, cloud.rtt_s, cloud.tpot_s.mean
-        self._prefill = prefill_weight * request.num_prompt_tokens
+        self._prefill, self._byte = weights.prefill * request.num_prompt_tokens, weights.byte
         held_whole = request.num_held_whole_tokens
         self.held_whole = request.num_held_tokens if held_whole is None else held_whole
         self._fresh = ops.maximum(1, request.num_prompt_tokens - request.num_held_tokens)
@@ -63,6 +68,12 @@ class Expectations:
         self.plain_cost = self.cost(self.output, square)
         self.plain_qoe = self._qoe(self.ttft, tpot)
         self._lowest_qoe = ops.minimum(goals.qoe, self.plain_qoe) - QOE_SLACK
+        link = cloud.link_bps
+        self.has_cells: Any = request.kv_cell_bytes is not None and link is not None and link.mean > 0
+        # cells have the positions of the whole prompt, what was refined earlier has not
+        self.may_use_cells = (self.held_whole >= request.num_held_tokens) & (
+            (request.kv_metered == 0) | request.kv_always
+        )
 
     def device_fits(self, ratio: float = 1.0) -> Any:
         """Return whether the answer fits the device's context behind `ratio` of the prompt."""
@@ -81,8 +92,8 @@ class Expectations:
         """Return the seconds within which the device alone has to begin."""
         return self._ops.maximum(self.goals.ttft_s, median(self._ops, self.ttft, self.ttft_sd))
 
-    def race(self, ratio: float) -> Race:
-        """Return the device's race in a handoff, with `ratio` of the prompt to read.
+    def race(self, ratio: float, *, kv: bool = False) -> Race:
+        """Return the device's race in a handoff, with `ratio` of the prompt to read, or with cells.
 
         A refined prompt comes with the first token: until then the device reads the whole one, and gains only the
         share of that time which is not spent on what is dropped.
@@ -100,12 +111,35 @@ class Expectations:
             gap=self._gap,
             per_token=self._per_token,
             sigma=self._sigma,
+            cells=self._cells(head) if kv else None,
         )
+
+    def _cells(self, head: Any) -> Cells:
+        """Return the cells; `head` is for how long the device has read when the first token arrives.
+
+        They take another round trip, and wait for a device that is busy.
+        """
+        ops, link, trip, size = self._ops, self.cloud.link_bps, self.cloud.rtt_s, self.request.kv_cell_bytes
+        arrive = head + trip.mean
+        return Cells(
+            per_s=1.0 / (size * seconds_per_token(ops, link.mean, link.sd)),
+            sigma=ops.hypot(log_sigma(ops, link.mean, link.sd), link.doubt),
+            ahead=ops.maximum(0.0, arrive - _SOON * self._credit_sd),
+            after=trip.mean + ops.maximum(0.0, -arrive) + self._step,
+            after_sd=ops.where(arrive > 0, trip.sd, self._credit_sd),
+        )
+
+    def kv_bytes(self, race: Race) -> Any:
+        """Return the bytes of cells that are expected to arrive."""
+        return 0.0 if race.cells is None else self.request.kv_cell_bytes * cells_used(self._ops, race, race.cells)
+
+    def net_saved(self, saved: Any, kv_bytes: Any) -> Any:
+        """Return the share of the cloud's decode tokens that is saved, less what the bytes cost."""
+        return saved - kv_bytes * self._byte / (self.plain_cost - self._prefill)
 
     def stall(self, race: Race, budget: Any) -> Any:
         """Return the share of answers that stall with `budget`."""
-        late = upper_tail(self._ops, margin(self._ops, race, budget))
-        return self._lengths.longer_than(budget) * late
+        return self._lengths.longer_than(budget) * late(self._ops, race, budget)
 
     def stops_at(self, race: Race) -> Any:
         """Return the tokens at which a device of median speed is expected to close the cloud, or ``inf``."""
@@ -125,10 +159,11 @@ class Expectations:
         """Return whether `quality` reaches the goal, or what the cloud alone would give."""
         return quality >= self._lowest_qoe
 
-    def cost(self, decoded: Any, square: Any) -> Any:
-        """Return the token-seconds of the cloud for so many tokens, and their square."""
+    def cost(self, decoded: Any, square: Any, kv_bytes: Any = 0.0) -> Any:
+        """Return the token-seconds of the cloud for so many tokens, their square, and bytes of cells."""
         tpot = self.cloud.tpot_s.mean
-        return self._prefill + decode_cost(self.request.num_prompt_tokens, decoded, square, tpot_s=tpot)
+        decoding = decode_cost(self.request.num_prompt_tokens, decoded, square, tpot_s=tpot)
+        return self._prefill + decoding + kv_bytes * self._byte
 
     def _qoe(self, ttft: Any, gap: Any) -> Any:
         return expected_qoe(

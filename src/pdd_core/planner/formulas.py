@@ -12,8 +12,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pdd_core.planner.cells import late_with_cells, prompt_seconds
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pdd_core.planner.cells import Cells
 
 _LEAST_S = 1e-6
 """Seconds; so that there is a logarithm where nothing is left."""
@@ -66,6 +70,8 @@ class Race:
     """1 / p, at the median of p."""
     sigma: Any
     """Standard deviation of log p."""
+    cells: Cells | None = None
+    """The cells that arrive meanwhile; None where the device reads all of the prompt."""
 
 
 def upper_tail(ops: Ops, deviations: Any) -> Any:
@@ -96,6 +102,12 @@ def margin(ops: Ops, race: Race, budget: Any) -> Any:
     return early / ops.sqrt(race.sigma * race.sigma + spread + _LEAST_VARIANCE)
 
 
+def late(ops: Ops, race: Race, budget: Any) -> Any:
+    """Return the chance that the device is not ready when `budget` tokens have been shown."""
+    alone = upper_tail(ops, margin(ops, race, budget))
+    return alone if race.cells is None else ops.minimum(alone, late_with_cells(ops, race, race.cells, budget))
+
+
 def break_even(ops: Ops, race: Race, slower: float = 0.0) -> Any:
     """Return the least N, from 1 on, at which a device of median speed is ready in time, or ``inf``.
 
@@ -104,6 +116,8 @@ def break_even(ops: Ops, race: Race, slower: float = 0.0) -> Any:
     per_token = race.per_token * (1.0 + slower)
     gains = race.gap - per_token
     needed = race.work * per_token - race.credit
+    if race.cells is not None:
+        needed = ops.minimum(needed, race.cells.after + prompt_seconds(ops, race, race.cells, slower))
     usable = ops.maximum(gains, 1e-12)
     later = ops.where(gains > 1e-12, ops.maximum(ops.ceil(needed / usable - 1e-9), 1.0), math.inf)
     return ops.where(needed <= gains, 1.0, later)

@@ -25,6 +25,9 @@ class PlannedSettings(BaseModel):
     rate: Literal["auto", "unlimited"] | PositiveFloat | None = None
     decode_budget: Literal["auto"] | PositiveInt | None = None
     refine: str | StrictFloat | None = None
+    kv: Literal["off", "auto", "always"] | None = None
+    kv_price_per_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    gpu_hour_price: PositiveFloat | None = None
     n_ctx: Annotated[int, Field(ge=64)] | None = None
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pdd_core.hookspecs import hookimpl
 from pdd_core.planner.alternatives import Case
-from pdd_core.planner.cost import PREFILL_WEIGHT
+from pdd_core.planner.cost import PREFILL_WEIGHT, Weights
 from pdd_core.planner.types import Goals, Plan, Verdict, Why
 
 if TYPE_CHECKING:
@@ -21,27 +21,33 @@ class Planner:
         lengths: how long answers get.
         goals: what a plan has to keep to.
         prefill_weight: token-seconds of one token that the cloud prefills; see `pdd_core.planner.cost`.
+        byte_weight: token-seconds of one byte of a cell that the cloud sends; see there.
     """
 
     def __init__(
-        self, lengths: OutputLengths, goals: Goals | None = None, *, prefill_weight: float = PREFILL_WEIGHT
+        self,
+        lengths: OutputLengths,
+        goals: Goals | None = None,
+        *,
+        prefill_weight: float = PREFILL_WEIGHT,
+        byte_weight: float = 0.0,
     ) -> None:
         self._lengths = lengths
         self._goals = goals or Goals()
-        self._prefill_weight = prefill_weight
+        self._weights = Weights(prefill_weight, byte_weight)
 
     @hookimpl(trylast=True)
     def pdd_plan(self, request: PlanRequest, device: DeviceState, cloud: CloudState) -> Plan:
         """Return the plan; there always is one."""
         table = self._lengths.table(request.group, request.num_prompt_tokens)
-        case = Case(request, device, cloud, self._goals, table, self._prefill_weight)
+        case = Case(request, device, cloud, self._goals, table, self._weights)
         alternatives = [
             alternative for alternative in (case.cloud_only(), case.device_only()) if alternative is not None
         ]
         alternatives += case.handoffs()
         winner = _winner(alternatives, request.verdict) or case.last_resort()
         why = Why(_reason(winner, alternatives), case.inputs(), tuple(alternatives))
-        return Plan(winner.verdict, winner.decode_budget, winner.refine_ratio, why)
+        return Plan(winner.verdict, winner.decode_budget, winner.refine_ratio, why, winner.kv)
 
 
 def _winner(alternatives: list[Alternative], fixed: Verdict | None) -> Alternative | None:
@@ -64,6 +70,11 @@ def _reason(winner: Alternative, alternatives: list[Alternative]) -> str:
         return f"as it was asked for, though: {winner.rejected}" if alternatives else winner.rejected
     if winner.verdict is Verdict.DEVICE_ONLY:
         return "the device alone begins in time, and costs the cloud nothing"
+    if winner.kv:
+        return (
+            f"the cheapest plan that keeps the goals: about {winner.kv_bytes / 1e6:.3g} MB of the cloud's KV cache "
+            "take the place of reading"
+        )
     if winner.verdict is Verdict.HANDOFF:
         return "the cheapest plan that keeps the goals"
     others = {

@@ -85,6 +85,12 @@ class MeasuredCloud(_Profile):
     """Standard deviation of `rtt_s`."""
     refines: bool = False
     """Whether the cloud makes refined prompts."""
+    kv_cell_bytes: PositiveInt | None = None
+    """Bytes of one token's cell of the KV cache, as the cloud sends it; None if it sends none."""
+    link_bps: Speed | None = None
+    """Goodput of the link from cloud to device, in bytes per second; None if it is not known."""
+    link_spread: NotNegative = 0.2
+    """Relative standard deviation of `link_bps` from request to request."""
 
 
 def rate_at(points: Sequence[RatePoint], length: ArrayLike) -> NDArray[np.float64]:

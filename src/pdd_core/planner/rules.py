@@ -11,8 +11,8 @@ ENOUGH_SAVED = 0.5
 RATIOS = (0.75, 0.5, 0.35, 0.25)
 """Shares of the prompt that are tried, beginning with the largest."""
 LEAST_REFINED = LEAST_TOKENS + 1
-"""Tokens of a handoff with a refined prompt, or behind one: the device goes on behind the last one that it judges
-the prompt by."""
+"""Tokens of a handoff with a refined prompt, behind one, or with cells: the device goes on behind the last one that
+it judges these by."""
 IN_TIME = 1.2815515655446004
 """Standard deviations: the device alone begins in time with a chance of nine in ten."""
 NEGLIGIBLE = 1e-6

@@ -29,6 +29,8 @@ _ALLOWED = 0.75
 """Standard deviations by which an observation may be off before it speaks for a change."""
 _CHANGED_AT = 3.0
 """Sum of what is beyond `_ALLOWED`, to one side, that means a change."""
+_CHANGED_AT_ONCE = 2.0
+"""The same where one observation far off is enough."""
 _AGREES = 0.5
 """Share of an observation far off that the one before it is off as well, where both mean a change."""
 _LEAST_NOISE, _MOST_NOISE = 0.03, 1.0
@@ -52,11 +54,13 @@ class Tracker:
         guess: its value before the first observation.
         noise: relative standard deviation from request to request, a guess.
         sd: how far off the guess may be, standard deviation of the logarithm.
+        at_once: whether a single observation far off is a change and no hiccup, as one is that took seconds.
     """
 
-    __slots__ = ("_counts", "_down", "_level", "_noise", "_off", "_up", "_variance")
+    __slots__ = ("_at_once", "_counts", "_down", "_level", "_noise", "_off", "_up", "_variance")
 
-    def __init__(self, guess: float, *, noise: float = 0.1, sd: float = UNKNOWN_SD) -> None:
+    def __init__(self, guess: float, *, noise: float = 0.1, sd: float = UNKNOWN_SD, at_once: bool = False) -> None:
+        self._at_once = at_once
         self._level = max(-_BOUND, min(_BOUND, math.log(guess)))
         self._variance = sd * sd
         self._noise = noise * noise
@@ -76,12 +80,12 @@ class Tracker:
         self._up = max(0.0, self._up + beyond - _ALLOWED)
         self._down = max(0.0, self._down - beyond - _ALLOWED)
         # one alone is a hiccup, even where others were a little off before
-        agreed = abs(beyond) < _CLIPPED_AT or before / off >= _AGREES
-        if agreed and max(self._up, self._down) >= _CHANGED_AT:
+        agreed = self._at_once or abs(beyond) < _CLIPPED_AT or before / off >= _AGREES
+        if agreed and max(self._up, self._down) >= self._changed_at:
             self._variance = max(self._variance, off * off)
             self._up = self._down = 0.0
         else:
-            self._up, self._down = min(self._up, _CHANGED_AT), min(self._down, _CHANGED_AT)
+            self._up, self._down = min(self._up, self._changed_at), min(self._down, self._changed_at)
             self._learn_noise(beyond)
             off = beyond * spread
         gain = self._variance / (self._variance + self._noise)
@@ -98,9 +102,13 @@ class Tracker:
         self._counts = min(_NOISE_MEMORY, self._counts + 1.0)
 
     @property
+    def _changed_at(self) -> float:
+        return _CHANGED_AT_ONCE if self._at_once else _CHANGED_AT
+
+    @property
     def doubt(self) -> float:
         """Standard deviation of the logarithm for a fall that may have happened; 0 without a sign of one."""
-        fallen = math.sqrt(self._down / _CHANGED_AT) * max(0.0, -self._off)
+        fallen = math.sqrt(self._down / self._changed_at) * max(0.0, -self._off)
         return min(fallen, 2 * UNKNOWN_SD)
 
     def estimate(self) -> Estimate:
@@ -130,7 +138,7 @@ class Tracker:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Tracker:
+    def from_json(cls, data: Mapping[str, Any], *, at_once: bool = False) -> Tracker:
         """Return what `as_json` wrote, a little less sure of itself.
 
         Raises:
@@ -139,4 +147,4 @@ class Tracker:
         value, sd, noise = (float(data[name]) for name in ("value", "sd", "noise"))
         if not (0 < value < math.inf and 0 <= sd <= UNKNOWN_SD * 2 and _LEAST_NOISE <= noise <= _MOST_NOISE):
             raise ValueError(f"no estimate: {value}, {sd}, {noise}")
-        return cls(value, noise=noise, sd=math.hypot(sd, _AWAY_SD))
+        return cls(value, noise=noise, sd=math.hypot(sd, _AWAY_SD), at_once=at_once)

@@ -77,6 +77,13 @@ class PlanRequest:
     """True if the planner may choose a refined prompt."""
     verdict: Verdict | None = None
     """Who makes the answer, if the settings fix it. None: the planner chooses."""
+    kv_cell_bytes: int | None = None
+    """Bytes of one prompt token's cell of the KV cache, as the cloud sends it. None: no cells are to be had, or the
+    settings forbid them."""
+    kv_always: bool = False
+    """True if the settings say that every handoff with the whole prompt uses cells. False: the planner chooses."""
+    kv_metered: bool = False
+    """True if bytes on the link cost the user money. The planner then chooses no cells by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +116,8 @@ class CloudState:
     """The most tokens of prompt and answer together that the cloud takes; None if this is not known."""
     available: bool = True
     """True if the cloud can be reached and takes requests now."""
+    link_bps: Estimate | None = None
+    """Goodput of the link from the cloud while cells of the KV cache arrive, in bytes per second. None: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +171,10 @@ class Alternative:
     """Expected quality of experience."""
     rejected: str | None = None
     """The goal that this plan misses, in words; None if it keeps all goals."""
+    kv: bool = False
+    """True if the device loads the cloud's KV cache of the prompt."""
+    kv_bytes: float = 0.0
+    """Expected bytes of the KV cache that arrive. What they cost is part of `cost`."""
 
     def __str__(self) -> str:
         parts = [self.verdict.value]
@@ -169,6 +182,8 @@ class Alternative:
             parts.append(f"N={self.decode_budget}")
         if self.refine_ratio is not None:
             parts.append(f"rho={self.refine_ratio:g}")
+        if self.kv:
+            parts.append(f"kv={self.kv_bytes / 1e6:.3g}MB")
         parts.append(f"cost={self.cost:.4g} stalls={self.stall_probability:.2g} ttft={self.ttft_s:.2g}s")
         return " ".join(parts) + (f" ({self.rejected})" if self.rejected else "")
 
@@ -178,6 +193,8 @@ class Alternative:
             "verdict": self.verdict.value,
             "decode_budget": self.decode_budget,
             "refine_ratio": _short(self.refine_ratio),
+            "kv": self.kv,
+            "kv_bytes": _short(self.kv_bytes),
             "cost": _short(self.cost),
             "saved": _short(self.saved),
             "stall_probability": _short(self.stall_probability),
@@ -222,6 +239,8 @@ class Plan:
     """Share of the prompt that the device prefills; None for all of it."""
     why: Why = field(default_factory=lambda: Why("a policy of its own"))
     """The explanation, for people. It goes into the `pdd` object of the answer and into the log."""
+    kv: bool = False
+    """True if the device is to load the cloud's KV cache of the prompt, as far as it arrives in time."""
 
 
 def _short(value: float | None) -> float | None:

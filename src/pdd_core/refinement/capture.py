@@ -11,8 +11,10 @@ Heads = Literal["max", "mean"]
 HEADS: tuple[Heads, ...] = ("max", "mean")
 """How a layer's heads are made one."""
 
-CAPTURE_WINDOW = 16
-"""So many of a prompt's last tokens say what matters."""
+CAPTURE_WINDOW = 64
+"""At most so many of a prompt's last tokens say what matters: its question, and the template behind it."""
+LEAST_WINDOW = 16
+"""Tokens. So many at least are taken of a paragraph that is more than a question."""
 LARGEST_WINDOW = 256
 """Tokens. The scores of a window are computed at once, outside the memory that an engine has planned."""
 CAPTURE_DEPTHS = (0.47, 0.57)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from pdd_core.refinement.spans import merge_spans, spans_of
+from pdd_core.refinement.capture import LEAST_WINDOW
+from pdd_core.refinement.spans import lines, merge_spans, spans_of
 from pdd_core.refinement.tool_definitions import tool_definitions
-from pdd_core.refinement.turns import Chat, locate, read_chat
+from pdd_core.refinement.turns import HEADER, Chat, locate, read_chat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,6 +74,27 @@ def question_span(
     """
     chat = read_chat(token_ids, pieces, special_ids)
     return _last_paragraph(pieces, _content(chat, _last_user(chat), len(token_ids)), tail)
+
+
+def question_window(
+    token_ids: Sequence[int], pieces: Sequence[str], special_ids: frozenset[int], *, most: int
+) -> int:
+    """Return how many of a prompt's last tokens say what matters in it: its question, and the template behind.
+
+    A last paragraph that does not fit into `most` tokens is more than a question: of it count the last sentences
+    or lines, with the template `LEAST_WINDOW` tokens at least. No more of the prompt's end is looked at than can
+    matter, so this takes as long for any prompt; what comes before the first role there counts as the user's.
+    """
+    begin = max(0, len(token_ids) - most - HEADER)
+    ids, texts = token_ids[begin:], pieces[begin:]
+    chat = read_chat(ids, texts, special_ids)
+    user = _last_user(chat)
+    content = (0, chat.turns[0].span[0]) if user is None and chat.turns else _content(chat, user, len(ids))
+    start, end = _last_paragraph(texts, content, len(ids))
+    behind = [len(ids) - start - first for first, _ in lines(texts[start:end])]
+    if not behind or behind[0] <= most:
+        return behind[0] if behind else min(most, len(ids))
+    return min((tokens for tokens in behind if LEAST_WINDOW <= tokens <= most), default=most)
 
 
 def _last_user(chat: Chat) -> int | None:

@@ -47,7 +47,8 @@ def refine(
         str | None, typer.Option(help="Depths of the layers whose attention counts.", metavar="0.47,0.57,...")
     ] = None,
     window: Annotated[
-        int | None, typer.Option(help="How many of the prompt's last tokens have their attention captured.")
+        int | None,
+        typer.Option(help="How many of the prompt's last tokens have their attention captured at most."),
     ] = None,
     heads: Annotated[
         str | None, typer.Option(help="How the heads of a layer are combined.", metavar="max|mean")

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pdd_core.errors import ConfigurationError, ContextOverflow
-from pdd_core.refinement.refiners import refiner
+from pdd_core.refinement.refiners import AttentionRefiner, refiner
+from pdd_core.refinement.refiners.attention import LEAST_FOCUS
 from pdd_lab.evaluate.case_prompts import evidence_span
 from pdd_lab.evaluate.cases import CaseSource, ExamCase
 from pdd_lab.evaluate.documents import read_library
@@ -34,6 +35,8 @@ class MeasuredCase:
     record: Record
     outcomes: dict[Setting, Outcome]
     """Empty where the model does not get the case right with the full prompt: nothing was refined."""
+    spread: bool = False
+    """The cloud would not refine this prompt: its lines matter alike."""
 
 
 def check_cases(settings: EvalSettings, library: Library, count: Callable[[str], int]) -> None:
@@ -99,9 +102,11 @@ class Examination:
         record, prompt = self._examiner.full(case)
         if not record["right"]:
             return MeasuredCase(record, {})
-        kept = self._kept(self._examiner.scores(case, prompt), prompt, evidence_span(case, prompt))
+        scores = self._examiner.scores(case, prompt)
+        kept = self._kept(scores, prompt, evidence_span(case, prompt))
         keys = self._examiner.outcomes(case, record, prompt, kept.values())
-        return MeasuredCase(record, {s: record["outcomes"][key] for s, key in zip(kept, keys, strict=True)})
+        outcomes = {s: record["outcomes"][key] for s, key in zip(kept, keys, strict=True)}
+        return MeasuredCase(record, outcomes, AttentionRefiner().focus(scores, prompt) < LEAST_FOCUS)
 
     def _kept(self, scores: PromptScores, prompt: RefinePrompt, evidence: Span | None) -> dict[Setting, list[int]]:
         wanted = [(name, ratio) for ratio in self._settings.ratios for name in self._settings.refiners]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pdd_core.refinement.protect import question_window
 from pdd_core.refinement.scores import PromptScores, prompt_scores
 from pdd_lab.evaluate.case_prompts import build_prompt, evidence_span, opening_ids
 from pdd_lab.evaluate.results import kept_key
@@ -65,7 +66,7 @@ class Examiner:
         if case.expected:
             tokens = max(GIVEN, len(self._reader.vocab.tokenize(f" {case.expected}")) + SPARE)
         opening = opening_ids(case, self._reader.vocab)
-        answer, cloud = self._reader.answer(tokens, opening=opening, after=min(self._window, len(prompt)))
+        answer, cloud = self._reader.answer(tokens, opening=opening, after=self._window_of(prompt))
         compared = self._compared(case, answer)
         return {
             "case": case.as_json(),
@@ -97,19 +98,22 @@ class Examiner:
 
     def scores(self, case: ExamCase, prompt: RefinePrompt) -> PromptScores:
         """Return the attention scores of a case's prompt."""
-        held = self._store.values(case, self._scores_name, (len(self._layers), len(prompt)))
+        held = self._store.values(case, self._scores_name(prompt), (len(self._layers), len(prompt)))
         if held is None:
             return self._capture(case, prompt)
-        return PromptScores(held, tuple(self._layers), self._window, self._heads)
+        return PromptScores(held, tuple(self._layers), self._window_of(prompt), self._heads)
 
-    @property
-    def _scores_name(self) -> str:
-        return f"{self._window}-{self._heads}-" + "-".join(map(str, self._layers))
+    def _scores_name(self, prompt: RefinePrompt) -> str:
+        return f"{self._window_of(prompt)}-{self._heads}-" + "-".join(map(str, self._layers))
+
+    def _window_of(self, prompt: RefinePrompt) -> int:
+        """Return how many of a prompt's last tokens are looked at, as the cloud does it."""
+        return question_window(prompt.token_ids, prompt.pieces, prompt.special_ids, most=self._window)
 
     def _capture(self, case: ExamCase, prompt: RefinePrompt) -> PromptScores:
-        attention = self._reader.read(prompt.token_ids, window=self._window, layers=self._layers)
+        attention = self._reader.read(prompt.token_ids, window=self._window_of(prompt), layers=self._layers)
         scores = prompt_scores(attention, heads=self._heads)
-        self._store.keep_values(case, self._scores_name, scores.values)
+        self._store.keep_values(case, self._scores_name(prompt), scores.values)
         return scores
 
     def outcomes(

@@ -30,7 +30,7 @@ def tables(figures: Mapping[str, Any]) -> list[Table]:
     """Return the tables of an evaluation: one per metric, refiners down, ratios across."""
     made = []
     for name, task in figures["tasks"].items():
-        count = f"{task['scored']} cases, of {task['tried']} tried"
+        count = f"{task['scored']} cases, of {task['tried']} tried; {task['spread']} would not be refined"
         made.append(_by_ratio(f"{TITLES.get(name, name)} (%): {count}", task, _percent))
         if any(row["evidence"] for row in task["settings"]):
             made.append(_by_ratio(f"Evidence wholly kept (%): {count}", task, _evidence))

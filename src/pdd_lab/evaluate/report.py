@@ -36,6 +36,8 @@ class TaskResults:
     """Those it got right, which are scored."""
     outcomes: dict[Setting, list[Outcome]] = field(default_factory=dict)
     """In the order of `records`."""
+    spread: int = 0
+    """So many of them the cloud would not refine; they are measured all the same."""
 
     @property
     def ratios(self) -> set[float]:
@@ -52,6 +54,7 @@ class TaskResults:
         self.tried += 1
         if measured.outcomes:
             self.records.append(measured.record)
+            self.spread += measured.spread
             for setting, outcome in measured.outcomes.items():
                 self.outcomes.setdefault(setting, []).append(outcome)
 
@@ -111,6 +114,7 @@ def _task(result: TaskResults, settings: Sequence[Setting]) -> dict[str, Any]:
     return {
         "tried": result.tried,
         "scored": len(result.records),
+        "spread": result.spread,
         "kinds": _count(record["case"]["kind"] for record in result.records),
         "prompt_tokens": {
             "least": min(lengths),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pdd_cli.options import BlockSize, Json, Seed, TimeUnit, TraceFormat, new_console
+from pdd_core.planner.cost import GPU_HOUR_PRICE
 
 _PICTURE = typer.Option(
     help="Write a plot of the Pareto front to this PNG file, and an SVG beside it.", dir_okay=False
@@ -77,6 +78,26 @@ def plan(
     format: TraceFormat = None,  # noqa: A002 - the flag's name
     block_size: BlockSize = None,
     time_unit: TimeUnit = None,
+    kv: Annotated[
+        str,
+        typer.Option(help="Whether devices load the cloud's KV cache of a prompt.", metavar="off|auto|always"),
+    ] = "off",
+    link: Annotated[
+        str | None,
+        typer.Option(
+            help="The link over which it comes. Default: as fast as the cloud's profile says.",
+            metavar="4g|5g|wifi|lan|100mbit",
+        ),
+    ] = None,
+    kv_cell_bytes: Annotated[
+        int | None, typer.Option(help="Bytes of one token's cell. Default: the cloud profile's.", min=1)
+    ] = None,
+    kv_price_per_gb: Annotated[
+        float, typer.Option(help="What 10^9 bytes cost, in the currency of --gpu-hour-price.", min=0)
+    ] = 0.0,
+    gpu_hour_price: Annotated[
+        float, typer.Option(help="What an hour of the cloud's engine costs, in any currency.", min=1e-9)
+    ] = GPU_HOUR_PRICE,
     seed: Seed = 0,
     json: Json = None,
     plot: Annotated[Path | None, _PICTURE] = None,
@@ -123,6 +144,11 @@ def plan(
         ttft_target=ttft_target,
         must_begin_in_cloud=must_begin_in_cloud,
         max_tokens=max_tokens,
+        kv=kv,
+        link=link,
+        kv_cell_bytes=kv_cell_bytes,
+        kv_price_per_gb=kv_price_per_gb,
+        gpu_hour_price=gpu_hour_price,
         seed=seed,
     )
     run_plan(options, json_path=json, plot=plot, settings=settings, console=console)

@@ -15,6 +15,7 @@ from pdd_core.errors import ConfigurationError
 from pdd_core.planner.lengths import PROMPT_EDGES
 from pdd_core.planner.profiles import mean_rate, rate_at
 from pdd_lab.plan.builtin import cloud_profile, device_profile, trace
+from pdd_lab.simulator.cell_link import cell_link
 from pdd_lab.simulator.fleet_planner import FleetClass, Harm, plan_fleet, settings_of
 from pdd_lab.traces import TraceOptions
 from pdd_lab.traces.trace import MOST_TOKENS
@@ -64,6 +65,10 @@ class FleetFile(BaseModel):
     ttft_target_s: Positive = 0.5
     mixed: bool = True
     """Whether a class may be split among several settings."""
+    link: str | None = None
+    """Over which devices may load the cloud's KV cache, as `--link` takes it; None: they load none."""
+    kv_cell_bytes: Tokens | None = None
+    """Bytes of one token's cell; by default the cloud profile's."""
     harm: dict[str, Amount] = {}
     """Fields of `Harm`, where others are wanted."""
     classes: list[_Class] = []
@@ -162,12 +167,20 @@ def run_fleet(file: Path, *, json_path: Path | None, console: Console) -> None:
         raise ConfigurationError(f"{file}: harm has no {', '.join(sorted(unknown))}; {', '.join(Harm.__slots__)}")
     classes = fleet.fleet_classes(refines=cloud.refines)
     harm = Harm(**fleet.harm)
+    link = (
+        None
+        if fleet.link is None
+        else cell_link(
+            cloud, fleet.link, cell_bytes=fleet.kv_cell_bytes, always=False, price_per_gb=0.0, gpu_hour_price=1.0
+        )
+    )
     settings = [
-        settings_of(one, cloud, rate=fleet.rate, ttft_target_s=fleet.ttft_target_s, harm=harm) for one in classes
+        settings_of(one, cloud, rate=fleet.rate, ttft_target_s=fleet.ttft_target_s, harm=harm, link=link)
+        for one in classes
     ]
     plan = plan_fleet(classes, settings, fleet.gpus, mixed=fleet.mixed)
     asked = sum(one.requests_per_s for one in classes)
-    _show(plan, fleet.gpus, asked, console)
+    _show(plan, fleet.gpus, asked, console, with_bytes=link is not None)
     if json_path:
         with published(json_path) as draft:
             draft.write_text(json.dumps(_figures(plan, fleet.gpus, asked), indent=2) + "\n", "utf-8")
@@ -178,17 +191,19 @@ def _figures(plan: FleetPlan, gpus: float, asked: float) -> Mapping[str, Any]:
     return {"gpus": gpus, "requests_per_s": asked, **asdict(plan)}
 
 
-def _show(plan: FleetPlan, gpus: float, asked: float, console: Console) -> None:
+def _show(plan: FleetPlan, gpus: float, asked: float, console: Console, *, with_bytes: bool) -> None:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for column in ("class", "verdict", "N", "kept", "share", "req/s", "GPUs", "stalls"):
+    columns = ("class", "verdict", "N", "kept", "share", "req/s", "GPUs", "stalls")
+    for column in (*columns, "MB") if with_bytes else columns:
         table.add_column(column, justify="left" if column in ("class", "verdict") else "right")
     for share in plan.shares:
         setting = share.setting
         if setting is None:
             table.add_row(share.name, "turned away", "", "", f"{share.share:.0%}", f"{share.requests_per_s:.2f}")
             continue
+        cells = [f"{setting.kv_bytes / 1e6:.3g}"] if with_bytes else []
         table.add_row(
             share.name,
             setting.verdict.value,
@@ -198,6 +213,7 @@ def _show(plan: FleetPlan, gpus: float, asked: float, console: Console) -> None:
             f"{share.requests_per_s:.2f}",
             f"{share.requests_per_s * setting.gpu_s:.2f}",
             f"{setting.stalled_share:.1%}",
+            *cells,
         )
     console.print(table)
     console.print(

@@ -45,6 +45,7 @@ def figures(
             "must_begin_in_cloud": goals.must_begin_in_cloud,
         },
         "seed": scenario.seed,
+        "link": None if scenario.link is None else asdict(scenario.link),
         "ceiling_requests_per_s": _short(ceiling),
         "policies": {name: policy(one, plain, ceiling) for name, one in made.items()},
         "front": [{key: _short(value) for key, value in asdict(point).items()} for point in front],
@@ -79,6 +80,8 @@ def policy(one: Evaluation, plain: Evaluation, ceiling: float) -> dict[str, Any]
         "decode_budget_p50": float(np.median(budgets)) if budgets.size else None,
         "decode_budget_p90": float(np.percentile(budgets, 90)) if budgets.size else None,
         "kept_share": one.kept_share,
+        "kv_share": one.kv_share,
+        "kv_bytes": one.kv_bytes,
     }
     return {name: _short(value) for name, value in values.items()}
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_cli.options import check_number
 from pdd_core.errors import ConfigurationError
+from pdd_core.planner.cost import GPU_HOUR_PRICE
 from pdd_core.planner.profiles import RatePoint
 from pdd_core.planner.types import Goals
 from pdd_lab.plan.builtin import cloud_profile, device_profile, trace
+from pdd_lab.simulator.cell_link import cell_link
 from pdd_lab.simulator.evaluation import FIXED
 from pdd_lab.simulator.trace_scenario import Scenario
 from pdd_lab.traces import AS_ITS_FIELDS_SAY
@@ -52,6 +54,11 @@ class PlanOptions:
     ttft_target: float = 0.5
     must_begin_in_cloud: bool = False
     max_tokens: int | None = None
+    kv: str = "off"
+    link: str | None = None
+    kv_cell_bytes: int | None = None
+    kv_price_per_gb: float = 0.0
+    gpu_hour_price: float = GPU_HOUR_PRICE
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -62,8 +69,12 @@ class PlanOptions:
             ("--rtt-ms", self.rtt_ms, 0.0, _LONGEST_MS),
             ("--jitter-ms", self.jitter_ms, 0.0, _LONGEST_MS),
             ("--ttft-target", self.ttft_target, 1e-6, _LONGEST_MS / 1000),
+            ("--kv-price-per-gb", self.kv_price_per_gb, 0.0, 1e9),
+            ("--gpu-hour-price", self.gpu_hour_price, 1e-9, 1e9),
         ):
             check_number(flag, value, least, most)
+        if self.kv not in ("off", "auto", "always"):
+            raise ConfigurationError(f"--kv {self.kv} is none of off, auto, always")
 
     def scenario(self) -> Scenario:
         """Return the question to the simulator.
@@ -74,10 +85,11 @@ class PlanOptions:
         requests = trace(self.trace, self.trace_options, requests=self.requests)
         if self.max_tokens is not None:
             requests = requests.shorter(self.max_tokens)
+        cloud = self._cloud()
         return Scenario(
             trace=requests,
             device=self._device(),
-            cloud=self._cloud(),
+            cloud=cloud,
             rate=self.rate,
             goals=Goals(
                 stall_probability=self.stall_probability,
@@ -87,6 +99,16 @@ class PlanOptions:
             refine_ratio=self._ratio(),
             max_tokens=self.max_tokens or _longest(requests),
             seed=self.seed,
+            link=None
+            if self.kv == "off"
+            else cell_link(
+                cloud,
+                self.link,
+                cell_bytes=self.kv_cell_bytes,
+                always=self.kv == "always",
+                price_per_gb=self.kv_price_per_gb,
+                gpu_hour_price=self.gpu_hour_price,
+            ),
         )
 
     @property

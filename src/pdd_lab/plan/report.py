@@ -15,6 +15,7 @@ _LEGEND = (
     "than with plain serving. req/s: of one instance, and over plain serving's. "
     "TTFT: median and 99th percentile."
 )
+_KV_LEGEND = "KV: requests whose devices load the cloud's KV cache. MB: of it, 10^6 bytes per request."
 _COLUMNS = ("policy", "h/c/d %", "N 50/90", "kept", "tokens", "req/s", "stalls", "TTFT ms", "QoE")
 
 
@@ -40,18 +41,31 @@ def show(figures: Mapping[str, Any], policy: str, console: Console) -> None:
         f"answers are shown at {figures['rate']:g} tok/s",
         highlight=False,
     )
+    link = figures["link"]
+    if link is not None:
+        console.print(
+            f"link: {link['bytes_per_s'] * 8 / 1e6:g} Mbit/s, {link['spread']:.0%} spread; "
+            f"a cell of the KV cache has {link['cell_bytes']:,} bytes, "
+            f"so {link['bytes_per_s'] / link['cell_bytes']:.0f} arrive per second",
+            highlight=False,
+        )
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    for column in _COLUMNS:
+    columns = _COLUMNS if link is None else (*_COLUMNS, "KV %", "MB")
+    for column in columns:
         if column == "policy":  # where there is no room, a name is broken, never a figure
             table.add_column(column, overflow="fold")
         else:
             table.add_column(column, justify="right", no_wrap=True)
     for name, row in figures["policies"].items():
-        table.add_row(*_cells(name, row), style="bold" if name == policy else None)
+        cells = _cells(name, row)
+        if link is not None:
+            cells += [f"{100 * row['kv_share']:.0f}", f"{row['kv_bytes'] / 1e6 / trace['requests']:.3g}"]
+        table.add_row(*cells, style="bold" if name == policy else None)
     console.print()
     console.print(table)
     console.print()
-    console.print(f"[dim]{_LEGEND}[/dim]", highlight=False)
+    legend = _LEGEND if link is None else f"{_LEGEND} {_KV_LEGEND}"
+    console.print(f"[dim]{legend}[/dim]", highlight=False)
     for line in sentences(figures, policy):
         console.print(line, highlight=False)
 
@@ -79,11 +93,26 @@ def sentences(figures: Mapping[str, Any], policy: str) -> Iterator[str]:
         f"{chosen['requests_per_s_ratio']:.2f} times the requests per second of one instance "
         f"({chosen['requests_per_s']:.3g} against {plain['requests_per_s']:.3g})."
     )
+    if figures["link"] is not None:
+        yield _bytes(
+            policy, chosen["kv_bytes"], plain["cloud_decode_tokens"] - chosen["cloud_decode_tokens"], figures
+        )
     yield (
         f"Prefill alone (a budget of 1 for every request) allows {ceiling:.3g} requests per second, "
         f"{ceiling / plain['requests_per_s']:.2f} times plain serving: the ceiling where every request "
         "goes to the cloud. Only what devices answer alone lifts it."
     )
+
+
+def _bytes(policy: str, kv_bytes: float, saved: float, figures: Mapping[str, Any]) -> str:
+    price = figures["link"]["price_per_gb"]
+    cost = (
+        f", which cost {price * kv_bytes / 1e9:.3g} at {price:g} per GB" if price else ", which cost nothing here"
+    )
+    per_token = (
+        f", {kv_bytes / saved / 1e3:.3g} kB for each token that the cloud need not decode" if saved > 0 else ""
+    )
+    return f"{policy}: {kv_bytes / 1e9:.3g} GB of KV cache arrive on devices{cost}{per_token}."
 
 
 def _cells(name: str, row: Mapping[str, Any]) -> list[str]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from pdd_core.planner.profiles import MeasuredCloud
     from pdd_lab.plan.plan_options import PlanOptions
     from pdd_lab.simulator.evaluation import Evaluation
     from pdd_lab.simulator.trace_scenario import Scenario
@@ -120,12 +121,31 @@ def recommendation(scenario: Scenario, made: Mapping[str, Evaluation], policy: s
             rate=scenario.rate,
             refine="auto" if ratio is None else "off" if ratio >= 1 else ratio,
             n_ctx=scenario.device.n_ctx,
+            **_kv_settings(scenario),
         ),
         device=scenario.device,
-        cloud=scenario.cloud,
+        cloud=_with_link(scenario),
         lengths=None if lengths is None else lengths.as_json(),
         plugin={"default_decode_budget": _budget(made["best_fixed"])},
     )
+
+
+def _kv_settings(scenario: Scenario) -> dict[str, Any]:
+    link = scenario.link
+    if link is None:
+        return {}
+    return {
+        "kv": "always" if link.always else "auto",
+        "kv_price_per_gb": link.price_per_gb,
+        "gpu_hour_price": link.gpu_hour_price,
+    }
+
+
+def _with_link(scenario: Scenario) -> MeasuredCloud:
+    link = scenario.link
+    if link is None:
+        return scenario.cloud
+    return scenario.cloud.model_copy(update={"link_bps": link.bytes_per_s, "link_spread": link.spread})
 
 
 def _budget(one: Evaluation) -> int:

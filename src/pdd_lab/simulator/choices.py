@@ -19,6 +19,7 @@ from pdd_lab.simulator.outcomes import (
     Choices,
     Requests,
     least_tokens,
+    loading_s,
     outcomes,
     reading_s,
     rhythm_s,
@@ -43,14 +44,20 @@ _MOST_LEARNT = 20_000
 def plain(scenario: Scenario) -> Choices:
     """The cloud makes every answer."""
     count = len(scenario.trace)
-    return Choices(np.full(count, CLOUD_ONLY, np.int8), np.zeros(count, np.int64), np.ones(count))
+    return Choices(
+        np.full(count, CLOUD_ONLY, np.int8), np.zeros(count, np.int64), np.ones(count), np.zeros(count, np.bool_)
+    )
 
 
 def fixed(scenario: Scenario, budget: int) -> Choices:
-    """Every request is handed off after so many tokens."""
-    count = len(scenario.trace)
-    ratio = np.full(count, scenario.fixed_ratio)
-    return Choices(np.full(count, HANDOFF, np.int8), np.full(count, budget, np.int64), ratio)
+    """Every request is handed off after so many tokens, with cells where there are any."""
+    count, ratio = len(scenario.trace), scenario.fixed_ratio
+    return Choices(
+        np.full(count, HANDOFF, np.int8),
+        np.full(count, budget, np.int64),
+        np.full(count, ratio),
+        np.full(count, scenario.link is not None and ratio >= 1.0),
+    )
 
 
 def planner(scenario: Scenario, times: CloudTimes, lengths: OutputLengths | None = None) -> Choices:
@@ -71,6 +78,7 @@ def planner(scenario: Scenario, times: CloudTimes, lengths: OutputLengths | None
         np.concatenate([part.verdict for part in parts]),
         np.concatenate([part.decode_budget for part in parts]),
         np.concatenate([part.refine_ratio for part in parts]),
+        np.concatenate([part.kv for part in parts]),
     )
 
 
@@ -84,8 +92,9 @@ def oracle(scenario: Scenario, truth: Truth, times: CloudTimes) -> Choices:
 
     No answer stalls, and the device alone makes those that it begins within the target or before the cloud would,
     unless answers must begin in the cloud. No policy with these rules and these `times` asks for fewer tokens, at
-    the shares of the prompt that the planner may choose among; the quality of experience is not looked at. Of
-    shares that ask for equally many tokens it takes the largest.
+    the shares of the prompt that the planner may choose among, and with cells where there are any; neither the
+    quality of experience nor what bytes cost is looked at. Of ways that ask for equally many tokens it takes the
+    whole prompt, then cells, then the largest share.
     """
     trace, goals = scenario.trace, scenario.goals
     world = times.world(scenario, truth)
@@ -97,22 +106,32 @@ def oracle(scenario: Scenario, truth: Truth, times: CloudTimes) -> Choices:
     on_device = fits & (alone <= np.maximum(goals.ttft_s, ttft)) & (not goals.must_begin_in_cloud)
     verdict = np.where(on_device, DEVICE_ONLY, CLOUD_ONLY)
     least, budget, kept = np.where(on_device, 0.0, outputs), np.zeros(len(trace)), np.ones(len(trace))
+    cells = np.zeros(len(trace), np.bool_)
     rhythm, per_token = rhythm_s(world), 1.0 / truth.prefill_tps
-    for ratio in _shares(scenario):
+    for ratio, kv in _ways(scenario):
         reading = reading_s(prompts, truth.prefill_tps, ratio=ratio, ttft_s=ttft)
+        if kv:
+            per_s, arrive = truth.cells_per_s, ttft + truth.rtt_s
+            loading = loading_s(prompts, truth.prefill_tps, cells_per_s=per_s, arrive_s=arrive)
+            reading = np.minimum(reading, arrive + loading)
         needed = least_tokens((reading + np.minimum(step, rhythm) - ttft, rhythm - per_token))
-        tried = outcomes(requests, world, verdict=HANDOFF, decode_budget=needed, refine_ratio=ratio)
+        tried = outcomes(requests, world, verdict=HANDOFF, decode_budget=needed, refine_ratio=ratio, kv=kv)
         better = fits & ~tried.stalled & (tried.cloud_decode_tokens < least)
         verdict, kept = np.where(better, HANDOFF, verdict), np.where(better, ratio, kept)
+        cells = np.where(better, kv, cells)
         least, budget = np.where(better, tried.cloud_decode_tokens, least), np.where(better, needed, budget)
-    return Choices(verdict.astype(np.int8), budget.astype(np.int64), kept)
+    return Choices(verdict.astype(np.int8), budget.astype(np.int64), kept, cells)
 
 
-def _shares(scenario: Scenario) -> tuple[float, ...]:
-    """Return the shares of the prompt that the planner may choose among, the largest first."""
-    if scenario.refine_ratio is not None:
-        return (scenario.refine_ratio,)
-    return (1.0, *(ratio for ratio in RATIOS if ratio >= scenario.goals.lowest_ratio))
+def _ways(scenario: Scenario) -> list[tuple[float, bool]]:
+    """Return the shares of the prompt that the planner may choose among, and whether with cells."""
+    first = scenario.fixed_ratio
+    ways = [(first, False)]
+    if scenario.link is not None and first >= 1.0:
+        ways.append((1.0, True))
+    if scenario.refine_ratio is None:
+        ways += [(ratio, False) for ratio in RATIOS if ratio >= scenario.goals.lowest_ratio]
+    return ways
 
 
 class _Beliefs:
@@ -127,7 +146,7 @@ class _Beliefs:
     def choices(self, at: NDArray[np.intp], lengths: OutputLengths) -> Choices:
         """Return the decisions for the requests with these numbers."""
         plans = self._plans(at, *self._tables(at, lengths))
-        return Choices(plans.verdict, plans.decode_budget, plans.refine_ratio)
+        return Choices(plans.verdict, plans.decode_budget, plans.refine_ratio, plans.kv)
 
     def _tables(self, at: NDArray[np.intp], lengths: OutputLengths) -> tuple[list[LengthTable], NDArray[np.int64]]:
         """Return the distributions of the answers' lengths, and which of them is whose: groups may share one."""
@@ -143,7 +162,7 @@ class _Beliefs:
         return tables, which[group, buckets]
 
     def _plans(self, at: NDArray[np.intp], tables: list[LengthTable], which: NDArray[np.int64]) -> Plans:
-        scenario, expected = self._scenario, self._expected
+        scenario, expected, link = self._scenario, self._expected, self._scenario.link
         prompts = scenario.trace.prompt_tokens[at]
         given = Circumstances(
             prompt_tokens=prompts,
@@ -158,6 +177,11 @@ class _Beliefs:
             rtt_s=scenario.cloud.rtt_s,
             rtt_s_sd=scenario.cloud.jitter_s,
             n_ctx=scenario.device.n_ctx,
+            kv_cell_bytes=None if link is None else link.cell_bytes,
+            kv_always=link is not None and link.always,
+            kv_metered=link is not None and link.metered,
+            link_bps=None if link is None else link.bytes_per_s,
+            link_bps_sd=0.0 if link is None else link.bytes_per_s * link.spread,
         )
         return plan_many(
             given,
@@ -167,4 +191,5 @@ class _Beliefs:
             refine_ratio=scenario.refine_ratio,
             refinable=scenario.refine_ratio is None,
             prefill_weight=prefill_weight(scenario.cloud),
+            byte_weight=0.0 if link is None else link.byte_weight,
         )

@@ -55,6 +55,7 @@ class CloudTimes:
             ttft_s=truth.rtt_s + np.where(np.isfinite(self.ttft_s), self.ttft_s, expected),
             tpot_s=self.tpot_s,
             rtt_s=truth.rtt_s,
+            cells_per_s=truth.cells_per_s,
             rate=scenario.rate,
             paced_tps=expected_speeds(scenario).decode_tps,
             ttft_target_s=scenario.goals.ttft_s,

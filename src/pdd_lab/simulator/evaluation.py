@@ -41,6 +41,8 @@ class Evaluation:
     """False for requests that the KV cache can never hold: the cloud refuses them, and no figure has them."""
     stall_limit: float
     """Share of answers that may stall, by the goals."""
+    kv_cell_bytes: int = 0
+    """Of one cell of the KV cache that a device loads."""
     lengths: OutputLengths | None = None
     """What the planner has learnt of the answers' lengths."""
 
@@ -62,6 +64,16 @@ class Evaluation:
     def cost(self) -> float:
         """Token-seconds, as in `pdd_core.planner.cost`."""
         return float(self.outcomes.cloud_cost[self.served].sum())
+
+    @property
+    def kv_bytes(self) -> float:
+        """Bytes of the KV cache that devices load."""
+        return self.kv_cell_bytes * float(self.outcomes.kv_cells[self.served].sum())
+
+    @property
+    def kv_share(self) -> float:
+        """Share of requests whose devices load cells."""
+        return float((self.choices.kv & (self.choices.verdict == HANDOFF)).mean())
 
     @property
     def stalled_share(self) -> float:
@@ -145,6 +157,7 @@ def evaluate(scenario: Scenario, truth: Truth, choices: Choices, times: CloudTim
         throughput(scenario, choices, decoded),
         _served(scenario, choices),
         scenario.goals.stall_probability,
+        0 if scenario.link is None else scenario.link.cell_bytes,
     )
 
 
@@ -209,4 +222,5 @@ def outcomes_of(scenario: Scenario, truth: Truth, times: CloudTimes, choices: Ch
         verdict=verdict,
         decode_budget=choices.decode_budget,
         refine_ratio=choices.refine_ratio,
+        kv=choices.kv,
     )

@@ -22,8 +22,11 @@ from pdd_lab.simulator.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF, VERDICT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from pdd_core.planner.profiles import MeasuredCloud
     from pdd_core.planner.types import Verdict
+    from pdd_lab.simulator.cell_link import CellLink
 
 BUDGETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 RATIOS = (1.0, 0.5, 0.25)
@@ -58,6 +61,8 @@ class Harm:
     """A prompt that is not read at all; half a prompt counts half of it."""
     poor: float = 1.0
     """Quality of experience that is lost against plain serving, all of it; half of it counts half."""
+    gigabyte: float = 0.0
+    """10^9 bytes of the cloud's KV cache that devices load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,10 @@ class Setting:
     stalled_share: float
     harm: float
     """Per request."""
+    kv: bool = False
+    """Devices load the cloud's KV cache."""
+    kv_bytes: float = 0.0
+    """Of it, per request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,44 +107,54 @@ class FleetPlan:
 
 
 def settings_of(
-    one: FleetClass, cloud: MeasuredCloud, *, rate: float, ttft_target_s: float, harm: Harm
+    one: FleetClass,
+    cloud: MeasuredCloud,
+    *,
+    rate: float,
+    ttft_target_s: float,
+    harm: Harm,
+    link: CellLink | None = None,
 ) -> list[Setting]:
     """Return the settings that a class could have, those left out that another beats in both GPU time and harm."""
     draw = np.random.default_rng(_SEED)
-    sigma = np.sqrt(np.log1p(one.spread**2))
-    speed = np.exp(draw.normal(-(sigma**2) / 2, sigma, _SAMPLES)) if one.spread else np.ones(_SAMPLES)
+    speed = _factors(draw, one.spread)
     trip = cloud.rtt_s + cloud.jitter_s * draw.standard_normal(_SAMPLES)
     ttft = cloud.base_s + cloud.per_request_s + cloud.per_prefill_token_s * one.prompt_tokens
     step = cloud.base_s + cloud.per_sequence_s * cloud.max_num_seqs / 2
     arrives = ttft + np.maximum(trip, 0.0)
+    carried = np.zeros(_SAMPLES) if link is None else link.cells_per_s * _factors(draw, link.spread)
     world = World(
         prefill_tps=one.prefill_tps * speed,
         decode_tps=one.decode_tps * speed,
         ttft_s=arrives,
         tpot_s=step,
         rtt_s=cloud.rtt_s,
+        cells_per_s=carried,
         rate=rate,
         ttft_target_s=ttft_target_s,
     )
     requests = Requests(prompt_tokens=one.prompt_tokens, output_tokens=one.output_tokens)
-    tried: list[tuple[int, int | None, float]] = [(CLOUD_ONLY, None, 1.0)]
+    tried: list[tuple[int, int | None, float, bool]] = [(CLOUD_ONLY, None, 1.0, False)]
     if one.prompt_tokens + one.output_tokens <= one.n_ctx:
-        tried.append((DEVICE_ONLY, None, 1.0))
+        tried.append((DEVICE_ONLY, None, 1.0, False))
+        ways = [(ratio, False) for ratio in (RATIOS if one.refines else RATIOS[:1])]
         tried += [
-            (HANDOFF, budget, ratio)
-            for ratio in (RATIOS if one.refines else RATIOS[:1])
+            (HANDOFF, budget, ratio, kv)
+            for ratio, kv in (*ways, *([(1.0, True)] if link is not None else []))
             for budget in BUDGETS
             if budget < one.output_tokens
         ]
     plain = float(outcomes(requests, world, verdict=CLOUD_ONLY, decode_budget=1).qoe.mean())
     made = []
-    for verdict, budget, ratio in tried:
-        found = outcomes(requests, world, verdict=verdict, decode_budget=budget or 1, refine_ratio=ratio)
+    for verdict, budget, ratio, kv in tried:
+        found = outcomes(requests, world, verdict=verdict, decode_budget=budget or 1, refine_ratio=ratio, kv=kv)
         if verdict == DEVICE_ONLY and found.ttft_s.mean() > max(ttft_target_s, float(np.mean(arrives))):
             continue  # it would begin too late
         stalled = float(found.stalled.mean())
         poorer = max(0.0, plain - float(found.qoe.mean()))
         tokens = float(found.cloud_decode_tokens.mean())
+        kv_bytes = 0.0 if link is None else link.cell_bytes * float(found.kv_cells.mean())
+        unread = harm.unread * (1.0 - ratio) + harm.gigabyte * kv_bytes / 1e9
         made.append(
             Setting(
                 VERDICTS[verdict],
@@ -143,10 +162,18 @@ def settings_of(
                 ratio,
                 0.0 if verdict == DEVICE_ONLY else gpu_seconds(cloud, one.prompt_tokens, tokens),
                 stalled,
-                harm.stall * stalled + harm.unread * (1.0 - ratio) + harm.poor * poorer,
+                harm.stall * stalled + unread + harm.poor * poorer,
+                kv,
+                kv_bytes,
             )
         )
     return _undominated(made)
+
+
+def _factors(draw: np.random.Generator, spread: float) -> NDArray[np.float64]:
+    """Return log-normal factors with a mean of 1."""
+    sigma = np.sqrt(np.log1p(spread**2))
+    return np.exp(draw.normal(-(sigma**2) / 2, sigma, _SAMPLES)) if spread else np.ones(_SAMPLES)
 
 
 def gpu_seconds(cloud: MeasuredCloud, prompt_tokens: int, decoded: float) -> float:

@@ -51,6 +51,8 @@ class Choices:
     decode_budget: NDArray[np.int64]
     """Of handoffs."""
     refine_ratio: NDArray[np.float64]
+    kv: NDArray[np.bool_]
+    """Whether the device loads cells of the cloud's KV cache."""
 
     def cloud_tokens(self, output_tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return what the cloud is asked to decode, where it has a part; at least 1."""
@@ -79,6 +81,8 @@ class World:
     closing_margin: float | None = None
     """Share of time to spare with which the device closes the cloud early, once what is at hand lasts until it is
     ready; None lets the cloud decode until the device has caught up."""
+    cells_per_s: ArrayLike = 0.0
+    """Cells of the cloud's KV cache that arrive per second, from a round trip after the first token on."""
     forecast_ratio: ArrayLike = 1.0
     """The device's forecast of its own time, over what it turns out to be."""
 
@@ -95,6 +99,8 @@ class Outcomes:
     cloud_prefill_tokens: NDArray[np.float64]
     device_prefill_tokens: NDArray[np.float64]
     """Of the prompt, whether it was of use or not; what was not read by the end of the answer counts too."""
+    kv_cells: NDArray[np.float64]
+    """Cells of the cloud's KV cache that arrived before the prompt was done, or the answer ended."""
     cloud_cost: NDArray[np.float64]
     """Token-seconds, as in `pdd_core.planner.cost`."""
     ttft_s: NDArray[np.float64]
@@ -110,6 +116,7 @@ def outcomes(
     verdict: ArrayLike,
     decode_budget: ArrayLike,
     refine_ratio: ArrayLike = 1.0,
+    kv: ArrayLike = False,
 ) -> Outcomes:
     """Return what becomes of `requests` under their plans.
 
@@ -119,24 +126,30 @@ def outcomes(
         verdict: codes as in `VERDICTS`.
         decode_budget: N; looked at where the verdict is a handoff.
         refine_ratio: share of the prompt that the device reads, 1 for all.
+        kv: whether the device loads cells; looked at where the verdict is a handoff.
     """
     prompt, output, held, verdict, budget, ratio = _arrays(
         requests.prompt_tokens, requests.output_tokens, requests.held_tokens, verdict, decode_budget, refine_ratio
     )
-    prefill, decode, ttft, tpot, rtt, forecast = _arrays(
+    prefill, decode, ttft, tpot, rtt, forecast, per_s = _arrays(
         world.prefill_tps,
         world.decode_tps,
         world.ttft_s,
         world.tpot_s,
         world.rtt_s,
         world.forecast_ratio,
+        world.cells_per_s,
         shape=prompt.shape,
     )
     handoff, on_device = verdict == HANDOFF, verdict == DEVICE_ONLY
     step = 1.0 / decode
     rhythm = rhythm_s(world)
     fresh = np.maximum(prompt - held, 1.0)  # the last token is always processed: its logits begin the answer
+    per_s = np.where(handoff & np.asarray(kv, dtype=np.bool_), per_s, 0.0)
     reading = reading_s(fresh, prefill, ratio=ratio, ttft_s=ttft)
+    arrive = ttft + rtt
+    loading = loading_s(fresh, prefill, cells_per_s=per_s, arrive_s=arrive)
+    reading = np.where(per_s > 0, np.minimum(reading, arrive + loading), reading)
 
     sent = np.minimum(budget, output)
     # the device takes over where it has read all that arrived, and what is at hand lasts for its first step
@@ -156,13 +169,17 @@ def outcomes(
 
     begins = np.where(on_device, reading_s(fresh, prefill, ratio=1.0, ttft_s=0.0) + step, ttft)
     in_cloud = np.where(on_device, 0.0, np.where(handoff, decoded, output))
+    loaded = per_s * np.minimum(loading, np.maximum(ttft + output * rhythm - arrive, 0.0))
     before = np.where(on_device, 0.0, np.where(handed_off, received, output))
     return Outcomes(
         stalled=late > 0,
         handed_off=handed_off,
         cloud_decode_tokens=in_cloud,
         cloud_prefill_tokens=np.where(on_device, 0.0, prompt),
-        device_prefill_tokens=np.where(verdict == CLOUD_ONLY, 0.0, np.where(handoff, fresh * ratio, fresh)),
+        device_prefill_tokens=np.where(
+            verdict == CLOUD_ONLY, 0.0, np.where(handoff, fresh * ratio, fresh) - loaded
+        ),
+        kv_cells=loaded,
         cloud_cost=np.where(on_device, 0.0, world.prefill_weight * prompt)
         + decode_cost(prompt, in_cloud, in_cloud**2, tpot_s=tpot),
         ttft_s=begins,
@@ -191,6 +208,18 @@ def reading_s(
     whole = np.asarray(fresh) / np.asarray(prefill_tps)
     share = np.asarray(ratio)
     return np.asarray(share * whole + (1.0 - share) * np.minimum(ttft_s, whole))
+
+
+def loading_s(
+    fresh: ArrayLike, prefill_tps: ArrayLike, *, cells_per_s: ArrayLike, arrive_s: ArrayLike
+) -> NDArray[np.float64]:
+    """Return the seconds from the first cell's arrival until the prompt is done, from both its ends.
+
+    Until then the device has read from the front: ``max(0, F - p arrive) / (p + s)``.
+    """
+    tps = np.asarray(prefill_tps)
+    left = np.maximum(np.asarray(fresh) - tps * np.asarray(arrive_s), 0.0)
+    return np.asarray(left / (tps + np.asarray(cells_per_s)))
 
 
 def rhythm_s(world: World) -> NDArray[np.float64]:

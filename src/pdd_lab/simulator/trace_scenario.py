@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pdd_core.planner.profiles import MeasuredCloud, MeasuredDevice, RatePoint
+    from pdd_lab.simulator.cell_link import CellLink
     from pdd_lab.traces.trace import Trace
 
     Floats = NDArray[np.float64]
@@ -45,6 +46,8 @@ class Scenario:
     max_tokens: int = 4096
     """The longest answer that a client allows."""
     seed: int = 0
+    link: CellLink | None = None
+    """Over which devices get cells of the cloud's KV cache; None where they get none."""
 
     def __post_init__(self) -> None:
         cloud, trace = self.cloud, self.trace
@@ -77,6 +80,8 @@ class Truth:
     """Mean over the prompt."""
     decode_tps: Floats
     rtt_s: Floats
+    cells_per_s: Floats | float = 0.0
+    """Cells of the KV cache that the link carries."""
 
 
 def expected_speeds(scenario: Scenario) -> Truth:
@@ -88,20 +93,22 @@ def expected_speeds(scenario: Scenario) -> Truth:
         prompts / reading_seconds(device.prefill_tps, prompts),
         _at(device.decode_tps, middle),
         np.full(count, scenario.cloud.rtt_s),
+        0.0 if scenario.link is None else scenario.link.cells_per_s,
     )
 
 
 def true_speeds(scenario: Scenario) -> Truth:
     """Return each request's speeds: log-normal around those of the profiles, the same for the same seed.
 
-    A request's device is faster or slower in both of its speeds; round trips are independent of it.
+    A request's device is faster or slower in both of its speeds; round trips and links are independent of it.
     """
     draw = np.random.default_rng(scenario.seed)
     count, expected = len(scenario.trace), expected_speeds(scenario)
     speed = _factor(draw, count, scenario.device.spread)
     cloud = scenario.cloud
     trip = _factor(draw, count, cloud.jitter_s / cloud.rtt_s if cloud.rtt_s else 0.0)
-    return Truth(expected.prefill_tps * speed, expected.decode_tps * speed, expected.rtt_s * trip)
+    carried = expected.cells_per_s * _factor(draw, count, 0.0 if scenario.link is None else scenario.link.spread)
+    return Truth(expected.prefill_tps * speed, expected.decode_tps * speed, expected.rtt_s * trip, carried)
 
 
 def reading_seconds(points: tuple[RatePoint, ...], prompts: Floats) -> Floats:

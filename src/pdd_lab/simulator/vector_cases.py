@@ -25,6 +25,7 @@ from pdd_lab.simulator.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pdd_core.planner.cost import Weights
     from pdd_core.planner.length_table import LengthTable
     from pdd_core.planner.types import Goals
 
@@ -59,6 +60,10 @@ class Plans:
     stall_probability: Floats
     cost: Floats
     """Expected cloud token-seconds."""
+    kv: NDArray[np.bool_]
+    """Where the device loads cells of the cloud's KV cache."""
+    kv_bytes: Floats
+    """Expected bytes of these; 0 elsewhere."""
 
 
 def rows_of(columns: dict[str, Floats], at: NDArray[np.intp]) -> dict[str, Floats]:
@@ -89,10 +94,8 @@ class _Lengths(NamedTuple):
 class Cases(Expectations):
     """`Case` for many requests whose answers' lengths have one distribution."""
 
-    def __init__(
-        self, columns: dict[str, Floats], table: LengthTable, goals: Goals, prefill_weight: float
-    ) -> None:
-        self._columns, self._table, self._weight = columns, table, prefill_weight
+    def __init__(self, columns: dict[str, Floats], table: LengthTable, goals: Goals, weights: Weights) -> None:
+        self._columns, self._table, self._weights = columns, table, weights
         given = SimpleNamespace(**columns)
         request = SimpleNamespace(
             num_prompt_tokens=given.prompt_tokens,
@@ -100,6 +103,9 @@ class Cases(Expectations):
             num_held_whole_tokens=columns.get("held_whole_tokens"),
             max_tokens=given.max_tokens,
             rate=given.rate,
+            kv_cell_bytes=columns.get("kv_cell_bytes"),
+            kv_always=given.kv_always > 0,
+            kv_metered=given.kv_metered > 0,
         )
         device = SimpleNamespace(
             prefill_tps=_Estimate(given.prefill_tps, given.prefill_tps_sd, given.prefill_tps_doubt),
@@ -113,8 +119,11 @@ class Cases(Expectations):
             tpot_s=_Estimate(given.tpot_s),
             max_model_len=given.max_model_len,
             available=given.available > 0,
+            link_bps=_Estimate(columns["link_bps"], given.link_bps_sd, given.link_bps_doubt)
+            if "link_bps" in columns
+            else None,
         )
-        super().__init__(ARRAYS, request, device, cloud, goals, _Lengths(table), prefill_weight)
+        super().__init__(ARRAYS, request, device, cloud, goals, _Lengths(table), weights)
 
     def plans(self, fixed: float | None, *, refinable: bool) -> Plans:
         """Return the plans of these requests; `fixed` is the share of the prompt to read, if that is given."""
@@ -126,23 +135,34 @@ class Cases(Expectations):
             refine_ratio=np.ones(count),
             stall_probability=np.zeros(count),
             cost=np.where(device, 0.0, self.plain_cost),
+            kv=np.zeros(count, np.bool_),
+            kv_bytes=np.zeros(count),
         )
         forced = np.broadcast_to(wanted == HANDOFF, count)
-        left = np.flatnonzero(self.cloud_takes & ~device & (wanted != CLOUD_ONLY))
-        needed, to_beat = np.full(count, LEAST_SAVED), best.cost.copy()
-        shares = RATIOS if refinable and fixed is None else ()
-        for tried, share in enumerate((1.0 if fixed is None else fixed, *shares)):
-            if not left.size or (tried and share < self.goals.lowest_ratio):
-                break
-            found = Cases(rows_of(self._columns, left), self._table, self.goals, self._weight)
-            option = found._handoff(share, needed[left])
-            better = option.keeps & (option.cost < to_beat[left])
-            to_beat[left[better]] = option.cost[better]
-            # where a handoff is asked for, the first one counts even if it keeps no goal
-            _take_over(best, left, better if tried else better | forced[left], option, share)
-            if not tried:
-                needed[left] = np.where(option.keeps, LEAST_GAINED + option.saved, LEAST_SAVED)
-            left = left[~(option.keeps & (option.saved >= ENOUGH_SAVED))]
+        open_ = self.cloud_takes & ~device & (wanted != CLOUD_ONLY)
+        cells = open_ & self.has_cells & (fixed is None or fixed >= 1.0)
+        always = cells & self.request.kv_always & self.may_use_cells
+        needed, to_beat, enough = np.full(count, LEAST_SAVED), best.cost.copy(), always.copy()
+        # where a handoff is asked for, the first one counts even if it keeps no goal
+        tries = [
+            (1.0 if fixed is None else fixed, False, open_ & ~always, forced & ~always),
+            (1.0, True, cells, forced & always),
+        ]
+        if refinable and fixed is None:
+            tries += [(share, False, None, None) for share in RATIOS if share >= self.goals.lowest_ratio]
+        for share, kv, where, counts in tries:
+            at = np.flatnonzero(open_ & ~enough if where is None else where)
+            if not at.size:
+                continue
+            found = Cases(rows_of(self._columns, at), self._table, self.goals, self._weights)
+            option = found._handoff(share, needed[at], kv=kv)
+            better = option.keeps & (option.cost < to_beat[at])
+            to_beat[at[better]] = option.cost[better]
+            _take_over(best, at, better if counts is None else better | counts[at], option, share, kv=kv)
+            kept = at[option.keeps]
+            enough[kept] |= option.net[option.keeps] >= ENOUGH_SAVED
+            if where is not None:
+                needed[kept] = LEAST_GAINED + option.net[option.keeps]
         return best
 
     def _device_only(self, wanted: Floats) -> NDArray[np.bool_]:
@@ -155,19 +175,24 @@ class Cases(Expectations):
         chosen = fits & ((wanted == DEVICE_ONLY) | (wins & (wanted == UNDECIDED)))
         return np.asarray(np.where(self.cloud_takes, chosen, fits | ~self.cloud.available))
 
-    def _handoff(self, share: float, least_saved: Floats) -> _Handoffs:
-        race = self.race(share)
-        judged = (share < 1.0) | (self.held_whole < self.request.num_held_tokens)
+    def _handoff(self, share: float, least_saved: Floats, *, kv: bool) -> _Handoffs:
+        race = self.race(share, kv=kv)
+        judged = kv | (share < 1.0) | (self.held_whole < self.request.num_held_tokens)
         budget, stall = self._least_budget(race, np.where(judged, float(LEAST_REFINED), 1.0))
         decoded, square = self.decoded(budget, self.stops_at(race))
-        saved, cost, fits = 1.0 - decoded / self.output, self.cost(decoded, square), self.device_fits(share)
-        keeps = fits & (saved >= least_saved) & self.keeps_qoe(self.handoff_qoe())
+        kv_bytes, fits = self.kv_bytes(race), self.device_fits(share)
+        cost = self.cost(decoded, square, kv_bytes)
+        net = self.net_saved(1.0 - decoded / self.output, kv_bytes)
+        keeps = fits & (net >= least_saved) & self.keeps_qoe(self.handoff_qoe())
+        if kv:
+            keeps = keeps & self.may_use_cells
         if not fits.all():  # the whole answer then, as `Case` has it
             longest = self.request.max_tokens
             budget = np.where(fits, budget, longest)
             stall = np.where(fits, stall, self._lengths.longer_than(longest))
             cost = np.where(fits, cost, self.plain_cost)
-        return _Handoffs(budget, stall, saved, cost, keeps)
+            kv_bytes = np.where(fits, kv_bytes, 0.0)
+        return _Handoffs(budget, stall, net, cost, keeps, np.broadcast_to(kv_bytes, cost.shape))
 
     def _least_budget(self, race: Race, least: Floats) -> tuple[Floats, Floats]:
         """Return the smallest budgets, and the shares that stall."""
@@ -199,13 +224,15 @@ class Cases(Expectations):
 class _Handoffs:
     budget: Floats
     stall: Floats
-    saved: Floats
+    net: Floats
+    """Share of the cloud's decode tokens that is saved, less what bytes cost."""
     cost: Floats
     keeps: NDArray[np.bool_]
+    kv_bytes: Floats
 
 
 def _take_over(
-    best: Plans, left: NDArray[np.intp], better: NDArray[np.bool_], option: _Handoffs, share: float
+    best: Plans, left: NDArray[np.intp], better: NDArray[np.bool_], option: _Handoffs, share: float, *, kv: bool
 ) -> None:
     """Write the handoffs that are `better` into `best`, where `left` says."""
     at = left[better]
@@ -214,3 +241,5 @@ def _take_over(
     best.refine_ratio[at] = min(share, 1.0)
     best.stall_probability[at] = option.stall[better]
     best.cost[at] = option.cost[better]
+    best.kv[at] = kv
+    best.kv_bytes[at] = option.kv_bytes[better]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pdd_core.planner.cost import PREFILL_WEIGHT
+from pdd_core.planner.cost import PREFILL_WEIGHT, Weights
 from pdd_core.planner.types import Goals
 from pdd_lab.simulator.vector_cases import UNDECIDED, Cases, Plans, rows_of
 
@@ -55,6 +55,14 @@ class Circumstances:
     available: ArrayLike = True
     verdict: ArrayLike = UNDECIDED
     """The code of one that is fixed, as in `outcomes.VERDICTS`, or `UNDECIDED`."""
+    kv_cell_bytes: ArrayLike | None = None
+    """None: there are no cells."""
+    kv_always: ArrayLike = False
+    kv_metered: ArrayLike = False
+    link_bps: ArrayLike | None = None
+    """None: not known. 0: nothing arrives."""
+    link_bps_sd: ArrayLike = 0.0
+    link_bps_doubt: ArrayLike = 0.0
 
 
 _NAMES = tuple(one.name for one in fields(Circumstances))
@@ -69,6 +77,7 @@ def plan_many(
     refine_ratio: float | None = None,
     refinable: bool = False,
     prefill_weight: float = PREFILL_WEIGHT,
+    byte_weight: float = 0.0,
 ) -> Plans:
     """Return the plans that `Planner` would make.
 
@@ -80,6 +89,7 @@ def plan_many(
         refine_ratio: share of the prompt to read in a handoff, where it is fixed.
         refinable: whether the planner may choose a refined prompt; the cloud makes them.
         prefill_weight: token-seconds of one token that the cloud prefills.
+        byte_weight: token-seconds of one byte of a cell that the cloud sends.
     """
     columns = {
         name: np.asarray(value, dtype=np.float64) for name in _NAMES if (value := getattr(given, name)) is not None
@@ -90,12 +100,21 @@ def plan_many(
     for name, column in columns.items():
         if column.ndim or name == "prompt_tokens":
             columns[name] = np.broadcast_to(column, shape)
-    plans = Plans(np.empty(shape, np.int8), np.empty(shape, np.int64), *(np.empty(shape) for _ in range(3)))
+    plans = Plans(
+        np.empty(shape, np.int8),
+        np.empty(shape, np.int64),
+        refine_ratio=np.empty(shape),
+        stall_probability=np.empty(shape),
+        cost=np.empty(shape),
+        kv=np.empty(shape, np.bool_),
+        kv_bytes=np.empty(shape),
+    )
+    weights = Weights(prefill_weight, byte_weight)
     for begin in range(0, shape[0], _CHUNK):
         part = slice(begin, begin + _CHUNK)
         for index in np.unique(which[part]):
             at = begin + np.flatnonzero(which[part] == index)
-            cases = Cases(rows_of(columns, at), tables[index], goals or Goals(), prefill_weight)
+            cases = Cases(rows_of(columns, at), tables[index], goals or Goals(), weights)
             made = cases.plans(refine_ratio, refinable=refinable)
             for name in Plans.__slots__:
                 getattr(plans, name)[at] = getattr(made, name)

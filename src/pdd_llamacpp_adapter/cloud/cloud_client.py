@@ -11,12 +11,14 @@ import openai
 from pydantic import BaseModel
 
 from pdd_core.env import Env
-from pdd_core.errors import CloudRefused
+from pdd_core.errors import CloudLost, CloudRefused
 from pdd_core.fingerprint import Name
 from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, HandoffDeleted, HandoffState, VocabularyPiece
 from pdd_core.http_client import new_async_client
+from pdd_core.kv.frames import FrameReader
 from pdd_core.session_id import SESSION_HEADER
 from pdd_core.state_request import StateRequest, Verb
+from pdd_llamacpp_adapter.cloud.cells_stream import read_cells
 from pdd_llamacpp_adapter.cloud.cloud_errors import answered
 from pdd_llamacpp_adapter.cloud.cloud_gate import STREAMED, bounded_reading, parsed
 from pdd_llamacpp_adapter.cloud.cloud_part import CloudPart
@@ -29,6 +31,8 @@ from pdd_llamacpp_adapter.cloud.tokenizer_check import check_tokenizer
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
+    from pdd_core.kv.frames import Frame
+    from pdd_core.kv.geometry import KVGeometry
     from pdd_core.optin import OptIn
     from pdd_llamacpp_adapter.cloud.tokenizer_check import DeviceVocabulary
     from pdd_llamacpp_adapter.request import AnswerRequest
@@ -98,6 +102,11 @@ class CloudClient:
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
+
+    @property
+    def url(self) -> str:
+        """Where it is asked."""
+        return str(self._client.base_url)
 
     @property
     def cancel_timeout(self) -> float:
@@ -218,6 +227,44 @@ class CloudClient:
             SchemaVersionError: the cloud speaks a newer major version of the wire schema.
         """
         return await self.route.ask(StateRequest(Verb.READ, handoff_id, wait=wait), HandoffState, retries=0)
+
+    async def cells(
+        self,
+        handoff_id: str,
+        start: int,
+        end: int,
+        geometry: KVGeometry,
+        *,
+        silence_s: float = 5.0,
+        on_bytes: Callable[[int], object] = lambda _: None,
+    ) -> AsyncGenerator[Frame]:
+        """Yield the cells of a handoff's prompt from position `start` to `end`, from the back to the front.
+
+        Closing the generator closes the connection at once.
+
+        Args:
+            handoff_id: whose prompt.
+            start: first position.
+            end: position behind the last one.
+            geometry: as the cloud has told.
+            silence_s: seconds without an answer, or without a further byte of it, after which it counts as lost.
+            on_bytes: called with the size of all that comes, as it comes.
+
+        Raises:
+            CloudUnreachable: no connection.
+            CloudRefused: an error answer; status 404 where the cells, or the id, are gone.
+            CloudLost: the stream broke off, or stalled.
+            InvalidCells: what came is corrupt, or was not asked for.
+        """
+        question = StateRequest(Verb.CELLS, handoff_id, begin=start, end=end)
+        with anyio.move_on_after(silence_s) as scope:
+            stream = await self.route.cells(question)
+        if scope.cancelled_caught:
+            raise CloudLost(f"no answer to a question for cells within {silence_s:g} s")
+        frames = FrameReader(geometry, start, end)
+        async with aclosing(read_cells(stream, frames, silence_s=silence_s, on_bytes=on_bytes)) as read:
+            async for frame in read:
+                yield frame
 
     async def cancel(self, handoff_id: str, *, used: int | None = None) -> bool:
         """Stop the cloud's decoding for `handoff_id`, and drop its state.

@@ -12,6 +12,7 @@ import openai
 from pydantic import BaseModel, ValidationError
 
 from pdd_core.errors import CloudRefused
+from pdd_core.kv.frames import MEDIA_TYPE
 
 # openai's own HTTP client; both may be installed, and neither takes the other's streams
 if TYPE_CHECKING or openai.__version__ >= "3":
@@ -31,6 +32,8 @@ MAX_STATE_BYTES = 8 * 1024 * 1024
 """Of a handoff's state, which has the ids of the prompt and of the refined one."""
 STREAMED = {"Accept": "text/event-stream, application/json"}
 """Headers of a request whose answer is a stream, which has no length: its reader bounds each event."""
+CELLS = {"Accept": f"{MEDIA_TYPE}, application/json"}
+"""The same where the stream is one of cells: its reader bounds each frame."""
 _SHOWN_CHARACTERS = 300
 
 
@@ -46,7 +49,7 @@ async def _bound(response: Response) -> None:
     if encoding.lower() != "identity":
         raise CloudRefused(f"the cloud's answer is compressed, unasked: {shown(encoding)}")
     method, path = response.request.method, response.request.url.path
-    streamed = response.request.headers.get("accept") == STREAMED["Accept"]
+    streamed = response.request.headers.get("accept") in (STREAMED["Accept"], CELLS["Accept"])
     if streamed and response.status_code == 200:
         return
     # a POST may ask for a state, too

@@ -10,20 +10,19 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
 
+import openai
 from pydantic import BaseModel
 
 from pdd_core.errors import CloudRefused
 from pdd_core.handoff import BY_POST, CloudInfo, VocabularyPiece
 from pdd_core.state_request import StateRequest, Verb
 from pdd_llamacpp_adapter.cloud.cloud_errors import answered
-from pdd_llamacpp_adapter.cloud.cloud_gate import Response, parsed
+from pdd_llamacpp_adapter.cloud.cloud_gate import CELLS, Response, parsed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    import openai
-
-    from pdd_llamacpp_adapter.cloud.cloud_sessions import CloudSessions
+    from pdd_llamacpp_adapter.cloud.cloud_sessions import CloudSession, CloudSessions
 
 Wire = TypeVar("Wire", bound=BaseModel)
 
@@ -137,6 +136,25 @@ class CloudRoute:
         asked = self.by_post if self.way is Way.POST else self.by_route
         return parsed(await asked(question, retries=retries), wire)
 
+    async def cells(self, question: StateRequest) -> openai.AsyncStream[object]:
+        """Return the answer to a question for cells, with nothing read yet.
+
+        Raises:
+            CloudUnreachable, CloudRefused: as `ask`.
+        """
+        client, path = self._client.with_options(max_retries=0), _path(question)
+        unread: dict[str, Any] = {"cast_to": object, "stream": True, "stream_cls": openai.AsyncStream[object]}
+        if self.way is Way.POST:
+            path, body = POST_PATH, await self._body(question)
+            session, headers = self._headers(question, path)
+            sent = client.post(path, body=body, options={"headers": {**headers, **CELLS}}, **unread)
+        else:
+            session, headers = self._headers(question, path)
+            sent = client.get(path, options={"headers": {**headers, **CELLS}}, **unread)
+        stream: openai.AsyncStream[object] = await answered(sent)
+        self._sessions.received(session, stream.response)
+        return stream
+
     async def by_route(self, question: StateRequest, *, retries: int = 2) -> bytes:
         """Return what the route under ``/v1/pdd`` answers, unread.
 
@@ -154,24 +172,30 @@ class CloudRoute:
             CloudUnreachable, CloudRefused: as `ask`.
         """
         client = self._client.with_options(max_retries=retries)
-        body = {
-            "model": await self._model_name(),
-            "prompt": "",
-            "max_tokens": 1,  # of a server that does not know the question
-            "vllm_xargs": question.xargs(),
-        }
+        body = await self._body(question)
         return await self._sent(
             question,
             POST_PATH,
             lambda options: client.post(POST_PATH, cast_to=Response, body=body, options=options),
         )
 
+    async def _body(self, question: StateRequest) -> dict[str, object]:
+        return {
+            "model": await self._model_name(),
+            "prompt": "",
+            "max_tokens": 1,  # of a server that does not know the question
+            "vllm_xargs": question.xargs(),
+        }
+
     async def _sent(self, question: StateRequest, path: str, send: Callable[[Any], Awaitable[Response]]) -> bytes:
-        session = self._sessions.of_handoff(question.id) if question.id else None
-        headers = self._sessions.headers(session, f"{self._client.base_url}{path.removeprefix('/')}")
+        session, headers = self._headers(question, path)
         response = await answered(send({"headers": headers}))
         self._sessions.received(session, response)
         return response.content
+
+    def _headers(self, question: StateRequest, path: str) -> tuple[CloudSession | None, dict[str, str]]:
+        session = self._sessions.of_handoff(question.id) if question.id else None
+        return session, self._sessions.headers(session, f"{self._client.base_url}{path.removeprefix('/')}")
 
 
 def _path(question: StateRequest) -> str:
@@ -185,6 +209,9 @@ def _path(question: StateRequest) -> str:
         "after": question.after or None,
         "wait": None if question.wait is None else f"{question.wait:g}",
         "used": question.used,
+        "from": question.begin or None,
+        "to": question.end,
     }
     query = urlencode({name: value for name, value in asked.items() if value is not None})
-    return f"/pdd/handoffs/{quote(question.id, safe='')}" + (f"?{query}" if query else "")
+    path = f"/pdd/handoffs/{quote(question.id, safe='')}" + ("/kv" if question.verb is Verb.CELLS else "")
+    return f"{path}?{query}" if query else path

@@ -24,7 +24,7 @@ from pdd_llamacpp_adapter.engine.kv.context_cells import SEQUENCES, ContextCells
 from pdd_llamacpp_adapter.engine.kv.kv_support import KVSupport, supported
 from pdd_llamacpp_adapter.engine.kv.layout_check import layout_fault
 from pdd_llamacpp_adapter.engine.kv.model_facts import model_facts
-from pdd_llamacpp_adapter.engine.kv.sequence_state import CellLayout
+from pdd_llamacpp_adapter.engine.kv.sequence_state import GGML_TYPES, CellLayout
 from pdd_llamacpp_adapter.engine.shared_model import SharedModel
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class LlamaContext:
         params.flash_attn_type = (
             L.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attn else L.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
-        params.type_k = params.type_v = ggml.GGML_TYPES[cache_type]
+        params.type_k = params.type_v = GGML_TYPES[cache_type]
         self.kv = supported(model_facts(loaded, path)) if kv else KVSupport()
         """Whether it takes in cells, and of what shape."""
         if self.kv.shape is not None:

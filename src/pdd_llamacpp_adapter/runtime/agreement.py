@@ -160,11 +160,19 @@ class Agreements:
             request = replace(request, refine_ratio=plan.refine_ratio)
         elif self._fits_whole(request):
             request = replace(request, refine_ratio=None)
+        request = replace(request, kv=self._with_cells(request, plan))
+        judged = judged or request.kv
         if plan.decode_budget is None:
             return self._with_budget(request, rate, held=held, judged=judged)
         budget = min(plan.decode_budget, request.max_tokens)
         least = self._computed_budget(request, rate, held, headroom=1.0, judged=judged)
         return replace(request, decode_budget=budget, least_budget=None if least is None else min(least, budget))
+
+    def _with_cells(self, request: AnswerRequest, plan: Plan) -> bool:
+        """Whether the device is to load the cloud's KV cache; a refined prompt has other positions."""
+        kv = self._settings.kv
+        possible = kv != "off" and plan.verdict is Verdict.HANDOFF and request.refine_ratio is None
+        return possible and (plan.kv or kv == "always")
 
     def _with_budget(
         self, request: AnswerRequest, rate: float, *, held: int, judged: bool = False

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.session.answer_session import AnswerSession
 
 _KEEP_EVERY_S = 60.0
+LOOK_AFTER = 16
+"""Answers without a word of the device's speed, of the cloud's or of the link's, after which the next one looks."""
 _LEAST_READ = 32
 _LEAST_DECODED = 4
 """Fewer tokens tell little about a speed."""
@@ -44,6 +46,8 @@ class Learning:
         """Answers since one told how fast the device reads."""
         self.answers_without_cloud = 0
         """Answers since the cloud was asked for one."""
+        self.answers_without_cells = LOOK_AFTER
+        """Answers since cells of the cloud's KV cache were asked for; at first, one looks at once."""
         self.lengths = OutputLengths()
         if plan.lengths is not None:
             self.lengths.restore(plan.lengths)
@@ -54,6 +58,8 @@ class Learning:
             self._clouds[model] = CloudCalibration(self._cloud_profile)
             if self._store is not None:
                 self._store.restore(self._cloud_file(self._store, model), self._clouds[model].restore)
+            if self._clouds[model].link_seen:
+                self.answers_without_cells = 0
         return self._clouds[model]
 
     def ended(self, session: AnswerSession, request: AnswerRequest, *, group: str, model: str) -> None:
@@ -69,6 +75,7 @@ class Learning:
         prompt, shown = outcome.prompt_tokens, len(outcome.timeline.tokens)
         self.answers_unseen += 1
         self.answers_without_cloud += 1
+        self.answers_without_cells += 1
         if work is not None and work.read_tokens >= _LEAST_READ:
             self.answers_unseen = 0
             self.device.read(outcome.reused_tokens, outcome.reused_tokens + work.read_tokens, work.read_s)
@@ -81,6 +88,10 @@ class Learning:
                 cloud.first_token(prompt, arrivals.first_token_s)
             if arrivals.step_s is not None:
                 cloud.step(arrivals.step_s)
+        if request.kv:
+            self.answers_without_cells = 0
+        if outcome.kv is not None and outcome.kv.bytes:
+            self.cloud(model).cells(outcome.kv.bytes, outcome.kv.seconds)
         if shown and outcome.finish_reason != "error" and not request.ignore_eos:
             # ended by a limit, or by its reader: it would have got longer
             self.lengths.observe(group, prompt, shown, cut_short=outcome.finish_reason != "stop")

@@ -7,11 +7,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pdd_core.planner.cost import PREFILL_WEIGHT, prefill_weight
+from pdd_core.planner.cost import KV_TOKENS, PREFILL_WEIGHT, byte_weight, prefill_weight
 from pdd_core.planner.plan_file import PlanFile
 from pdd_core.planner.planner import Planner
 from pdd_core.planner.types import Estimate, Goals, Plan, PlanRequest, Verdict, Why
-from pdd_llamacpp_adapter.runtime.learning import Learning
+from pdd_llamacpp_adapter.runtime.learning import LOOK_AFTER, Learning
 from pdd_llamacpp_adapter.session.outcome import AnswerPlan
 from pdd_llamacpp_adapter.session.pacing import load_policies
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 _BUSY_SD = 0.5
 """Relative deviation of the time for which the device will be busy: answers end when they end."""
-_LOOK_AFTER = 16
-"""Answers without a word of the device's speed, or of the cloud's, after which the next one looks."""
 _AT_ONCE = Estimate(0.0)
+_FAST = Estimate(1e9 / 8)
+"""A link in bytes per second: 1 Gbit/s."""
 logger = logging.getLogger(__name__)
 _FIXED = {"handoff": Verdict.HANDOFF, "cloud": Verdict.CLOUD_ONLY, "device": Verdict.DEVICE_ONLY}
 
@@ -45,6 +45,8 @@ class Facts:
     """Tokens of the prompt that the device has processed already."""
     held_whole: int
     """Those of `held` that it has processed as they are, and not in the form of a refined prompt."""
+    kv_cell_bytes: int | None = None
+    """Bytes of one cell of the cloud's KV cache; None where none are to be had, or the device cannot use them."""
     paced: bool = True
     """False for a client that waits for all of the answer."""
     group: str = ""
@@ -76,7 +78,13 @@ class Planning:
             must_begin_in_cloud=settings.must_begin_in_cloud,
         )
         weight = PREFILL_WEIGHT if plan.cloud is None else prefill_weight(plan.cloud)
-        planner = Planner(self.learning.lengths, goals, prefill_weight=weight)
+        kv_tokens = settings.gpu_kv_tokens or (KV_TOKENS if plan.cloud is None else plan.cloud.kv_tokens)
+        planner = Planner(
+            self.learning.lengths,
+            goals,
+            prefill_weight=weight,
+            byte_weight=byte_weight(settings.kv_price_per_gb, settings.gpu_hour_price, kv_tokens),
+        )
         self.policies = load_policies(settings.pacing, planner=planner)
 
     @property
@@ -116,20 +124,28 @@ class Planning:
             refine_ratio=request.refine_ratio,
             refinable=refinable,
             verdict=Verdict.HANDOFF if hand_over else _FIXED.get(self._settings.plan),
+            kv_cell_bytes=facts.kv_cell_bytes,
+            kv_always=self._settings.kv == "always",
+            kv_metered=self._settings.kv_metered,
         )
         cloud = self.learning.cloud("" if info is None else info.model).state(
             prompt,
             refines=info is not None and info.refinement != "off",
             max_model_len=None if info is None else info.max_model_len,
+            kv=facts.kv_cell_bytes is not None,
         )
         chosen = self._asked(asked, device, cloud)
         plan = chosen.plan
+        if facts.kv_cell_bytes is not None and not plan.kv and self._link_unseen():
+            chosen = self._with_cells_if_the_link_is_fast(chosen, asked, device, cloud)
+            if chosen.plan is not plan:
+                return chosen
         if self._settings.plan != "auto":
             return chosen
         if plan.verdict is Verdict.CLOUD_ONLY and self._device_unseen(prompt, request):
             why = replace(plan.why, reason=f"to see how fast the device is now; else {plan.verdict.value}")
             return replace(chosen, plan=Plan(Verdict.HANDOFF, request.max_tokens, why=why))
-        if plan.verdict is Verdict.DEVICE_ONLY and self.learning.answers_without_cloud >= _LOOK_AFTER:
+        if plan.verdict is Verdict.DEVICE_ONLY and self.learning.answers_without_cloud >= LOOK_AFTER:
             return self._unless_the_cloud_is_fast(chosen, asked, device, cloud)
         return chosen
 
@@ -157,12 +173,35 @@ class Planning:
         reason = f"to see how fast the cloud is now; else {chosen.plan.verdict.value}"
         return replace(fast, plan=replace(fast.plan, why=replace(fast.plan.why, reason=reason)))
 
+    def _with_cells_if_the_link_is_fast(
+        self, chosen: AnswerPlan, request: PlanRequest, device: DeviceState, cloud: CloudState
+    ) -> AnswerPlan:
+        """Return `chosen`, or with cells where a fast link would be worth using: nobody waits for them.
+
+        A link that was never used, or was found too slow, would else never be found fast.
+        """
+        plan = chosen.plan
+        if (
+            plan.verdict is Verdict.DEVICE_ONLY
+            or not self._asked(request, device, replace(cloud, link_bps=_FAST)).plan.kv
+        ):
+            return chosen
+        why = replace(
+            plan.why, reason=f"to see how fast the link is now; else {plan.verdict.value}, without cells"
+        )
+        whole = plan.verdict is Verdict.HANDOFF and plan.refine_ratio is None
+        budget = plan.decode_budget if whole else request.max_tokens
+        return replace(chosen, plan=Plan(Verdict.HANDOFF, budget, why=why, kv=True))
+
+    def _link_unseen(self) -> bool:
+        return self.learning.answers_without_cells >= LOOK_AFTER
+
     def _device_unseen(self, prompt: int, request: AnswerRequest) -> bool:
         """Whether the device should read along once, behind a cloud that is not capped: nobody waits for it.
 
         A device that was found too slow would else never be found fast again.
         """
-        unseen = self.learning.answers_unseen >= _LOOK_AFTER
+        unseen = self.learning.answers_unseen >= LOOK_AFTER
         return unseen and prompt + request.max_tokens <= self.learning.n_ctx
 
     def _wait(self, busy: Iterable[WorkLeft], prefill_tps: float, decode_tps: float) -> Estimate:
@@ -178,4 +217,5 @@ def _is_plan(result: object) -> bool:
     if not isinstance(result, Plan) or result.verdict not in set(Verdict):
         return False
     budget, ratio = result.decode_budget, result.refine_ratio
-    return (budget is None or (type(budget) is int and budget >= 1)) and (ratio is None or 0 < ratio <= 1)
+    known = type(result.kv) is bool and (budget is None or (type(budget) is int and budget >= 1))
+    return known and (ratio is None or 0 < ratio <= 1)

@@ -12,6 +12,8 @@ from weakref import WeakSet
 import anyio
 
 from pdd_core.errors import InvalidGrammar, first_of_ours, named
+from pdd_core.handoff import KV_HANDOVER
+from pdd_core.kv.geometry import KVGeometry
 from pdd_core.refinement.guard import Guard
 from pdd_core.tracing import Tracing
 from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
@@ -24,6 +26,7 @@ from pdd_llamacpp_adapter.request import Grammar, GrammarKind
 from pdd_llamacpp_adapter.runtime.agreement import Agreements
 from pdd_llamacpp_adapter.runtime.planning import Facts, Planning
 from pdd_llamacpp_adapter.session.answer_session import AnswerSession
+from pdd_llamacpp_adapter.session.cells_check import CellsChecks
 from pdd_llamacpp_adapter.session.session_start import check_grammar, with_explicit_grammar
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ class Runtime:
         self._engine = engine
         self._settings = settings
         self._speed = DeviceSpeed()
+        self._cells_checks = CellsChecks()
         self._tracing = Tracing() if settings.tracing else None
         self._grammars = GrammarEngine(engine.vocab, engine.vocab.stop_ids)
         self._planning = planning or Planning(settings, n_ctx=engine.n_ctx)
@@ -80,7 +84,11 @@ class Runtime:
 
         def load() -> DeviceEngine:
             return DeviceEngine.open(
-                gguf, n_ctx=settings.n_ctx, n_threads=settings.threads, flash_attn=settings.flash_attn
+                gguf,
+                n_ctx=settings.n_ctx,
+                n_threads=settings.threads,
+                flash_attn=settings.flash_attn,
+                kv=settings.kv != "off" and settings.cloud_url is not None,
             )
 
         planning = Planning(settings, n_ctx=settings.n_ctx)  # what cannot work is refused before a model is loaded
@@ -201,6 +209,7 @@ class Runtime:
             info=self.cloud.info,
             held=self._engine.memory.holds(prompt),
             held_whole=self._engine.memory.holds(prompt, refined=False),
+            kv_cell_bytes=self._kv_cell_bytes(),
             paced=paced,
             group=group,
             busy=[left for session in self._sessions if (left := session.work_left()) is not None],
@@ -220,12 +229,23 @@ class Runtime:
             speed=self._speed,
             grammars=self._grammars,
             guard=Guard(threshold=self._settings.guard_nats),
+            cells_checks=self._cells_checks,
             on_cloud_error=self.cloud.suspect,
             on_ended=lambda session: self._ended(session, agreed.request, group),
             tracing=self._tracing,
         )
         self._sessions.add(made)
         return made
+
+    def _kv_cell_bytes(self) -> int | None:
+        """Return the bytes of a cell of the cloud's KV cache; None where this device cannot have or use any."""
+        info, client = self.cloud.info, self.cloud.client
+        if self._settings.kv == "off" or info is None or client is None or KV_HANDOVER not in info.features:
+            return None
+        geometry = info.kv
+        if not isinstance(geometry, KVGeometry) or self._engine.memory.kv.differs_from(geometry) is not None:
+            return None
+        return None if self._cells_checks.passed(client.url, geometry) is False else geometry.cell_bytes
 
     def _ended(self, session: AnswerSession, request: AnswerRequest, group: str) -> None:
         self._planning.learning.ended(session, request, group=group, model=self._cloud_model)

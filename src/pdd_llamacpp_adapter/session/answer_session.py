@@ -20,6 +20,7 @@ from pdd_core.planner.types import Verdict
 from pdd_core.refinement.guard import Guard
 from pdd_llamacpp_adapter.engine.speed import DeviceSpeed, WorkLeft
 from pdd_llamacpp_adapter.session.answer_trace import AnswerTrace
+from pdd_llamacpp_adapter.session.cells_check import CellsChecks
 from pdd_llamacpp_adapter.session.conductor import Conductor
 from pdd_llamacpp_adapter.session.device_part import DevicePart
 from pdd_llamacpp_adapter.session.display import Display
@@ -77,7 +78,8 @@ class AnswerSession:
         patience: time limits and retry budgets.
         speed: what is known of the engine's speed; learns from this answer.
         grammars: compiles grammars; needed only for a request that has one.
-        guard: what tells from the cloud's tokens whether a refined prompt will do.
+        guard: what tells from the cloud's tokens whether a refined prompt, or the cloud's KV cache, will do.
+        cells_checks: which clouds' KV caches were compared with this engine's; learns from this answer.
         on_progress: called after every chunk the device has processed, before it takes over.
         on_cloud_error: called when the cloud is lost, with why.
         on_ended: called once, when everything has come to rest.
@@ -108,6 +110,7 @@ class AnswerSession:
         speed: DeviceSpeed | None = None,
         grammars: GrammarEngine | None = None,
         guard: Guard | None = None,
+        cells_checks: CellsChecks | None = None,
         on_progress: Progress | None = None,
         on_cloud_error: Callable[[PDDError], object] | None = None,
         on_ended: Callable[[AnswerSession], object] | None = None,
@@ -131,6 +134,7 @@ class AnswerSession:
             speed=speed or DeviceSpeed(),
             grammars=grammars,
             guard=guard or Guard(),
+            cells_checks=cells_checks or CellsChecks(),
             on_progress=on_progress,
             on_cloud_error=on_cloud_error,
         )
@@ -236,6 +240,7 @@ class AnswerSession:
             decisions=tuple(live.decisions),
             plan=self._plan,
             refinement=None if device is None else device.reader.report(),
+            kv=None if device is None else device.reader.kv_report(),
         )
 
     @property

@@ -52,6 +52,31 @@ class Batches:
         self.waits_since = None
         return kept
 
+    async def add_cells(self, start: int, keys: np.ndarray, values: np.ndarray) -> None:
+        """Put cells in front of those added before; see `EngineMemory.add_cells`."""
+        self.waits_since = self._live.now()
+        await self.engine.memory.add_cells(start, keys, values)
+        self.waits_since = None
+
+    async def join_cells(self, ids: Sequence[int]) -> None:
+        """Have the added cells follow what was processed; see `EngineMemory.join_cells`."""
+        self.waits_since = self._live.now()
+        await self.engine.memory.join_cells(ids)
+        self.waits_since = None
+
+    async def drop_cells(self) -> None:
+        """Drop the cells that were added and not joined; see `EngineMemory.drop_cells`."""
+        self.waits_since = self._live.now()
+        await self.engine.memory.drop_cells()
+        self.waits_since = None
+
+    async def compare_cells(self, start: int, keys: np.ndarray, values: np.ndarray) -> float:
+        """Return how similar cells are to those that the engine has; see `EngineMemory.compare_cells`."""
+        self.waits_since = self._live.now()
+        similarity = await self.engine.memory.compare_cells(start, keys, values)
+        self.waits_since = None
+        return similarity
+
     async def process(
         self, ids: Sequence[int], *, want_logits: bool, following: Following | None = None
     ) -> tuple[list[float], np.ndarray | None]:

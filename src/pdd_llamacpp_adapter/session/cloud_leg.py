@@ -43,7 +43,8 @@ class CloudLeg:
         cloud: the cloud to ask.
         plan: what to ask for.
         opt_in: None for a plain request that the cloud finishes.
-        on_begun: called once, after the first chunk, unless the cloud refines no prompts, or tells unasked.
+        on_begun: called once, after the first chunk, where what the leg asks for besides tokens has to be fetched:
+            not if the cloud has it not, nor if it tells unasked.
     """
 
     def __init__(
@@ -162,7 +163,7 @@ class CloudLeg:
 
     def _possible(self, info: CloudInfo) -> OptIn | None:
         """Return the opt-in without what the cloud has switched off, or does not know."""
-        opt_in, fetch = self._opt_in, self._setup.fetch
+        opt_in, fetch, cells = self._opt_in, self._setup.fetch, self._setup.cells
         if opt_in is None:
             return None
         if BUDGET_POLICIES not in info.features:
@@ -171,10 +172,14 @@ class CloudLeg:
             fetch.give_up("not_enabled", "the cloud refines no prompts")
             self._on_begun = None
             opt_in = replace(opt_in, refine_ratio=None, protect=())
+        if opt_in.kv and cells is not None and not cells.agree(info, self._cloud):
+            self._on_begun = None
+            opt_in = replace(opt_in, kv=False)
         if INLINE_UPDATES in info.features:
             asked = fetch if opt_in.refine_ratio is not None else None
             self._updates = LegUpdates(self._live, opt_in.handoff_id, asked)
-            self._on_begun = None
+            if not opt_in.kv:
+                self._on_begun = None
             opt_in = replace(opt_in, inline=True)
         return opt_in
 

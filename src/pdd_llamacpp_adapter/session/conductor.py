@@ -202,13 +202,16 @@ class Conductor:
         opt_in: OptIn | None = None
         on_begun: Callable[[], object] | None = None
         if self._device is not None and not self._alone:
-            asked, fetch = plan.request, self._setup.fetch
+            asked, fetch, cells = plan.request, self._setup.fetch, self._setup.cells
             opt_in = OptIn(uuid4().hex, asked.decode_budget, least_budget=asked.least_budget)
             if len(answer):
                 opt_in = replace(opt_in, extends=self.handoff_id)
             elif fetch is not None and not fetch.settled:
                 opt_in = replace(opt_in, refine_ratio=fetch.ratio, protect=fetch.protected)
                 on_begun = partial(fetch.start, self._tasks, self._cloud, opt_in.handoff_id)
+            elif cells is not None and cells.reason is None:
+                opt_in = replace(opt_in, kv=True)
+                on_begun = partial(cells.start, self._tasks, self._cloud, opt_in.handoff_id)
             self.handoff_id = opt_in.handoff_id
         answer.cloud_resumes()
         self._leg = CloudLeg(self._setup, self._cloud, plan, opt_in=opt_in, on_begun=on_begun)

@@ -73,6 +73,7 @@ class DevicePart:
             self._lost(DeviceEngineFailed(f"the device failed: {type(error).__name__}"))
         finally:
             self._batches.waits_since = None
+            self.reader.end()
         self._live.changed()
 
     async def _end_of_standby(self) -> None:
@@ -137,13 +138,13 @@ class DevicePart:
         logits: np.ndarray | None = None
         while True:
             # the guard may want to know what the grammar lets come
-            self._grammar.follow(self._judging.allow if self.reader.may_be_refined else None)
+            self._grammar.follow(self._judging.allow if self.reader.may_be_judged else None)
             if await self.reader.update():
                 logits = None
-            if readable := self.reader.readable():
+            if self.reader.readable():
                 self._close_cloud_in_time()
                 # What came in while one chunk was processed is the next: far behind, chunks grow by themselves.
-                logits = await self._process(min(readable, self._batches.chunk))
+                logits = await self._process(self.reader.next_chunk(self._batches.chunk))
                 self._live.changed()
             elif logits is not None and not self._waits_for_verdict() and answer.take_over():
                 self.reader.took_over()
@@ -154,7 +155,7 @@ class DevicePart:
                 await self._wait_for_work()
 
     def _waits_for_verdict(self) -> bool:
-        """Whether the cloud may yet send tokens that tell if a refined prompt will do."""
+        """Whether the cloud may yet send tokens that tell if a refined prompt, or its cells, will do."""
         return self._live.answer.cloud_running and self._judging.lacks()
 
     def _close_cloud_in_time(self) -> None:

@@ -1,4 +1,4 @@
-"""Compares how likely both sides find the cloud's tokens, while the device reads a refined prompt."""
+"""Compares how likely both sides find the cloud's tokens, under what the device has of its prompt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class GuardVerdict(StrEnum):
-    """What the guard said of a refined prompt."""
+    """What the guard said of a refined prompt, or of the cloud's cells."""
 
     AGREED = "agreed"
     DISAGREED = "disagreed"
@@ -25,7 +25,7 @@ class GuardVerdict(StrEnum):
 
 
 class Judging:
-    """The likelihoods of one answer's tokens under the prompt that the device reads."""
+    """The likelihoods of one answer's tokens under what the device has of the prompt."""
 
     def __init__(self, guard: Guard, answer: Answer) -> None:
         self._guard = guard
@@ -46,12 +46,12 @@ class Judging:
     @property
     def going_on(self) -> bool:
         """Further tokens count."""
-        return self.verdict is None and self._answer.reading.refined and self.judged < self._guard.tokens
+        return self.verdict is None and self._answer.reading.by_cloud and self.judged < self._guard.tokens
 
     def lacks(self, coming: int = 0) -> bool:
         """Whether there are too few tokens for a verdict, even with the next `coming` ones of the cloud's."""
         answer = self._answer
-        if self.verdict is not None or not answer.reading.refined:
+        if self.verdict is not None or not answer.reading.by_cloud:
             return False
         if len(answer) and answer.likelihoods[0] is None:
             return False  # the cloud gives none: there is nothing to wait for
@@ -114,15 +114,15 @@ class Judging:
             self.excess = self._guard.excess(self._cloud, self._device)
 
     def lost(self) -> bool:
-        """Whether the refined prompt has lost what matters; if so, that is the verdict."""
-        undecided = self.verdict is None and self._answer.reading.refined
+        """Whether the refined prompt, or the cells, have lost what matters; if so, that is the verdict."""
+        undecided = self.verdict is None and self._answer.reading.by_cloud
         if undecided and self._guard.lost(self._cloud, self._device):
             self.verdict = GuardVerdict.DISAGREED
         return self.verdict is GuardVerdict.DISAGREED
 
     def agreed(self) -> None:
         """Set the verdict when the device takes over: there was no objection."""
-        if self.verdict is None and self._answer.reading.refined:
+        if self.verdict is None and self._answer.reading.by_cloud:
             enough = self.judged >= self._guard.least_tokens
             self.verdict = GuardVerdict.AGREED if enough else GuardVerdict.TOO_FEW
 

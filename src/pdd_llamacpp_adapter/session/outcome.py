@@ -52,6 +52,28 @@ class RefinementReport:
     (no answer), ``invalid`` (one that breaks the contract), ``too_late`` (nothing was left to save)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVReport:
+    """What became of the cells of the cloud's KV cache that an answer asked for."""
+
+    cells: int = 0
+    """Cells that took the place of prefill on the device."""
+    prefilled: int = 0
+    """Prompt tokens that the device processed itself before its answer."""
+    bytes: int = 0
+    """Received, those of pieces that nobody needed any more included."""
+    seconds: float = 0.0
+    """For which cells were received."""
+    guard: str | None = None
+    """As in `RefinementReport.guard`, of the cells; None where none were joined."""
+    guard_excess: float | None = None
+    """As in `RefinementReport.guard_excess`."""
+    reason: str | None = None
+    """Why there are no cells: a reason of the wire (``not_enabled`` and so on), ``differs`` (another model, or
+    unlike cells), ``unavailable`` (no answer), ``invalid`` (what came breaks the contract), ``too_late`` (nothing
+    was left to save), ``guard`` (they were dropped again). None where cells were joined."""
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerPlan:
     """An answer's plan, and the policy that made it."""
@@ -80,6 +102,7 @@ class AnswerPlan:
             "verdict": plan.verdict.value,
             "decode_budget": plan.decode_budget,
             "refine_ratio": plan.refine_ratio,
+            "kv": plan.kv,
             "by": self.by,
         }
 
@@ -119,6 +142,8 @@ class Outcome:
     """What was decided about the answer and when; no text of prompt or answer."""
     refinement: RefinementReport | None = None
     """What became of the refined prompt; None where none was asked for and none was read."""
+    kv: KVReport | None = None
+    """What became of the cloud's KV cache; None where it was not asked for."""
     plan: AnswerPlan | None = None
     """Who was to make the answer, and why; None where there was nothing to decide."""
 
@@ -144,6 +169,7 @@ class Outcome:
             "cloud_retries": self.cloud_retries,
             "cloud_error": self.cloud_error,
             "refinement": self._refinement(),
+            "kv": self._kv(),
             "plan": None if self.plan is None else self.plan.summary(),
             "decisions": [{"at_s": _rounded(one.at), "what": one.what} for one in self.decisions],
         }
@@ -155,6 +181,16 @@ class Outcome:
         return {
             "prompt_tokens": self.prompt_tokens,
             **asdict(report),
+            "guard_excess": _rounded(report.guard_excess),
+        }
+
+    def _kv(self) -> dict[str, object] | None:
+        report = self.kv
+        if report is None:
+            return None
+        return {
+            **asdict(report),
+            "seconds": _rounded(report.seconds),
             "guard_excess": _rounded(report.guard_excess),
         }
 

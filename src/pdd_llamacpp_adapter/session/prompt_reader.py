@@ -1,4 +1,7 @@
-"""Has the device read the prompt, then the refined one, and the whole one again if that fails."""
+"""Has the device read the prompt, then what the cloud has in its place, and all of it again if that fails.
+
+That is a refined prompt, or the cloud's cells of the prompt's end: never both in one answer.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from pdd_core.errors import ContextOverflow
 from pdd_llamacpp_adapter.engine.history import RefinedHistory
+from pdd_llamacpp_adapter.session.cells_reader import CellsReader
 from pdd_llamacpp_adapter.session.judging import GuardVerdict
 from pdd_llamacpp_adapter.session.outcome import RefinementReport
 
 if TYPE_CHECKING:
     from pdd_llamacpp_adapter.session.batches import Batches
+    from pdd_llamacpp_adapter.session.outcome import KVReport
     from pdd_llamacpp_adapter.session.session_setup import SessionSetup
 
 _VERDICTS = {
@@ -30,6 +35,7 @@ class PromptReader:
         self._judging = setup.judging
         self._fetch = setup.fetch
         self._reuse_refined = setup.reuse_refined
+        self._cells = CellsReader(setup, batches)
         self._taken = False
         self._remembered: int | None = None
         self._saved = 0
@@ -46,6 +52,7 @@ class PromptReader:
             self._remembered = len(self._reading.ids)
             what = f"{len(history.ids)} tokens that stand for {len(history.prompt)}"
             self._live.decided(f"the device goes on behind a refined history: {what}")
+        self._cells.begin()
         return position
 
     @property
@@ -54,8 +61,17 @@ class PromptReader:
         return self._fetch is not None or self._reading.refined
 
     @property
+    def may_be_judged(self) -> bool:
+        """A refined prompt is read, or cells of the cloud's, or either was asked for."""
+        return self.may_be_refined or self._cells.asked
+
+    @property
     def has_news(self) -> bool:
-        """A refined prompt has come that is not used yet."""
+        """A refined prompt has come that is not used yet, or cells have."""
+        return self._refined_prompt_waits or self._cells.have_news
+
+    @property
+    def _refined_prompt_waits(self) -> bool:
         return self._fetch is not None and self._fetch.kept is not None and not self._taken
 
     def readable(self) -> int:
@@ -68,9 +84,9 @@ class PromptReader:
             ContextOverflow: it will not be refined, or not enough.
         """
         if self._fits():
-            return self._live.answer.behind
+            return self._reading.readable(len(self._live.answer))
         fetch = self._fetch
-        if fetch is None or not (fetch.may_come or self.has_news):
+        if fetch is None or not (fetch.may_come or self._refined_prompt_waits):
             raise ContextOverflow("the prompt does not fit the device's context, and no refined one does")
         position = self._reading.prompt_position
         if self._reading.processed + fetch.protected_from(position) + self._live.answer.max_tokens > self._n_ctx:
@@ -79,9 +95,12 @@ class PromptReader:
 
     @property
     def expected_left(self) -> int:
-        """Tokens left to process, if the refined prompt that may yet come is as long as it was asked to be."""
-        behind, fetch = self._live.answer.behind, self._fetch
-        if fetch is None or self._reading.prompt_done or not (fetch.may_come or self.has_news):
+        """Tokens left to process, if what may yet come of the cloud's does: cells, or a refined prompt.
+
+        Cells go on to come as fast as they did, and a refined prompt is as long as it was asked to be.
+        """
+        behind, fetch = self._live.answer.behind - self._cells.expected, self._fetch
+        if fetch is None or self._reading.prompt_done or not (fetch.may_come or self._refined_prompt_waits):
             return behind
         position = self._reading.prompt_position
         rest = len(self._reading.prompt) - position
@@ -97,7 +116,9 @@ class PromptReader:
         self._judging.catch_up()
         if self._reading.refined and self._judging.lost():
             return await self._give_up_refined()
-        if not self.has_news or self._fetch is None or self._fetch.kept is None:
+        if await self._cells.update():
+            return True
+        if not self._refined_prompt_waits or self._fetch is None or self._fetch.kept is None:
             return False
         self._taken = True
         return await self._take(self._fetch.kept)
@@ -130,6 +151,16 @@ class PromptReader:
     async def _rewind(self, length: int) -> None:
         self._reading.processed = await self._batches.rewind(length)
 
+    def next_chunk(self, limit: int) -> int:
+        """Return how many tokens to process next, at most `limit`."""
+        chunk = self._cells.next_chunk(min(limit, self.readable()))
+        self._cells.reads_to(self._reading.processed + chunk)
+        return chunk
+
+    def end(self) -> None:
+        """Ask for nothing more: the device does nothing more for this answer."""
+        self._cells.end()
+
     def remember(self) -> None:
         """Tell the engine, once a refined prompt is read, which prompt it holds in that form."""
         reading = self._reading
@@ -141,6 +172,7 @@ class PromptReader:
         """Record the guard's verdict, which is final."""
         if self._fetch is not None:
             self._fetch.give_up("too_late", "the device was ready first")
+        self._cells.took_over()
         self._judging.agreed()
         if self._judging.verdict in _VERDICTS:
             self._live.decided(f"{_VERDICTS[self._judging.verdict]}: {self._judging}")
@@ -148,7 +180,7 @@ class PromptReader:
     def report(self) -> RefinementReport | None:
         """Return what became of the refined prompt; None where none was asked for, and none read."""
         judging, fetch = self._judging, self._fetch
-        if not judging.judged and not self.may_be_refined:
+        if not self.may_be_refined and (self._cells.wished or not judging.judged):
             return None
         kept = None if fetch is None else fetch.kept
         reason = None if fetch is None else fetch.reason
@@ -161,6 +193,10 @@ class PromptReader:
             guard_tokens=judging.judged,
             reason="too_late" if self._too_late else reason,
         )
+
+    def kv_report(self) -> KVReport | None:
+        """Return what became of the cloud's cells; None where none were asked for."""
+        return self._cells.report()
 
     def _fits(self) -> bool:
         return len(self._reading.ids) + self._live.answer.max_tokens <= self._n_ctx

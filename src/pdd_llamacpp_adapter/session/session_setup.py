@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.engine.speed import DeviceSpeed
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
     from pdd_llamacpp_adapter.request import AnswerRequest
+    from pdd_llamacpp_adapter.session.cells_check import CellsChecks
+    from pdd_llamacpp_adapter.session.cells_fetch import CellsFetch
     from pdd_llamacpp_adapter.session.judging import Judging
     from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
     from pdd_llamacpp_adapter.session.outcome import Mode
@@ -46,6 +48,7 @@ class SessionOptions:
     speed: DeviceSpeed
     grammars: GrammarEngine | None
     guard: Guard
+    cells_checks: CellsChecks
     on_progress: Progress | None
     on_cloud_error: Callable[[PDDError], object] | None
 
@@ -63,10 +66,14 @@ class SessionSetup:
     """Follows the request's grammar on the device."""
     fetch: RefinedPromptFetch | None
     """Fetches the refined prompt; None where the request asks for none."""
+    cells: CellsFetch | None
+    """Fetches the cloud's cells of the prompt; None where the request asks for none."""
     reuse_refined: bool
     """The device may go on from a refined prompt that it read for an earlier answer and still holds."""
 
     @property
     def wants_likelihoods(self) -> bool:
-        """Whether the guard needs the cloud's likelihoods: without them nobody can judge a refined prompt."""
-        return self.reuse_refined or (self.fetch is not None and self.fetch.reason is None)
+        """Whether the guard needs the cloud's likelihoods: without them nobody can judge what the device reads."""
+        return self.reuse_refined or any(
+            one is not None and one.reason is None for one in (self.fetch, self.cells)
+        )

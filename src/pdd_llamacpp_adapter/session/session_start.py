@@ -14,6 +14,7 @@ from pdd_llamacpp_adapter.engine.grammar_limits import check_limits
 from pdd_llamacpp_adapter.request import check_token_ids, context_overflow, requested
 from pdd_llamacpp_adapter.session.answer import Answer
 from pdd_llamacpp_adapter.session.answer_text import AnswerText
+from pdd_llamacpp_adapter.session.cells_fetch import REFINED, CellsFetch
 from pdd_llamacpp_adapter.session.judging import Judging
 from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
 from pdd_llamacpp_adapter.session.outcome import Mode
@@ -158,13 +159,18 @@ async def set_up(request: AnswerRequest, options: SessionOptions) -> SessionSetu
         PaceTarget(options.rate, flush_within=options.flush_within),
     )
     live = LiveAnswer(new_answer(request, options))
-    fetch, reuse_refined = None, False
+    fetch, cells, reuse_refined = None, None, False
     if handed_over and engine is not None:
         history = engine.history
         reuse_refined = history is not None and history.begins(request.prompt_token_ids)
         if request.refine_ratio is not None:
             protected = await anyio.to_thread.run_sync(protected_by_device, request, engine.vocab)
             fetch = RefinedPromptFetch(live, request.refine_ratio, protected)
+        if request.kv:
+            silence_s = options.patience.cells_silence_s
+            cells = CellsFetch(live, engine.memory.kv, options.cells_checks, silence_s=silence_s)
+            if fetch is not None or reuse_refined:
+                cells.give_up(REFINED, "it reads a refined prompt")
     return SessionSetup(
         request=request,
         options=options,
@@ -173,5 +179,6 @@ async def set_up(request: AnswerRequest, options: SessionOptions) -> SessionSetu
         judging=Judging(options.guard, live.answer),
         matcher=matcher,
         fetch=fetch,
+        cells=cells,
         reuse_refined=reuse_refined,
     )

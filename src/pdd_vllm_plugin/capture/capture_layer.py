@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pdd_vllm_plugin.capture.layout import KeyLayout
+    from pdd_vllm_plugin.capture.layout import CacheLayout
     from pdd_vllm_plugin.capture.windows import WindowChunk
 
 
@@ -15,7 +15,7 @@ class CaptureLayer:
     """One captured layer: its number, how its cache is laid out, and to which KV cache group it belongs."""
 
     index: int
-    layout: KeyLayout
+    layout: CacheLayout
     group: int
     block_size: int
     """Tokens of a block as the scheduler counts them: a multiple of the kernel's."""

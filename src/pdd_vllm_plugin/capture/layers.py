@@ -12,7 +12,7 @@ from pdd_vllm_plugin.capture.capture_layer import CaptureLayer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from pdd_vllm_plugin.capture.layout import KeyLayout
+    from pdd_vllm_plugin.capture.layout import CacheLayout
 
 OFF = 'or switch refinement off: --additional-config \'{"pdd": {"refine": "off"}}\''
 
@@ -70,7 +70,7 @@ def layers_of(vllm_config: Any, attention_layers: Mapping[str, Any], depths: Seq
             f"set --attention-backend FLASH_ATTN or TRITON_ATTN, {OFF}"
         )
     total = int(vllm_config.model_config.hf_text_config.num_hidden_layers)
-    numbers = _numbers([name for name, layer in seen.items() if _attends_to_all(layer, vllm_config)], total)
+    numbers = _numbers([name for name, layer in seen.items() if attends_to_all(layer, vllm_config)], total)
     if not numbers:
         _refuse(f"no layer of this model attends to its whole prompt: leave --worker-cls out, {OFF}")
     # a pipeline rank sees its own layers only, and none of it may be chosen
@@ -90,7 +90,7 @@ def capture_layers(
     from pdd_vllm_plugin.capture.layout import probe_layout
 
     result: dict[str, CaptureLayer] = {}
-    layouts: dict[Any, KeyLayout] = {}
+    layouts: dict[Any, CacheLayout] = {}
     for name, index in chosen.items():
         layer = attention_layers[name]
         number, group = next((n, group) for n, group in enumerate(groups) if name in group.layer_names)
@@ -116,7 +116,7 @@ def _numbers(names: Iterable[str], total: int) -> dict[int, str]:
     return numbers
 
 
-def _attends_to_all(layer: Any, vllm_config: Any) -> bool:
+def attends_to_all(layer: Any, vllm_config: Any) -> bool:
     """Whether a layer is plain causal attention over everything before, with keys of its own."""
     from vllm.v1.kv_cache_interface import FullAttentionSpec
 

@@ -1,4 +1,4 @@
-"""Where the keys lie in a KV cache block: found out by writing known numbers through the backend's own update.
+"""Where keys and values lie in a KV cache block: found out by writing known numbers with the backend's own update.
 
 Layouts differ between backends and releases (packed, tiled, heads first or tokens first); none is assumed.
 """
@@ -20,8 +20,8 @@ _BASE = 128
 
 
 @dataclass(frozen=True, slots=True)
-class KeyLayout:
-    """Reads keys out of one kind of cache tensor, whose first dimension is blocks."""
+class CacheLayout:
+    """Reads keys, or values, out of one kind of cache tensor, whose first dimension is blocks."""
 
     block_size: int
     """Tokens of a block, as the kernel counts them."""
@@ -30,13 +30,13 @@ class KeyLayout:
     extent: int
     """Elements of storage from a block's first to its last."""
     index: Tensor
-    """(block_size * n_kv_heads * head_size,) int64: offsets of the keys from their block's begin."""
+    """(block_size * n_kv_heads * head_size,) int64: offsets of the elements from their block's begin."""
     strides: tuple[int, int, int] | None
     """The same as strides of token, head and element, where they are regular; the first offset is `index[0]`."""
     origin: int
 
-    def keys(self, kv_cache: Tensor, blocks: Tensor, length: int) -> Tensor:
-        """Return the first `length` keys of a request, (length, n_kv_heads, head_size).
+    def rows(self, kv_cache: Tensor, blocks: Tensor, length: int) -> Tensor:
+        """Return the first `length` keys, or values, of a request, (length, n_kv_heads, head_size).
 
         Args:
             kv_cache: the layer's cache tensor.
@@ -49,18 +49,29 @@ class KeyLayout:
                 (count, *self.shape), (kv_cache.stride(0), *self.strides), offset + self.origin
             )
             return view.index_select(0, blocks).flatten(0, 1)[:length]
-        flat = kv_cache.as_strided((count, self.extent), (kv_cache.stride(0), 1), offset)
-        chosen = flat.index_select(0, blocks).index_select(1, self.index)
+        chosen = self.copied(kv_cache, blocks).index_select(1, self.index)
         return chosen.view(-1, *self.shape[1:])[:length]
 
+    def copied(self, kv_cache: Tensor, blocks: Tensor) -> Tensor:
+        """Return a copy of whole blocks, (n_blocks, extent): a cache of its own to `rows`.
 
-def probe_layout(layer: Any, impl: Any, kv_cache: Tensor) -> KeyLayout:
-    """Find a cache's layout out.
+        It has keys and values where a block has both in one piece, see `in_one_piece`.
+        """
+        count, offset = kv_cache.shape[0], kv_cache.storage_offset()
+        return kv_cache.as_strided((count, self.extent), (kv_cache.stride(0), 1), offset).index_select(0, blocks)
 
-    Each key element is numbered; the numbers are written digit by digit into a scratch block of the same strides.
+    def in_one_piece(self, kv_cache: Tensor) -> bool:
+        """Whether nothing of other blocks lies between a block's first element and its last."""
+        return bool(self.extent <= kv_cache.stride(0))
+
+
+def probe_layout(layer: Any, impl: Any, kv_cache: Tensor, *, values: bool = False) -> CacheLayout:
+    """Find out how a cache's keys lie, or its `values`.
+
+    Each element is numbered; the numbers are written digit by digit into a scratch block of the same strides.
 
     Raises:
-        UnsupportedDeployment: the keys do not come back one by one, as from a quantised cache.
+        UnsupportedDeployment: they do not come back one by one, as from a quantised cache.
     """
     heads, size = int(impl.num_kv_heads), int(impl.head_size)
     inner, strides = tuple(kv_cache.shape[1:]), tuple(kv_cache.stride()[1:])
@@ -74,8 +85,10 @@ def probe_layout(layer: Any, impl: Any, kv_cache: Tensor) -> KeyLayout:
     while digit <= total:
         flat = torch.zeros(extent, dtype=kv_cache.dtype, device=kv_cache.device)
         scratch = flat.as_strided((1, *inner), (extent, *strides))
-        keys = ((numbers // digit) % _BASE).to(kv_cache.dtype).view(block_size, heads, size)
-        impl.do_kv_cache_update(layer, keys, torch.zeros_like(keys), scratch, slots)
+        wanted = ((numbers // digit) % _BASE).to(kv_cache.dtype).view(block_size, heads, size)
+        nothing = torch.zeros_like(wanted)
+        key, value = (nothing, wanted) if values else (wanted, nothing)
+        impl.do_kv_cache_update(layer, key, value, scratch, slots)
         found += flat.to(torch.int64) * digit
         digit *= _BASE
     where = torch.nonzero(found).squeeze(-1)
@@ -87,7 +100,7 @@ def probe_layout(layer: Any, impl: Any, kv_cache: Tensor) -> KeyLayout:
     index = torch.empty(total, dtype=torch.int64, device=kv_cache.device)
     index[found[where] - 1] = where
     shape = (block_size, heads, size)
-    return KeyLayout(block_size, shape, extent, index, _strides(index, shape), int(index[0]))
+    return CacheLayout(block_size, shape, extent, index, _strides(index, shape), int(index[0]))
 
 
 def _strides(index: Tensor, shape: tuple[int, int, int]) -> tuple[int, int, int] | None:

@@ -43,7 +43,7 @@ class WindowScorer:
 
     Args:
         layers: by vLLM's layer name, those whose attention counts.
-        window: how many of a prompt's last tokens count.
+        window: how many of a prompt's last tokens count, where its request does not say.
         heads: how a layer's heads are reduced.
         score_store: where the scores go.
         strict: log each prompt that passed unseen, as an error. It never raises: that would end the engine.
@@ -138,7 +138,7 @@ class WindowScorer:
         blocks = metadata.block_table.index_select(0, row)[0, :n_blocks].to(torch.int64)
         scores = window_attention(
             torch.cat(queries),
-            layout.keys(kv_cache, blocks, chunk.prompt_tokens),
+            layout.rows(kv_cache, blocks, chunk.prompt_tokens),
             first=partial.first,
             scale=float(impl.scale),
             heads=self._heads,
@@ -180,7 +180,7 @@ class WindowScorer:
 
     def _complete(self, chunk: WindowChunk) -> None:
         partial = self._partial[chunk.request_id]
-        seen, window = partial.last - partial.first, min(self._window, chunk.prompt_tokens)
+        seen, window = partial.last - partial.first, min(chunk.window or self._window, chunk.prompt_tokens)
         if seen != window:
             self._miss(
                 chunk,

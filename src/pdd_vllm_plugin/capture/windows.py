@@ -1,17 +1,17 @@
-"""Follows the scheduler: which of a step's tokens are the last W prompt tokens of a request that wants scores."""
+"""Which of a step's tokens are the window of a request that wants scores: the question at its prompt's end."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pdd_core.errors import InvalidOptIn
-from pdd_core.optin import REFINE_RATIO, parse_opt_in
+from pdd_vllm_plugin.question_window import window_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pdd_core.optin import OptIn
+    from pdd_vllm_plugin.prompt_tracker import PromptChunk, Wish
 
-    from vllm.v1.core.sched.output import SchedulerOutput
+FEATURE = "refine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class WindowChunk:
     """Position behind the last query that counts."""
     block_ids: tuple[tuple[int, ...], ...]
     """Per KV cache group: the scheduler's block ids of this request, up to the step's last token."""
+    window: int = 0
+    """Tokens of the whole window; 0 for as many as are configured."""
 
     @property
     def completes(self) -> bool:
@@ -38,84 +40,28 @@ class WindowChunk:
         return self.last == self.prompt_tokens
 
 
-@dataclass(slots=True)
-class _Followed:
-    handoff_id: str
-    prompt_tokens: int
-    block_ids: list[list[int]] = field(default_factory=list)
-    done: bool = False
-    """The prompt was computed to its end: what a preempted request repeats later counts no more."""
+def wants_scores(most: int) -> Wish:
+    """Return which requests are followed: those that want a refined prompt, of at most `most` tokens."""
+
+    def wants(new: Any, opt_in: OptIn) -> bool:
+        return opt_in.refine_ratio is not None and 0 < len(new.prompt_token_ids or ()) <= most
+
+    return wants
 
 
-class WindowTracker:
-    """Remembers the opted-in requests between their first step and their last.
+def windows(chunks: tuple[PromptChunk, ...], most: int) -> tuple[WindowChunk, ...]:
+    """Return the parts of the prompts' windows in `chunks`, which in most steps are none.
 
     Args:
-        window: how many of a prompt's last tokens count.
-        most: tokens of the longest prompt that is refined; longer ones are not followed.
+        chunks: what a step computes of the prompts that are followed.
+        most: tokens of a window, where the request does not say that its question has fewer.
     """
-
-    def __init__(self, window: int, *, most: int) -> None:
-        self._window = window
-        self._most = most
-        self._followed: dict[str, _Followed] = {}
-
-    def __len__(self) -> int:
-        return len(self._followed)
-
-    def step(self, scheduler_output: SchedulerOutput) -> tuple[WindowChunk, ...]:
-        """Follow a step; return the parts of it that count, which in most steps are none."""
-        for request_id in scheduler_output.finished_req_ids:
-            self._followed.pop(request_id, None)
-        chunks = list(self._begun(scheduler_output))
-        if self._followed:
-            chunks.extend(self._continued(scheduler_output))
-        return tuple(chunks)
-
-    def _wish_of(self, new: Any) -> _Followed | None:
-        params = new.sampling_params
-        if params is None or not params.extra_args or REFINE_RATIO not in params.extra_args:
-            return None
-        try:
-            opt_in = parse_opt_in(params.extra_args)
-        except InvalidOptIn:
-            return None  # refused in the API server, or no endpoint plugin: nobody could fetch the scores
-        length = len(new.prompt_token_ids or ())
-        if opt_in is None or not 0 < length <= self._most:
-            return None
-        return _Followed(opt_in.handoff_id, length)
-
-    def _begun(self, scheduler_output: SchedulerOutput) -> Iterator[WindowChunk]:
-        for new in scheduler_output.scheduled_new_reqs:
-            # Model runner V2 gets a resumed request as a new one.
-            followed = self._followed.get(new.req_id) or self._wish_of(new)
-            if followed is not None:
-                self._followed[new.req_id] = followed
-                followed.block_ids = [list(ids) for ids in new.block_ids]
-                yield from self._chunk(new.req_id, followed, new.num_computed_tokens, scheduler_output)
-
-    def _continued(self, scheduler_output: SchedulerOutput) -> Iterator[WindowChunk]:
-        cached = scheduler_output.scheduled_cached_reqs
-        for index, request_id in enumerate(cached.req_ids):
-            followed = self._followed.get(request_id)
-            if followed is None or followed.done:
-                continue
-            fresh = cached.new_block_ids[index] or ()
-            if request_id in cached.resumed_req_ids:
-                followed.block_ids = [list(ids) for ids in fresh]
-            else:
-                for ids, more in zip(followed.block_ids, fresh, strict=False):
-                    ids.extend(more)
-            yield from self._chunk(request_id, followed, cached.num_computed_tokens[index], scheduler_output)
-
-    def _chunk(
-        self, request_id: str, followed: _Followed, start: int, scheduler_output: SchedulerOutput
-    ) -> Iterator[WindowChunk]:
-        tokens = scheduler_output.num_scheduled_tokens.get(request_id, 0)
-        length = followed.prompt_tokens
-        first, last = max(length - self._window, start), min(length, start + tokens)
-        if followed.done or first >= last:
-            return
-        followed.done = last == length
-        blocks = tuple(tuple(ids) for ids in followed.block_ids)
-        yield WindowChunk(request_id, followed.handoff_id, length, start, tokens, first, last, blocks)
+    found = []
+    for chunk in chunks:
+        length, end = chunk.prompt_tokens, chunk.start + chunk.tokens
+        window = window_of(chunk.extra_args, most=most)
+        first, last = max(length - window, chunk.start), min(length, end)
+        if FEATURE in chunk.features and first < last:
+            where = (chunk.start, chunk.tokens, first, last, chunk.block_ids, window)
+            found.append(WindowChunk(chunk.request_id, chunk.handoff_id, length, *where))
+    return tuple(found)

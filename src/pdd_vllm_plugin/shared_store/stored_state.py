@@ -11,7 +11,8 @@ import numpy as np
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
-from pdd_core.handoff import HandoffState, NoRefinement
+from pdd_core.handoff import HandoffState, KVCells, NoRefinement
+from pdd_core.kv.geometry import NoKV
 from pdd_core.state_request import Verb
 from pdd_vllm_plugin import openai_json
 from pdd_vllm_plugin.shared_store.names import seal, unseal
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pdd_core.state_request import StateRequest
     from pdd_vllm_plugin.handoff_record import HandoffRecord
 
+ELSEWHERE = NoKV(reason="gone", message="the cells can be had from the server that computed them, and no other")
 _LENGTH = 4
 """Bytes of the length of the JSON, which comes first."""
 _ID = "<u4"
@@ -63,6 +65,8 @@ def encode(record: HandoffRecord, *, expires_in: float) -> bytes:
     """
     none = array("I")
     rest = replace(record, prompt_token_ids=none, output_token_ids=none)
+    if isinstance(record.kv, KVCells):
+        rest.kv = ELSEWHERE
     head = StoredState(
         state=rest.state(expires=time.time() + expires_in),
         text="".join(record.text),

@@ -10,7 +10,7 @@ import torch
 from pdd_vllm_plugin.capture import window_attention as attention
 from pdd_vllm_plugin.capture.capture_layer import CaptureLayer
 from pdd_vllm_plugin.capture.layers import capture_layers
-from pdd_vllm_plugin.capture.layout import KeyLayout, probe_layout
+from pdd_vllm_plugin.capture.layout import CacheLayout, probe_layout
 from pdd_vllm_plugin.capture.score_store import KEEP_S, ScoreStore
 from pdd_vllm_plugin.capture.window_scorer import WindowScorer
 from pdd_vllm_plugin.capture.windows import WindowChunk
@@ -22,7 +22,7 @@ ID = "h" * 32
 
 def layout():
     elements = BLOCK * HEADS * SIZE
-    return KeyLayout(BLOCK, (BLOCK, HEADS, SIZE), 2 * elements, torch.arange(elements), (HEADS * SIZE, SIZE, 1), 0)
+    return CacheLayout(BLOCK, (BLOCK, HEADS, SIZE), 2 * elements, torch.arange(elements), (HEADS * SIZE, SIZE, 1), 0)
 
 
 @pytest.fixture
@@ -164,4 +164,4 @@ def test_each_layer_is_read_as_its_own_group_has_it():
     assert found["a"].layout is found["b"].layout
     keys = torch.arange(BLOCK * HEADS * SIZE, dtype=torch.float32).view(BLOCK, HEADS, SIZE)
     Plain().do_kv_cache_update(None, keys, None, kv_cache[1:], torch.arange(BLOCK))
-    assert torch.equal(found["a"].layout.keys(kv_cache, torch.tensor([1]), BLOCK - 2), keys[:-2])
+    assert torch.equal(found["a"].layout.rows(kv_cache, torch.tensor([1]), BLOCK - 2), keys[:-2])

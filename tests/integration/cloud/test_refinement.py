@@ -24,14 +24,15 @@ def http(cloud):
         yield client
 
 
-def asked(client, *, ratio=0.25, budget=2, **more):
+def asked(client, *, ratio=0.25, budget=2, more="", **fields):
     """Return the handoff id, the stream, and its first chunk that holds a token."""
     handoff = uuid4().hex
-    xargs = {"pdd_handoff": handoff, "pdd_decode_budget": budget, **more}
+    xargs = {"pdd_handoff": handoff, "pdd_decode_budget": budget, **fields}
     if ratio is not None:
         xargs["pdd_refine_ratio"] = ratio
+    chat = [CHAT[0], {"role": "user", "content": CHAT[1]["content"] + more}]
     stream = client.chat.completions.create(
-        model="smollm2", messages=CHAT, max_tokens=8, temperature=0, stream=True,
+        model="smollm2", messages=chat, max_tokens=8, temperature=0, stream=True,
         extra_body={"vllm_xargs": xargs, "return_token_ids": True},
     )  # fmt: skip
     for chunk in stream:
@@ -59,12 +60,24 @@ def test_it_is_there_with_the_first_token(client, http, budget):
     stream.close()
     refinement = state.refinement
     assert isinstance(refinement, Refinement), refinement
-    assert (refinement.method, refinement.ratio, refinement.window) == ("attention", 0.25, 16)
+    assert (refinement.method, refinement.ratio) == ("attention", 0.25)
     assert refinement.layers
     length = len(state.prompt_token_ids)
     check_kept(refinement.kept_indices, length, refinement.protected)
     assert refinement.kept_token_ids == [state.prompt_token_ids[index] for index in refinement.kept_indices]
     assert 0.2 * length < len(refinement.kept_indices) < 0.3 * length
+
+
+@pytest.mark.parametrize("more", ["", " Answer in one short sentence, and add nothing that is not in the text."])
+def test_the_window_is_the_question_however_long_it_is(client, http, engine, more):
+    handoff, stream = asked(client, more=more)
+    state = state_of(http, handoff)
+    stream.close()
+    window = state.prompt_token_ids[-state.refinement.window :]
+    text = b"".join(engine.vocab.piece(token) for token in window).decode()
+    assert text.lstrip().startswith(QUESTION + more)
+    kept = b"".join(engine.vocab.piece(token) for token in state.refinement.kept_token_ids).decode()
+    assert f"in the year {1700 + 7 * 23}" in kept
 
 
 def test_what_the_question_is_about_is_kept_and_the_frame_stays(client, http, engine):

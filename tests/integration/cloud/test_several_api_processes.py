@@ -209,3 +209,13 @@ def test_the_figures_are_those_of_all_processes(parallel):
 def test_not_opted_in_it_is_as_with_one_process(parallel, cloud):
     expected, answers = ask(cloud.base_url), ask(parallel.base_url)
     assert answers == expected
+
+
+def test_any_process_streams_the_cells_of_a_prompt(parallel, pools):
+    with parallel.client(timeout=60) as client:
+        handoff = complete(client, budget=2, prompt=" ".join(FACTS), xargs={"pdd_kv": 1}).handoff_id
+    got = [next(pools).get(f"/pdd/handoffs/{handoff}/kv", params={"to": 200}) for _ in range(8)]
+    assert {answer.status_code for answer in got} == {200}
+    assert len({answer.content for answer in got}) == 1
+    assert fresh(parallel, "DELETE", f"/pdd/handoffs/{handoff}").status_code == 200
+    assert {next(pools).get(f"/pdd/handoffs/{handoff}/kv").status_code for _ in range(8)} == {404}

@@ -17,6 +17,7 @@ ROUTES = [
     ("GET", "/pdd/info"),
     ("GET", "/pdd/vocabulary"),
     ("GET", "/pdd/handoffs/" + "a" * 32),
+    ("GET", "/pdd/handoffs/" + "a" * 32 + "/kv"),
     ("DELETE", "/pdd/handoffs/" + "a" * 32),
     ("GET", "/chat/completions/chatcmpl-" + "a" * 32),
     ("DELETE", "/chat/completions/chatcmpl-" + "a" * 32),

@@ -4,7 +4,7 @@ import pytest
 
 from pdd_cli.demo.facts import Facts, ProfileFacts
 from pdd_core.timeline import ShownToken, Source, Timeline
-from pdd_llamacpp_adapter.session.outcome import Mode, Outcome
+from pdd_llamacpp_adapter.session.outcome import KVReport, Mode, Outcome
 
 RATE = 8.0
 
@@ -25,6 +25,9 @@ def facts() -> Facts:
         rate_set_by="auto",
         temperature=0.0,
         frequency_penalty=0.6,
+        link=None,
+        kv=None,
+        no_kv="the cloud hands over no KV cache",
         threads=1,
         cpus=2,
         versions={"pdd-device": "0.1.0", "cloud": "vllm 0.32.0", "llama-cpp-python": "0.3.36", "python": "3.11.7"},
@@ -43,6 +46,8 @@ def outcome():
         longest: float | None = None,
         ids: list[int] | None = None,
         cloud_error: str | None = None,
+        kv: KVReport | None = None,
+        took_over: float = 15.1,
     ) -> Outcome:
         timeline = Timeline()
         shown = ttft
@@ -58,12 +63,13 @@ def outcome():
             prompt_tokens=1746,
             decode_budget=156 if mode is Mode.HANDOFF else None,
             handoff_id=None,
-            caught_up_at=15.0 if device else None,
-            took_over_at=15.1 if device and cloud else None,
+            caught_up_at=min(15.0, took_over) if device else None,
+            took_over_at=took_over if device and cloud else None,
             cloud_tokens_in_vain=3,
             cloud_error=cloud_error,
             cancel_confirmed=None,
             reused_tokens=0,
+            kv=kv,
         )
 
     return make

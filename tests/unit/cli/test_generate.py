@@ -14,13 +14,20 @@ from pdd_cli import extras
 from pdd_cli.generate.printer import Printer, outcome_line
 from pdd_cli.generate.question import Question, read_prompt
 from pdd_cli.generate.run import run_generate
+from pdd_cli.kv_handover import cells_underway
 from pdd_core.env import ServeSettings
 from pdd_core.errors import CloudLost, ConfigurationError
+from pdd_core.kv.geometry import KVGeometry
 from pdd_core.timeline import ShownToken, Source
 from pdd_llamacpp_adapter.cloud.cloud_monitor import Connection
 from pdd_llamacpp_adapter.runtime import runtime
 from pdd_llamacpp_adapter.server.prompts import prepare
-from pdd_llamacpp_adapter.session.outcome import Mode
+from pdd_llamacpp_adapter.session.outcome import KVReport, Mode
+
+CELLS = KVGeometry(
+    num_layers=30, num_kv_heads=3, head_size=64, key_type="q8_0", value_type="q4_0", key_rotation=1,
+    value_rotation=1, rope={"theta": 1e5, "rotary_dim": 64}, parts=[{"layers": (0, 30), "heads": (0, 3)}],
+)  # fmt: skip
 
 
 class FakeSession:
@@ -44,7 +51,7 @@ class FakeSession:
 
 class FakeRuntime:
     def __init__(self, session, connection=Connection.CONNECTED) -> None:
-        self.cloud = SimpleNamespace(connection=connection, error="no connection")
+        self.cloud = SimpleNamespace(connection=connection, error="no connection", info=SimpleNamespace(kv=CELLS))
         self.session = lambda _: session
 
     @asynccontextmanager
@@ -177,3 +184,37 @@ def test_the_answer_ends_with_one_line_break() -> None:
 
 def test_an_answer_without_a_token_has_its_line_too(outcome) -> None:
     assert outcome_line(outcome(Mode.DEVICE_ONLY)) == "0 tokens | stop"
+
+
+def test_cells_that_come_are_counted_and_summed_up(outcome) -> None:
+    report = KVReport(cells=1209, prefilled=537, bytes=1209 * CELLS.cell_bytes, seconds=1.5)
+    made = outcome(Mode.HANDOFF, cloud=2, device=2, kv=report)
+    assert CELLS.cell_bytes == 9360
+    assert cells_underway(made, CELLS.cell_bytes) == "cells 1,209/1,745"
+    assert "KV cache 1,209/1,745 cells, 11.3 MB in 1.50 s, met at 536 |" in outcome_line(made)
+
+
+@pytest.mark.parametrize(
+    ("report", "says"),
+    [
+        (KVReport(reason="no_room"), "no KV cache: no_room |"),
+        (KVReport(bytes=2_000_000, reason="invalid"), "no KV cache: invalid (2.0 MB) |"),
+        (KVReport(), "no KV cache: too late |"),
+    ],
+)
+def test_cells_that_did_not_come_are_said_so(outcome, report: KVReport, says: str) -> None:
+    made = outcome(Mode.HANDOFF, cloud=2, kv=report)
+    assert says in outcome_line(made)
+    assert (cells_underway(made, CELLS.cell_bytes) == "") is (report.reason is not None)
+
+
+def test_on_a_terminal_the_cells_are_below_the_answer_until_the_device_goes_on(ask, outcome) -> None:
+    report = KVReport(bytes=640 * CELLS.cell_bytes, reason="too_late")
+    done = ask(FakeRuntime(FakeSession(outcome(Mode.HANDOFF, cloud=1, device=2, kv=report))), terminal=True)
+    assert "cells 640/1,745" in done.out
+    assert done.out.rstrip().endswith("w2\x1b[0m!")
+    assert "cells" not in done.out.rpartition("w1")[2]
+
+
+def test_without_a_kv_cache_nothing_is_said_of_it(outcome) -> None:
+    assert "KV" not in outcome_line(outcome(Mode.HANDOFF, cloud=2, device=2))

@@ -14,7 +14,7 @@ def tokens(*parts: tuple[str, Source]) -> list[ShownToken]:
 
 
 def shown(console: Console, out: io.StringIO, *parts: tuple[str, Source]) -> str:
-    with LiveView(console, "handoff") as view:
+    with LiveView(console, "Handoff") as view:
         view.progress(5, 10, "prefill")
         for token in tokens(*parts):
             view.show(token)

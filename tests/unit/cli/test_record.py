@@ -5,7 +5,8 @@ import json
 import pytest
 
 from pdd_cli.demo.record import record, write_record
-from pdd_llamacpp_adapter.session.outcome import Mode
+from pdd_cli.demo.ways import Way
+from pdd_llamacpp_adapter.session.outcome import KVReport, Mode
 
 FIELDS = {
     "mode", "prompt_tokens", "cloud_tokens", "device_tokens", "token_ids", "source", "shown_at_ms",
@@ -16,16 +17,17 @@ FIELDS = {
 
 @pytest.fixture
 def outcomes(outcome):
-    return [
-        outcome(Mode.HANDOFF, cloud=2, device=3),
-        outcome(Mode.DEVICE_ONLY, device=5, ttft=15.0),
-        outcome(Mode.CLOUD_ONLY, cloud=1),
-    ]
+    return {
+        Way.HANDOFF: outcome(Mode.HANDOFF, cloud=2, device=3),
+        Way.KV_HANDOFF: outcome(Mode.HANDOFF, cloud=1, device=4, kv=KVReport(cells=7, bytes=70, seconds=0.5)),
+        Way.DEVICE_ONLY: outcome(Mode.DEVICE_ONLY, device=5, ttft=15.0),
+        Way.CLOUD_ONLY: outcome(Mode.CLOUD_ONLY, cloud=1),
+    }
 
 
-def test_there_is_one_run_per_mode_with_every_field(facts, outcomes) -> None:
+def test_there_is_one_run_per_way_with_every_field(facts, outcomes) -> None:
     runs = record(facts, outcomes)["runs"]
-    assert [run["mode"] for run in runs] == ["handoff", "device_only", "cloud_only"]
+    assert [run["mode"] for run in runs] == ["handoff", "kv_handoff", "device_only", "cloud_only"]
     assert all(set(run) >= FIELDS for run in runs)
 
 
@@ -39,8 +41,13 @@ def test_per_token_lists_are_of_one_length_and_in_milliseconds(facts, outcomes) 
 
 
 def test_a_figure_that_does_not_exist_is_null(facts, outcomes) -> None:
-    run = record(facts, outcomes)["runs"][2]
+    run = record(facts, outcomes)["runs"][3]
     assert run["tpot_mean_ms"] is run["caught_up_at_ms"] is run["decode_budget"] is None
+
+
+def test_what_came_of_the_kv_cache_is_in_its_run_alone(facts, outcomes) -> None:
+    runs = record(facts, outcomes)["runs"]
+    assert [run["kv"] and run["kv"]["bytes"] for run in runs] == [None, 70, None, None]
 
 
 def test_the_header_has_the_profiles_numbers_and_the_versions(facts, outcomes) -> None:

@@ -5,17 +5,24 @@ import re
 import pytest
 
 from pdd_cli.demo.verdict import verdict
-from pdd_llamacpp_adapter.session.outcome import Mode
+from pdd_cli.demo.ways import Way
+from pdd_llamacpp_adapter.session.outcome import KVReport, Mode
 
 
 @pytest.fixture
 def sentence(facts, outcome):
-    def make(handoff: dict, device_only: dict | None = None, cloud_only: dict | None = None) -> str:
-        outcomes = [
-            outcome(Mode.HANDOFF, **{"cloud": 156, "device": 244, **handoff}),
-            outcome(Mode.DEVICE_ONLY, **{"ttft": 15.0, "device": 400, **(device_only or {})}),
-            outcome(Mode.CLOUD_ONLY, **{"cloud": 400, **(cloud_only or {})}),
-        ]
+    def make(
+        handoff: dict, device_only: dict | None = None, cloud_only: dict | None = None, kv: dict | None = None
+    ) -> str:
+        outcomes = {
+            Way.HANDOFF: outcome(Mode.HANDOFF, **{"cloud": 156, "device": 244, **handoff}),
+            Way.DEVICE_ONLY: outcome(Mode.DEVICE_ONLY, **{"ttft": 15.0, "device": 400, **(device_only or {})}),
+            Way.CLOUD_ONLY: outcome(Mode.CLOUD_ONLY, **{"cloud": 400, **(cloud_only or {})}),
+        }
+        if kv is not None:
+            outcomes[Way.KV_HANDOFF] = outcome(
+                Mode.HANDOFF, **{"cloud": 20, "device": 380, "took_over": 6.0, **kv}
+            )
         return verdict(facts, outcomes)
 
     return make
@@ -67,3 +74,35 @@ def test_it_is_one_sentence(sentence, handoff) -> None:
 
 def test_an_empty_answer_is_not_compared(sentence) -> None:
     assert "nothing to compare" in sentence({"cloud": 0, "device": 0})
+
+
+CELLS = KVReport(cells=1000, prefilled=746, bytes=9_410_000, seconds=2.0)
+
+
+def test_what_the_kv_cache_brought_is_told_beside_the_handoff(sentence) -> None:
+    first, second = sentence({}), sentence({}, kv={"kv": CELLS})
+    assert second == first + (
+        " With 1,000 of 1,746 cells from the cloud (9.4 MB), the device took over after 6.0 s instead of 15.1 s, "
+        "the cloud's part was 20 tokens instead of 156, it never stalled (longest gap 125 ms), and the answer is "
+        "that of the handoff, token for token."
+    )
+
+
+def test_a_kv_cache_that_changes_the_answer_is_said_so(sentence) -> None:
+    ids = [100 + index for index in range(400)]
+    told = sentence({"ids": ids}, kv={"kv": CELLS, "ids": [*ids[:50], 1, *ids[51:]]})
+    assert "that of the handoff for 50 tokens and then differs" in told
+    assert "all three answers are the same" in told
+
+
+@pytest.mark.parametrize(
+    ("kv", "says"),
+    [
+        ({"kv": KVReport(reason="no_room")}, "did not reach the device (no_room), which read the prompt itself"),
+        ({"kv": None}, "did not reach the device, which"),
+        ({"kv": CELLS, "cloud_error": "CloudLost: gone"}, "The cloud failed in the handoff with the KV cache"),
+        ({"kv": CELLS, "cloud": 400, "device": 0}, "still did not take over"),
+    ],
+)
+def test_a_kv_cache_that_did_not_pay_is_said_so(sentence, kv: dict, says: str) -> None:
+    assert says in sentence({}, kv=kv)

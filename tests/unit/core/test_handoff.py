@@ -1,8 +1,18 @@
 import pytest
+from kv_cells import geometry
 from pydantic import ValidationError
 
 from pdd_core.errors import SchemaVersionError
-from pdd_core.handoff import SCHEMA_VERSION, HandoffState, NoRefinement, Refinement, VocabularyPiece
+from pdd_core.handoff import (
+    SCHEMA_VERSION,
+    CloudInfo,
+    HandoffState,
+    KVCells,
+    NoRefinement,
+    Refinement,
+    VocabularyPiece,
+)
+from pdd_core.kv.geometry import NoKV
 from pdd_core.schema_version import check_version
 
 STATE = {
@@ -61,3 +71,33 @@ def test_tokens_cross_as_hexadecimal_digits():
 def test_tokens_that_are_no_digits_are_refused(token):
     with pytest.raises(ValidationError):
         VocabularyPiece.model_validate({"start": 0, "tokens": [token]})
+
+
+INFO = {
+    "plugin_version": "0.1.0", "engine": "vllm 0.32.0", "model": "m", "max_model_len": 64, "refinement": "off",
+    "features": ["kv"], "limits": {"max_decode_budget": 1, "max_handoffs": 1, "ttl_s": 1, "cancel_timeout_s": 1},
+    "tokenizer": {"size": 1, "pieces": ["0" * 64], "special_ids": [], "eos_ids": [0], "holes": [], "digest": "d"},
+}  # fmt: skip
+NONE = NoKV(reason="lora", message="m")
+
+
+@pytest.mark.parametrize("kv", [None, KVCells(tokens=7), NONE])
+def test_a_state_says_what_becomes_of_the_kv_cache(kv):
+    state = HandoffState.model_validate(STATE | ({} if kv is None else {"kv": kv.model_dump()}))
+    assert state.kv == kv
+    assert HandoffState.model_validate_json(state.model_dump_json()) == state
+
+
+@pytest.mark.parametrize("kv", [None, geometry(), NONE])
+def test_a_server_says_what_its_cells_look_like_or_why_it_has_none(kv):
+    info = CloudInfo.model_validate(INFO | ({} if kv is None else {"kv": kv.model_dump()}))
+    assert info.kv == kv
+    assert CloudInfo.model_validate_json(info.model_dump_json()) == info
+
+
+@pytest.mark.parametrize(
+    "kv", [{"kind": "blob"}, {"kind": "cells", "tokens": -1}, {"kind": "none", "reason": "pending", "message": ""}]
+)
+def test_an_unknown_kind_of_cells_is_refused(kv):
+    with pytest.raises(ValidationError):
+        HandoffState.model_validate({**STATE, "kv": kv})

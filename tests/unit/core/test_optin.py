@@ -106,3 +106,22 @@ def test_a_wrong_field_of_the_budget_policies_is_named(fields, named):
     with pytest.raises(InvalidOptIn, match=named) as caught:
         parse_opt_in({"pdd_handoff": "a" * 32, **fields})
     assert caught.value.param == f"vllm_xargs.{list(fields)[-1]}"
+
+
+@pytest.mark.parametrize(("given", "wish"), [(1, True), (True, True), (0, False)])
+def test_the_kv_cache_is_asked_for_by_a_flag(given, wish):
+    opt_in = parse_opt_in({"pdd_handoff": ID, "pdd_kv": given})
+    assert opt_in.kv is wish
+    assert ("pdd_kv" in opt_in.xargs()) is wish
+
+
+@pytest.mark.parametrize("value", [2, -1, "1", None, 1.0, [1]])
+def test_a_wrong_flag_is_named(value):
+    with pytest.raises(InvalidOptIn, match="pdd_kv must be true or false") as caught:
+        parse_opt_in({"pdd_handoff": ID, "pdd_kv": value})
+    assert caught.value.param == "vllm_xargs.pdd_kv"
+
+
+def test_the_kv_cache_is_not_asked_for_without_a_handoff():
+    with pytest.raises(InvalidOptIn, match="pdd_handoff is required"):
+        parse_opt_in({"pdd_kv": 1})

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import Environment
 
-from pdd_core.refinement.protect import TAIL, protected_spans, question_span
+from pdd_core.refinement.protect import TAIL, protected_spans, question_span, question_window
 
 BOS = "<\uff5cbegin▁of▁sentence\uff5c>"
 DOCUMENT = "First paragraph of it.\nThe key is 4829.\n\nSecond one."
@@ -48,6 +48,11 @@ class Tokens:
     def question(self, **options):
         start, end = question_span(self.ids, self.pieces, self.special_ids, **options)
         return "".join(self.pieces[start:end])
+
+    def window(self, most=64):
+        size = question_window(self.ids, self.pieces, self.special_ids, most=most)
+        assert 0 <= size <= most
+        return "".join(self.pieces[len(self.pieces) - size :])
 
 
 def chatml(*messages, add_generation_prompt=True):
@@ -180,6 +185,23 @@ def test_template_system_prompt_and_question_are_protected_and_no_more(prompt, k
 @pytest.mark.parametrize("prompt", [prompt for prompt, kept in CHATS.values() if QUESTION in kept])
 def test_the_question_is_found(prompt):
     assert Tokens(prompt).question().strip() == QUESTION
+
+
+@pytest.mark.parametrize("prompt", [prompt for prompt, kept in CHATS.values() if QUESTION in kept])
+def test_the_window_is_the_question_and_the_template_behind_it(prompt):
+    asked = Tokens(prompt).window()
+    assert asked.lstrip() == prompt[prompt.rindex(QUESTION) :]
+    assert Tokens(DOCUMENT * 90 + prompt).window() == asked, "however long the prompt is"
+
+
+def test_of_a_paragraph_that_is_more_than_a_question_the_last_sentences_are_the_window():
+    text = "It is a text of words. " * 30
+    asked = "What is the text a text of? Say it in one or two words."
+    prompt = chatml(("user", f"{DOCUMENT}\n\n{text}{asked}"))
+    assert Tokens(prompt).window() == prompt[prompt.index(" " + asked) :]
+    short = chatml(("user", f"{DOCUMENT}\n\n{text}Of what?"))
+    assert Tokens(short).window().startswith(" It is a text of words."), "two words say too little"
+    assert Tokens(chatml(("user", "word " * 300))).window(most=32).startswith(" word" * 5)
 
 
 def llama(*messages):
@@ -328,6 +350,7 @@ def test_any_prompt_has_its_control_tokens_both_ends_and_marks_protected(pieces,
     bounds = [bound for span in spans for bound in span]
     assert bounds == sorted(set(bounds))
     assert protected <= set(range(len(ids)))
+    assert 0 <= question_window(ids, pieces, special_ids, most=tail) <= min(tail, len(ids))
     wanted = {index for start, end in marked for index in range(start, end)} & set(range(len(ids)))
     assert wanted | {index for index, token in enumerate(ids) if token in special_ids} <= protected
     assert not ids or {0, len(ids) - 1} <= protected

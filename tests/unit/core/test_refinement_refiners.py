@@ -14,7 +14,7 @@ from pdd_core.plugins import Policies
 from pdd_core.refinement.check import check_kept, is_kept
 from pdd_core.refinement.prompt import RefinePrompt
 from pdd_core.refinement.refiners import REFINERS, AttentionRefiner, LexicalRefiner, TruncationRefiner, refiner
-from pdd_core.refinement.refiners.attention import max_pool, mean_pool
+from pdd_core.refinement.refiners.attention import LEAST_FOCUS, max_pool, mean_pool, ranks
 from pdd_core.refinement.refiners.base import choose, keep_count
 from pdd_core.refinement.scores import PromptScores
 from pdd_core.refinement.spans import lines, spans_of, words
@@ -109,6 +109,7 @@ def test_unknown_refiners_settings_and_values_are_told():
         ("attention", {"pool": 1.5}),
         ("attention", {"pooling": "sum"}),
         ("attention", {"unit": "page"}),
+        ("attention", {"fuse": -1}),
         ("random", {"unit": "page"}),
         ("truncation", {"head": 2}),
     ):
@@ -275,6 +276,86 @@ def test_without_scores_another_decides():
 def test_scores_that_cannot_be_right_are_told(values):
     with pytest.raises(InvalidRefinement):
         AttentionRefiner().pdd_refine(scores_of(values), plain(10), 0.5)
+
+
+# attention and words together
+
+TEXTS = [
+    f"{LINES_OF} number {number}." for number, LINES_OF in enumerate(["Of rivers", "Of bread", "Of keys"] * 4)
+]
+
+
+def scored(question, weights):
+    """A prompt of one line for each of `weights`, and scores that give each line its weight."""
+    pieces = [piece for text in TEXTS for piece in [*text.replace(" ", "| ").split("|"), "\n"]]
+    asked = ["\n", *question.replace(" ", "| ").split("|")]
+    prompt = RefinePrompt(
+        tuple(range(len(pieces) + len(asked))),
+        (*pieces, *asked),
+        protected=((0, 1), (len(pieces) + 1, len(pieces) + len(asked))),
+    )
+    spans = lines(prompt.pieces)[: len(TEXTS)]
+    values = np.zeros(len(prompt))
+    for (start, end), weight in zip(spans, weights, strict=True):
+        values[start:end] = weight
+    return scores_of(values), prompt
+
+
+def kept_lines(scores, prompt, refiner_, ratio):
+    kept = set(refiner_.pdd_refine(scores, prompt, ratio))
+    return [number for number, (start, _) in enumerate(lines(prompt.pieces)[: len(TEXTS)]) if start + 1 in kept]
+
+
+@given(values=st.lists(st.integers(0, 5), min_size=1, max_size=30))
+def test_ranks_count_from_the_largest_and_equals_share_theirs(values):
+    found = ranks(np.array(values, dtype=float))
+    assert sum(found) == pytest.approx(len(values) * (len(values) + 1) / 2)
+    for one, rank in zip(values, found, strict=True):
+        above, equal = sum(other > one for other in values), values.count(one)
+        assert rank == above + (equal + 1) / 2
+
+
+def test_what_either_ranking_has_first_is_kept_before_what_none_has():
+    weights = [0.001 * number for number in range(12)]
+    weights[6] = 1.0  # attention's first; words say 7, and know nothing of the others
+    scores, prompt = scored("Which one has number 7?", weights)
+    assert {6, 7} <= set(kept_lines(scores, prompt, AttentionRefiner(), 0.3))
+    assert 7 not in kept_lines(scores, prompt, AttentionRefiner(fuse=0), 0.15)
+
+
+def test_where_no_line_shares_a_word_attention_alone_decides():
+    scores, prompt = scored("Quo vadis?", np.random.default_rng(5).random(12))
+    for ratio in (0.2, 0.4, 0.7):
+        alone = kept_lines(scores, prompt, AttentionRefiner(fuse=0), ratio)
+        assert kept_lines(scores, prompt, AttentionRefiner(), ratio) == alone
+
+
+def test_a_prompt_has_a_focus_where_attention_and_words_agree():
+    agreeing = np.linspace(0.5, 0.1, 12)
+    agreeing[7] = 1.0
+    question = "What of bread is number 7?"
+    focus = AttentionRefiner().focus(*scored(question, agreeing))
+    against = AttentionRefiner().focus(*scored(question, 1.1 - agreeing))
+    assert against < LEAST_FOCUS < focus <= 1
+
+
+def test_a_line_that_the_words_single_out_is_enough_where_attention_has_it_among_its_first():
+    weights = np.linspace(1.0, 0.1, 12)
+    weights[7] = 0.95  # second of twelve
+    assert AttentionRefiner().focus(*scored("Which one has number 7?", weights)) > LEAST_FOCUS
+
+
+def test_nothing_is_said_of_few_lines_or_without_a_shared_word():
+    weights = np.random.default_rng(5).random(12)
+    assert AttentionRefiner().focus(*scored("Quo vadis?", weights)) == 1
+    assert AttentionRefiner().focus(scores_of(np.ones(4)), plain(4)) == 1
+    with pytest.raises(InvalidRefinement):
+        AttentionRefiner().focus(scores_of(np.ones(5)), plain(4))
+
+
+@given(prompt=prompts(), seed=st.integers(0, 5))
+def test_the_focus_is_a_share(prompt, seed):
+    assert -0.01 <= AttentionRefiner().focus(drawn(len(prompt), seed), prompt) <= 1 + 1e-9
 
 
 # the others

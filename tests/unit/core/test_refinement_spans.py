@@ -1,5 +1,6 @@
 """Spans, words and lines."""
 
+import re
 import subprocess
 import sys
 
@@ -73,6 +74,54 @@ def test_a_paragraph_is_cut_after_its_sentences_and_a_short_line_is_not():
         " v" * 20 + ".",
         " u.",
     ]
+
+
+WRAPPED = "There is no type of\nsophisticated and cheap engine, said\nAda Lovelace.\nA new line begins.\n"
+
+
+def test_a_line_that_ends_no_sentence_runs_on_to_its_end():
+    pieces = re.findall(r"\n|\S+| +", WRAPPED)
+    assert cut(pieces, lines(pieces)) == [WRAPPED[:-19], "A new line begins.\n"]
+
+
+@pytest.mark.parametrize(
+    "apart",
+    [
+        ["It ends.\n", "and again\n"],
+        ["“It ends!”\n", "and again\n"],
+        ["It ends。\n", "and again\n"],
+        ["a paragraph\n\n", "another\n"],
+        ["a paragraph\n  \n", "another\n"],
+        ["These are:\n", "one\n"],
+        ["- an item\n", "- another\n", "3. more\n"],
+        ["| a | b\n", "| c | d\n"],
+        ["A Title\n", "Then text.\n"],
+        ["x = [1]\n", "[y] = x\n"],
+    ],
+)
+def test_a_line_that_is_no_part_of_a_sentence_is_alone(apart):
+    pieces = [piece for line in apart for piece in re.findall(r"\n|[^\s]+| +", line)]
+    assert cut(pieces, lines(pieces)) == apart
+
+
+def test_a_sentence_of_many_lines_is_cut_after_a_line():
+    row = [*[" w"] * 29, " v", "\n"]
+    long = [*row, *row, *row]
+    assert lines(long) == [(0, 31), (31, 62), (62, 93)]
+    assert lines([*long[:-1], ".", "\n", *["u"] * 10, "."]) == [(0, 31), (31, 62), (62, 94), (94, 105)]
+
+
+def test_lines_that_run_on_over_several_sentences_are_cut_after_them():
+    text = [*[" w"] * 20, "\n", *["w"] * 10, ".", *[" v"] * 20, "\n", *["w"] * 20, ".", "\n"]
+    assert lines(text) == [(0, 32), (32, 75)]
+
+
+@given(pieces=st.lists(st.sampled_from(["no", " stop", ",", "\n"]), min_size=1, max_size=LONGEST_LINE))
+def test_no_unit_ends_within_a_sentence_of_lower_case_words(pieces):
+    for _, end in lines(pieces):
+        before, after = "".join(pieces[:end]), "".join(pieces[end:])
+        alone = not before.strip() or not after or after.startswith(",")
+        assert alone or before.endswith("\n\n")
 
 
 def test_an_unknown_unit_is_told():

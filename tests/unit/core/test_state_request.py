@@ -18,6 +18,13 @@ requests = st.one_of(
         wait=st.none() | st.floats(0, 60),
     ),
     st.builds(StateRequest, st.just(Verb.CANCEL), id=st.just(ID), used=st.none() | st.integers(0, 9)),
+    st.builds(
+        StateRequest,
+        st.just(Verb.CELLS),
+        id=st.just(ID),
+        begin=st.integers(0, 9),
+        end=st.none() | st.integers(0, 9),
+    ),
 )
 
 
@@ -46,6 +53,12 @@ def test_other_fields_ask_nothing(xargs):
         ({"pdd_cancel": ID, "pdd_used": -1}, "pdd_used"),
         ({"pdd_cancel": ID, "pdd_read": ID}, "pdd_cancel"),
         ({"pdd_cancel": ID, "pdd_handoff": ID}, "pdd_handoff"),
+        ({"pdd_cells": "short"}, "pdd_cells"),
+        ({"pdd_cells": ID, "pdd_from": -1}, "pdd_from"),
+        ({"pdd_cells": ID, "pdd_to": 1.0}, "pdd_to"),
+        ({"pdd_cells": ID, "pdd_to": True}, "pdd_to"),
+        ({"pdd_cells": ID, "pdd_wait": 1}, "pdd_wait"),
+        ({"pdd_read": ID, "pdd_to": 1}, "pdd_to"),
     ],
 )
 def test_a_wrong_question_is_refused_by_the_name_of_its_field(xargs, param):

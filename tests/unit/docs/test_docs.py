@@ -6,6 +6,7 @@ import inspect
 import re
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -20,18 +21,21 @@ from pdd_core.handoff import (
     DecodeBudget,
     HandoffState,
     HandoffUpdate,
+    KVCells,
     Limits,
     NoRefinement,
     Refinement,
     Status,
 )
+from pdd_core.kv.frames import HEADER_BYTES, MEDIA_TYPE
+from pdd_core.kv.geometry import KV_VERSION, PIECE_TOKENS, KVGeometry, KVPart, NoKV, NoKVReason, RopeGeometry
 from pdd_core.optin import FIELDS, HANDOFF_ID_CHARS, MAX_DECODE_BUDGET, STOP_REASON
 from pdd_core.patience import Patience
 from pdd_core.planner import types
 from pdd_core.refinement.prompt import RefinePrompt
 from pdd_core.refinement.scores import PromptScores
 from pdd_core.sampling_defaults import DefaultSamplingParams
-from pdd_core.state_request import AFTER, BY_POST, MAX_WAIT_S, USED, WAIT
+from pdd_core.state_request import AFTER, BY_POST, FROM, MAX_WAIT_S, TO, USED, WAIT
 from pdd_core.timeline import Timeline
 from pdd_llamacpp_adapter.request import AnswerRequest
 from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
@@ -45,6 +49,8 @@ from pdd_vllm_plugin.handoff_record import HandoffRecord
 from pdd_vllm_plugin.handoff_routes import make_router
 from pdd_vllm_plugin.handoff_service import HandoffService
 from pdd_vllm_plugin.handoff_store import MAX_TOMBSTONES, NOT_STARTED_TTL_S, TOMBSTONE_TTL_S
+from pdd_vllm_plugin.kv.cell_answers import MAX_STREAMS
+from pdd_vllm_plugin.kv.cells_response import STALL_S
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.middleware import MAX_PARSED_BYTES, PATHS
 from pdd_vllm_plugin.shared_store.store_metrics import StoreMetrics
@@ -85,6 +91,11 @@ def section(text, title):
         DecodeBudget,
         Refinement,
         NoRefinement,
+        KVCells,
+        NoKV,
+        KVGeometry,
+        RopeGeometry,
+        KVPart,
         TokenizerFingerprint,
         DefaultSamplingParams,
     ],
@@ -107,7 +118,26 @@ def test_opt_in_fields_statuses_and_sampling_parameters_are_named():
 def test_every_question_by_post_has_its_row():
     rows = re.findall(r"^\| `(pdd_\w+)`[^|]*\| ([^|]*)\|", section(WIRE, "Questions by POST"), re.MULTILINE)
     assert {name for name, _ in rows} == set(BY_POST)
-    assert {name for _, others in rows for name in re.findall(r"`(\w+)`", others)} == {AFTER, WAIT, USED}
+    assert {name for _, others in rows for name in re.findall(r"`(\w+)`", others)} == {AFTER, WAIT, USED, FROM, TO}
+
+
+def test_every_reason_why_there_are_no_cells_has_its_row():
+    rows = re.findall(r"^\| `(\w+)` \| \w", section(WIRE, "KV cache"), re.MULTILINE)
+    assert rows == ["reason", *get_args(NoKVReason)]
+
+
+def test_the_stream_of_cells_is_as_the_code_makes_it():
+    text = " ".join(section(WIRE, "KV cache").split())
+    for part in (
+        f"as `{MEDIA_TYPE}`",
+        f"a header of {HEADER_BYTES} bytes",
+        f"up to {PIECE_TOKENS} tokens and begins at a multiple of {PIECE_TOKENS}",
+        f"At most {MAX_STREAMS} streams",
+        f"takes nothing for {STALL_S:g} seconds",
+    ):
+        assert part in text, part
+    assert f"It is `{KV_VERSION}`." in WIRE
+    assert f"for `kv_ttl_s` seconds ({PDDConfig().kv_ttl_s:g})" in WIRE
 
 
 def test_bounds_are_the_codes():

@@ -10,6 +10,7 @@ from pdd_vllm_plugin.deployment import (
     check_api_server,
     check_before_launch,
     engine_ranks,
+    gives_cells,
     refine_method,
 )
 from pdd_vllm_plugin.scheduler_mixin import BudgetMixin
@@ -63,6 +64,11 @@ def test_our_scheduler_is_fine(engines, servers):
             SimpleNamespace(),
             "add --worker-cls pdd_vllm_plugin",
         ),
+        (
+            config(worker=VLLMS, pdd={"kv": "on"}),
+            SimpleNamespace(),
+            "pdd.kv is on.*add --worker-cls pdd_vllm_plugin",
+        ),
     ],
 )
 def test_others_are_refused_with_the_setting_to_change(vllm_config, args, setting, caplog):
@@ -86,6 +92,21 @@ def test_refined_prompts_come_from_what_the_settings_and_the_workers_allow(refin
     assert refine_method(PDDConfig(refine=refine), vllm_config) == method
 
 
+@pytest.mark.parametrize(
+    ("kv", "worker", "gives"),
+    [
+        ("auto", WORKER_CLS, True),
+        ("auto", VLLMS, False),
+        ("auto", "theirs.Worker", False),
+        ("on", WORKER_CLS, True),
+        ("on", "theirs.Worker", True),  # a subclass of ours, for all we know
+        ("off", WORKER_CLS, False),
+    ],
+)
+def test_cells_come_from_what_the_settings_and_the_workers_allow(kv, worker, gives):
+    assert gives_cells(PDDConfig(kv=kv), config(worker=worker)) is gives
+
+
 NAMED = {"VLLM_PLUGINS": "theirs,pdd"}
 
 
@@ -97,6 +118,7 @@ NAMED = {"VLLM_PLUGINS": "theirs,pdd"}
         (config(tokenizer=False), {}, "--skip-tokenizer-init"),  # the scheduler is ours
         (config(worker=VLLMS, pdd={"refine": "attention"}), NAMED, "add --worker-cls pdd_vllm_plugin"),
         (config(cache="fp8"), NAMED, "--kv-cache-dtype"),
+        (config(cache="fp8", pdd={"kv": "on", "refine": "off"}), NAMED, "pdd.kv is on, but --kv-cache-dtype fp8"),
         (config(pdd={"ttl": 5}), NAMED, "pdd.ttl is unknown"),
         (config(pdd=7), NAMED, "additional_config.pdd must be an object"),
         (config(), {**NAMED, "VLLM_USE_RUST_FRONTEND": "1"}, "unset VLLM_USE_RUST_FRONTEND"),
@@ -116,6 +138,7 @@ def test_what_the_configuration_shows_is_refused_before_an_engine_is_launched(vl
         (config(scheduler=OtherScheduler, tokenizer=False, pdd={"ttl": 5}), {}),
         (config(scheduler=OtherScheduler, runner="pooling"), NAMED),
         (config(worker=VLLMS, cache="fp8"), NAMED),  # nothing is captured
+        (config(cache="fp8", pdd={"refine": "off"}), NAMED),  # no cells are handed over
     ],
 )
 def test_others_are_launched(vllm_config, environ):

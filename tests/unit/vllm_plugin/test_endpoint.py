@@ -4,8 +4,11 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from kv_cells import geometry
 
 from pdd_vllm_plugin import endpoint
+from pdd_vllm_plugin.kv.handshake import OFF
+from pdd_vllm_plugin.kv.shelves import Shelves
 
 
 def config(count, rank=0):
@@ -29,3 +32,9 @@ def test_several_meet_in_one_folder(monkeypatch, base, count):
     for one in made:
         one.leave()
     assert not list(base.iterdir())
+
+
+def test_the_line_at_the_start_says_whether_kv_caches_are_handed_over(tmp_path):
+    on = endpoint._told(Shelves(geometry(head_size=64), {0: [tmp_path]}))
+    assert on == "on (q8_0 keys, q4_0 values, 416 bytes a token)"
+    assert endpoint._told(OFF) == "off (this server hands no KV cache over: additional_config.pdd.kv is off)"

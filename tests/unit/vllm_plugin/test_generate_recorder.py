@@ -10,6 +10,7 @@ from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.generate_recorder import GenerateRecorder
 from pdd_vllm_plugin.handoff_store import HandoffStore
 from pdd_vllm_plugin.metrics import CloudMetrics
+from pdd_vllm_plugin.question_window import window_of, with_window
 
 pytestmark = pytest.mark.anyio
 ID = "a" * 32
@@ -219,10 +220,26 @@ async def test_the_model_of_a_lora_request_is_the_adapter():
 async def test_a_prompt_that_is_to_be_refined_says_what_it_waits_for(kind):
     store = HandoffStore(PDDConfig())
     metrics = CloudMetrics(CollectorRegistry())
+    refiner = SimpleNamespace(with_question=lambda params, ids: params)
     recorder = GenerateRecorder(
-        FakeEngine(), store, model="m", tokenizer="digest", metrics=metrics, refiner=object()
+        FakeEngine(), store, model="m", tokenizer="digest", metrics=metrics, refiner=refiner
     )
     recorder.generate({}, sampling_params({**OPT_IN, "pdd_refine_ratio": 0.5}, kind=kind), "cmpl-1-0")
     refinement = store.get(ID).state(expires=0).refinement
     assert refinement.reason == "pending"
     assert "still being processed" in refinement.message
+
+
+@pytest.mark.parametrize("kind", ["DELTA", "FINAL_ONLY"])
+@pytest.mark.parametrize("ratio", [{}, {"pdd_refine_ratio": 0.5}])
+async def test_the_workers_are_told_of_the_question_where_the_prompt_is_to_be_refined(kind, ratio):
+    engine, told = FakeEngine(), []
+    engine.generate = lambda prompt, params, *args, **kwargs: told.append(params)
+    refiner = SimpleNamespace(with_question=lambda params, ids: with_window(params, len(ids)))
+    metrics = CloudMetrics(CollectorRegistry())
+    store = HandoffStore(PDDConfig())
+    recorder = GenerateRecorder(engine, store, model="m", tokenizer="d", metrics=metrics, refiner=refiner)
+    asked = sampling_params({**OPT_IN, **ratio}, kind=kind)
+    recorder.generate({"prompt_token_ids": [1, 2, 3]}, asked, "cmpl-1-0")
+    assert window_of(told[0].extra_args, most=64) == (3 if ratio else 64)
+    assert asked.extra_args == {**OPT_IN, **ratio}, "the client's own stay as they are"

@@ -3,11 +3,14 @@
 from types import SimpleNamespace
 
 import pytest
+from kv_cells import geometry
 from vllm_fakes import FakeEngine, parallel
 
 from pdd_core.handoff import CloudInfo, StructuredOutputs
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.handoff_service import HandoffService
+from pdd_vllm_plugin.kv.handshake import NOT_ENABLED
+from pdd_vllm_plugin.kv.shelves import Shelves
 from pdd_vllm_plugin.processes.other_processes import OtherProcesses
 
 
@@ -26,7 +29,15 @@ class Tokenizer:
 def start(monkeypatch):
     monkeypatch.setattr("pdd_vllm_plugin.handoff_service.version", lambda _: "0.1.0")
 
-    def begin(*, sampling=None, generation_config=None, processes=None, **config):
+    def begin(
+        *,
+        sampling=None,
+        generation_config=None,
+        processes=None,
+        shelves=NOT_ENABLED,
+        parallel_config=None,
+        **config,
+    ):
         engine = FakeEngine()
         model = SimpleNamespace(
             max_model_len=64,
@@ -35,14 +46,14 @@ def start(monkeypatch):
         )
         engine.vllm_config = SimpleNamespace(
             model_config=model,
-            parallel_config=parallel(),
+            parallel_config=parallel_config or parallel(),
             structured_outputs_config=SimpleNamespace(
                 backend="guidance", disable_any_whitespace=True, disable_additional_properties=False
             ),
         )
         engine.get_tokenizer = Tokenizer
         service = HandoffService()
-        info = service.start(engine, PDDConfig(**config), "m", processes)
+        info = service.start(engine, PDDConfig(**config), "m", processes, shelves)
         assert CloudInfo.model_validate_json(service.info_json) == info
         return service, info
 
@@ -92,3 +103,22 @@ def test_the_names_of_several_processes_are_shared(start, base):
     service.store.refuse("a" * 32)
     assert OtherProcesses.join(base, "server", 1, 2).names.is_taken("a" * 32)
     assert start()[0].processes is None
+
+
+def test_what_cells_look_like_is_told(start, tmp_path):
+    shelves = Shelves(geometry(), {0: [tmp_path]})
+    service, info = start(shelves=shelves)
+    assert info.kv == geometry()
+    assert service.cells.shelves is shelves
+    assert service.store.drop_cells == service.cells.drop
+
+
+def test_why_there_are_no_cells_is_told_and_that_the_field_is_known(start):
+    _, info = start()
+    assert info.kv.reason == "not_enabled"
+    assert "kv" in info.features
+
+
+def test_the_processes_share_the_bound_on_what_is_sent(start):
+    service, _ = start(parallel_config=parallel(_api_process_count=4), kv_mbit_s=8.0)
+    assert service.cells._bucket._rate == 250_000

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from vllm_fakes import FakeEngine, output, sampling_params
 
 from pdd_core.errors import InvalidOptIn
-from pdd_core.handoff import DecodeBudget, HandoffUpdate, NoRefinement, Refinement, Status
+from pdd_core.handoff import DecodeBudget, HandoffUpdate, KVCells, NoRefinement, Refinement, Status
 from pdd_core.optin import OptIn
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.generate_recorder import GenerateRecorder
@@ -20,6 +21,8 @@ from pdd_vllm_plugin.handoff_record import NOT_ENABLED, NOT_REQUESTED, PENDING, 
 from pdd_vllm_plugin.handoff_service import HandoffService
 from pdd_vllm_plugin.handoff_store import HandoffStore
 from pdd_vllm_plugin.inline_updates import InlineUpdates, follow
+from pdd_vllm_plugin.kv.offer import LORA
+from pdd_vllm_plugin.kv.offer import NOT_REQUESTED as NO_KV_REQUESTED
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.middleware import OptInCheck
 
@@ -100,6 +103,19 @@ def told(update):
         update.decode_budget and update.decode_budget.tokens,
         update.refinement and update.refinement.kind,
     )
+
+
+async def test_what_becomes_of_the_cells_is_told_to_who_asks_for_them():
+    for wish, kv in ((True, KVCells(tokens=3)), (True, LORA), (False, NO_KV_REQUESTED)):
+        sent, record = Sent(), a_record()
+        record.opt_in, record.kv, record.decode_budget = replace(record.opt_in, kv=wish), kv, BUDGET
+        updates = InlineUpdates(sent, CHAT, hold_s=1.0)
+        with updates.active():
+            follow(record)
+            await updates(START)
+            await updates(body(EVENTS[0]))
+            await updates(body(DONE))
+        assert [update.kv for update in sent.updates] == [kv if wish else None] * 2
 
 
 async def test_the_budget_comes_behind_the_first_event_and_the_status_before_done():

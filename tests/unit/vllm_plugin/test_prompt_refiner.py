@@ -9,7 +9,7 @@ from types import MappingProxyType, SimpleNamespace
 import anyio
 import numpy as np
 import pytest
-from vllm_fakes import parallel
+from vllm_fakes import parallel, sampling_params
 
 from pdd_core.handoff import NoRefinement, Refinement
 from pdd_core.hookspecs import hookimpl
@@ -17,6 +17,7 @@ from pdd_core.optin import OptIn
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.handoff_record import NOT_ENABLED, PENDING, HandoffRecord
 from pdd_vllm_plugin.prompt_refiner import PromptRefiner
+from pdd_vllm_plugin.question_window import window_of
 from pdd_vllm_plugin.refiner_threads import THREADS
 
 pytestmark = pytest.mark.anyio
@@ -108,6 +109,86 @@ async def test_too_long_a_prompt_asks_no_worker():
     """No worker has followed it."""
     refinement = await refined(refining(Engine({"missed": "never asked"}), refine_max_prompt_tokens=100), record())
     assert refinement.reason == "too_long"
+
+
+class Worded(Tokenizer):
+    """Token 1 is a blank line."""
+
+    def convert_ids_to_tokens(self, ids):
+        return ["<s>" if token == 0 else "ĊĊ" if token == 1 else f"Ġw{token}" for token in ids]
+
+    def get_vocab(self):
+        return {"<s>": 0, "ĊĊ": 1, "Ċ": 99}
+
+
+def test_the_workers_are_told_how_long_the_question_is():
+    made = PromptRefiner(Engine(), PDDConfig(), "attention", Worded())
+    params = sampling_params({"pdd_handoff": "h" * 32})
+    told = made.with_question(params, array("I", [0, *[5] * 900, 1, *range(2, 22)]))
+    assert window_of(told.extra_args, most=64) == 20
+
+
+@pytest.mark.parametrize("prompt", [[], [0, 2**40]])
+def test_of_a_prompt_that_cannot_be_read_all_that_may_count_counts(prompt):
+    class Broken(Worded):
+        def convert_ids_to_tokens(self, ids):
+            raise OverflowError("no such id")
+
+    params = sampling_params({"pdd_handoff": "h" * 32})
+    assert PromptRefiner(Engine(), PDDConfig(), "attention", Broken()).with_question(params, prompt) is params
+
+
+def test_where_no_worker_looks_none_is_told():
+    params = sampling_params({"pdd_handoff": "h" * 32})
+    assert refining(method="lexical").with_question(params, [0, 2, 3]) is params
+
+
+class Paragraphs(Engine):
+    """Sees 12 paragraphs. The one with the question's word has the most attention, or the least."""
+
+    ids = (0, *(token for number in range(12) for token in (*[10 + number] * 9, 1)), 13, 13)
+
+    def __init__(self, *, agrees):
+        values = np.array([1.0 + token / 99 for token in self.ids], dtype=np.float32)
+        values[[token == 13 for token in self.ids]] = 3.0 if agrees else 0.1
+        super().__init__({"layers": [3], "window": 2, "values": values.tobytes()})
+
+    def record(self, ratio=0.25):
+        asked = record(ratio=ratio, length=1)
+        asked.prompt_token_ids = array("I", self.ids)
+        return asked
+
+
+def of_paragraphs(*, agrees, method="attention"):
+    engine = Paragraphs(agrees=agrees)
+    return PromptRefiner(engine, PDDConfig(), method, Worded()), engine
+
+
+async def test_a_prompt_whose_lines_matter_alike_is_not_refined():
+    made, engine = of_paragraphs(agrees=False)
+    refinement = await refined(made, engine.record())
+    assert (refinement.kind, refinement.reason) == ("none", "spread")
+    assert "agree on no lines that matter more than the others (0." in refinement.message
+    made, engine = of_paragraphs(agrees=True)
+    assert (await refined(made, engine.record())).method == "attention"
+
+
+async def test_a_prompt_whose_lines_matter_alike_is_refined_where_no_attention_says_so():
+    made, engine = of_paragraphs(agrees=False, method="lexical")
+    assert (await refined(made, engine.record())).method == "lexical"
+    made, engine = of_paragraphs(agrees=False)
+    assert len((await refined(made, engine.record(ratio=1.0))).kept_indices) == len(engine.ids)
+
+
+async def test_a_third_party_refines_what_it_likes():
+    class ThirdParty:
+        @hookimpl
+        def pdd_refine(self, prompt):
+            return list(range(len(prompt)))
+
+    made, engine = of_paragraphs(agrees=False)
+    made._policies.manager.register(ThirdParty(), "third-party")
+    assert (await refined(made, engine.record())).method == "third-party"
 
 
 def with_third_party(answer, **settings):

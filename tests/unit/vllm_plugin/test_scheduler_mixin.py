@@ -8,6 +8,7 @@ from scheduler_fakes import Scheduler, request, run, told
 from pdd_core.errors import ConfigurationError
 from pdd_core.hookspecs import hookimpl
 from pdd_vllm_plugin.budgeted_request import SURELY_TOLD
+from pdd_vllm_plugin.question_window import with_window
 
 
 @given(budget=st.integers(1, 40), max_tokens=st.integers(1, 40), per_step=st.integers(1, 5))
@@ -88,8 +89,8 @@ def test_an_unchecked_wrong_opt_in_runs_as_on_plain_vllm(caplog):
 @pytest.mark.parametrize(
     ("change", "window"),
     [
-        ({}, 16),
-        ({"num_prompt_tokens": 100}, 16),
+        ({}, 23),
+        ({"num_prompt_tokens": 100}, 23),
         ({"num_prompt_tokens": 101}, 0),  # too long to be refined: its prefix hit stays whole
         ({"num_output_tokens": 1}, 0),
     ],
@@ -97,6 +98,7 @@ def test_an_unchecked_wrong_opt_in_runs_as_on_plain_vllm(caplog):
 def test_the_prefix_cache_is_kept_from_no_more_than_what_is_scored(change, window):
     asked = request()
     asked.sampling_params.extra_args["pdd_refine_ratio"] = 0.5
+    asked.sampling_params = with_window(asked.sampling_params, 23)
     vars(asked).update(change)
     scheduler = Scheduler({"pdd": {"refine_max_prompt_tokens": 100}})
     assert scheduler._pdd_tokens_to_compute(asked) == window

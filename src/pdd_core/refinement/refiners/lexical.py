@@ -47,6 +47,11 @@ class LexicalRefiner:
         ratio: float,
     ) -> list[int]:
         """Return the tokens to keep."""
+        edges = np.abs(np.arange(len(prompt)) - (len(prompt) - 1) / 2)
+        return choose(self.weights(prompt), prompt, ratio, unit="line", ties=edges)
+
+    def weights(self, prompt: RefinePrompt) -> np.ndarray:
+        """Return how well each token's line answers the question, 0 at least: shape (prompt tokens,)."""
         start, end = question_span(prompt.token_ids, prompt.pieces, prompt.special_ids, tail=self.tail)
         passages = lines(prompt.pieces)
         weights = np.zeros(len(passages))
@@ -54,9 +59,8 @@ class LexicalRefiner:
             asked = set(WORD.findall("".join(prompt.pieces[start:end]).lower()))
             documents = [number for number, span in enumerate(passages) if span[1] <= start or span[0] >= end]
             weights[documents] = self._bm25(asked, [passages[number] for number in documents], prompt.pieces)
-        sizes = [end - start for start, end in passages]
-        edges = np.abs(np.arange(len(prompt)) - (len(prompt) - 1) / 2)
-        return choose(np.repeat(weights, sizes), prompt, ratio, unit="line", ties=edges)
+        by_token: np.ndarray = np.repeat(weights, [end - start for start, end in passages])
+        return by_token
 
     def _bm25(self, asked: set[str], passages: list[Span], pieces: tuple[str, ...]) -> np.ndarray:
         """Return the score of each passage."""

@@ -9,11 +9,11 @@ import numpy as np
 from llama_cpp._ggml import libggml
 
 from pdd_core.kv.cell_types import CellType
+from pdd_llamacpp_adapter.engine.kv.sequence_state import GGML_TYPES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-GGML_TYPES = {CellType.F16: 1, CellType.Q4_0: 2, CellType.Q8_0: 8}
 _F32 = 0
 
 

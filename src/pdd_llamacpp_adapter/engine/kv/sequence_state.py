@@ -40,7 +40,7 @@ _SECOND = struct.Struct("<II")
 _ROWS = struct.Struct("<iQ")
 _COLUMNS = struct.Struct("<iII")
 """As long as `_ROWS`: values take the same bytes, transposed or not."""
-_TYPES = {CellType.F16: 1, CellType.Q4_0: 2, CellType.Q8_0: 8}
+GGML_TYPES = {CellType.F16: 1, CellType.Q4_0: 2, CellType.Q8_0: 8}
 """``enum ggml_type``."""
 _F16_MOST = 65504.0
 _STEPS = {CellType.F16: 1, CellType.Q8_0: 127, CellType.Q4_0: 8}
@@ -95,7 +95,7 @@ class CellLayout:
                 raise InvalidCells(f"{what} are no float32 array of four axes")
             if array.shape != (ours.num_layers, keys.shape[1], ours.num_kv_heads, ours.head_size):
                 raise InvalidCells(f"{what} of shape {array.shape} are not of this model, or not as many as keys")
-        end = start + keys.shape[1]
+        end = start + int(keys.shape[1])
         if not start < end <= self.room:
             raise InvalidCells(f"no context of {self.room} cells has those from {start} to {end}")
         for what, array in (("keys", keys), ("values", values)):
@@ -132,27 +132,25 @@ def written(layout: CellLayout, start: int, keys: np.ndarray, values: np.ndarray
         InvalidCells: see `CellLayout.check`.
     """
     end = layout.check(start, keys, values)
-    count, kind, transposed = end - start, _TYPES[layout.kind], layout.transposed
+    count = end - start
     state = np.empty(layout.state_bytes(count), dtype=np.uint8)
-    _FIRST.pack_into(state, 0, _MAGIC, 0, 1, count)
+    _FIRST.pack_into(state.data, 0, _MAGIC, 0, 1, count)
     cells = state[_FIRST.size : _FIRST.size + count * _CELL.itemsize].view(_CELL)
     cells["position"], cells["sequences"], cells["sequence"] = np.arange(start, end), 1, 0
-    _SECOND.pack_into(state, _FIRST.size + cells.nbytes, transposed, layout.shape.num_layers)
-    rows = _ROWS.pack(kind, layout.row_bytes)
-    columns = _COLUMNS.pack(kind, 2, layout.row_bytes // 2) if transposed else rows
-    for number, (head, array) in enumerate(((rows, keys), (columns, values))):
-        heads, numbers = _blocks(layout, state, count, values=bool(number))
-        heads[:] = np.frombuffer(head, dtype=np.uint8)
+    _SECOND.pack_into(state.data, _FIRST.size + cells.nbytes, layout.transposed, layout.shape.num_layers)
+    for are_values, array in ((False, keys), (True, values)):
+        heads, numbers = _blocks(layout, state, count, values=are_values)
+        heads[:] = _head(layout, values=are_values)
         if layout.kind is CellType.F16:
             half = layout.pack(array, layout.kind).view("<f2")
-            if number or layout.shape.order is KeyOrder.HALVES:
+            if are_values or layout.shape.order is KeyOrder.HALVES:
                 numbers[:] = half
             else:  # as `in_pairs`, several times as fast
                 split = layout.shape.head_size // 2
                 numbers[..., 0::2], numbers[..., 1::2] = half[..., :split], half[..., split:]
         else:
-            ordered = in_pairs(array) if not number and layout.shape.order is KeyOrder.PAIRS else array
-            numbers[:] = layout.pack(rotated(ordered, layout.rotation(values=bool(number))), layout.kind)
+            ordered = array if are_values or layout.shape.order is KeyOrder.HALVES else in_pairs(array)
+            numbers[:] = layout.pack(rotated(ordered, layout.rotation(values=are_values)), layout.kind)
     return state
 
 
@@ -163,12 +161,11 @@ def read(layout: CellLayout, state: np.ndarray) -> Cells:
         InvalidCells: llama.cpp's form is not the one that is known here, or these are cells of another context.
     """
     ours = layout.shape
-    count = _FIRST.unpack_from(state)[3] if state.size >= _FIRST.size else 0
+    magic, _, streams, count = _FIRST.unpack_from(state.data) if state.size >= _FIRST.size else (0, 0, 0, 0)
     if not 0 < count <= layout.room or state.size != layout.state_bytes(count):
         raise InvalidCells(f"llama.cpp's state of {state.size} bytes is not one of {count} cells of this context")
-    magic, _, streams, _ = _FIRST.unpack_from(state)
     cells = state[_FIRST.size : _FIRST.size + count * _CELL.itemsize].view(_CELL)
-    transposed, num_layers = _SECOND.unpack_from(state, _FIRST.size + cells.nbytes)
+    transposed, num_layers = _SECOND.unpack_from(state.data, _FIRST.size + cells.nbytes)
     expected = (_MAGIC, 1, layout.transposed, ours.num_layers)
     if (magic, streams, transposed, num_layers) != expected or (cells["sequences"] != 1).any():
         raise InvalidCells("llama.cpp's state does not have the form that is known of it")
@@ -177,26 +174,32 @@ def read(layout: CellLayout, state: np.ndarray) -> Cells:
     if positions[0] < 0 or (np.diff(positions) <= 0).any():
         raise InvalidCells("llama.cpp's state has a position twice, or one before the first")
     found = []
-    rows = _ROWS.pack(_TYPES[layout.kind], layout.row_bytes)
-    columns = _COLUMNS.pack(_TYPES[layout.kind], 2, layout.row_bytes // 2)
-    for number, head in enumerate((rows, columns if layout.transposed else rows)):
-        heads, numbers = _blocks(layout, state, count, values=bool(number))
-        if (heads != np.frombuffer(head, dtype=np.uint8)).any():
+    for are_values in (False, True):
+        heads, numbers = _blocks(layout, state, count, values=are_values)
+        if (heads != _head(layout, values=are_values)).any():
             raise InvalidCells("llama.cpp's state has rows of another type or size")
         numbers = numbers[:, order]
         if layout.kind is CellType.F16:
             array = numbers.astype(np.float32)
         else:
-            array = rotated(unpack(numbers, layout.kind), layout.rotation(values=bool(number)))
-        found.append(in_halves(array) if not number and ours.order is KeyOrder.PAIRS else array)
+            array = rotated(unpack(numbers, layout.kind), layout.rotation(values=are_values))
+        found.append(array if are_values or ours.order is KeyOrder.HALVES else in_halves(array))
     return Cells(positions, *found)
+
+
+def _head(layout: CellLayout, *, values: bool) -> np.ndarray:
+    """Return what stands before each layer's keys or values, uint8."""
+    kind = GGML_TYPES[layout.kind]
+    if values and layout.transposed:
+        return np.frombuffer(_COLUMNS.pack(kind, 2, layout.row_bytes // 2), dtype=np.uint8)
+    return np.frombuffer(_ROWS.pack(kind, layout.row_bytes), dtype=np.uint8)
 
 
 def _blocks(layout: CellLayout, state: np.ndarray, count: int, *, values: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return views of all layers' keys or values: what stands before each, and the numbers by cell.
 
-    The first is uint8 of shape (layers, bytes). The second is float16 of shape (layers, cells, heads, elements), or
-    uint8 of packed ones.
+    The first is uint8 of shape (layers, bytes). The second has the shape (layers, cells, heads, elements) and is
+    float16, or (layers, cells, heads, packed bytes) and uint8.
     """
     shape, row = layout.shape, layout.row_bytes
     block = _ROWS.size + count * row

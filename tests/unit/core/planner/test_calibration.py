@@ -385,3 +385,61 @@ def test_a_slow_device_gets_no_handoff_before_it_is_known_better() -> None:
     sure = planner.pdd_plan(request, device.state(800), cloud.state(800))
     assert sure.verdict is unsure.verdict is Verdict.HANDOFF
     assert unsure.decode_budget > 1.5 * sure.decode_budget > 0
+
+
+def link_of(cloud):
+    return cloud.state(1000, kv=True).link_bps
+
+
+def test_a_link_that_nobody_has_seen_is_slow_and_far_from_sure() -> None:
+    cloud = CloudCalibration()
+    assert cloud.state(1000).link_bps is None
+    unknown = link_of(cloud)
+    assert unknown.sd > unknown.mean
+    assert not cloud.link_seen
+    for size, seconds in ((1000, 1.0), (10**7, 0.0)):
+        cloud.cells(size, seconds)  # too little to tell
+    assert link_of(cloud) == unknown
+    assert not cloud.link_seen
+
+
+def test_a_link_is_known_after_one_answer_and_another_network_too() -> None:
+    cloud, draw = CloudCalibration(), np.random.default_rng(0)
+    for mbit in (100, 10, 300, 5):
+        for answer in range(8):
+            cloud.cells(20_000_000, 20_000_000 * 8 / (mbit * 1e6) * float(draw.lognormal(0, 0.1)))
+            if answer == 0:
+                assert link_of(cloud).mean == pytest.approx(mbit * 1e6 / 8, rel=0.35)
+        assert link_of(cloud).mean == pytest.approx(mbit * 1e6 / 8, rel=0.25)
+        assert link_of(cloud).sd < 0.5 * link_of(cloud).mean
+
+
+def test_a_link_a_little_slower_than_usual_is_in_doubt() -> None:
+    cloud = CloudCalibration()
+    for _ in range(10):
+        cloud.cells(20_000_000, 1.6)
+    assert link_of(cloud).doubt == 0
+    cloud.cells(20_000_000, 2.4)
+    assert link_of(cloud).doubt > 0
+
+
+def test_what_is_known_of_a_link_is_kept() -> None:
+    first, second, older = CloudCalibration(), CloudCalibration(), CloudCalibration(A_GPU)
+    for _ in range(5):
+        first.cells(20_000_000, 1.6)
+    second.restore(json.loads(json.dumps(first.as_json())))
+    assert second.link_seen
+    assert link_of(second).mean == pytest.approx(12.5e6, rel=0.1)
+    written = first.as_json()
+    del written["link"]  # by a release before there were cells
+    older.restore(written)
+    assert not older.link_seen
+    second.cells(20_000_000, 16.0)
+    assert link_of(second).mean == pytest.approx(1.25e6, rel=0.35), "it follows at once, as before"
+
+
+def test_a_profile_may_say_how_fast_the_link_is() -> None:
+    profile = A_GPU.model_copy(update={"link_bps": 5e6, "link_spread": 0.1})
+    cloud = CloudCalibration(profile)
+    assert link_of(cloud).mean == pytest.approx(5e6, rel=0.2)
+    assert not cloud.link_seen

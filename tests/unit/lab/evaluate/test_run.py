@@ -11,6 +11,8 @@ from rich.console import Console
 
 from pdd_cli import demo_model
 from pdd_core.errors import ConfigurationError, ContextOverflow, ModelError
+from pdd_core.refinement.refiners import AttentionRefiner
+from pdd_core.refinement.refiners.attention import LEAST_FOCUS
 from pdd_lab.evaluate import run
 from pdd_lab.evaluate.evaluation_settings import INFORMED, NONE, EvalSettings
 from pdd_lab.evaluate.examination import MeasuredCase
@@ -95,7 +97,8 @@ def test_an_evaluation_leaves_tables_a_file_and_a_picture(model, tmp_path):
     assert rows["attention", 0.25]["kept"] == pytest.approx(0.25, abs=0.02)
     assert report["guard"]["tasks"]["recall"][0]["thresholds"][0]["ratio_1"]["mean"] == 0
     assert (tmp_path / "eval-refine.png").read_bytes().startswith(b"\x89PNG")
-    assert "Recall of hidden numbers, exact" in text
+    assert "Recall of hidden numbers, exact (%): 2 cases, of" in text
+    assert f"{report['tasks']['recall']['spread']} would not be refined" in text
     assert "Evidence wholly kept (%)" in text
     assert "eval-refine.png" in text
     assert all(reader.closed for reader in model)
@@ -106,6 +109,14 @@ def test_a_second_run_reads_nothing_again(model, tmp_path):
     again, _ = evaluated(SMALL, tmp_path)
     assert first == again
     assert not any(reader.reads or reader.forces for reader in model[2:])
+
+
+def test_prompts_that_the_cloud_would_not_refine_are_counted_and_measured(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(AttentionRefiner, "focus", lambda self, scores, prompt: LEAST_FOCUS - 0.01)
+    report, _ = evaluated(SMALL, tmp_path)
+    task = report["tasks"]["recall"]
+    assert (task["spread"], task["scored"]) == (2, 2)
+    assert all(row["score"]["n"] == 2 for row in task["settings"])
 
 
 def test_the_report_says_what_was_measured(model, tmp_path):

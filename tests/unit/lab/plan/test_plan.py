@@ -97,6 +97,43 @@ def test_the_settings_file_is_loaded_by_serve(planned, monkeypatch):
     assert lengths.table("", 1000).longer_than(100) > 0.3
 
 
+def test_bytes_and_their_price_are_told(tmp_path, monkeypatch):
+    flags = (
+        "--device=phone",
+        "--rate=15",
+        "--requests=60",
+        "--kv=auto",
+        "--link=100mbit",
+        "--kv-cell-bytes=13312",
+    )
+    files = [f"--json={tmp_path / 'figures.json'}", f"--settings={tmp_path / 'plan.json'}"]
+    done = run(*flags, "--kv-price-per-gb=0.00001", *files)
+    assert done.exit_code == 0
+    assert all(len(line) <= 80 for line in done.stdout.splitlines()[:16])
+    text = " ".join(done.stdout.split())
+    assert (
+        "link: 100 Mbit/s, 20% spread; a cell of the KV cache has 13,312 bytes, so 939 arrive per second" in text
+    )
+    assert "GB of KV cache arrive on devices, which cost" in text
+    found = json.loads((tmp_path / "figures.json").read_text())
+    planner = found["policies"]["planner"]
+    assert planner["kv_bytes"] > 0
+    assert 0 < planner["kv_share"] <= planner["handed_off_share"]
+    assert found["policies"]["plain"]["kv_bytes"] == 0
+    assert found["link"]["bytes_per_s"] == 12.5e6
+    monkeypatch.delenv("PDD_KV", raising=False)
+    settings = ServeSettings.load(None, {"plan_file": str(tmp_path / "plan.json")})
+    assert (settings.kv, settings.kv_price_per_gb, settings.gpu_hour_price) == ("auto", 0.00001, 3.0)
+    assert PlanFile.load(tmp_path / "plan.json").cloud.link_bps == 12.5e6
+    dear = json.loads(run_json(tmp_path, *flags, "--kv-price-per-gb=0.05"))
+    assert dear["policies"]["planner"]["kv_bytes"] == 0
+
+
+def run_json(folder, *flags):
+    assert run(*flags, f"--json={folder / 'again.json'}").exit_code == 0
+    return (folder / "again.json").read_text()
+
+
 def test_the_same_seed_gives_the_same_figures(tmp_path):
     for name in ("a", "b"):
         run("--requests=300", "--noise=0.2", "--seed=7", f"--json={tmp_path / name}")
@@ -228,6 +265,11 @@ def test_a_profile_that_is_nested_without_end_is_refused(tmp_path, what):
         ({"jitter_ms": math.inf}, "--jitter-ms must be"),
         ({"ttft_target": math.inf}, "--ttft-target must be"),
         ({"ttft_target": 0.0}, "--ttft-target must be"),
+        ({"kv": "on"}, "--kv on is none of off, auto, always"),
+        ({"kv": "auto"}, "h200-8b does not say how fast the link is: --link does"),
+        ({"kv": "auto", "link": "3g"}, "--link 3g is none of 4g, 5g, wifi, lan, and no speed such as 100mbit"),
+        ({"kv_price_per_gb": math.nan}, "--kv-price-per-gb must be"),
+        ({"gpu_hour_price": math.inf}, "--gpu-hour-price must be"),
         ({"rtt_ms": 0.0, "jitter_ms": 100.0}, "jitter of 0.1 s around a round trip of 0 s"),
         ({"rtt_ms": 1e-300, "jitter_ms": 100.0}, "jitter of 0.1 s around a round trip of 1e-303 s"),
     ],

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pdd_core.errors import ConfigurationError
 from pdd_core.planner.profiles import MeasuredCloud
 from pdd_core.planner.types import Verdict
+from pdd_lab.simulator.cell_link import CellLink
 from pdd_lab.simulator.fleet_planner import FleetClass, Harm, Setting, gpu_seconds, plan_fleet, settings_of
 from pdd_lab.simulator.instance import simulate
 from pdd_lab.simulator.offered_load import Load
@@ -26,6 +27,20 @@ def a_class(**changes):
 
 def ways(one, **changes):
     return settings_of(one, CLOUD, **{"rate": 20.0, "ttft_target_s": 0.5, "harm": Harm()} | changes)
+
+
+def test_cells_let_slow_devices_do_more_unless_their_bytes_harm() -> None:
+    slow, link = a_class(prefill_tps=60.0), CellLink(bytes_per_s=12.5e6, spread=0.2, cell_bytes=13_312)
+    without, made = ways(slow), ways(slow, link=link)
+    with_cells = [one for one in made if one.kv]
+    assert with_cells
+    assert all(0 < one.kv_bytes < 1000 * link.cell_bytes for one in with_cells)
+
+    def least_gpu(settings):
+        return min(one.gpu_s for one in settings if one.stalled_share < 0.01)
+
+    assert least_gpu(made) < least_gpu(without)
+    assert not any(one.kv for one in ways(slow, link=link, harm=Harm(gigabyte=1000.0)))
 
 
 def setting(gpu_s, harm):

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pdd_core.qoe import qoe
-from pdd_lab.simulator.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF, Requests, World, outcomes
+from pdd_lab.simulator.outcomes import CLOUD_ONLY, DEVICE_ONLY, HANDOFF, Outcomes, Requests, World, outcomes
 
 
 def step_by_step(prompt, output, budget, *, ratio, prefill, decode, ttft, tpot, rtt, rate, target):
@@ -152,3 +152,37 @@ def test_qoe_of_one_answer() -> None:
     # one second late all along: 100 tokens x 1 s of 100 x 101 / 20 + 100 x 1 s
     assert qoe(even + 1, rate=10, ttft=0.5) == pytest.approx(1 - 100 / (505 + 100))
     assert qoe([], rate=10, ttft=0.5) == 1
+
+
+def test_cells_do_the_back_of_the_prompt() -> None:
+    # 0.1 s to the first token, 0.05 s more to the first cell: 150 tokens are read, then 4,000 a second are done
+    requests = Requests(prompt_tokens=[2150], output_tokens=[200])
+    loading = world(cells_per_s=3000, tpot_s=0.05)
+    ready = 0.15 + 2000 / 4000
+    budget = int(np.ceil((ready + 1 / 40 - 0.1) / (1 / 20 - 1 / 1000)))
+    for tokens, stalls in ((budget - 1, True), (budget, False)):
+        made = outcomes(requests, loading, verdict=[HANDOFF], decode_budget=[tokens], kv=True)
+        assert made.handed_off[0]
+        assert made.stalled[0] == stalls
+        assert made.kv_cells[0] == pytest.approx(3000 * 0.5)
+        assert made.device_prefill_tokens[0] == pytest.approx(2150 - 1500)
+    without = outcomes(requests, loading, verdict=[HANDOFF], decode_budget=[budget])
+    assert without.stalled[0]
+    assert without.kv_cells[0] == 0
+
+
+def test_cells_stop_coming_when_the_answer_ends_and_one_sided_answers_have_none() -> None:
+    requests = Requests(prompt_tokens=[50_000] * 3, output_tokens=[4] * 3)
+    made = outcomes(
+        requests, world(cells_per_s=100), verdict=[HANDOFF, CLOUD_ONLY, DEVICE_ONLY], decode_budget=9, kv=True
+    )
+    # four tokens, 50 ms each from 0.1 s on; the first cell at 0.15 s
+    assert made.kv_cells == pytest.approx([100 * 0.15, 0, 0])
+
+
+def test_a_link_that_carries_nothing_changes_nothing() -> None:
+    requests = Requests(prompt_tokens=[800, 3000], output_tokens=[200, 90])
+    plans = {"verdict": HANDOFF, "decode_budget": [30, 60]}
+    with_cells, without = (outcomes(requests, world(), **plans, kv=kv) for kv in (True, False))
+    for name in Outcomes.__slots__:
+        assert (getattr(with_cells, name) == getattr(without, name)).all()

@@ -53,14 +53,20 @@ requests = st.fixed_dictionaries(
         "rtt_s_doubt": doubts,
         "held_whole_tokens": st.integers(0, 3000),
         "available": st.sampled_from([True, True, True, False]),
+        "kv_cell_bytes": st.sampled_from([9_000, 53_000]),
+        "kv_always": st.sampled_from([False, False, True]),
+        "kv_metered": st.sampled_from([False, False, True]),
+        "link_bps": st.one_of(st.just(0.0), st.floats(1e4, 1e9)),
+        "link_bps_sd": st.one_of(st.just(0.0), st.floats(0, 1e7)),
+        "link_bps_doubt": doubts,
         "verdict": st.sampled_from([UNDECIDED, UNDECIDED, *range(len(VERDICTS))]),
     }
 ).map(lambda one: {**one, "held_whole_tokens": min(one["held_tokens"], one["held_whole_tokens"])})
 
 
-def one_by_one(lengths, goals, one, **options):
+def one_by_one(lengths, goals, one, *, byte_weight, **options):
     prefill = Estimate(one["prefill_tps"], one["prefill_tps_sd"], one["prefill_tps_doubt"])
-    return Planner(lengths, goals).pdd_plan(
+    return Planner(lengths, goals, byte_weight=byte_weight).pdd_plan(
         PlanRequest(
             num_prompt_tokens=one["prompt_tokens"],
             num_held_tokens=one["held_tokens"],
@@ -68,6 +74,9 @@ def one_by_one(lengths, goals, one, **options):
             max_tokens=one["max_tokens"],
             rate=one["rate"],
             verdict=None if one["verdict"] == UNDECIDED else VERDICTS[one["verdict"]],
+            kv_cell_bytes=one.get("kv_cell_bytes"),
+            kv_always=one.get("kv_always", False),
+            kv_metered=one.get("kv_metered", False),
             **options,
         ),
         DeviceState(
@@ -83,6 +92,9 @@ def one_by_one(lengths, goals, one, **options):
             refines=True,
             max_model_len=one["max_model_len"],
             available=one["available"],
+            link_bps=Estimate(one["link_bps"], one["link_bps_sd"], one["link_bps_doubt"])
+            if "link_bps" in one
+            else None,
         ),
     )
 
@@ -99,10 +111,14 @@ def one_by_one(lengths, goals, one, **options):
         must_begin_in_cloud=st.booleans(),
         lowest_ratio=st.sampled_from([0.25, 0.5, 1.0]),
     ),
-    option=st.sampled_from([{}, {"refinable": True}, {"refine_ratio": 0.4}]),
+    option=st.sampled_from([{}, {"refinable": True}, {"refine_ratio": 0.4}, {"refine_ratio": 1.0}]),
+    unknown=st.sampled_from([(), (), (), ("kv_cell_bytes",), ("link_bps", "link_bps_sd", "link_bps_doubt")]),
+    byte_weight=st.sampled_from([0.0, 1e-5, 1e-3]),
 )
-def test_as_one_by_one(many, median, goals, option) -> None:
+def test_as_one_by_one(many, median, goals, option, unknown, byte_weight) -> None:
     lengths = LENGTHS[median]
+    many = [{name: value for name, value in one.items() if name not in unknown} for one in many]
+    option = {**option, "byte_weight": byte_weight}
     columns = {name: np.array([one[name] for one in many]) for name in many[0]}
     prompts = columns.pop("prompt_tokens")
     # what all requests have in common is given as one number
@@ -120,13 +136,15 @@ def test_as_one_by_one(many, median, goals, option) -> None:
         assert (verdict, plans.decode_budget[index] or None) == (expected.verdict, expected.decode_budget)
         if verdict is Verdict.HANDOFF:
             assert plans.refine_ratio[index] == (expected.refine_ratio or 1.0)
+            assert plans.kv[index] == expected.kv
             chosen = [
                 one
                 for one in expected.why.alternatives
-                if one.verdict is verdict and one.refine_ratio == expected.refine_ratio
+                if (one.verdict, one.refine_ratio, one.kv) == (verdict, expected.refine_ratio, expected.kv)
             ]
             assert plans.cost[index] == pytest.approx(chosen[0].cost)
             assert plans.stall_probability[index] == pytest.approx(chosen[0].stall_probability, rel=1e-9)
+            assert plans.kv_bytes[index] == pytest.approx(chosen[0].kv_bytes)
 
 
 def test_numbers_stand_for_all_and_chunks_do_not_show(monkeypatch) -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pdd_core.errors import DeviceEngineFailed, InvalidCells
+from pdd_core.kv.cell_types import CellType
 from pdd_llamacpp_adapter.engine.engine_memory import EngineMemory
 from pdd_llamacpp_adapter.engine.engine_thread import EngineThread
 from pdd_llamacpp_adapter.engine.history import RefinedHistory
+from pdd_llamacpp_adapter.engine.kv.key_order import KeyOrder
+from pdd_llamacpp_adapter.engine.kv.kv_support import KVShape, KVSupport
+from pdd_llamacpp_adapter.engine.kv.sequence_state import CellLayout, read
 
 pytestmark = pytest.mark.anyio
 
@@ -20,6 +25,8 @@ class Context:
     """A context without a model."""
 
     n_ctx = 100
+    cells = None
+    kv = KVSupport()
 
     def __init__(self):
         self.ids, self.history = list(REFINED), HISTORY
@@ -70,3 +77,67 @@ async def test_or_left_where_nobody_could_judge_it(memory):
     assert memory.holds(NEXT_TURN, refined=False) == 2
     assert await memory.start(NEXT_TURN, refined=False) == 2
     assert (memory.context.ids, memory.history) == ([0, 1], None)
+
+
+class WaitingCells:
+    """Cells of a context without a model."""
+
+    layout = CellLayout(KVShape(1, 1, 32, 1e4, 32, "default", 1.0, KeyOrder.HALVES), CellType.F16, False, 100)
+
+    def __init__(self):
+        self.added = []
+
+    def __len__(self):
+        return len(self.added)
+
+    def add(self, start, state, count):
+        self.added.append((start, count, state))
+
+    def own(self, start, end):
+        return next(state for first, count, state in self.added if (first, first + count) == (start, end))
+
+    def drop(self):
+        self.added.clear()
+
+
+@pytest.fixture
+def waiting(memory):
+    memory.context.cells = WaitingCells()
+    return memory.context.cells
+
+
+def numbers(cells):
+    return np.random.default_rng(0).standard_normal((1, cells, 1, 32), dtype=np.float32).astype(np.float16)
+
+
+async def test_cells_are_added_in_llamas_form_and_compared_with_its_own(memory, waiting):
+    keys = numbers(5).astype(np.float32)
+    await memory.add_cells(20, keys, -keys)
+    ((start, count, state),) = waiting.added
+    assert (start, count) == (20, 5)
+    assert np.array_equal(read(waiting.layout, state).values, -keys)
+    assert await memory.compare_cells(20, keys, -keys) == pytest.approx(1.0)
+
+
+async def test_arrays_that_are_no_cells_drop_those_that_wait(memory, waiting):
+    keys = numbers(5).astype(np.float32)
+    await memory.add_cells(20, keys, keys)
+    with pytest.raises(InvalidCells):
+        await memory.add_cells(15, keys, keys * np.float32("nan"))
+    assert not waiting.added
+    assert memory.context.ids == REFINED
+
+
+async def test_an_answer_that_starts_drops_cells_that_wait(memory, waiting):
+    keys = numbers(5).astype(np.float32)
+    await memory.add_cells(20, keys, keys)
+    await memory.start(NEXT_TURN)
+    assert not waiting.added
+
+
+async def test_a_context_that_takes_no_cells_in_says_why(memory):
+    keys = numbers(5).astype(np.float32)
+    for refused in (memory.add_cells(0, keys, keys), memory.compare_cells(0, keys, keys), memory.join_cells([1])):
+        with pytest.raises(DeviceEngineFailed, match="not switched on"):
+            await refused
+    await memory.drop_cells()

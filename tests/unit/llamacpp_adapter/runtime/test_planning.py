@@ -365,12 +365,15 @@ async def test_what_was_made_to_go_on_says_nothing_of_lengths(runtime, fake_engi
     assert made._planning.learning.lengths.as_json() == before
 
 
-def fake_session(*, read=(0, 0.0), decoded=(0, 0.0), first=None, step=None, shown=0, reason="stop", reused=0):
+def fake_session(
+    *, read=(0, 0.0), decoded=(0, 0.0), first=None, step=None, shown=0, reason="stop", reused=0, kv=None
+):
     outcome = SimpleNamespace(
         prompt_tokens=500,
         reused_tokens=reused,
         finish_reason=reason,
         timeline=Timeline([object()] * shown),
+        kv=kv,
     )
     work = SimpleNamespace(read_tokens=read[0], read_s=read[1], decoded_tokens=decoded[0], decoded_s=decoded[1])
     arrivals = SimpleNamespace(first_token_s=first, step_s=step)

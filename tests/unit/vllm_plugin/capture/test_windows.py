@@ -1,12 +1,28 @@
 from types import SimpleNamespace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdd_vllm_plugin.capture.windows import WindowTracker
+from pdd_vllm_plugin.capture.windows import FEATURE, wants_scores, windows
+from pdd_vllm_plugin.prompt_tracker import PromptTracker
+from pdd_vllm_plugin.question_window import KEY
 
 ID = "h" * 32
 W = 4
+
+
+class WindowTracker:
+    """The tracker of prompts, and the windows in what it finds."""
+
+    def __init__(self, window, *, most):
+        self.window, self.tracker = window, PromptTracker({FEATURE: wants_scores(most)})
+
+    def __len__(self):
+        return len(self.tracker)
+
+    def step(self, scheduler_output):
+        return windows(self.tracker.step(scheduler_output), self.window)
 
 
 def new(name, length, *, done=0, refine=True, blocks=((1,),)):
@@ -34,6 +50,14 @@ def step(begun=(), going_on=(), *, tokens, finished=(), resumed=()):
 def test_a_prompt_in_one_step():
     [chunk] = WindowTracker(W, most=60).step(step([new("a", 10)], tokens={"a": 10}))
     assert (chunk.first, chunk.last, chunk.completes, chunk.handoff_id) == (6, 10, True, ID)
+
+
+@pytest.mark.parametrize(("question", "first"), [(3, 7), (1, 9), (20, 6)])
+def test_a_request_says_how_long_its_question_is(question, first):
+    asked = new("a", 10)
+    asked.sampling_params.extra_args[KEY] = question
+    [chunk] = WindowTracker(W, most=60).step(step([asked], tokens={"a": 10}))
+    assert (chunk.first, chunk.last, chunk.window) == (first, 10, 10 - first)
 
 
 def test_a_shorter_prompt_is_all_window():

@@ -28,7 +28,7 @@ def test_of_processes_that_claim_an_id_at_once_one_gets_it(base):
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
 def test_a_process_that_stops_or_dies_at_any_moment_holds_up_nobody(base, how):
     mine = names_of(base, 0)
-    for _ in range(3):
+    for killed in range(1, 4):
         ready = CONTEXT.Event()
         other = CONTEXT.Process(target=claim_without_end, args=(base, 1, ready))
         other.start()
@@ -45,7 +45,7 @@ def test_a_process_that_stops_or_dies_at_any_moment_holds_up_nobody(base, how):
             assert time.monotonic() - began < 30
             if how is signal.SIGKILL:  # what it had is free again, whatever it was about to do
                 left = list(base.glob("pdd-*/*.run"))
-                assert len(left) <= 1
+                assert len(left) <= killed  # each had one name at a time
                 assert not mine._counts.is_alive(1)
         finally:
             other.kill()

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from store_server import StoreServer
 from vllm_fakes import FakeEngine, output, parallel, sampling_params
 
-from pdd_core.handoff import HandoffState, NoRefinement, Refinement, StructuredOutputs
+from pdd_core.handoff import HandoffState, KVCells, NoRefinement, Refinement, StructuredOutputs
 from pdd_core.optin import STOP_REASON
 from pdd_vllm_plugin.endpoint import PDDEndpoints
 from pdd_vllm_plugin.handoff_record import PENDING
@@ -182,6 +182,19 @@ async def test_what_becomes_of_a_refinement_after_the_end_is_written_again(pair,
     owner.shared.stop()
     state = HandoffState.model_validate_json((await other.call("GET", HANDOFF)).content)
     assert state.refinement == refinement
+
+
+async def test_cells_are_told_by_the_server_that_computed_them_only(pair):
+    owner, other = pair
+    stream = owner.begin()
+    owner.service.store.get(ID).kv = KVCells(tokens=2)
+    async for _ in stream:
+        pass
+    await owner.has_stored(1)
+    here, there = [(await one.call("GET", HANDOFF)).json()["kv"] for one in pair]
+    assert here == {"kind": "cells", "tokens": 2}
+    assert (there["kind"], there["reason"]) == ("none", "gone")
+    assert (await other.call("GET", f"{HANDOFF}/kv")).status_code == 404
 
 
 async def test_a_new_request_of_the_same_id_takes_the_old_state_out(pair):
