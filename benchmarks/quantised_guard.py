@@ -9,7 +9,6 @@ behind a random 5 % of it.
 """
 
 import argparse
-import ctypes
 import json
 import random
 import statistics
@@ -22,22 +21,11 @@ from pdd_cli.demo_model import device_gguf
 from pdd_core.refinement.guard import THRESHOLD, Guard
 from pdd_lab.evaluate.case_prompts import build_prompt, opening_ids
 from pdd_lab.evaluate.evaluation_settings import EvalSettings
+from pdd_lab.evaluate.quantised_device import quantised_gguf
 from pdd_lab.evaluate.tasks import MAKERS
 
 TOKENS = 32
 """Of the cloud's, as many as the guard looks at."""
-
-
-def quantised(source: Path, kind: str, folder: Path) -> Path:
-    import llama_cpp
-
-    target = folder / f"{kind}.gguf"
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
-    code = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
-    if code:
-        raise SystemExit(f"llama.cpp cannot make {kind} of {source}")
-    return target
 
 
 def cloud_side(reader, source, cases):
@@ -83,7 +71,7 @@ def main():
         reader.close()
         print(f"{len(cases)} cases that the F16 model answers rightly", flush=True)
         for kind in options.types.split(","):
-            file = device_gguf() if kind == "F16" else quantised(device_gguf(), kind, Path(folder))
+            file = device_gguf() if kind == "F16" else quantised_gguf(device_gguf(), kind, Path(folder))
             reader = EvalModel(file, n_ctx=n_ctx, threads=1)
             found = [(case[0], *excesses(reader, case)) for case in cases]
             reader.close()

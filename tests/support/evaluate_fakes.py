@@ -6,6 +6,7 @@ import os
 import re
 import time
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -81,7 +82,7 @@ class CopyingReader:
         weight = np.array([1.0 + 50 * (self.vocab.words[token].strip() in asked) for token in ids])
         weight[1:] += weight[:-1] / 2
         rows = np.tile(weight / weight.sum(), (2, window, 1)).astype(np.float32)
-        return dict.fromkeys(layers, rows)
+        return dict.fromkeys(range(self.n_layer) if layers is None else layers, rows)
 
     def answer(self, tokens, *, opening, after):
         answer = []
@@ -129,3 +130,27 @@ class CountingWorker:
 
     def close(self):
         (self.folder / "closed").touch()
+
+
+class CellReader(CopyingReader):
+    """In the place of a `KVModel`. Of cells it knows how many there are; what is dropped is not copied from."""
+
+    shape = SimpleNamespace(num_layers=2, num_kv_heads=1, head_size=64)
+
+    def __init__(self, gguf=None, *, n_ctx=4096, threads=1):
+        super().__init__(gguf, n_ctx=n_ctx, threads=threads)
+        self.cell_reads: list = []
+        self.handed: list = []
+
+    def cells(self, ids):
+        self.cell_reads.append(tuple(ids))
+        drawn = np.random.default_rng(len(ids))
+        return tuple(drawn.standard_normal((2, len(ids), 1, 64), dtype=np.float32) for _ in range(2))
+
+    def behind(self, cells, ids, answer, *, dropped=()):
+        self.handed.append((cells, tuple(ids), tuple(dropped)))
+        gone = set(dropped)
+        forces = list(self.forces)
+        rows = self.forced([token for index, token in enumerate(ids) if index not in gone], answer)
+        self.forces = forces
+        return rows

@@ -10,7 +10,7 @@ from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pdd_core.errors import DeviceEngineFailed
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
-    from pdd_lab.evaluate.examination import Examination, MeasuredCase
+    from pdd_lab.evaluate.examination import MeasuredCase
 
     MeasureAll = Callable[[str, Iterable[int]], Iterator[MeasuredCase | None]]
 
@@ -26,8 +26,18 @@ AHEAD = 2
 """Cases that are given out for each process: one that it works on, and one that waits for it."""
 
 
+class Worker(Protocol):
+    """What measures cases."""
+
+    def measure(self, task: str, number: int) -> MeasuredCase | None:
+        """Return what is known of a case; None if there is no such case."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
 @contextmanager
-def workers(jobs: int, opened: Callable[..., Examination], *arguments: Any) -> Iterator[MeasureAll]:
+def workers(jobs: int, opened: Callable[..., Worker], *arguments: Any) -> Iterator[MeasureAll]:
     """Give a function that measures cases of a task, by their numbers, and yields what comes in that order.
 
     Args:
@@ -79,11 +89,11 @@ def _shared(
             future.cancel()
 
 
-_worker: list[Examination] = []
+_worker: list[Worker] = []
 """Of this process, where it is one of several."""
 
 
-def _begin(opened: Callable[..., Examination], arguments: tuple[Any, ...]) -> None:
+def _begin(opened: Callable[..., Worker], arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker.append(opened(*arguments))

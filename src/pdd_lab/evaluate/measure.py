@@ -135,8 +135,16 @@ class Examiner:
         return keys
 
     def _outcome(self, case: ExamCase, record: Record, prompt: RefinePrompt, kept: Sequence[int]) -> Outcome:
-        answer, (start, end) = record["answer"], record["compared"]
         rows = self._forced(record, [prompt.token_ids[index] for index in kept])
+        if len(kept) == len(prompt):
+            self._full = (case.key, rows)
+        return self.judged(case, record, prompt, kept, rows)
+
+    def judged(
+        self, case: ExamCase, record: Record, prompt: RefinePrompt, kept: Sequence[int], rows: np.ndarray
+    ) -> Outcome:
+        """Return what is made of a case where the answer's log-probabilities are `rows`, (answer, n_vocab)."""
+        answer, (start, end) = record["answer"], record["compared"]
         chosen = rows.argmax(axis=-1)
         outcome: Outcome = {
             "kept": len(kept),
@@ -147,8 +155,6 @@ class Examiner:
             outcome["evidence"] = set(range(*place)) <= set(kept)
         if case.expected:
             return outcome | {"score": float(np.array_equal(chosen[start:end], answer[start:end]))}
-        if len(kept) == len(prompt):
-            self._full = (case.key, rows)
         full = self._full_rows(case, record, prompt)
         agreed = chosen[start:end] == full[start:end].argmax(axis=-1)
         away = divergence(full[start:end], rows[start:end])

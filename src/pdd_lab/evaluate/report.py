@@ -127,9 +127,9 @@ def _task(result: TaskResults, settings: Sequence[Setting]) -> dict[str, Any]:
                 "refiner": refiner,
                 "ratio": ratio,
                 "kept": round(result.kept((refiner, ratio)), 4),
-                "score": _rounded(result.score((refiner, ratio))),
-                "evidence": _rounded(evidence) if (evidence := result.evidence((refiner, ratio))) else None,
-                "kl": None if result.exact else _rounded(result.divergence((refiner, ratio))),
+                "score": rounded(result.score((refiner, ratio))),
+                "evidence": rounded(evidence) if (evidence := result.evidence((refiner, ratio))) else None,
+                "kl": None if result.exact else rounded(result.divergence((refiner, ratio))),
                 "by_kind": _by_kind(result, (refiner, ratio)) if result.exact else None,
             }
             for refiner, ratio in settings
@@ -141,7 +141,7 @@ def _by_kind(result: TaskResults, setting: Setting) -> dict[str, Any]:
     kinds: dict[str, list[float]] = {}
     for record, outcome in zip(result.records, result.outcomes[setting], strict=True):
         kinds.setdefault(record["case"]["kind"], []).append(outcome["score"])
-    return {kind: _rounded(wilson(round(sum(scores)), len(scores))) for kind, scores in sorted(kinds.items())}
+    return {kind: rounded(wilson(round(sum(scores)), len(scores))) for kind, scores in sorted(kinds.items())}
 
 
 def _guard(result: TaskResults, bad: Setting, tokens: int) -> dict[str, Any]:
@@ -157,20 +157,20 @@ def _guard(result: TaskResults, bad: Setting, tokens: int) -> dict[str, Any]:
     ]
     return {
         "tokens": tokens,
-        "largest_at_ratio_1": _figure(no_alarm_up_to),
-        "bad_95_percent_above": _figure(fires_below),
+        "largest_at_ratio_1": rounded_figure(no_alarm_up_to),
+        "bad_95_percent_above": rounded_figure(fires_below),
         "thresholds": [
             {
                 "threshold": threshold,
-                "bad": _rounded(_share(value > threshold for value in found.get(bad, []))),
-                "ratio_1": _rounded(_share(value > threshold for value in whole)),
-                "false_alarms": _rounded(_share(value > threshold for value, lost in cases if not lost)),
-                "misses": _rounded(_share(value <= threshold for value, lost in cases if lost)),
+                "bad": rounded(_share(value > threshold for value in found.get(bad, []))),
+                "ratio_1": rounded(_share(value > threshold for value in whole)),
+                "false_alarms": rounded(_share(value > threshold for value, lost in cases if not lost)),
+                "misses": rounded(_share(value <= threshold for value, lost in cases if lost)),
             }
             for threshold in THRESHOLDS
         ],
         "mean": {
-            f"{refiner} {ratio:g}": _figure(math.fsum(values) / len(values))
+            f"{refiner} {ratio:g}": rounded_figure(math.fsum(values) / len(values))
             for (refiner, ratio), values in found.items()
         },
     }
@@ -188,10 +188,12 @@ def _count(names: Iterable[str]) -> Mapping[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _rounded(estimate: ConfidenceInterval) -> dict[str, float | None]:
+def rounded(estimate: ConfidenceInterval) -> dict[str, float | None]:
+    """Return an estimate, ready for JSON."""
     values = asdict(estimate)
-    return {name: _figure(value) for name, value in values.items()}
+    return {name: rounded_figure(value) for name, value in values.items()}
 
 
-def _figure(value: float) -> float | None:
+def rounded_figure(value: float) -> float | None:
+    """Return a figure, ready for JSON; None for what is no number."""
     return round(value, 4) if math.isfinite(value) else None  # JSON has no NaN

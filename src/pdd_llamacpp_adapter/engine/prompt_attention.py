@@ -127,6 +127,10 @@ class AttentionContext(LlamaContext):
             )
         return {layer: _checked(seen[layer], len(ids), window) for layer in wanted}
 
+    def evict(self, start: int, end: int) -> None:
+        """Drop the cells from `start` to `end`, and keep what lies behind them: no device does, for comparison."""
+        L.llama_memory_seq_rm(self._memory, 0, start, end)
+
     def full_layers(self) -> tuple[int, ...]:
         """Return the layers that attend to all of a prompt with keys of their own, as the cloud's capture wants.
 
