@@ -46,7 +46,9 @@ def made(layers: int, heads: int, size: int, dtype: torch.dtype, tokens: int):
     blocks = torch.randperm(count, device="cuda")[: -(-tokens // BLOCK)]
     strides = (heads * size, size, 1)
     layouts = [
-        SimpleNamespace(shape=(BLOCK, heads, size), strides=strides, origin=i * BLOCK * heads * size, block_size=BLOCK)
+        SimpleNamespace(
+            shape=(BLOCK, heads, size), strides=strides, origin=i * BLOCK * heads * size, block_size=BLOCK
+        )
         for i in range(2)
     ]
     pointers = torch.tensor([cache.data_ptr() for cache in caches], dtype=torch.int64, device="cuda")
@@ -97,8 +99,9 @@ def measure(name, layers, heads, size) -> None:
     gathering = timed(lambda: [cache.index_select(0, blocks) for cache in caches])
     size_mb = tokens * geometry.cell_bytes / 1e6
     print(
-        f"{name}: {tokens} cells, {size_mb:.0f} MB: packing {1e3 * packing:.3f} ms ({1e3 * queued:.3f} ms of Python), "
-        f"plain gathering {1e3 * gathering:.3f} ms, to the host {1e3 * copying:.2f} ms = {size_mb / copying / 1e3:.0f} GB/s",
+        f"{name}: {tokens} cells, {size_mb:.0f} MB: packing {1e3 * packing:.3f} ms ({1e3 * queued:.3f} ms of "
+        f"Python), plain gathering {1e3 * gathering:.3f} ms, to the host {1e3 * copying:.2f} ms "
+        f"= {size_mb / copying / 1e3:.0f} GB/s",
         flush=True,
     )
 

@@ -1,8 +1,8 @@
 """Packs a prompt's cells on the GPU, straight out of the paged cache: one kernel for the keys, one for the values.
 
-On a CPU, packing at a GPU's pace takes ten cores, and float32 copies of a prompt take gigabytes. The kernel reads what
-the model wrote, and writes what goes to the host. It rounds as `pdd_core.kv.cell_types` does. A sum may differ from
-numpy's in its last bit, and of two values that are largest with opposite signs it takes the positive one.
+On a CPU, packing at a GPU's pace takes ten cores, and float32 copies of a prompt take gigabytes. The kernel
+reads what the model wrote, and writes what goes to the host. It rounds as `pdd_core.kv.cell_types` does. A sum may
+differ from numpy's in its last bit. Of two values that are largest with opposite signs, it takes the positive one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from pdd_core.kv.cell_types import CellType
+from pdd_core.kv.cell_types import BLOCK, CellType
 from pdd_core.kv.geometry import PIECE_TOKENS
 from pdd_core.kv.rotation import hadamard
 
@@ -66,7 +66,7 @@ def pack(
             len(caches), sum(widths), widths[0] if index else 0, widths[index], kind.row_bytes(size),
             rotation**-0.5,
             SIZE=size, PADDED=triton.next_power_of_2(size), ROTATES=rotation > 1, KIND=_KINDS[kind],
-            TILE=_TILE, PIECE=PIECE_TOKENS, EXACT=first.dtype is torch.float32,
+            TILE=_TILE, PIECE=PIECE_TOKENS, BLOCK_BYTES=kind.row_bytes(BLOCK), EXACT=first.dtype is torch.float32,
         )  # fmt: skip
     return packed
 
@@ -80,13 +80,13 @@ def _matrix(size: int, rotation: int, dtype: torch.dtype, device: torch.device) 
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _pack(
+def _pack(  # type: ignore[no-untyped-def]
     pointers, like, blocks, packed, matrix, tokens,
     block_stride, token_stride, head_stride, element_stride, origin, block_size,
     layers, layer_width, begin, width, row_bytes,
     scale,
     SIZE: tl.constexpr, PADDED: tl.constexpr, ROTATES: tl.constexpr, KIND: tl.constexpr,
-    TILE: tl.constexpr, PIECE: tl.constexpr, EXACT: tl.constexpr,
+    TILE: tl.constexpr, PIECE: tl.constexpr, BLOCK_BYTES: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """Pack one head of one layer of TILE tokens."""
     token = tl.program_id(0) * TILE + tl.arange(0, TILE)
@@ -122,12 +122,10 @@ def _pack(
         most, least = tl.max(one, axis=2), tl.min(one, axis=2)
         if KIND == 1:
             step = tl.div_rn(tl.maximum(most, -least), 127.0)
-            block_bytes: tl.constexpr = 34
         else:
             step = tl.where(most >= -least, most, least) / -8.0
-            block_bytes: tl.constexpr = 18
         inverse = tl.where(step == 0.0, 0.0, tl.div_rn(1.0, step))
-        places = packed + at[:, None] + number[None, :] * block_bytes
+        places = packed + at[:, None] + number[None, :] * BLOCK_BYTES
         tl.store(places.to(tl.pointer_type(tl.float16)), step.to(tl.float16), mask=kept)
         scaled = one * inverse[:, :, None]
         if KIND == 1:
