@@ -41,6 +41,8 @@ _LEAST_WAITING = 2
 """Pieces that may wait for the device, however large they are."""
 _MOST_WAITING_BYTES = 64 * 2**20
 """Of pieces that wait for the device, unpacked."""
+_DUE_S = 1.0
+"""After the cloud was asked, until its first cells are late."""
 _FINAL = frozenset({400, 401, 403, 404, 405, 409, 410})
 """HTTP statuses after which asking again is of no use."""
 REFINED = "refined"
@@ -105,6 +107,7 @@ class CellsFetch:
         self._back = len(live.answer.prompt) - 1
         self._last_at: float | None = None
         """When the latest bytes of the stream came that is open; None before its first."""
+        self._asked_at: float | None = None
         self._came: deque[Cells] = deque()
         self._sampled = False
         self._stopped = False
@@ -126,6 +129,13 @@ class CellsFetch:
             return None
         elapsed = self.seconds + self._live.now() - self._last_at
         return self.bytes / self.geometry.cell_bytes / elapsed if elapsed > 0 else None
+
+    @property
+    def due(self) -> bool:
+        """Cells are on their way, none has come, and none is late."""
+        if self.reason is not None or self._stopped or self._asked_at is None:
+            return False
+        return self._last_at is None and self._live.now() < self._asked_at + _DUE_S
 
     def agree(self, info: CloudInfo, cloud: CloudClient) -> bool:
         """Return whether `cloud`, which has told `info`, has cells for this device; if not, that is the reason."""
@@ -151,7 +161,7 @@ class CellsFetch:
     def start(self, tasks: TaskGroup, cloud: CloudClient, handoff_id: str) -> None:
         """Begin to fetch once the device reads: the cloud has sent a token. Never raises a cloud's error."""
         if self.reason is None and not self.coming and not self._stopped:
-            self.coming = True
+            self.coming, self._asked_at = True, self._live.now()
             tasks.start_soon(self._run, cloud, handoff_id)
 
     def stop(self) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _LEAST_CHUNK = 16
 """Tokens of a batch near the meeting: smaller ones cost as much."""
+_MOST_CHUNK = 64
+"""Tokens of a batch while nobody knows when both meet: in the middle of one, the device cannot take cells in."""
 
 
 class CellsReader:
@@ -62,7 +64,9 @@ class CellsReader:
     def next_chunk(self, limit: int) -> int:
         """Return how many tokens to process next, at most `limit`: none of those whose cells are about to come."""
         meets_in = self._meets_in()
-        return limit if meets_in is None else min(limit, max(_LEAST_CHUNK, math.floor(meets_in)))
+        if meets_in is None:
+            return min(limit, _MOST_CHUNK) if self._may_come else limit
+        return min(limit, max(_LEAST_CHUNK, math.floor(meets_in)))
 
     def reads_to(self, position: int) -> None:
         """Note where the device's reading will end after the batch that is about to begin."""
@@ -71,9 +75,18 @@ class CellsReader:
 
     @property
     def expected(self) -> int:
-        """Tokens that need not be processed if cells go on to come as they do, besides those that have come."""
+        """Tokens that need not be processed if cells go on to come as they do, besides those that have come.
+
+        Before the first of them is due, all will come in time: a plan with cells counts on that.
+        """
         meets_in = self._meets_in()
-        return 0 if meets_in is None else self._reading.before_cells - math.ceil(meets_in)
+        if meets_in is None:
+            return self._reading.before_cells if self._fetch is not None and self._fetch.due else 0
+        return self._reading.before_cells - math.ceil(meets_in)
+
+    @property
+    def _may_come(self) -> bool:
+        return self._fetch is not None and self._fetch.reason is None and self._reading.joined is None
 
     def _meets_in(self) -> float | None:
         """Return how many tokens the device will process until both meet; None while that cannot be said."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import deque
 from contextlib import suppress
@@ -23,8 +22,6 @@ MOST_WAITING_BYTES = 1 << 30
 MOST_WAITING = 1024
 SWEEP_S = 5.0
 """How often files are looked through for those whose time is up, while there are any."""
-NICENESS = 10
-"""Of the threads: where cores are few, the engine's go first."""
 FAILED = NoKV(reason="not_captured", message="the cells could not be packed: see the server's log")
 
 
@@ -45,7 +42,11 @@ class Job:
 
 
 class CellWriter:
-    """Threads that write to `shelf` until `close`."""
+    """Threads that write to `shelf` until `close`.
+
+    They are as urgent as the engine's own: one that is not, and has Python's lock where cores are few, keeps the
+    engine's step waiting until it is scheduled.
+    """
 
     def __init__(self, shelf: Shelf, threads: int, most_bytes: int = MOST_WAITING_BYTES) -> None:
         self._shelf = shelf
@@ -87,8 +88,6 @@ class CellWriter:
             self._changed.notify_all()
 
     def _run(self) -> None:
-        with suppress(OSError, AttributeError):  # a thread has a niceness of its own on Linux only
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         stored = True
         while (job := self._next(SWEEP_S if stored else None)) is not None:
             if job is not _SWEEP:
