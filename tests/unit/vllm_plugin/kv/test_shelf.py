@@ -56,8 +56,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path):
-    made = World(tmp_path)
+def world(base):
+    made = World(base)
     yield made
     made.shelf.close()
 
@@ -91,8 +91,8 @@ def test_if_all_is_read_there_is_no_room_and_a_reason(world):
     assert world.read("d").tokens == TOKENS
 
 
-def test_a_reason_takes_room_of_cells_if_need_be(tmp_path):
-    world = World(tmp_path)
+def test_a_reason_takes_room_of_cells_if_need_be(base):
+    world = World(base)
     for name in "abc":
         world.put(name)
     world.shelf.put_none("d" * 32, NO_ROOM)
@@ -196,20 +196,20 @@ if sys.argv[2] == "killed":
 
 
 @pytest.mark.parametrize(("end", "left"), [("ended", False), ("killed", True)])
-def test_a_process_that_is_killed_leaves_what_the_next_removes(tmp_path, world, end, left):
-    done = subprocess.run([sys.executable, "-c", LEAVES, str(tmp_path), end], capture_output=True, text=True)
+def test_a_process_that_is_killed_leaves_what_the_next_removes(base, world, end, left):
+    done = subprocess.run([sys.executable, "-c", LEAVES, str(base), end], capture_output=True, text=True)
     folder = world.shelf.folder.parent / done.stdout.strip().rpartition("/")[2]
     assert folder.exists() == left, done.stderr
-    other = World(tmp_path)
+    other = World(base)
     assert not folder.exists()
     assert world.shelf.folder.exists()  # which is in use
     other.shelf.close()
 
 
-def test_where_memory_has_no_room_the_folder_is_among_temporary_files(monkeypatch, tmp_path):
-    monkeypatch.setattr(shelves.tempfile, "gettempdir", lambda: str(tmp_path))
+def test_where_memory_has_no_room_the_folder_is_among_temporary_files(monkeypatch, base):
+    monkeypatch.setattr(shelves.tempfile, "gettempdir", lambda: str(base))
     shelf = Shelf(1 << 60, 60.0)
-    assert shelf.folder.parent == tmp_path
+    assert shelf.folder.parent == base
     shelf.close()
 
 
