@@ -12,8 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import InvalidOptIn
-from pdd_core.handoff import DecodeBudget, Status
-from pdd_core.kv.geometry import NoKV
+from pdd_core.handoff import DecodeBudget, KVCells, Status
 from pdd_core.optin import check_one_answer, parse_opt_in
 from pdd_vllm_plugin.budget_in_kv_transfer_params import take_budget_report
 from pdd_vllm_plugin.compat import completion_id, request_error
@@ -88,12 +87,13 @@ class GenerateRecorder:
                 follow(record)
             self._store.add(record)
             record.kv = self._cells.offer(opt_in, prompt, kwargs.get("lora_request"))
+            record.kv_asked = isinstance(record.kv, KVCells)
         except InvalidOptIn as error:
             raise request_error(str(error), error.param) from error
         # vLLM aborts by this id and lets clients choose it: without a suffix one could end another's request.
         kind = sampling_params.output_kind.name
         params = _observable(sampling_params) if kind == "FINAL_ONLY" else sampling_params
-        if opt_in.kv and isinstance(record.kv, NoKV):
+        if opt_in.kv and not record.kv_asked:
             params = without_kv(params)
         if self._refiner is not None and opt_in.refine_ratio is not None:
             params = self._refiner.with_question(params, record.prompt_token_ids)

@@ -79,6 +79,8 @@ class HandoffRecord:
     """Set when it is known what becomes of the refinement."""
     kv: KVCells | NoKV = NO_KV_REQUESTED
     """What is known of the prompt's cells."""
+    kv_asked: bool = False
+    """The workers were asked to keep them, whatever is known of them since."""
     kv_found: bool = False
     """The cells were there once: if they are not, they are gone."""
     stored: Refinement | NoRefinement | None = None

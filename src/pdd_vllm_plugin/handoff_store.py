@@ -10,7 +10,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from pdd_core.errors import HandoffInUse
-from pdd_core.handoff import KVCells, Status
+from pdd_core.handoff import Status
 from pdd_core.optin import HANDOFF
 from pdd_vllm_plugin.handoff_names import ALONE, Totals, names_a_state
 
@@ -83,7 +83,7 @@ class HandoffStore:
         self._tombstones: OrderedDict[str, _Tombstone] = OrderedDict()
         self.watch: StoreWatch | None = None
         self.drop_cells: Callable[[str], object] | None = None
-        """Is told the handoff id of each record with cells that is dropped, for whatever reason."""
+        """Is told the handoff id of each record that is dropped and whose cells workers were asked for."""
 
     def __len__(self) -> int:
         return len(self._records)
@@ -284,7 +284,7 @@ class HandoffStore:
         self._tell()
         if self.watch is not None:
             self.watch.dropped(record, shared=bool(same))
-        if self.drop_cells is not None and isinstance(record.kv, KVCells):
+        if self.drop_cells is not None and record.kv_asked:
             self.drop_cells(handoff_id)
 
     def _tell(self) -> None:

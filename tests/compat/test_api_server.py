@@ -218,8 +218,10 @@ class Worker:
 async def test_scores_of_the_workers_become_a_refined_prompt(serve):
     async with serve(worker_cls=WORKER_CLS) as (client, core):
         line = slice(120, 129)
+        lines = [b"123456789\n"] * 40
+        lines[12] = lines[-1] = b"the zebra\n"  # what the question asks for, where attention is
         core.worker = Worker(line)
-        request = body(prompt=[*b"123456789\n"] * 40, xargs=opt_in(pdd_refine_ratio=0.5))
+        request = body(prompt=[*b"".join(lines)], xargs=opt_in(pdd_refine_ratio=0.5))
         await client.post("/v1/completions", json=request)
         refined = (await settled(client))["refinement"]
         assert (refined["method"], refined["window"], refined["layers"]) == ("attention", 2, [1])

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from cloud_support import complete, new_id, state_of, wait_until
+from cloud_support import complete, state_of, wait_until
 
 from pdd_core.kv.geometry import KVGeometry
 from pdd_core.kv.pieces import packed_part, pieces_between
-from pdd_vllm_plugin.kv.shelf_file import CELLS, ShelfFile
+from pdd_vllm_plugin.kv.shelf_file import CELLS, NONE, ShelfFile
 from pdd_vllm_plugin.processes.folder import default_base
 
 GEOMETRY = KVGeometry(
@@ -18,9 +18,9 @@ PROMPT = "".join(
 )
 
 
-def shelves_with(handoff_id):
+def shelves_with(handoff_id, suffix=CELLS):
     files = (ShelfFile(folder, handoff_id) for folder in default_base().glob("pdd-*-kv-*"))
-    return [file for file in files if file.path(CELLS).exists()]
+    return [file for file in files if file.path(suffix).exists()]
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +60,12 @@ def test_a_prompt_that_is_computed_and_one_that_is_cached(client, reference):
 
 
 def test_a_prompt_of_one_token_has_none(client):
-    handoff_id = new_id()
-    complete(client, prompt=[1], handoff_id=handoff_id, budget=2, max_tokens=2, xargs={"pdd_kv": 1})
-    folders = [file.parent for file in default_base().glob("pdd-*-kv-*/nonce")]
-    [none] = wait_until(
-        lambda: [found for folder in folders if (found := ShelfFile(folder, handoff_id).open(GEOMETRY, 0))]
-    )
-    assert none.reason == "not_captured"
+    """And no worker is asked for any, so that nothing comes before the cells of a later request."""
+    one = complete(client, prompt=[1], budget=2, max_tokens=2, xargs={"pdd_kv": 1})
+    assert state_of(client, one.handoff_id)["kv"]["reason"] == "not_captured"
+    asked = complete(client, prompt=PROMPT[:200], budget=4, max_tokens=4, xargs={"pdd_kv": 1})
+    wait_until(lambda: shelves_with(asked.handoff_id))
+    assert shelves_with(one.handoff_id, NONE) == shelves_with(one.handoff_id) == []
 
 
 def test_who_does_not_ask_leaves_nothing(client):

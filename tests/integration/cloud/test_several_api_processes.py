@@ -21,7 +21,7 @@ from pdd_vllm_plugin.processes.shared_names import _key
 HEADERS = {"authorization": f"Bearer {KEY}"}
 IGNORE_EOS = {"ignore_eos": True}
 FACTS = [f"Room {n} of the museum shows things that were found in the year {1700 + 7 * n}." for n in range(20)]
-CHAT = [{"role": "user", "content": " ".join(FACTS) + "\n\nWhen were the things in room 13 found?"}]
+QUESTION = "When were the things in room 13 found?"
 
 
 @pytest.fixture(scope="module")
@@ -165,11 +165,11 @@ def test_prompts_are_refined(parallel):
     def refined(number):
         handoff_id = new_id()
         xargs = {"pdd_handoff": handoff_id, "pdd_decode_budget": 2, "pdd_refine_ratio": 0.25}
+        chat = [{"role": "user", "content": f"I am visitor {number}. {' '.join(FACTS)}\n\n{QUESTION}"}]
         with parallel.client(timeout=120) as client:
             client.chat.completions.create(
-                model="smollm2", messages=[*CHAT, {"role": "user", "content": f"I am visitor {number}."}],
-                max_tokens=4, temperature=0, extra_body={"vllm_xargs": xargs},
-            )  # fmt: skip
+                model="smollm2", messages=chat, max_tokens=4, temperature=0, extra_body={"vllm_xargs": xargs}
+            )
         return fresh(parallel, "GET", f"/pdd/handoffs/{handoff_id}?wait=10").json()["refinement"]["kind"]
 
     with ThreadPoolExecutor(4) as threads:

@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import json
+import time
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -47,7 +48,10 @@ NO_ROOM = NoKV(reason="no_room", message="the shelf is full")
 
 
 class Clock:
-    now = 1000.0
+    """Begins at the real time, which `CellAnswers` compares with it."""
+
+    def __init__(self):
+        self.now = time.monotonic()
 
     def __call__(self):
         return self.now
@@ -373,6 +377,33 @@ async def test_a_delete_drops_the_cells_and_lets_a_stream_that_runs_go_on(server
     client.go.set()
     await streaming
     assert client.body == b"".join(frames(TOKENS, server.geometry))
+
+
+async def test_a_delete_drops_the_cells_of_other_workers_where_one_has_none():
+    async with serving(BY_HEADS) as server:
+        await server.begin()
+        server.shelve()
+        server.file(part=1).write_none(NO_ROOM)
+        assert (await server.get()).status_code == 409
+        await server.client.delete(f"/v1/pdd/handoffs/{ID}")
+        assert not server.file().path(CELLS).exists()
+
+
+async def test_a_delete_drops_cells_that_are_still_to_come_although_they_were_told_to_be_gone(server):
+    async for _ in await server.begin():
+        pass
+    server.service.store.get(ID).touched -= server.service.config.cancel_timeout_s + 1
+    assert (await server.get()).status_code == 404
+    await server.client.delete(f"/v1/pdd/handoffs/{ID}")
+    assert server.file().path(GONE).exists()
+
+
+async def test_a_delete_marks_nothing_where_no_worker_was_asked():
+    """No worker would remove the mark."""
+    async with serving(kv_max_prompt_tokens=2) as server:
+        await server.begin()
+        assert (await server.client.delete(f"/v1/pdd/handoffs/{ID}")).status_code == 200
+        assert list(server.file().folder.iterdir()) == []
 
 
 async def test_cells_go_with_a_state_whose_time_is_up(server):
