@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pdd_core.errors import InvalidCells
-from pdd_core.kv.cell_types import pack, unpack
 from pdd_core.kv.geometry import PIECE_TOKENS
+from pdd_core.kv.packing import pack, unpack
 from pdd_core.kv.rotation import rotated
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Packs a prompt's cells on the GPU, straight out of the paged cache: one kernel for the keys, one for the values.
 
 On a CPU, packing at a GPU's pace takes ten cores, and float32 copies of a prompt take gigabytes. The kernel
-reads what the model wrote, and writes what goes to the host. It rounds as `pdd_core.kv.cell_types` does. A sum may
+reads what the model wrote, and writes what goes to the host. It rounds as `pdd_core.kv.packing` does. A sum may
 differ from numpy's in its last bit. Of two values that are largest with opposite signs, it takes the positive one.
 """
 

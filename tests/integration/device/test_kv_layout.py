@@ -8,7 +8,7 @@ import pytest
 from gguf_files import VOCABULARIES, Model, llama3_rope_freqs
 
 from pdd_core.kv.cell_types import CellType
-from pdd_core.kv.cell_types import pack as numpy_pack
+from pdd_core.kv.packing import pack as numpy_pack
 from pdd_llamacpp_adapter import DeviceEngine
 from pdd_llamacpp_adapter.engine.kv import ggml, sequence_state
 from pdd_llamacpp_adapter.engine.kv.key_order import KEY_ORDER, KeyOrder, in_halves

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ROPE_TYPES = {0: KeyOrder.PAIRS, 2: KeyOrder.HALVES}
 """``LLAMA_ROPE_TYPE_NORM`` and ``LLAMA_ROPE_TYPE_NEOX``."""
 _SAME = 1e-5
-"""Relative: a file has float32, of which llama.cpp tells six decimals."""
+"""Relative: a file has float32, and llama.cpp tells six decimals of it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pdd_core.errors import InvalidCells
-from pdd_core.kv.cell_types import CellType, pack, unpack
+from pdd_core.kv.cell_types import CellType
+from pdd_core.kv.packing import pack, unpack
 from pdd_core.kv.rotation import rotated, rotation_size
 from pdd_llamacpp_adapter.engine.kv.key_order import KeyOrder, in_halves, in_pairs
 
@@ -188,7 +189,7 @@ def read(layout: CellLayout, state: np.ndarray) -> Cells:
 
 
 def _head(layout: CellLayout, *, values: bool) -> np.ndarray:
-    """Return what stands before each layer's keys or values, uint8."""
+    """Return what is before each layer's keys or values, uint8."""
     kind = GGML_TYPES[layout.kind]
     if values and layout.transposed:
         return np.frombuffer(_COLUMNS.pack(kind, 2, layout.row_bytes // 2), dtype=np.uint8)
@@ -196,7 +197,7 @@ def _head(layout: CellLayout, *, values: bool) -> np.ndarray:
 
 
 def _blocks(layout: CellLayout, state: np.ndarray, count: int, *, values: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return views of all layers' keys or values: what stands before each, and the numbers by cell.
+    """Return views of all layers' keys or values: what is before each, and the numbers by cell.
 
     The first is uint8 of shape (layers, bytes). The second has the shape (layers, cells, heads, elements) and is
     float16, or (layers, cells, heads, packed bytes) and uint8.

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pdd_core.kv.cell_types import BLOCK, CellType, pack, unpack
+from pdd_core.kv.cell_types import BLOCK, CellType
+from pdd_core.kv.packing import pack, unpack
 
 FINITE = st.floats(-1e4, 1e4, width=32)
 ROWS = arrays(np.float32, st.tuples(st.integers(1, 3), st.sampled_from([BLOCK, 2 * BLOCK])), elements=FINITE)
