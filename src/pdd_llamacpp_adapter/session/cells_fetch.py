@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
-import numpy as np
 
 from pdd_core.errors import CloudError, CloudRefused, InvalidCells, SchemaVersionError, named
 from pdd_core.handoff import KV_HANDOVER
 from pdd_core.kv.geometry import NoKV
-from pdd_core.kv.pieces import unpacked_part
 from pdd_llamacpp_adapter.cloud.cloud_gate import shown
 from pdd_llamacpp_adapter.session.cells_check import CHECKED_CELLS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anyio.abc import TaskGroup
 
     from pdd_core.handoff import CloudInfo
@@ -30,6 +25,7 @@ if TYPE_CHECKING:
     from pdd_core.kv.geometry import KVGeometry
     from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
     from pdd_llamacpp_adapter.engine.kv.kv_support import KVSupport
+    from pdd_llamacpp_adapter.session.cells import Cells
     from pdd_llamacpp_adapter.session.cells_check import CellsChecks
     from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
 
@@ -49,28 +45,6 @@ REFINED = "refined"
 """Reason where a refined prompt, which has its tokens at other positions, takes the place of cells."""
 _NONE = 409
 """HTTP status where there are no cells: the state of the handoff says why."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Cells:
-    """Neighbouring cells, unpacked."""
-
-    start: int
-    """Position of the first one."""
-    keys: np.ndarray
-    """float32 of shape (layers, cells, KV heads, head size)."""
-    values: np.ndarray
-    """The same of values."""
-
-    @property
-    def end(self) -> int:
-        """Position behind the last one."""
-        return self.start + int(self.keys.shape[1])
-
-    def cut(self, start: int, end: int) -> Cells:
-        """Return those of them that are from `start` to `end`."""
-        first, last = max(start - self.start, 0), max(end - self.start, 0)
-        return Cells(self.start + first, self.keys[:, first:last], self.values[:, first:last])
 
 
 class CellsFetch:
@@ -246,6 +220,8 @@ class CellsFetch:
         frames = cloud.cells(
             handoff_id, start, end, geometry, silence_s=self._silence_s, on_bytes=self._received_bytes
         )
+        from pdd_llamacpp_adapter.session.cells import unpacked  # needs numpy
+
         parts: list[Frame] = []
         async with aclosing(frames) as coming:
             async for frame in coming:
@@ -278,19 +254,3 @@ class CellsFetch:
             self.seconds += now - self._last_at
         self._last_at = now
         self.bytes += count
-
-
-def unpacked(parts: Sequence[Frame], geometry: KVGeometry) -> Cells:
-    """Return the piece that `parts` make together. Takes milliseconds.
-
-    Raises:
-        InvalidCells: a number is not finite.
-    """
-    tokens = parts[0].tokens
-    shape = (geometry.num_layers, tokens, geometry.num_kv_heads, geometry.head_size)
-    keys, values = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.float32)
-    for frame in parts:
-        share = geometry.parts[frame.part]
-        place = (slice(*share.layers), slice(None), slice(*share.heads))
-        keys[place], values[place] = unpacked_part(frame.payload, tokens, frame.part, geometry)
-    return Cells(parts[0].start, keys, values)

@@ -16,7 +16,7 @@ from pdd_llamacpp_adapter.session.outcome import KVReport
 
 if TYPE_CHECKING:
     from pdd_llamacpp_adapter.session.batches import Batches
-    from pdd_llamacpp_adapter.session.cells_fetch import Cells
+    from pdd_llamacpp_adapter.session.cells import Cells
     from pdd_llamacpp_adapter.session.session_setup import SessionSetup
 
 _LEAST_CHUNK = 16
