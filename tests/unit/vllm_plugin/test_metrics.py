@@ -165,6 +165,9 @@ async def test_a_request_without_opt_in_is_not_counted(counted):
 )  # fmt: skip
 async def test_a_refinement_is_counted_once_it_is_known(became, name, labels):
     class Refining:
+        def with_question(self, sampling_params, token_ids):
+            return sampling_params
+
         def begin(self, record, *, then):
             record.refining = True
             record.refined_as(became)
