@@ -26,7 +26,7 @@ from pdd_llamacpp_adapter.session.cells_check import CellsChecks
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
 
-LENGTH = 32
+LENGTH = 64
 SHORT = 12
 BUDGET = 4
 NEAR_TIE = 0.1
