@@ -21,7 +21,7 @@ from pdd_core.refinement.guard import Guard
 from pdd_core.timeline import Source
 from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, CloudClient, DeviceEngine
 from pdd_llamacpp_adapter.engine.speed import DeviceSpeed
-from pdd_llamacpp_adapter.session import cells_fetch
+from pdd_llamacpp_adapter.session import cells as cells_in_numbers
 from pdd_llamacpp_adapter.session.cells_check import CellsChecks
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
@@ -211,14 +211,14 @@ async def test_a_stream_of_cells_that_breaks_changes_no_answer(cloud, kv_engine,
 async def test_a_cloud_whose_keys_are_ordered_otherwise_is_noticed(cloud, kv_engine, caplog):
     """Of a model whose rotation has other pairs the cells come, and are not used."""
 
-    def unlike(parts, geometry, plain=cells_fetch.unpacked):
+    def unlike(parts, geometry, plain=cells_in_numbers.unpacked):
         cells = plain(parts, geometry)
         half = cells.keys.reshape(*cells.keys.shape[:-1], 2, -1)
         return replace(cells, keys=half.swapaxes(-1, -2).reshape(cells.keys.shape))
 
     prompt = kv_engine.vocab.tokenize(text(5))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(cells_fetch, "unpacked", unlike)
+        patched.setattr(cells_in_numbers, "unpacked", unlike)
         async with Watched(cloud.base_url, api_key=KEY) as client:
             ids, outcome = await handed_over(kv_engine, client, prompt, CellsChecks())
     assert len(ids) == LENGTH
