@@ -26,13 +26,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "gpu"))
 
-from end_to_end import cores, model
+from end_to_end import cloud, cores, model
 from kv_figures import UNSTEADY, Cell, planned, ready_s, summary, table, unsteadiness
 from link_process import LinkProcess
 from pinned_device import DeviceSettings, Order, PinnedDevice
 
 from pdd_cli import host
-from pdd_cli.launcher import CloudServer
 from pdd_cli.link import Link
 from pdd_core.refinement.guard import THRESHOLD
 
@@ -128,22 +127,6 @@ def link_processes(
         stack.callback(process.stop)
         urls += process.urls
     return urls
-
-
-def cloud(options: argparse.Namespace, folder: Path, key: str) -> CloudServer:
-    """Return vLLM with the plugin, not started yet."""
-    flags = ["--max-model-len", str(options.prompt_tokens + options.max_tokens + 128)]
-    if host.accelerator() is host.Accelerator.CUDA:
-        graphs = {"cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32, 64]}
-        flags += ["--dtype", "bfloat16", "--max-num-seqs", "64", "--compilation-config", json.dumps(graphs)]
-    return CloudServer(
-        folder,
-        served_name="m",
-        api_key=key,
-        extra_args=[*flags, *options.flags],
-        log_path=options.json.with_suffix(".vllm.log"),
-        start_timeout=options.start_timeout,
-    )
 
 
 def run(options: argparse.Namespace, folder: Path, begun: float, stack: ExitStack) -> dict[str, Any]:

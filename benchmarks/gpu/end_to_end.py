@@ -170,6 +170,22 @@ def model(options: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
     return device, cloud
 
 
+def cloud(options: argparse.Namespace, folder: Path, key: str) -> CloudServer:
+    """Return vLLM with the plugin, not started yet."""
+    flags = ["--max-model-len", str(options.prompt_tokens + options.max_tokens + 128)]
+    if host.accelerator() is host.Accelerator.CUDA:
+        graphs = {"cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32, 64]}
+        flags += ["--dtype", "bfloat16", "--max-num-seqs", "64", "--compilation-config", json.dumps(graphs)]
+    return CloudServer(
+        folder,
+        served_name="m",
+        api_key=key,
+        extra_args=[*flags, *options.flags],
+        log_path=options.json.with_suffix(".vllm.log"),
+        start_timeout=options.start_timeout,
+    )
+
+
 def run(options: argparse.Namespace, folder: Path, begun: float, stack: ExitStack) -> dict[str, Any]:
     """Start everything, measure, and return the document."""
     gguf, cloud_folder = model(options, folder)
@@ -177,18 +193,7 @@ def run(options: argparse.Namespace, folder: Path, begun: float, stack: ExitStac
     of_cloud, of_devices = cores(options.devices)
     os.sched_setaffinity(0, of_cloud)  # the server inherits it
     key = secrets.token_urlsafe(16)
-    flags = ["--max-model-len", str(options.prompt_tokens + options.max_tokens + 128)]
-    if host.accelerator() is host.Accelerator.CUDA:
-        graphs = {"cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32, 64]}
-        flags += ["--dtype", "bfloat16", "--max-num-seqs", "64", "--compilation-config", json.dumps(graphs)]
-    server = CloudServer(
-        cloud_folder,
-        served_name="m",
-        api_key=key,
-        extra_args=[*flags, *options.flags],
-        log_path=options.json.with_suffix(".vllm.log"),
-        start_timeout=options.start_timeout,
-    )
+    server = cloud(options, cloud_folder, key)
     stack.enter_context(server)
     print(f"vLLM serves after {time.monotonic() - begun:.0f} s", flush=True)
     settings = DeviceSettings(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Protocol
 
 from pdd_core.errors import ConfigurationError, ContextOverflow
 from pdd_core.refinement.refiners import AttentionRefiner, refiner
@@ -26,6 +27,15 @@ if TYPE_CHECKING:
     from pdd_lab.evaluate.eval_model import EvalModel
     from pdd_lab.evaluate.evaluation_settings import EvalSettings, Setting
     from pdd_lab.evaluate.measure import Examiner, Outcome, Record
+    from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
+
+
+class Tokenizes(Protocol):
+    """A model, as far as texts are counted."""
+
+    @property
+    def vocab(self) -> Vocabulary:
+        """Its tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +64,31 @@ def check_cases(settings: EvalSettings, library: Library, count: Callable[[str],
             )
 
 
-class Examination:
+def counter(model: Tokenizes) -> Callable[[str], int]:
+    """Return what counts the tokens of a text, each text once."""
+    return cache(lambda text: len(model.vocab.tokenize(text)))
+
+
+class CaseMeasurer:
+    """What measures the cases of one evaluation, whatever is looked at in each."""
+
+    _source: CaseSource
+
+    def measure(self, task: str, number: int) -> MeasuredCase | None:
+        """Return what is known of a case, and measure what is not; None if there is no such case, or no room."""
+        case = MAKERS[task](self._source, number)
+        if case is None:
+            return None
+        try:
+            return self._measure(case)
+        except ContextOverflow:
+            return None
+
+    def _measure(self, case: ExamCase) -> MeasuredCase:
+        raise NotImplementedError
+
+
+class Examination(CaseMeasurer):
     """One model, and the cases of one evaluation. Has to be closed."""
 
     def __init__(self, settings: EvalSettings, source: CaseSource, examiner: Examiner, reader: EvalModel) -> None:
@@ -72,31 +106,14 @@ class Examination:
 
         library = read_library(settings.texts)
         reader = EvalModel(gguf, n_ctx=settings.n_ctx, threads=settings.threads_per_job)
-        counted: dict[str, int] = {}
-
-        def count(text: str) -> int:
-            if text not in counted:
-                counted[text] = len(reader.vocab.tokenize(text))
-            return counted[text]
-
         examiner = Examiner(
             reader, ResultStore(store), window=settings.window, layers=layers, heads=settings.heads
         )
-        return cls(settings, CaseSource(library, count, settings.length), examiner, reader)
+        return cls(settings, CaseSource(library, counter(reader), settings.length), examiner, reader)
 
     def close(self) -> None:
         """Free the model."""
         self._reader.close()
-
-    def measure(self, task: str, number: int) -> MeasuredCase | None:
-        """Return what is known of a case, and measure what is not; None if there is no such case, or no room."""
-        case = MAKERS[task](self._source, number)
-        if case is None:
-            return None
-        try:
-            return self._measure(case)
-        except ContextOverflow:
-            return None
 
     def _measure(self, case: ExamCase) -> MeasuredCase:
         record, prompt = self._examiner.full(case)

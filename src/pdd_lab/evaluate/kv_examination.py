@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pdd_core.errors import ContextOverflow
 from pdd_core.refinement.refiners import refiner
 from pdd_lab.evaluate.cases import CaseSource
 from pdd_lab.evaluate.documents import read_library
-from pdd_lab.evaluate.examination import MeasuredCase
-from pdd_lab.evaluate.tasks import MAKERS
+from pdd_lab.evaluate.examination import CaseMeasurer, MeasuredCase, counter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +24,7 @@ FULL: Setting = ("full", 1.0)
 """The device reads the whole prompt, with the cloud's weights."""
 
 
-class KVExamination:
+class KVExamination(CaseMeasurer):
     """The models, and the cases of one evaluation. Has to be closed."""
 
     def __init__(
@@ -49,13 +47,6 @@ class KVExamination:
         library = read_library(settings.texts)
         files = [gguf] if device is None else [gguf, device]
         models = tuple(KVModel(file, n_ctx=settings.n_ctx, threads=settings.threads_per_job) for file in files)
-        counted: dict[str, int] = {}
-
-        def count(text: str) -> int:
-            if text not in counted:
-                counted[text] = len(models[0].vocab.tokenize(text))
-            return counted[text]
-
         examiner = KVExaminer(
             models[0],
             ResultStore(store),
@@ -64,22 +55,12 @@ class KVExamination:
             heads=settings.heads,
             device=None if settings.device is None else (settings.device, models[-1]),
         )
-        return cls(settings, CaseSource(library, count, settings.length), examiner, models)
+        return cls(settings, CaseSource(library, counter(models[0]), settings.length), examiner, models)
 
     def close(self) -> None:
         """Free the models."""
         for model in self._models:
             model.close()
-
-    def measure(self, task: str, number: int) -> MeasuredCase | None:
-        """Return what is known of a case, and measure what is not; None if there is no such case, or no room."""
-        case = MAKERS[task](self._source, number)
-        if case is None:
-            return None
-        try:
-            return self._measure(case)
-        except ContextOverflow:
-            return None
 
     def _measure(self, case: ExamCase) -> MeasuredCase:
         record, prompt = self._examiner.full(case)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pdd_cli.cache import check_folder, published
+from pdd_cli.cache import published
 from pdd_cli.extras import require
 from pdd_cli.host import version_of
-from pdd_core.errors import ConfigurationError
 from pdd_core.refinement.capture import choose_layers
 from pdd_core.refinement.refiners import refiner
-from pdd_lab.evaluate.documents import read_library
-from pdd_lab.evaluate.evaluation_settings import ROOM, TRIES
+from pdd_lab.evaluate.evaluation_settings import ROOM
 from pdd_lab.evaluate.jobs import workers
 from pdd_lab.evaluate.kv_examination import KVExamination
 from pdd_lab.evaluate.kv_report import bytes_of, kv_figures
-from pdd_lab.evaluate.run import ModelFacts, measure
+from pdd_lab.evaluate.run import check_tried, measure, prepared
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,21 +37,10 @@ def run_kv(settings: KVEvalSettings, *, out: Path, console: Console) -> None:
         ModelError: the model cannot be read or quantised, or has no cells that could be handed over.
     """
     require("device", need="pdd-device eval")
-    from pdd_cli.demo_model import device_gguf
-    from pdd_cli.progress import ConsoleProgress
     from pdd_lab.evaluate.quantised_device import quantised_gguf
     from pdd_lab.evaluate.results import ResultStore
 
-    # before a model is made or loaded: whatever is wrong with these is said at once
-    library = read_library(settings.texts)
-    check_folder(out, option="--out")
-    progress = ConsoleProgress(console)
-    facts = ModelFacts.of(settings.gguf or device_gguf(progress=progress), settings, library)
-    if settings.n_ctx > facts.n_ctx_train:
-        raise ConfigurationError(
-            f"--lengths {settings.lengths} exceeds the model: it was trained for {facts.n_ctx_train} tokens, and "
-            f"template, question and answer need up to {ROOM}"
-        )
+    facts, progress = prepared(settings, out=out, console=console)
     sizes = bytes_of(settings, cells_shape(facts.gguf, settings))
     layers = choose_layers(settings.depths, facts.full_layers, facts.n_layer)
     store = ResultStore.of_model(facts.gguf)
@@ -76,11 +63,7 @@ def run_kv(settings: KVEvalSettings, *, out: Path, console: Console) -> None:
         **kv_figures(results, bytes_per_token=sizes),
     }
     _show(report, settings, out=out, console=console)
-    if without := [result.task for result in results if not result.tried]:
-        raise ConfigurationError(
-            f"{', '.join(without)}: none of {TRIES * settings.cases} cases fits a context of {settings.n_ctx} "
-            "tokens; choose other --lengths, or give another --text"
-        )
+    check_tried(results, settings)
 
 
 def cells_shape(gguf: Path, settings: KVEvalSettings) -> KVShape:

@@ -21,11 +21,12 @@ from pdd_lab.evaluate.jobs import workers
 from pdd_lab.evaluate.report import TaskResults, figures
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rich.console import Console
 
-    from pdd_cli.progress import Step
+    from pdd_cli.progress import ConsoleProgress, Step
     from pdd_lab.evaluate.documents import Library
     from pdd_lab.evaluate.evaluation_settings import EvalSettings
     from pdd_lab.evaluate.jobs import MeasureAll
@@ -74,20 +75,9 @@ def run_refine(settings: EvalSettings, *, out: Path, console: Console) -> None:
     """
     require("plots", need="pdd-device eval")
     require("device", need="pdd-device eval")
-    from pdd_cli.demo_model import device_gguf
-    from pdd_cli.progress import ConsoleProgress
     from pdd_lab.evaluate.results import ResultStore
 
-    # before a model is made or loaded: whatever is wrong with these is said at once
-    library = read_library(settings.texts)
-    check_folder(out, option="--out")
-    progress = ConsoleProgress(console)
-    facts = ModelFacts.of(settings.gguf or device_gguf(progress=progress), settings, library)
-    if settings.n_ctx > facts.n_ctx_train:
-        raise ConfigurationError(
-            f"--lengths {settings.lengths} exceeds the model: it was trained for {facts.n_ctx_train} tokens, and "
-            f"template, question and answer need up to {ROOM}"
-        )
+    facts, progress = prepared(settings, out=out, console=console)
     layers = choose_layers(settings.depths, facts.full_layers, facts.n_layer)
     store = ResultStore.of_model(facts.gguf)
     results = []
@@ -103,6 +93,38 @@ def run_refine(settings: EvalSettings, *, out: Path, console: Console) -> None:
         **figures(results, bad=BAD),
     }
     show(report, settings, out=out, console=console)
+    check_tried(results, settings)
+
+
+def prepared(settings: EvalSettings, *, out: Path, console: Console) -> tuple[ModelFacts, ConsoleProgress]:
+    """Check what can be checked before anything is measured; return the model's facts, and what shows progress.
+
+    Raises:
+        ConfigurationError: a setting or a text cannot work, or `out` cannot be written.
+        ModelError: the model cannot be read, or shows no attention.
+    """
+    from pdd_cli.demo_model import device_gguf
+    from pdd_cli.progress import ConsoleProgress
+
+    # before a model is made or loaded: whatever is wrong with these is said at once
+    library = read_library(settings.texts)
+    check_folder(out, option="--out")
+    progress = ConsoleProgress(console)
+    facts = ModelFacts.of(settings.gguf or device_gguf(progress=progress), settings, library)
+    if settings.n_ctx > facts.n_ctx_train:
+        raise ConfigurationError(
+            f"--lengths {settings.lengths} exceeds the model: it was trained for {facts.n_ctx_train} tokens, and "
+            f"template, question and answer need up to {ROOM}"
+        )
+    return facts, progress
+
+
+def check_tried(results: Sequence[TaskResults], settings: EvalSettings) -> None:
+    """Check that some case of every task was tried.
+
+    Raises:
+        ConfigurationError: of a task, none fits the context.
+    """
     if without := [result.task for result in results if not result.tried]:
         raise ConfigurationError(
             f"{', '.join(without)}: none of {TRIES * settings.cases} cases fits a context of {settings.n_ctx} "
