@@ -37,8 +37,8 @@ from pdd_core.refinement.guard import THRESHOLD
 
 WAYS = ("device_only", "handoff", "refined", "kv", "cloud_only")
 DEFAULT_WAYS = WAYS[:4]
-FORWARD_MBIT_S = 2500.0
-"""What one process of links is trusted with; where all links together are faster, there are several processes."""
+FORWARD_MBIT_S = 250.0
+"""What one process of links is trusted with: it needs up to 10 ms of its core for a megabyte, and must not queue."""
 
 
 class Bench:

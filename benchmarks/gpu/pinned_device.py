@@ -92,7 +92,8 @@ class PinnedDevice:
 
 
 def _serve(pipe: Any, number: int, core: int, settings: DeviceSettings) -> None:
-    os.sched_setaffinity(0, {core})  # before any thread is started
+    for thread in os.listdir("/proc/self/task"):  # numpy has started some: they would work on the cloud's cores
+        os.sched_setaffinity(int(thread), {core})
     try:
         asyncio.run(_answers(pipe, number, settings))
     except EOFError:

@@ -24,7 +24,7 @@ RTT_S = 0.02
 """Round trip of a link that names none."""
 BUCKET_S = 0.01
 """How long a link may have been idle and make up for it: less than this, and a late timer would cost goodput."""
-_SLICE_S = 0.002
+_SLICE_S = 0.005
 _SLICE_BYTES = (1024, 256 * 1024)
 _UNDERWAY = 64
 """Slices between both ends, besides those that fit into the delay."""

@@ -24,20 +24,29 @@ def rotation_size(head_size: int, *, values: bool) -> int:
     return LEAST if values else head_size & -head_size
 
 
-@cache
-def hadamard(size: int) -> np.ndarray:
-    """Return the matrix, float32 of shape (size, size); `size` is a power of two."""
-    matrix = np.ones((1, 1), dtype=np.float32)
-    while len(matrix) < size:
-        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    matrix /= np.sqrt(np.float32(size))
-    matrix.flags.writeable = False
-    return matrix
-
-
 def rotated(values: np.ndarray, size: int) -> np.ndarray:
-    """Rotate the last axis of `values`, float32, in pieces of `size`. Twice is the identity."""
+    """Rotate the last axis of `values`, float32, in pieces of `size`, a power of two. Twice is the identity.
+
+    Sums and differences of halves, and no product of matrices: numpy leaves that to BLAS, whose threads wait for
+    each other on every core, while llama.cpp or vLLM need those.
+    """
     if size == 1:
         return values
-    turned: np.ndarray = (values.reshape(-1, size) @ hadamard(size)).reshape(values.shape)
-    return turned
+    turned = values.reshape(-1, size).T.copy(order="C")
+    other = np.empty_like(turned)
+    half = 1
+    while half < size:
+        pairs, sums = turned.reshape(-1, 2, half, turned.shape[1]), other.reshape(-1, 2, half, turned.shape[1])
+        np.add(pairs[:, 0], pairs[:, 1], out=sums[:, 0])
+        np.subtract(pairs[:, 0], pairs[:, 1], out=sums[:, 1])
+        turned, other, half = other, turned, 2 * half
+    turned /= np.sqrt(np.float32(size))
+    return np.ascontiguousarray(turned.T).reshape(values.shape)
+
+
+@cache
+def hadamard(size: int) -> np.ndarray:
+    """Return the matrix that `rotated` multiplies by, float32 of shape (size, size); `size` is a power of two."""
+    matrix: np.ndarray = rotated(np.eye(size, dtype=np.float32), size)
+    matrix.flags.writeable = False
+    return matrix

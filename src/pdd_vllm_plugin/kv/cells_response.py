@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("vllm.pdd")
 
-CHUNK = 64 * 1024
+CHUNK = 256 * 1024
 """Bytes that are sent at a time: what a bound lets pass comes evenly."""
 STALL_S = 30.0
 """A client that takes no chunk for so long is left: its file takes room on the shelf."""

@@ -37,3 +37,12 @@ def test_an_outlier_is_spread_over_its_own_piece():
 def test_only_heads_of_a_multiple_of_64_are_rotated(head_size, keys, values):
     assert rotation_size(head_size, values=False) == keys
     assert rotation_size(head_size, values=True) == values
+
+
+@given(st.integers(1, 5), st.sampled_from([2, 64, 128]), st.integers(0, 2**31))
+def test_it_is_the_product_with_the_matrix_of_signs(rows, size, seed):
+    values = np.random.default_rng(seed).standard_normal((rows, size), dtype=np.float32)
+    before = values.copy()
+    signs = np.array([[(-1) ** (row & column).bit_count() for column in range(size)] for row in range(size)])
+    assert np.allclose(rotated(values, size), values @ signs / np.sqrt(size), atol=1e-4)
+    assert np.array_equal(values, before)
