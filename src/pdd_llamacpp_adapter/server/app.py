@@ -19,6 +19,7 @@ from pdd_llamacpp_adapter.server.chat import chat_routes
 from pdd_llamacpp_adapter.server.completions import completion_routes
 from pdd_llamacpp_adapter.server.gate import REQUEST_ID, Gate, JoinTrace, RequestBooks
 from pdd_llamacpp_adapter.server.responses import response_routes
+from pdd_llamacpp_adapter.server.ui import pages, status
 from pdd_llamacpp_adapter.server.wire.failures import (
     CLIENT_GONE,
     INTERNAL,
@@ -48,6 +49,8 @@ def create_app(service: Service) -> Starlette:
         *chat_routes.routes(service),
         *completion_routes.routes(service),
         *response_routes.routes(service),
+        *status.routes(service),
+        *(pages.routes() if service.limits.ui else ()),
     ]
     paths: dict[object, str] = {route.endpoint: route.path for route in routes}
     middleware = [Middleware(RequestBooks, service=service, paths=paths)]
