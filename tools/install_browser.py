@@ -2,8 +2,8 @@
 
     python tools/install_browser.py
 
-It is installed with apt, as root or by sudo. Where there is no apt, or no right to use it, nothing happens, and the
-tests say why they are skipped. Exits with apt's own code.
+It is installed with apt, as root or by sudo. Where there is no apt, or no right to use it, nothing happens, and
+the tests say why they are skipped. Exits with apt's own code.
 """
 
 from __future__ import annotations

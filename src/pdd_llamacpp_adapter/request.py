@@ -128,7 +128,7 @@ class OwnSettings:
     def over(self, settings: ServeSettings) -> ServeSettings:
         """Return `settings` as they are for this answer.
 
-        A server's fixed `decode_budget` means a handoff each time, so it does not count where `plan` says otherwise.
+        A fixed `decode_budget` means a handoff each time, so it does not count where `plan` says otherwise.
         """
         own = {name: value for name, value in asdict(self).items() if value is not None}
         if self.plan not in (None, "handoff"):
@@ -165,7 +165,7 @@ class AnswerRequest(SamplingParams):
     None: all of them."""
     protect: Sequence[tuple[int, int]] = ()
     """Half-open spans of prompt positions that stay in any case, besides what the device protects by itself."""
-    own: OwnSettings = OwnSettings()
+    own: OwnSettings = field(default_factory=OwnSettings)
     """What this answer has otherwise than the server's settings say."""
     kv: bool = False
     """The device is to take the prompt's KV cache from the cloud, as far as it has not read the prompt itself."""

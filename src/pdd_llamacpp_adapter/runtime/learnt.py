@@ -20,8 +20,8 @@ _PROMPTS = (128, 1024, 8192)
 def learnt(learning: Learning, model: str | None) -> dict[str, object]:
     """Return what to expect of device and cloud for prompts of a few lengths, JSON-ready.
 
-    Each estimate is a mean and a standard deviation. Before the first answers they are guesses. `model` is what the
-    cloud serves, None where there is no cloud.
+    Each estimate is a mean and a standard deviation; before the first answers, a guess. `model` is what the cloud
+    serves, None where there is no cloud.
     """
     lengths = [tokens for tokens in _PROMPTS if tokens < learning.n_ctx] or [learning.n_ctx // 2]
     device = [(tokens, learning.device.state(tokens)) for tokens in lengths]

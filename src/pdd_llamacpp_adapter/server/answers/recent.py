@@ -30,7 +30,8 @@ class RecentAnswers:
 
     def add(self, outcome: Outcome | None, error: ErrorObject | None) -> None:
         """Note an answer that has ended; `outcome` is None when its session never began."""
-        told: Json = {"ended": round(self._clock(), 3), "error": None if error is None else error.code or error.type}
+        why = None if error is None else error.code or error.type
+        told: Json = {"ended": round(self._clock(), 3), "error": why}
         if outcome is not None:
             summary = outcome.summary()
             told.update({name: summary[name] for name in _KEPT})

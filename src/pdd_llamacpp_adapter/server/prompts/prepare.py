@@ -61,7 +61,7 @@ class ChatInput:
     include_reasoning: bool = True
     """Whether thoughts are returned, besides being made."""
     sampling: Sampling = field(default_factory=Sampling)
-    own: OwnSettings = OwnSettings()
+    own: OwnSettings = field(default_factory=OwnSettings)
     """Settings that this answer has otherwise."""
     rendering: Rendering = field(default_factory=Rendering)
     """What else the prompt depends on."""

@@ -1,4 +1,4 @@
-"""``/v1/pdd/status``: the queue, the last answers in figures, and what was learnt. The page ``/status`` reads it."""
+"""``/v1/pdd/status``: the queue, the last answers in figures, and what was learnt. Page ``/status`` reads it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ def routes(service: Service) -> list[Route]:
         told = {
             "object": "pdd.status",
             "version": version("pdd-device"),
-            "model": {"id": runtime.model_name, "loaded": runtime.created, "max_model_len": runtime.context_limit()},
+            "model": {
+                "id": runtime.model_name,
+                "loaded": runtime.created,
+                "max_model_len": runtime.context_limit(),
+            },
             "queue": {
                 "running": queue.running,
                 "waiting": queue.waiting,

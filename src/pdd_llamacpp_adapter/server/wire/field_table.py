@@ -125,7 +125,7 @@ CHAT: Mapping[str, Row] = {
     **_obeyed("modalities", "`text`"),
     **_obeyed("echo", "the last message, if it is the assistant's, comes first"),
     **_obeyed("include_reasoning"),
-    **_obeyed("pdd", "`tokens`: each chunk says who made it; `rate`, `plan`, `refine`: the settings, for this answer"),
+    **_obeyed("pdd", "`tokens`: chunks say who made them; `rate`, `plan`, `refine`: settings for this answer"),
     **_obeyed("add_generation_prompt continue_final_message add_special_tokens documents reasoning_effort"),
     **_refused("chat_template", "the model's own template is used"),
     **_refused("audio", "this model makes only text"),

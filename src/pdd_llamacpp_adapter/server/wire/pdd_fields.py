@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict
@@ -13,15 +12,15 @@ from pdd_core.refinement.target import FORMS, RefineTarget
 from pdd_llamacpp_adapter.request import OwnSettings
 from pdd_llamacpp_adapter.server.wire.bodies import WireModel
 
-_LEAST_RATE = 0.1
+_LEAST_RATE, _MOST_RATE = 0.1, 1e6
 """Tokens per second. A slower answer holds the device for hours."""
 
 
 def _rate(value: Any) -> Any:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and _LEAST_RATE <= value < math.inf
+    number = isinstance(value, int | float) and not isinstance(value, bool) and _LEAST_RATE <= value <= _MOST_RATE
     if value in ("auto", "unlimited") or number:
         return value
-    raise PydanticCustomError("rate", "must be auto, unlimited, or tokens per second from {least}", {"least": _LEAST_RATE})
+    raise PydanticCustomError("rate", "must be auto, unlimited, or tokens per second, at least 0.1")
 
 
 def _refine(value: Any) -> Any:

@@ -225,18 +225,20 @@ function code(text, at) {
 
 function emphasis(text, at) {
   const sign = text[at];
-  const marks = text[at + 1] === sign ? sign + sign : sign;
-  const begin = at + marks.length;
+  let begin = at;
+  while (text[begin] === sign) begin += 1;
+  const count = begin - at;
   const word = (index) => /[\p{L}\p{N}]/u.test(text[index] ?? "");
-  if (marks === "~" || text[begin] === sign || !/\S/.test(text[begin] ?? "") || (sign === "_" && word(at - 1))) return null;
-  for (let end = text.indexOf(marks, begin + 1); end >= 0; end = text.indexOf(marks, end)) {
+  const opens = count <= 3 && /\S/.test(text[begin] ?? "") && !(sign === "~" && count !== 2) && !(sign === "_" && word(at - 1));
+  if (!opens) return { end: begin, inner: [at, begin] };
+  const marks = count === 1 ? sign : sign + sign; // of three, the third is the inner part's
+  for (let end = text.indexOf(marks, begin); end >= 0; end = text.indexOf(marks, end)) {
     let behind = end;
     while (text[behind] === sign) behind += 1;
     const closes = /\S/.test(text[end - 1]) && !(sign === "_" && word(behind));
     if (closes && (behind - end === marks.length || behind - end === 3)) {
       const tag = sign === "~" ? "del" : marks.length === 2 ? "strong" : "em";
-      const last = behind - marks.length;
-      return { end: behind, inner: [begin, last], tag };
+      return { end: behind, inner: [at + marks.length, behind - marks.length], tag };
     }
     end = behind;
   }

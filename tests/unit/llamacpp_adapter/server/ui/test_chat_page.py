@@ -19,6 +19,13 @@ EVIL = (
 )
 FORBIDDEN = "script, img, iframe, style, svg, link, object, b, a:not([href^='http://']):not([href^='https://'])"
 
+NAMELESS = """
+[...document.querySelectorAll('button, input, select, textarea, svg[role], a, aside, dialog')]
+  .filter((one) => !(one.textContent.trim() || one.labels?.length || one.getAttribute('aria-label')))
+  .map((one) => one.outerHTML)"""
+FOCUSED = """
+((one) => one.textContent.trim() || one.name || one.id)(document.activeElement)"""
+
 
 class Held:
     """A script's step that ends when the test says so."""
@@ -58,9 +65,8 @@ def test_an_answer_streams_coloured_by_who_made_it_with_its_plan_and_timeline(vi
     lines = page.locator("#timeline polyline")
     assert [line.get_attribute("class") for line in lines.all()] == ["received", "cloud", "device"]
     expect(page.locator("#timeline line.over")).to_have_count(1)
-    expect(page.locator("#timeline")).to_have_attribute(
-        "aria-label", "4 tokens, the first after 0 ms, the last after 300 ms; the device's first was shown after 200 ms"
-    )
+    said = "4 tokens, the first after 0 ms, the last after 300 ms; the device's first was shown after 200 ms"
+    expect(page.locator("#timeline")).to_have_attribute("aria-label", said)
     figures = page.locator("#figures")
     expect(figures).to_contain_text("By the cloud2 tokens")
     expect(figures).to_contain_text("in this chat2 of 5 (40 %)")
@@ -205,7 +211,7 @@ def test_settings_go_with_each_question_and_are_kept(visit, service):
     page.get_by_label("Temperature").fill("0.5")
     page.get_by_label("Longest answer").fill("7")
     page.get_by_label("Rate").fill("12")
-    page.get_by_label("Plan", exact=True).select_option("device")
+    page.get_by_role("combobox", name="Plan").select_option("device")
     page.get_by_label("Refine the prompt").fill("512 tokens")
     page.get_by_label("Colours").select_option("dark")
     page.reload()
@@ -250,14 +256,12 @@ def test_the_keyboard_reaches_everything_and_every_control_has_a_name(visit, ser
     expect(seen.answers().locator(".body")).to_have_text("Yes")
     expect(page.get_by_role("button", name="Send")).to_be_visible()
     page.get_by_text("Settings").click()
-    nameless = """[...document.querySelectorAll('button, input, select, textarea, svg[role], a, aside, dialog')].filter(
-        (one) => !(one.textContent.trim() || one.labels?.length || one.getAttribute('aria-label')))"""
-    assert page.evaluate(f"{nameless}.map((one) => one.outerHTML)") == []
+    assert page.evaluate(NAMELESS) == []
     reached = []
     page.locator("body").evaluate("() => { document.activeElement.blur(); scrollTo(0, 0); }")
     for _ in range(30):
         page.keyboard.press("Tab")
-        reached.append(page.evaluate("document.activeElement.textContent.trim() || document.activeElement.name || document.activeElement.id"))
+        reached.append(page.evaluate(FOCUSED))
     for name in ("Skip to the question", "Status", "Edit", "Retry", "question", "Send", "New chat", "temperature"):
         assert name in reached, name
     seen.check()
