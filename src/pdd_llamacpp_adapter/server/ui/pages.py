@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -17,7 +18,6 @@ _TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-_PAGES = {"/": "chat.html", "/status": "status.html"}
 _FILES = {file.name: file.read_bytes() for file in (files(__package__) / "files").iterdir()}
 _HEADERS = {
     # nothing from elsewhere, and nothing inline: text of an answer can never become a program
@@ -31,18 +31,25 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-cache",
 }
-PATHS = frozenset(_PAGES) | {f"/ui/{name}" for name in _FILES if not name.endswith(".html")}
+PATHS = frozenset({"/", "/status"}) | {f"/ui/{name}" for name in _FILES if not name.endswith(".html")}
 """Everything that is served here, to everyone who may reach the server: no key is needed."""
 
 
 def routes() -> list[Route]:
     """Return the routes of the pages and of what they load."""
 
-    async def page(request: Request) -> Response:
-        path = request.url.path
-        return _file(_PAGES.get(path) or path.removeprefix("/ui/"))
+    async def chat(_: Request) -> Response:
+        return _file("chat.html")
 
-    return [Route(path, page) for path in sorted(PATHS)]
+    async def status(_: Request) -> Response:
+        return _file("status.html")
+
+    async def file(request: Request) -> Response:
+        if request.url.path not in PATHS:
+            raise HTTPException(404)
+        return _file(request.path_params["name"])
+
+    return [Route("/", chat), Route("/status", status), Route("/ui/{name}", file)]
 
 
 def _file(name: str) -> Response:
