@@ -131,7 +131,7 @@ function panel(told) {
 function add(turn) {
   const mine = turn.role === "user";
   turn.body = el("div", { class: "body" });
-  turn.notes = el("div");
+  turn.notes = el("div", { class: "notes" });
   const does = mine
     ? el("button", { type: "button", class: "does", onclick: () => edit(turn) }, "Edit")
     : el("button", { type: "button", class: "does", onclick: () => retry(turn) }, "Retry");
@@ -139,19 +139,19 @@ function add(turn) {
   turns.push(turn);
   $("messages").append(turn.node);
   show(turn);
-  turn.node.scrollIntoView({ block: "nearest" });
+  turn.notes.scrollIntoView({ block: "nearest" });
   return turn;
 }
 
 function show(turn) {
   if (turn.due) cancelAnimationFrame(turn.due);
   turn.due = 0;
-  const follow = innerHeight + scrollY > document.body.scrollHeight - 80;
+  const follow = turn.notes.getBoundingClientRect().top < innerHeight; // unless the user reads further up
   if (turn.role === "user") turn.body.textContent = turn.text;
   else turn.body.replaceChildren(...thoughts(turn), render(turn));
   if (turn.role === "user" || !running) return;
   timeline.draw();
-  if (follow) scrollTo(0, document.body.scrollHeight);
+  if (follow) turn.notes.scrollIntoView({ block: "nearest" });
 }
 
 function thoughts(turn) {

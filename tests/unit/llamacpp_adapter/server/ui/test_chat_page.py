@@ -241,6 +241,7 @@ def test_a_phone_scrolls_in_one_direction_only(visit, service):
     seen.ask(wide)
     expect(seen.answers().locator("td")).to_have_count(2)
     expect(page.get_by_role("button", name="Send")).to_be_in_viewport()
+    expect(seen.answers().locator("td").first).to_be_in_viewport()
     assert seen.fits()
     seen.open("/status")
     expect(page.locator("#answers tbody tr")).to_have_count(1)
