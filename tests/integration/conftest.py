@@ -27,8 +27,8 @@ from pdd_cli.host import cpu_count
 from pdd_cli.launcher import CloudServer
 from pdd_core.errors import ConfigurationError, PDDError
 
-# One thread to each vLLM, on whichever core is idle. Several threads wait for one another in every layer: on cores that
-# llama.cpp and other vLLMs use too, that would be most of what they do.
+# One thread to each vLLM, on whichever core is idle. Several threads wait for one another in every layer: on cores
+# that llama.cpp and other vLLMs use too, that would be most of what they do.
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 WATCH = Path(__file__).parent / "watch"
 README = Path(__file__).parents[2] / "README.md"
