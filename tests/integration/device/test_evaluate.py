@@ -37,7 +37,7 @@ def evaluate(gguf, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def first(evaluate):
-    return evaluate("first", "--jobs", "2", "--threads", "1")
+    return evaluate("first", "--jobs", "2", "--threads", "2")
 
 
 def test_it_leaves_figures_for_every_task_refiner_and_ratio(first):
@@ -63,11 +63,11 @@ def test_the_guard_never_fires_at_the_full_prompt(first):
 
 
 def test_one_process_finds_what_two_have_measured_and_says_the_same(first, evaluate):
-    again, _ = evaluate("again", "--jobs", "1", "--threads", "2")
+    again, _ = evaluate("again", "--jobs", "1", "--threads", "1")
     assert (again / "eval-refine.json").read_text() == (first[0] / "eval-refine.json").read_text()
 
 
 def test_one_process_measures_what_two_do(first, evaluate):
-    alone, _ = evaluate("alone", "--task", "recall", "--jobs", "1", "--threads", "2", fresh=True)
+    alone, _ = evaluate("alone", "--task", "recall", "--jobs", "1", "--threads", "1", fresh=True)
     reports = [json.loads((folder / "eval-refine.json").read_text()) for folder in (alone, first[0])]
     assert reports[0]["tasks"]["recall"] == reports[1]["tasks"]["recall"]
