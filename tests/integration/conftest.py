@@ -59,9 +59,13 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.line(f"{', '.join(changed)} changed since they last passed: tox run -e exhaustive")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items):
     """Files that need no vLLM come first, while the servers start; then those that others wait for longest."""
     needs = {item.path for item in items if STARTED & set(item.fixturenames)}
+    for item in items:
+        if item.path in needs:
+            item.add_marker("vllm")
     first = [item for item in items if item.path not in needs]
     plain = [item for item in items if item.path in needs and "plain" in item.fixturenames]
     late = ("parallel", "engines", "replicas")
