@@ -146,7 +146,7 @@ class ServeSettings(BaseSettings):
     """PDD_MAX_STREAMS: streams that are kept for clients whose connection is lost. The oldest that has ended makes
     room for another. 0: none, so a client that leaves always stops its answer. For this and the next two see
     docs/server.md#lost-connections."""
-    stream_bytes: PositiveInt = 4 * 2**20
+    stream_bytes: int = Field(default=4 * 2**20, ge=2**16)
     """PDD_STREAM_BYTES: bytes that are kept of each such stream, counted from the newest."""
     stream_ttl_s: PositiveFloat = 300.0
     """PDD_STREAM_TTL_S: seconds without a reader, after which the answer of such a stream is given up, and a stream

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from pdd_llamacpp_adapter.server.answers.answering import Call
-    from pdd_llamacpp_adapter.server.answers.prepared_answer import AnswerStep, EventWriter, Finished, PreparedAnswer
+    from pdd_llamacpp_adapter.server.answers.prepared_answer import (
+        AnswerStep,
+        EventWriter,
+        Finished,
+        PreparedAnswer,
+    )
     from pdd_llamacpp_adapter.server.answers.transcript import Transcript
     from pdd_llamacpp_adapter.server.wire.json_body import Json
     from pdd_llamacpp_adapter.session.outcome import Outcome

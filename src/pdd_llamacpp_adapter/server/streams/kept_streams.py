@@ -54,7 +54,11 @@ class KeptStream:
     """One answer's stream. `stop` ends the answer with an error, unless it has ended."""
 
     def __init__(
-        self, conversation_id: str, stop: Callable[[ErrorObject], None], limits: StreamLimits, clock: Callable[[], float]
+        self,
+        conversation_id: str,
+        stop: Callable[[ErrorObject], None],
+        limits: StreamLimits,
+        clock: Callable[[], float],
     ) -> None:
         self.conversation_id = conversation_id
         self.log = ByteLog(limits.size)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import anyio
 import pytest
-from anyio.testing import wait_all_tasks_blocked
+from anyio import wait_all_tasks_blocked
 from example_count import examples
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,7 +53,9 @@ class Reader:
 
 APPEND = st.tuples(st.just("append"), st.integers(1, SIZE + 4))
 JOIN = st.tuples(st.just("join"), st.integers(0, 40))
-OTHERS = st.tuples(st.sampled_from(["leave", "shut", "open", "delete", "replace", "end", "rest"]), st.integers(0, 9))
+OTHERS = st.tuples(
+    st.sampled_from(["leave", "shut", "open", "delete", "replace", "end", "rest"]), st.integers(0, 9)
+)
 
 
 async def play(steps):
