@@ -86,5 +86,7 @@ def _http_limits(settings: ServeSettings) -> HttpLimits:
         allow_origins=settings.allow_origins,
         max_running=running,
         max_queue=places - running,
-        streams=StreamLimits(count=settings.max_streams, size=settings.stream_bytes, ttl=settings.stream_ttl_s),
+        streams=StreamLimits(
+            count=settings.max_streams, size=settings.stream_mib * 2**20, ttl=settings.stream_ttl_s
+        ),
     )

@@ -39,7 +39,7 @@ class AnswerEvents:
         self._is_first = True
         self._ended = False
         self.began = False
-        """Whether there is a stream. One that failed before its first step is none, if its client has heard nothing."""
+        """Whether there is a stream. An answer that fails before its client has heard anything is none."""
 
     async def make(self) -> None:
         """Make the answer. Nobody who takes the pieces slowly holds it up."""

@@ -1,5 +1,6 @@
-"""Brings an answer to the client: whole, or as server-sent events. A client that goes away stops both engines, unless
-it has named its conversation and can come back.
+"""Brings an answer to the client: whole, or as server-sent events.
+
+A client that goes away stops both engines, unless it has named its conversation and can come back.
 """
 
 from __future__ import annotations

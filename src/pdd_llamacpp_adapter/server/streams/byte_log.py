@@ -5,10 +5,6 @@ from __future__ import annotations
 import anyio
 
 
-class BytesLost(Exception):  # noqa: N818 - as in `CloudLost`
-    """The bytes that were asked for are no longer kept."""
-
-
 class ByteLog:
     """What one writer appends and any number of readers read. A byte's place is how many came before it.
 
@@ -44,16 +40,15 @@ class ByteLog:
         self.closed = True
         self._ring()
 
-    async def read(self, place: int, most: int) -> bytes:
+    async def read(self, place: int, most: int) -> bytes | None:
         """Return up to `most` bytes from `place` on, once there is one; none when the log has ended before.
 
-        Raises:
-            BytesLost: the byte at `place` has been dropped.
+        Returns None if the byte at `place` has been dropped.
         """
         while self.end <= place and not self.closed:
             await self._bell.wait()
         if place < self.begin:
-            raise BytesLost
+            return None
         return bytes(self._kept[place - self.begin : place - self.begin + most])
 
     async def wait_begun(self) -> None:

@@ -1,7 +1,7 @@
 """The streams that can be read again, by the name of their conversation.
 
-As in llama.cpp's server (``tools/server/server-stream.cpp``), a conversation has one stream at most, places in it are
-counted in bytes, and the oldest bytes are dropped first.
+As in llama.cpp's server (``tools/server/server-stream.cpp``), a conversation has one stream at most, places in it
+are counted in bytes, and the oldest bytes are dropped first.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class StreamLimits:
         if self.count < 0:
             raise ConfigurationError("max_streams must be at least 0")
         if self.size < 1:
-            raise ConfigurationError("stream_bytes must be at least 1")
+            raise ConfigurationError("stream_mib must be at least 1")
         if not self.ttl > 0:
             raise ConfigurationError("stream_ttl_s must be a positive number of seconds")
 
@@ -88,7 +88,7 @@ class KeptStream:
         return not self._readers and self._clock() - self._unread_since >= self._ttl
 
     def append(self, data: bytes) -> None:
-        """Add `data`, and give the answer up if nobody has read it for long. Called once in a keep-alive at least."""
+        """Add `data`, and give the answer up if nobody has read it for long. Keep-alives are added too."""
         self.log.append(data)
         if self.is_forgotten:
             self._stop(UNREAD)

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import anyio
 from starlette.responses import Response
 
-from pdd_llamacpp_adapter.server.streams.byte_log import BytesLost
-
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
@@ -27,9 +25,8 @@ async def send_stream(stream: KeptStream, place: int, send: Send, send_timeout: 
     that what it needs next is no longer kept. Its connection then breaks, and coming back tells it which it was.
     """
     while True:
-        try:
-            data = await stream.log.read(place, _PIECE)
-        except BytesLost:
+        data = await stream.log.read(place, _PIECE)
+        if data is None:
             return False
         with anyio.move_on_after(send_timeout) as patience:
             await send({"type": "http.response.body", "body": data, "more_body": bool(data)})
@@ -62,6 +59,7 @@ class StreamReading(Response):
         self._send_timeout = send_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, until its end or until the client leaves."""
         with self._stream.read():
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(cancel_when_gone, receive, tasks.cancel_scope)

@@ -1,7 +1,7 @@
 """``/v1/stream`` and ``/v1/streams``: read an answer's stream again, stop the answer, list the streams.
 
-llama.cpp's server had these names in the path and a list of all streams at first, and has had them in the query and a
-look-up since; both work here.
+At first, llama.cpp's server had the name in the path and a list of all streams; since then, it has the name in the
+query, and a look-up. Both work here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BODY = 2**20
 class Lookup(ModelRequest):
     """The body of a look-up."""
 
-    conversation_ids: list[str] = []
+    conversation_ids: tuple[str, ...] = ()
 
 
 def routes(streams: KeptStreams, *, send_timeout: float, listed: bool) -> list[Route]:

@@ -128,7 +128,7 @@ def test_a_stream_that_was_refused_takes_no_others_place():
 
 
 @pytest.mark.parametrize(
-    ("limit", "setting"), [("count", "max_streams"), ("size", "stream_bytes"), ("ttl", "stream_ttl_s")]
+    ("limit", "setting"), [("count", "max_streams"), ("size", "stream_mib"), ("ttl", "stream_ttl_s")]
 )
 def test_a_limit_that_cannot_work_is_named(limit, setting):
     with pytest.raises(ConfigurationError, match=setting):
