@@ -21,14 +21,12 @@ BODIES = {
         **COMMON,
         "messages": [{"role": "user", "content": QUESTION}],
         "stream_options": {"include_usage": True},
-        "max_tokens": 60,
+        "max_tokens": 40,
         "ignore_eos": True,
     },
-    "/v1/completions": {**COMMON, "prompt": QUESTION, "max_tokens": 60, "ignore_eos": True},
-    "/v1/responses": {**COMMON, "input": QUESTION, "max_output_tokens": 60},
+    "/v1/completions": {**COMMON, "prompt": QUESTION, "max_tokens": 40, "ignore_eos": True},
+    "/v1/responses": {**COMMON, "input": QUESTION, "max_output_tokens": 40},
 }
-CHAT = "/v1/chat/completions"
-LONG = {**BODIES[CHAT], "max_tokens": 900}
 
 
 def port_of(server):
@@ -55,6 +53,10 @@ def until_cut(http, forwarder, path, body, name, events):
 @pytest.mark.parametrize("path", BODIES)
 def test_a_client_whose_connection_breaks_gets_the_rest_once(device, path):
     name = path.replace("/", "_")
+    with device.http() as http:
+        http.post(
+            path, json=BODIES[path]
+        )  # of a prompt that it has read, the device makes the same answer each time
     answers = device.metric("pdd_device_answers_total")
     with forwarded(closed_port(), port_of(device)) as forwarder, device.http() as direct:
         forwarder.open()
@@ -79,7 +81,9 @@ def texts(body):
         if line.startswith("data: {"):
             data = json.loads(line[6:])
             if "choices" in data:
-                said += [choice.get("text") or choice.get("delta", {}).get("content") for choice in data["choices"]]
+                said += [
+                    choice.get("text") or choice.get("delta", {}).get("content") for choice in data["choices"]
+                ]
             elif data["type"] == "response.output_text.delta":
                 said.append(data["delta"])
     return "".join(filter(None, said))
@@ -93,7 +97,9 @@ def test_the_pages_client_survives_its_network(tmp_path):
         with forwarded(closed_port(), port_of(server)) as forwarder:
             forwarder.open()
             script = tmp_path / "client.py"
-            changed = program.replace("8090", str(forwarder._port)).replace('"stream"', '"ignore_eos": True, "stream"')
+            changed = program.replace("8090", str(forwarder._port)).replace(
+                '"stream"', '"ignore_eos": True, "stream"'
+            )
             assert changed.count(str(forwarder._port)) == 1
             script.write_text(changed.replace("buffer.write(data)", "buffer.write(data); sys.stdout.flush()"))
             with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE) as client:
@@ -168,6 +174,5 @@ def test_a_signal_ends_an_answer_that_nobody_reads(tmp_path):
                 next(iter(stream))
         assert server.stop(signal.SIGTERM) == 0
         assert "Traceback" not in server.log()
-        assert '"answer' not in server.printed()
         wait_until(lambda: "server_shutting_down" in server.log())
         assert "left" not in server.log()
