@@ -8,10 +8,13 @@ the tests say why they are skipped. Exits with apt's own code.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 """Programs that will do, by the names that distributions give them."""
@@ -33,7 +36,13 @@ def apt() -> list[str] | None:
 
 
 def main() -> int:
-    """Install it if need be."""
+    """Install it if need be. Two environments that are made side by side take turns."""
+    with (Path(tempfile.gettempdir()) / "pdd-install-browser.lock").open("a") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        return _install()
+
+
+def _install() -> int:
     if found := chromium():
         print(f"{found} is there")
         return 0

@@ -5,7 +5,6 @@ import re
 import pytest
 from browser import Visit, browser
 from device_server import wait_until
-from playwright.sync_api import expect
 
 LONG = "Tell me a long story about a lighthouse, with its keeper, the boats, and the storm."
 
@@ -17,6 +16,8 @@ def seen(paired):
 
 
 def test_the_take_over_is_seen_while_it_happens_and_stopping_frees_both_engines(seen, paired):
+    from playwright.sync_api import expect  # not in the environment that collects this file and leaves it out
+
     page = seen.open()
     expect(page.locator("#server")).to_contain_text("cloud connected")
     page.get_by_text("Settings").click()
