@@ -31,7 +31,7 @@ ANSWER = 48
 @pytest.fixture(scope="module", params=CACHES)
 def opened(request, gguf):
     kind, flash_attn = CACHES[request.param]
-    with DeviceEngine.open(gguf, n_ctx=1024, kv=True, cache_type=kind, flash_attn=flash_attn) as engine:
+    with DeviceEngine.open(gguf, n_ctx=1024, kv=True, cache_type_k=kind, cache_type_v=kind, flash_attn=flash_attn) as engine:
         yield engine
 
 
@@ -333,7 +333,7 @@ async def test_an_engine_that_was_not_asked_to_takes_no_cells_in(engine, usual, 
 
 async def test_quantised_values_need_flash_attention(gguf):
     with pytest.raises(DeviceEngineFailed, match="flash_attn"):
-        DeviceEngine.open(gguf, n_ctx=256, cache_type=CellType.Q8_0)
+        DeviceEngine.open(gguf, n_ctx=256, cache_type_k="q8_0", cache_type_v="q8_0")
 
 
 def test_pieces_of_the_tests_are_of_different_sizes():
