@@ -31,7 +31,7 @@ CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_
 QUANTISED = frozenset({"q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"})
 """Cache types whose rows are blocks with a scale."""
 MAX_BATCH = 512
-"""Tokens of one llama_decode unless told otherwise, and of one step of it: so an abort leaves nothing half done."""
+"""Tokens of one llama_decode unless told otherwise, and of its one step: an abort leaves nothing half done."""
 _SLOWNESS_FREE = frozenset({"n_ctx", "chat_template", "chat_template_file", "mlock", "mmap"})
 """Fields that do not change how fast a token is computed."""
 _OVERRIDES = {"int": int, "float": float, "bool": {"true": True, "false": False}.__getitem__, "str": str}
@@ -77,8 +77,8 @@ class LlamaParams(BaseModel):
     cache_type_v: CacheType = "f16"
     """PDD_CACHE_TYPE_V: the same of values. Quantised values need `flash_attn` on or auto."""
     flash_attn: Literal["auto", "on", "off"] = "off"
-    """PDD_FLASH_ATTN: flash attention: ``on``, ``off``, or ``auto``, where llama.cpp decides. It is faster for long
-    prompts, but greedy answers may then differ from the cloud's at near-ties."""
+    """PDD_FLASH_ATTN: flash attention: ``on``, ``off``, or ``auto``, where llama.cpp decides. It is faster for
+    long prompts, but greedy answers may then differ from the cloud's at near-ties."""
     swa_full: bool = True
     """PDD_SWA_FULL: keep all cells of layers with a sliding window. Without, these layers take less memory, but a
     prompt that changes before the window is read anew."""
@@ -211,7 +211,7 @@ class LlamaParams(BaseModel):
                 key = ""
             if not 0 < len(key.encode()) < 128 or len(value.encode()) >= 128:
                 raise ConfigurationError(
-                    f"override_kv must be KEY=TYPE:VALUE, TYPE int, float, bool or str, not {one!r}"
+                    f"override_kv must be KEY=TYPE:VALUE, as a=int:1, float, bool or str, not {one!r}"
                 )
         return tuple(found)
 

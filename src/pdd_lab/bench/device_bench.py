@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pdd_cli.progress import Step
-    from pdd_core.llama_params import LlamaParams
-from pdd_lab.bench.device_figures import Rate
+    from pdd_lab.bench.device_figures import Rate
 
 SCHEMA = 1
 """Of the JSON file."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ import numpy as np
 from pdd_core.errors import ContextOverflow, DeviceEngineFailed, ModelError
 from pdd_core.kv.cell_types import CellType
 from pdd_llamacpp_adapter.engine import llama_log
-from pdd_llamacpp_adapter.engine.abort_flag import DecodeAborted
+from pdd_llamacpp_adapter.engine.abort_flag import AbortFlag, DecodeAborted
 from pdd_llamacpp_adapter.engine.hardware.backends import installed_backends
 from pdd_llamacpp_adapter.engine.hardware.model_size import model_size
 from pdd_llamacpp_adapter.engine.hardware.placement import placed
@@ -34,21 +36,23 @@ from pdd_llamacpp_adapter.engine.kv.sequence_state import CellLayout
 from pdd_llamacpp_adapter.engine.shared_model import SharedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from pdd_core.llama_params import LlamaParams
-    from pdd_llamacpp_adapter.engine.abort_flag import AbortFlag
     from pdd_llamacpp_adapter.engine.history import RefinedHistory
     from pdd_llamacpp_adapter.engine.kv.kv_support import KVShape
 
 logger = logging.getLogger(__name__)
 
 OUTPUTS = 32
-"""Tokens of one batch that can have logits, unless told otherwise. llama.cpp reserves memory for so many rows of the
-vocabulary: 512, which is its default, take half a gigabyte for one of 262,144 tokens."""
+"""Tokens of one batch that can have logits, unless told otherwise. llama.cpp reserves memory for so many rows of
+the vocabulary: 512, which is its default, take half a gigabyte for one of 262,144 tokens."""
 _TRIAL_TOKENS = 32
 """Of the batch by which threads are tried: enough to be a batch, and short on any device."""
+_TRIALS = 4
+_TRIAL_S = 1.0
+"""Seconds for all trials with one number of threads: on a busy machine, one step with too many can take longer."""
 _SEQUENCE = 0
 _ABORTED = 2
 
@@ -115,6 +119,7 @@ class LlamaContext:
         self.history: RefinedHistory | None = None
         """The refined prompt that the first of `ids` are; None where they are none."""
         self._watched: AbortFlag | None = None
+        self._trial: AbortFlag | None = None
         self._window = int(L.llama_model_n_swa(loaded))
         self._n_vocab = int(L.llama_vocab_n_tokens(L.llama_model_get_vocab(loaded)))
         self._allocate_batch(self.n_batch)
@@ -152,28 +157,34 @@ class LlamaContext:
         self.n_batch = int(L.llama_n_batch(self._ctx))
 
     def _try_threads(self) -> tuple[int, int]:
-        """Compute with the threads that are asked for, or fewer where these are faster now; return both numbers."""
+        """Compute with the threads that are asked for, or fewer if these are faster now; return both numbers."""
         one = wanted(self.params.threads, physical_cores())
-        many = wanted(self.params.threads_batch, one)
-        ids = [0] * min(_TRIAL_TOKENS, self.n_batch, self.n_ctx // 2)
-
-        def seconds(batch: Sequence[int], repeats: int) -> Callable[[int], float]:
-            def of(count: int) -> float:
-                self.use_threads(count)
-                taken = []
-                for _ in range(repeats + 1):  # the first one wakes the threads
-                    begun = time.perf_counter()
-                    self.decode(batch, want_logits=True)
-                    taken.append(time.perf_counter() - begun)
-                    self.rewind(0)
-                return min(taken[1:])
-
-            return of
-
-        one = fastest(one, seconds(ids[:1], 3))
-        many = fastest(many, seconds(ids, 1))
+        one = fastest(one, lambda count: self._seconds([0], count))
+        many = wanted(self.params.threads_batch, one)  # what is too many for one token is so for a batch
+        batch = [0] * min(_TRIAL_TOKENS, self.n_batch, self.n_ctx // 2)
+        many = fastest(many, lambda count: self._seconds(batch, count))
         self.use_threads(one, many)
         return one, many
+
+    def _seconds(self, ids: Sequence[int], count: int) -> float:
+        """Return what a batch takes with `count` threads in an empty memory; infinity beyond `_TRIAL_S`."""
+        self._trial = AbortFlag()
+        limit = threading.Timer(_TRIAL_S, setattr, (self._trial, "raised", True))
+        self.use_threads(count)
+        taken = []
+        limit.start()
+        try:
+            for _ in range(_TRIALS):
+                begun = time.perf_counter()
+                self.decode(ids, want_logits=True)
+                taken.append(time.perf_counter() - begun)
+                self.rewind(0)
+        except DecodeAborted:
+            pass
+        finally:
+            limit.cancel()
+            self._trial = None
+        return min(taken[1:], default=math.inf)  # the first one wakes the threads
 
     def _open_cells(self, shape: KVShape) -> None:
         # with flash attention, values are not transposed; llama.cpp does not say what auto has become
@@ -219,7 +230,7 @@ class LlamaContext:
             raise DeviceEngineFailed(f"a batch has logits of {self.most_outputs} tokens at most")
         if self.cells and past + count + len(self.cells) > self.n_ctx:
             self.cells.drop()  # they take up room, and what they were for has been processed
-        self._watch(self._abort if count > 1 else None)
+        self._watch(self._trial or (self._abort if count > 1 else None))
         self._batch.n_tokens = count
         self._token[:count] = ids
         self._pos[:count] = np.arange(past, past + count)

@@ -1,1 +1,1 @@
-"""What llama.cpp computes on: the devices that its build can use, what fits on them, threads, and its C parameters."""
+"""What llama.cpp computes on: devices, what fits on them, threads, and its parameters in C."""

@@ -151,11 +151,11 @@ class _Fields:
 
         self._file, self._ggml = file, G
         for name, result in (
-            ("type", ctypes.c_int), ("key_", ctypes.c_char_p), ("val_str", ctypes.c_char_p), ("val_data", ctypes.c_void_p),
-            ("arr_type", ctypes.c_int), ("arr_n", ctypes.c_size_t), ("arr_data", ctypes.c_void_p),
+            ("kv_type", ctypes.c_int), ("key", ctypes.c_char_p), ("val_str", ctypes.c_char_p),
+            ("val_data", ctypes.c_void_p), ("arr_type", ctypes.c_int), ("arr_n", ctypes.c_size_t),
+            ("arr_data", ctypes.c_void_p),
         ):  # fmt: skip
-            exported = {"type": "gguf_get_kv_type", "key_": "gguf_get_key"}.get(name, f"gguf_get_{name}")
-            declare(getattr(G, exported), [ctypes.c_void_p, ctypes.c_int64], result)
+            declare(getattr(G, f"gguf_get_{name}"), [ctypes.c_void_p, ctypes.c_int64], result)
         declare(G.gguf_get_n_kv, [ctypes.c_void_p], ctypes.c_int64)
         declare(G.gguf_find_key, [ctypes.c_void_p, ctypes.c_char_p], ctypes.c_int64)
         self.known = {

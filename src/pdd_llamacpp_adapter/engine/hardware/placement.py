@@ -1,7 +1,7 @@
 """Where a model goes: which layers on which GPU, and whether all of it fits, decided before a weight is read.
 
-What a build cannot obey is refused by name here. llama.cpp itself would compute on the CPU without a word, or end the
-process once memory runs out in the middle of an answer.
+What a build cannot obey is refused by name here. llama.cpp itself would compute on the CPU without a word, or end
+the process once memory runs out in the middle of an answer.
 """
 
 from __future__ import annotations
@@ -174,10 +174,10 @@ class _Fitting:
             return fitting
         count = most if asked == "all" else min(int(asked), most)
         if self._held(count) > sum(gpu.free for gpu in self.gpus):
+            held, free = gigabytes(self._held(count)), gigabytes(sum(gpu.free for gpu in self.gpus))
             raise DeviceEngineFailed(
-                f"gpu_layers is {asked}: weights and KV cache of {count} layers need {gigabytes(self._held(count))}, "
-                f"and {gigabytes(sum(gpu.free for gpu in self.gpus))} are free on the GPU: {fitting} layers fit, "
-                f"which gpu_layers = auto takes; {_LESS}"
+                f"gpu_layers is {asked}: weights and KV cache of {count} layers need {held}, and {free} are free "
+                f"on the GPU: {fitting} layers fit, which gpu_layers = auto takes; {_LESS}"
             )
         return count
 

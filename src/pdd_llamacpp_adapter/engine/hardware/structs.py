@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.engine.hardware.placement import Placement
 
 GGML_TYPES = {
-    name: getattr(L, f"GGML_TYPE_{name.upper()}")
-    for name in ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
-}
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30,
+}  # fmt: skip
+"""``enum ggml_type``, of which llama_cpp has not all."""
 _FLASH = {
     "auto": L.LLAMA_FLASH_ATTN_TYPE_AUTO,
     "on": L.LLAMA_FLASH_ATTN_TYPE_ENABLED,
@@ -103,7 +103,7 @@ _NUMBERS = (
 
 
 def add_adapters(context: Any, model: Any, params: LlamaParams) -> str | None:
-    """Have `context` compute with the LoRA adapters, which go with the model; return the file that cannot be had."""
+    """Have `context` compute with the LoRA adapters; return the file that cannot be had. The model frees them."""
     handles = []
     for path, _ in params.adapters:
         # llama.cpp leaves exceptions about tensors that do not fit to this call, and returns NULL

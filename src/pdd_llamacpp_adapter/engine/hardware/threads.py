@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +16,7 @@ logger = logging.getLogger(__name__)
 _CLEARLY = 0.9
 """Fewer threads are kept if they take less than this share of the time: the number asked for wins near-ties."""
 _FEW = 4
-"""Up to so many CPUs are taken for cores where nobody tells, as llama.cpp's ``common_cpu_get_num_physical_cores``."""
+"""Up to so many CPUs are taken for cores where nobody tells, as ``common_cpu_get_num_physical_cores`` does."""
 
 
 def physical_cores(cpus: Path = Path("/sys/devices/system/cpu")) -> int:
@@ -46,15 +47,17 @@ def fastest(most: int, seconds: Callable[[int], float]) -> int:
 
     Args:
         most: the number asked for.
-        seconds: what the same work takes with a number of threads.
+        seconds: what the same work takes with a number of threads; infinity where it takes too long to be tried.
     """
     if most == 1:
         return 1
     best, best_s = most, seconds(most)
     for count in candidates(most)[1:]:
         taken = seconds(count)
-        if taken >= _CLEARLY * best_s:
+        if taken >= _CLEARLY * best_s and best_s < math.inf:
             break
+        if taken == math.inf:
+            continue
         best, best_s = count, taken
     if best != most:
         logger.info("%d threads are faster than %d on this machine now", best, most)
