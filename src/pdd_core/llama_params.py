@@ -23,6 +23,7 @@ from pydantic import (
 from pdd_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Self
 
     from pydantic_core import ErrorDetails
@@ -34,7 +35,12 @@ MAX_BATCH = 512
 """Tokens of one llama_decode unless told otherwise, and of its one step: an abort leaves nothing half done."""
 _SLOWNESS_FREE = frozenset({"n_ctx", "chat_template", "chat_template_file", "mlock", "mmap"})
 """Fields that do not change how fast a token is computed."""
-_OVERRIDES = {"int": int, "float": float, "bool": {"true": True, "false": False}.__getitem__, "str": str}
+_OVERRIDES: dict[str, Callable[[str], int | float | bool | str]] = {
+    "int": int,
+    "float": float,
+    "bool": {"true": True, "false": False}.__getitem__,
+    "str": str,
+}
 
 
 class LlamaParams(BaseModel):

@@ -100,8 +100,8 @@ class LlamaContext:
             raise ModelError(f"llama.cpp cannot load {path}: {llama_log.reason()}")
         self.model = SharedModel(loaded, L.llama_model_free)
         self._abort = abort
-        reason = "the KV cache is not switched on for this device" if not kv else unsuited(params)
-        self.kv = KVSupport(None, reason) if reason else supported(model_facts(loaded, path))
+        reason = unsuited(params) if kv else KVSupport().reason
+        self.kv = supported(model_facts(loaded, path)) if reason is None else KVSupport(None, reason)
         """Whether it takes in cells, and of what shape."""
         self._make_context(self._context_params())
         self.n_ctx_train = int(L.llama_model_n_ctx_train(loaded))

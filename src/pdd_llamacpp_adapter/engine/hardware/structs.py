@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 GGML_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30,
 }  # fmt: skip
-"""``enum ggml_type``, of which llama_cpp has not all."""
+"""``enum ggml_type``: llama_cpp names only some."""
 _FLASH = {
     "auto": L.LLAMA_FLASH_ATTN_TYPE_AUTO,
     "on": L.LLAMA_FLASH_ATTN_TYPE_ENABLED,
