@@ -188,7 +188,7 @@ class LlamaContext:
 
     def _open_cells(self, shape: KVShape) -> None:
         # with flash attention, values are not transposed; llama.cpp does not say what auto has become
-        fault = None
+        fault: str | None = ""
         for flash in {"on": (True,), "off": (False,), "auto": (True, False)}[self.params.flash_attn]:
             kind = CellType(self.params.cache_type_k)
             cells = ContextCells(self._ctx, self.ids, CellLayout(shape, kind, not flash, self.n_ctx, ggml.pack))
@@ -198,7 +198,7 @@ class LlamaContext:
                 self.cells = cells
                 return
         logger.warning("the device takes in no KV cache: %s", fault)
-        self.kv = KVSupport(None, fault)
+        self.kv = KVSupport(None, fault or "")
 
     def _allocate_batch(self, capacity: int) -> None:
         self._batch = L.llama_batch_init(capacity, 0, 1)
