@@ -57,7 +57,8 @@ class Placement:
             yield f"llama.cpp computes on {self.backend}: {offloaded} on {names}"
             yield f"GPU memory: about {gigabytes(self.gpu_need)} needed, {gigabytes(self.gpu_free)} free"
         else:
-            yield f"llama.cpp computes on the CPU, no layers on a GPU (backend {self.backend})"
+            others = "" if self.backend == "CPU" else f"; no layers on a GPU ({self.backend})"
+            yield f"llama.cpp computes on the CPU{others}"
         if self.host_need:
             free = "" if self.host_free is None else f", {gigabytes(self.host_free)} free"
             yield f"memory: about {gigabytes(self.host_need)} needed{free}"
