@@ -92,8 +92,8 @@ class PinnedDevice:
 
 
 def _serve(pipe: Any, number: int, core: int, settings: DeviceSettings) -> None:
-    for thread in os.listdir("/proc/self/task"):  # numpy has started some: they would work on the cloud's cores
-        os.sched_setaffinity(int(thread), {core})
+    for thread in Path("/proc/self/task").iterdir():  # numpy has some: they would work on the cloud's cores
+        os.sched_setaffinity(int(thread.name), {core})
     try:
         asyncio.run(_answers(pipe, number, settings))
     except EOFError:

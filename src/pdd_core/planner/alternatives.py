@@ -10,6 +10,7 @@ from pdd_core.planner.formulas import NUMBERS, break_even
 from pdd_core.planner.rules import (
     ENOUGH_SAVED,
     LEAST_GAINED,
+    LEAST_GAINED_BY_CELLS,
     LEAST_REFINED,
     LEAST_SAVED,
     NEGLIGIBLE,
@@ -73,20 +74,20 @@ class Case(Expectations):
         best = self.handoff(1.0 if fixed is None else fixed)
         alternatives = [best]
         if has_cells:
-            alternatives.append(self.handoff(1.0, self._to_gain(best), kv=True))
+            alternatives.append(self.handoff(1.0, self._to_gain(best, LEAST_GAINED_BY_CELLS), kv=True))
             best = best if alternatives[-1].rejected else alternatives[-1]
         if fixed is not None or not (self.request.refinable and self.cloud.refines):
             return alternatives
-        needed = self._to_gain(best)
+        needed = self._to_gain(best, LEAST_GAINED)
         for ratio in RATIOS:
             if self._saves_enough(best) or ratio < self.goals.lowest_ratio:
                 break
             alternatives.append(best := self.handoff(ratio, needed))
         return alternatives
 
-    def _to_gain(self, best: Alternative) -> float:
-        """Return the share of the cloud's tokens that another handoff than `best` has to save."""
-        return LEAST_SAVED if best.rejected else LEAST_GAINED + self.net_saved(best.saved, best.kv_bytes)
+    def _to_gain(self, best: Alternative, more: float) -> float:
+        """Return the share of the cloud's tokens that another handoff has to save: `more` than `best` does."""
+        return LEAST_SAVED if best.rejected else more + self.net_saved(best.saved, best.kv_bytes)
 
     def _saves_enough(self, best: Alternative) -> bool:
         """Whether a handoff needs no smaller share of the prompt."""

@@ -6,6 +6,8 @@ LEAST_SAVED = 0.1
 """Of the tokens that the cloud would decode: a handoff expected to save less is not worth the device's work."""
 LEAST_GAINED = 0.1
 """The same for a refined prompt, over the whole one: what is left out is a risk."""
+LEAST_GAINED_BY_CELLS = 0.02
+"""The same for cells, what their bytes cost taken off: nothing is left out, but the device has to unpack them."""
 ENOUGH_SAVED = 0.5
 """A handoff that saves this share needs no refined prompt."""
 RATIOS = (0.75, 0.5, 0.35, 0.25)

@@ -15,6 +15,7 @@ from pdd_core.planner.length_table import EDGES
 from pdd_core.planner.rules import (
     ENOUGH_SAVED,
     LEAST_GAINED,
+    LEAST_GAINED_BY_CELLS,
     LEAST_REFINED,
     LEAST_SAVED,
     NEGLIGIBLE,
@@ -142,7 +143,7 @@ class Cases(Expectations):
         open_ = self.cloud_takes & ~device & (wanted != CLOUD_ONLY)
         cells = open_ & self.has_cells & (fixed is None or fixed >= 1.0)
         always = cells & self.request.kv_always & self.may_use_cells
-        needed, to_beat, enough = np.full(count, LEAST_SAVED), best.cost.copy(), always.copy()
+        saved, to_beat, enough = np.full(count, np.nan), best.cost.copy(), always.copy()
         # where a handoff is asked for, the first one counts even if it keeps no goal
         tries = [
             (1.0 if fixed is None else fixed, False, open_ & ~always, forced & ~always),
@@ -155,14 +156,15 @@ class Cases(Expectations):
             if not at.size:
                 continue
             found = Cases(rows_of(self._columns, at), self._table, self.goals, self._weights)
-            option = found._handoff(share, needed[at], kv=kv)
+            more = saved[at] + (LEAST_GAINED_BY_CELLS if kv else LEAST_GAINED)
+            option = found._handoff(share, np.where(np.isnan(more), LEAST_SAVED, more), kv=kv)
             better = option.keeps & (option.cost < to_beat[at])
             to_beat[at[better]] = option.cost[better]
             _take_over(best, at, better if counts is None else better | counts[at], option, share, kv=kv)
             kept = at[option.keeps]
             enough[kept] |= option.net[option.keeps] >= ENOUGH_SAVED
             if where is not None:
-                needed[kept] = LEAST_GAINED + option.net[option.keeps]
+                saved[kept] = option.net[option.keeps]
         return best
 
     def _device_only(self, wanted: Floats) -> NDArray[np.bool_]:

@@ -1,5 +1,6 @@
 import json
 import random
+from copy import deepcopy
 
 import pytest
 from example_count import examples
@@ -110,11 +111,11 @@ def mutated(chance):
         if change == 0:
             where.pop(name)
         elif change == 1:
-            where[name] = chance.choice(ODD)
+            where[name] = deepcopy(chance.choice(ODD))
         elif change == 2 and isinstance(where[name], list):
             where[name] = where[name] * chance.choice((2, 300))
         elif isinstance(where[name], list) and where[name]:
-            where[name][chance.randrange(len(where[name]))] = chance.choice(ODD)
+            where[name][chance.randrange(len(where[name]))] = deepcopy(chance.choice(ODD))
     return told
 
 

@@ -17,7 +17,7 @@ from pdd_core.planner.cost import GPU_HOUR_PRICE, KV_TOKENS, byte_weight
 from pdd_core.planner.formulas import NUMBERS, Race, late
 from pdd_core.planner.lengths import OutputLengths
 from pdd_core.planner.planner import Planner
-from pdd_core.planner.rules import LEAST_REFINED
+from pdd_core.planner.rules import LEAST_GAINED, LEAST_GAINED_BY_CELLS, LEAST_REFINED
 from pdd_core.planner.types import CloudState, DeviceState, Estimate, Goals, PlanRequest, Verdict
 from pdd_lab.simulator.outcomes import HANDOFF, Requests, World, outcomes
 
@@ -219,6 +219,13 @@ def test_bytes_have_a_price_and_dear_ones_are_not_sent() -> None:
     refined = plan(weight=1e-3, refinable=True)
     assert (refined.kv, refined.refine_ratio) == (False, 0.25)
     assert plan(refinable=True).refine_ratio is None, "cells leave nothing out"
+
+
+def test_cells_need_to_gain_less_than_a_refined_prompt_since_they_leave_nothing_out() -> None:
+    made = plan(prefill=900.0, cloud={"ttft_s": Estimate(0.1)}.items(), verdict=Verdict.HANDOFF)
+    without, with_cells = handoffs(made)
+    assert LEAST_GAINED_BY_CELLS <= with_cells.saved - without.saved < LEAST_GAINED
+    assert made.kv
 
 
 def test_a_byte_s_price_in_token_seconds() -> None:
