@@ -11,7 +11,7 @@ from pdd_core.kv.cell_types import CellType
 from pdd_core.kv.geometry import KVGeometry, KVPart, RopeGeometry
 from pdd_core.llama_params import LlamaParams
 from pdd_llamacpp_adapter.engine.kv.key_order import KeyOrder
-from pdd_llamacpp_adapter.engine.kv.kv_support import KVShape, KVSupport, ModelFacts, supported
+from pdd_llamacpp_adapter.engine.kv.kv_support import KVShape, KVSupport, ModelFacts, supported, unsuited
 
 
 def facts(architecture="llama", rope_type=0, *, fields=None, without=(), **others):
