@@ -89,7 +89,9 @@ class LlamaContext:
         self.most_outputs = outputs
         """Tokens of one batch that can have logits."""
         self.params = params
-        self.placement = placed(params, installed_backends(), model_size(path), outputs=outputs)
+        with held_signals():
+            size = model_size(path)
+        self.placement = placed(params, installed_backends(), size, outputs=outputs)
         """Where the model is."""
         for_model, kept = model_params(params, self.placement)
         llama_log.forget()
@@ -111,7 +113,9 @@ class LlamaContext:
                 "n_ctx is %d, but this model was trained on at most %d tokens: beyond these, answers get worse",
                 self.n_ctx, self.n_ctx_train,
             )  # fmt: skip
-        if (refused := add_adapters(self._ctx, loaded, params)) is not None:
+        with held_signals():
+            refused = add_adapters(self._ctx, loaded, params)
+        if refused is not None:
             self.close()
             raise ModelError(f"llama.cpp cannot load the LoRA adapter {refused}: {llama_log.reason()}")
         self.ids: list[int] = []
@@ -134,6 +138,8 @@ class LlamaContext:
         made = context_params(self.params, outputs=self.most_outputs)
         if self.kv.shape is not None:
             made.n_seq_max, made.kv_unified = SEQUENCES, True
+            # llama.cpp ends the process where there is not one for each sequence
+            made.n_outputs_max = max(made.n_outputs_max, SEQUENCES)
         return made
 
     def _make_context(self, made: Any) -> None:

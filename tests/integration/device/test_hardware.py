@@ -108,6 +108,12 @@ def greedy_in_batches(context, prompt):
     return greedy(context, prompt[-1:])
 
 
+def test_batches_of_one_token_do_not_end_the_process(context, prompt, plain):
+    made = context(batch_size=1, kv=True)
+    assert made.cells is not None
+    assert_alike(plain, greedy_in_batches(made, prompt))
+
+
 def test_cache_types_reach_llama(context, logged):
     context(cache_type_k="q8_0", cache_type_v="q4_0", flash_attn="on")
     assert "K (q8_0)" in logged()
