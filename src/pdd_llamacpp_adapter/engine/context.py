@@ -126,7 +126,7 @@ class LlamaContext:
         self._trial: AbortFlag | None = None
         self._window = int(L.llama_model_n_swa(loaded))
         self._n_vocab = int(L.llama_vocab_n_tokens(L.llama_model_get_vocab(loaded)))
-        self._allocate_batch(self.n_batch)
+        self._allocate_batch(params.batch_size)
         self.cells: ContextCells | None = None
         """Those that wait; None where it takes in none."""
         if self.kv.shape is not None:

@@ -81,9 +81,8 @@ def context_params(params: LlamaParams, *, outputs: int) -> Any:
     """Return llama_context_params; a batch has logits of at most `outputs` tokens."""
     made = L.llama_context_default_params()
     made.n_ctx = params.n_ctx
-    made.n_batch = min(params.batch_size, params.n_ctx)
-    made.n_ubatch = min(params.ubatch, made.n_batch)
-    made.n_outputs_max = min(outputs, made.n_batch)
+    made.n_batch, made.n_ubatch = params.batch_size, params.ubatch  # it keeps both within n_ctx
+    made.n_outputs_max = min(outputs, params.batch_size)
     made.n_threads = made.n_threads_batch = 1
     made.flash_attn_type = _FLASH[params.flash_attn]
     made.type_k, made.type_v = GGML_TYPES[params.cache_type_k], GGML_TYPES[params.cache_type_v]
