@@ -13,6 +13,11 @@ settings.register_profile("same", derandomize=True, max_examples=50, **ALWAYS)
 settings.register_profile("exhaustive", derandomize=False, max_examples=2000, print_blob=True, **ALWAYS)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
+# Tests share the cores with one another and with engines: torch and BLAS take one thread. Where a test asks
+# llama.cpp for several, one that waits for another sleeps. By itself it spins, on the core that the other needs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # A run in the background has Ctrl-C ignored, and one under nohup the end of its terminal; the processes that tests
 # start and interrupt would inherit that.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):

@@ -13,11 +13,15 @@ import re
 import sys
 import tempfile
 import tomllib
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+if sys.platform != "win32":
+    import fcntl
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 ENGINE = "llama-cpp-python"
 EXTRA = "device"
@@ -53,6 +57,20 @@ def cached_version(folder: Path) -> str | None:
     return max(versions, key=lambda version: [int(part) for part in re.findall(r"\d+", version)], default=None)
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait for whoever builds here already: environments of tox that run side by side need the same wheel."""
+    if sys.platform == "win32":  # where a folder cannot be locked, both build
+        yield
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
 def provide(
     uv: Sequence[str], requirement: str, folder: Path, run: Callable[[list[str]], int]
 ) -> tuple[int, str | None]:
@@ -62,7 +80,9 @@ def provide(
         return 0, version
     folder.mkdir(parents=True, exist_ok=True)
     # In a folder of its own: a build that is interrupted leaves nothing that looks like a wheel.
-    with tempfile.TemporaryDirectory(dir=folder) as draft:
+    with _alone(folder), tempfile.TemporaryDirectory(dir=folder) as draft:
+        if (version := cached_version(folder)) is not None:
+            return 0, version
         pip = [*uv, "tool", "run", "--python", sys.executable, "pip"]
         code = run([*pip, "wheel", "--verbose", "--no-deps", "--wheel-dir", draft, requirement])
         for wheel in Path(draft).glob("*.whl"):

@@ -136,6 +136,15 @@ class ServeSettings(BaseSettings, LlamaParams):
     max_queue: int = Field(default=8, ge=0)
     """PDD_MAX_QUEUE: answers that may wait for the device, besides the one that it makes. More are refused.
     With a cloud, they begin there meanwhile."""
+    max_streams: int = Field(default=16, ge=0)
+    """PDD_MAX_STREAMS: streams that are kept for clients whose connection is lost. The oldest that has ended makes
+    room for another. 0: none, so a client that leaves always stops its answer. For this and the next two see
+    docs/server.md#lost-connections."""
+    stream_mib: PositiveInt = 4
+    """PDD_STREAM_MIB: MiB that are kept of each such stream, counted from the newest."""
+    stream_ttl_s: PositiveFloat = 300.0
+    """PDD_STREAM_TTL_S: seconds without a reader, after which the answer of such a stream is given up. A stream
+    that has ended is forgotten then."""
     grace_s: float = Field(default=5.0, ge=0)
     """PDD_GRACE_S: seconds in which answers in flight can finish on Ctrl-C or SIGTERM."""
     tracing: bool = False

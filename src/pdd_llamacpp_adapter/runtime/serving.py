@@ -12,6 +12,7 @@ from pdd_llamacpp_adapter.runtime.runtime import Runtime
 from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
 from pdd_llamacpp_adapter.server.answers.service import Service
 from pdd_llamacpp_adapter.server.run import serve
+from pdd_llamacpp_adapter.server.streams.kept_streams import StreamLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,4 +86,7 @@ def _http_limits(settings: ServeSettings) -> HttpLimits:
         allow_origins=settings.allow_origins,
         max_running=running,
         max_queue=places - running,
+        streams=StreamLimits(
+            count=settings.max_streams, size=settings.stream_mib * 2**20, ttl=settings.stream_ttl_s
+        ),
     )

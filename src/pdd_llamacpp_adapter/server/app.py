@@ -19,6 +19,7 @@ from pdd_llamacpp_adapter.server.chat import chat_routes
 from pdd_llamacpp_adapter.server.completions import completion_routes
 from pdd_llamacpp_adapter.server.gate import REQUEST_ID, Gate, JoinTrace, RequestBooks
 from pdd_llamacpp_adapter.server.responses import response_routes
+from pdd_llamacpp_adapter.server.streams import stream_routes
 from pdd_llamacpp_adapter.server.wire.failures import (
     CLIENT_GONE,
     INTERNAL,
@@ -43,19 +44,21 @@ def create_app(service: Service) -> Starlette:
 
     It can serve before ``service.runtime`` is set: every route but ``/metrics`` and ``/version`` then answers 503.
     """
+    limits = service.limits
     routes = [
         *info.routes(service),
         *chat_routes.routes(service),
         *completion_routes.routes(service),
         *response_routes.routes(service),
+        *stream_routes.routes(service.streams, send_timeout=limits.send_timeout, listed=limits.lists_streams),
     ]
     paths: dict[object, str] = {route.endpoint: route.path for route in routes}
     middleware = [Middleware(RequestBooks, service=service, paths=paths)]
-    if service.limits.allow_origins:
+    if limits.allow_origins:
         middleware.append(
             Middleware(
                 CORSMiddleware,
-                allow_origins=list(service.limits.allow_origins),
+                allow_origins=list(limits.allow_origins),
                 allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=[REQUEST_ID, PDD_HEADER],

@@ -4,7 +4,9 @@ import importlib.util
 import io
 import subprocess
 import sys
+import threading
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,27 @@ def test_a_build_that_fails_leaves_no_wheel_and_installs_nothing(fake_uv, tmp_pa
     assert done.returncode == 4
     assert "installed" not in done.stdout
     assert not [path for path in (tmp_path / "cache" / "wheels").rglob("*") if path.is_file()]
+
+
+def test_who_comes_while_the_wheel_is_built_waits_and_takes_it(tmp_path, monkeypatch) -> None:
+    import wheel_cache
+
+    looked, plain = threading.Event(), wheel_cache.cached_version
+
+    def watched(folder):
+        found = plain(folder)
+        looked.set()
+        return found
+
+    monkeypatch.setattr(wheel_cache, "cached_version", watched)
+    built = []
+    with ThreadPoolExecutor(1) as pool:
+        with wheel_cache._alone(tmp_path):
+            waiting = pool.submit(wheel_cache.provide, ["uv"], "llama-cpp-python", tmp_path, built.append)
+            assert looked.wait(60)
+            (tmp_path / "llama_cpp_python-0.3.40-py3-none-linux_x86_64.whl").touch()
+        assert waiting.result() == (0, "0.3.40")
+    assert built == []
 
 
 def test_the_newest_cached_wheel_counts(tmp_path) -> None:

@@ -46,6 +46,8 @@ class Call:
     """Whose answers are alike: the app or tenant, as far as it can be told."""
     named_session: str = ""
     """What the client itself calls the conversation; empty where it does not."""
+    conversation_id: str = ""
+    """The same, for its stream to be kept and read again."""
     created: int = field(default_factory=lambda: int(time.time()))
     """Unix seconds."""
 

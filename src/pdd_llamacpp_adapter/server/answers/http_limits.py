@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pdd_core.errors import ConfigurationError
+from pdd_llamacpp_adapter.server.streams.kept_streams import StreamLimits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +45,13 @@ class HttpLimits:
     """Of these together, as JSON. One that is larger alone cannot be retrieved."""
     stored_ttl: float = 1800.0
     """A chat completion can be retrieved for this long after its end."""
+    streams: StreamLimits = field(default_factory=StreamLimits)
+    """Which streams a client can come back to."""
+
+    @property
+    def lists_streams(self) -> bool:
+        """Whether a client may see the streams of all: it has the key they all have, or is on this machine."""
+        return self.api_key is not None or bool(self.allow_hosts)
 
     def __post_init__(self) -> None:
         if self.api_key == "":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pdd_core.errors import InvalidRequest
 from pdd_llamacpp_adapter.server.answers.answering import Call
+from pdd_llamacpp_adapter.server.streams.conversation_id import conversation_of
 from pdd_llamacpp_adapter.server.wire.bodies import read_body
 from pdd_llamacpp_adapter.server.wire.failures import MODEL_NOT_FOUND
 from pdd_llamacpp_adapter.server.wire.sampling_fields import SamplingFields
@@ -30,7 +31,7 @@ async def read_request(
     """Read and check the body of a request for an answer, and open the books for it.
 
     Raises:
-        InvalidRequest: as `read_body` and `check_model` do.
+        InvalidRequest: as `read_body`, `check_model` and `conversation_of` do.
         ContextOverflow: as `SamplingFields.check_length` does.
         ServerStopping: the server was told to stop meanwhile.
     """
@@ -50,6 +51,7 @@ async def read_request(
         answer_id=answer_id,
         group=_group(request, body),
         named_session=request.headers.get(runtime.session_header, "") if runtime.session_header else "",
+        conversation_id=conversation_of(request.headers),
     )
     return body, call
 

@@ -10,6 +10,7 @@ from pdd_llamacpp_adapter.server.answers.admission_queue import AdmissionQueue
 from pdd_llamacpp_adapter.server.answers.incoming import IncomingRequests
 from pdd_llamacpp_adapter.server.answers.server_metrics import ServerMetrics
 from pdd_llamacpp_adapter.server.answers.stored import StoredAnswers
+from pdd_llamacpp_adapter.server.streams.kept_streams import KeptStreams
 from pdd_llamacpp_adapter.server.wire.failures import SHUTTING_DOWN
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Service:
         self.preparing = anyio.CapacityLimiter(_PREPARING)
         """Held while a prompt is made of a request."""
         self.stored = StoredAnswers(limits.stored_answers, limits.stored_ttl, limits.stored_bytes)
+        self.streams = KeptStreams(limits.streams)
         self.metrics = ServerMetrics(self.queue)
         self.incoming = IncomingRequests(self._ring)
         self._answers: set[KeptAnswer] = set()

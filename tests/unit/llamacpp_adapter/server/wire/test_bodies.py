@@ -162,9 +162,15 @@ def check(response):
 
 
 @examples(150)
-@given(body=bodies(CHAT, field_table.CHAT))
-def test_chat_completions_take_anything(http, body):
-    check(http.post("/v1/chat/completions", content=json.dumps(body).encode()))
+@given(body=bodies(CHAT, field_table.CHAT), name=st.sampled_from(["", "a", "b"]))
+def test_chat_completions_take_anything(http, body, name):
+    """Also if the stream is kept."""
+    answer = http.post(
+        "/v1/chat/completions", content=json.dumps(body).encode(), headers={"X-Conversation-Id": name}
+    )
+    check(answer)
+    if name and answer.headers["content-type"].startswith("text/event-stream"):
+        assert http.get(f"/v1/stream/{name}").content == answer.content
 
 
 @given(body=bodies(COMPLETION, field_table.COMPLETIONS))
