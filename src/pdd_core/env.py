@@ -88,6 +88,9 @@ class ServeSettings(BaseSettings, LlamaParams):
     allow_origins: tuple[str, ...] = ()
     """PDD_ALLOW_ORIGINS: origins of web pages that may use the server (CORS), as a JSON list such as
     `["https://chat.example"]`, or `["*"]`."""
+    ui: bool = True
+    """PDD_UI: serve a page with a chat at ``/``, and one with the server's state at ``/status``. Off with the flag
+    ``--no-ui``."""
     model_name: str | None = None
     """PDD_MODEL_NAME: the model name that clients see. Unset: the name of the model file."""
     rate: Literal["auto", "unlimited"] | PositiveFloat = "auto"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pdd_core.errors import ContextOverflow, InvalidRequest
 from pdd_core.optin import MAX_DECODE_BUDGET
 from pdd_core.refinement.spans import merge_spans
+from pdd_core.refinement.target import RefineTarget
 from pdd_core.session_id import beginning_of_prompt, session_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from pdd_core.env import ServeSettings
 
 MAX_TOP_LOGPROBS = 20
 """As in OpenAI's API and vLLM's default."""
@@ -110,6 +113,30 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnSettings:
+    """Settings of the server that one answer has otherwise, by their names; None leaves the server's."""
+
+    rate: Literal["auto", "unlimited"] | float | None = None
+    plan: Literal["auto", "off", "handoff", "cloud", "device"] | None = None
+    refine: str | float | None = None
+
+    @property
+    def refines(self) -> bool:
+        """Whether the prompt may be refined because of them."""
+        return self.refine is not None and RefineTarget.parse(self.refine).kind != "off"
+
+    def over(self, settings: ServeSettings) -> ServeSettings:
+        """Return `settings` as they are for this answer.
+
+        A fixed `decode_budget` means a handoff each time, so it does not count where `plan` says otherwise.
+        """
+        own = {name: value for name, value in asdict(self).items() if value is not None}
+        if self.plan not in (None, "handoff"):
+            own["decode_budget"] = "auto"
+        return settings.model_copy(update=own) if own else settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerRequest(SamplingParams):
     """A prompt and how to go on from it. Names and meanings are those of vLLM's ``SamplingParams``.
 
@@ -138,6 +165,8 @@ class AnswerRequest(SamplingParams):
     None: all of them."""
     protect: Sequence[tuple[int, int]] = ()
     """Half-open spans of prompt positions that stay in any case, besides what the device protects by itself."""
+    own: OwnSettings = field(default_factory=OwnSettings)
+    """What this answer has otherwise than the server's settings say."""
     kv: bool = False
     """The device is to take the prompt's KV cache from the cloud, as far as it has not read the prompt itself."""
 

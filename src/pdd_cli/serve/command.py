@@ -29,6 +29,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="The port to listen on; 0 takes a free port.")] = None,
     api_key: Annotated[str | None, typer.Option(help="The key that clients must send.")] = None,
+    no_ui: Annotated[bool | None, typer.Option("--no-ui", help="Serve no pages at / and /status.")] = None,
     rate: Rate = None,
     pacing: Annotated[
         str | None, typer.Option(help="How tokens are paced.", metavar="adaptive|fixed|ewma|reading|unlimited")
@@ -75,6 +76,7 @@ def serve(
         "host": host,
         "port": port,
         "api_key": api_key,
+        "ui": False if no_ui else None,
         "rate": rate,
         "pacing": pacing,
         "decode_budget": decode_budget,

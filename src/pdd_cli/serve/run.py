@@ -45,6 +45,8 @@ def run_serve(settings: ServeSettings, console: Console) -> None:
 
     def started(url: str) -> None:
         console.print(f"Loading {gguf.name}; {url}/v1 answers 503 meanwhile", highlight=False, markup=False)
+        if settings.ui:
+            console.print(f"A page with a chat: {url}/", highlight=False, markup=False)
 
     def ready(runtime: Runtime) -> None:
         for line in runtime.hardware():

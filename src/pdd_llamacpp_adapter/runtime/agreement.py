@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from pdd_llamacpp_adapter.session.session_start import fits
 if TYPE_CHECKING:
     from pdd_core.env import ServeSettings
     from pdd_llamacpp_adapter.engine.speed import DeviceSpeed
-    from pdd_llamacpp_adapter.request import AnswerRequest
+    from pdd_llamacpp_adapter.request import AnswerRequest, OwnSettings
     from pdd_llamacpp_adapter.runtime.planning import Facts, Planning
 
 HEADROOM = 1.3
@@ -58,14 +59,30 @@ class Agreements:
         self._target = settings.refine_target
         self._warned = False
 
+    def _for(self, own: OwnSettings) -> Agreements:
+        """Return who agrees by the settings that one answer has: what was learnt is the same."""
+        settings = own.over(self._settings)
+        if settings is self._settings:
+            return self
+        made = copy.copy(self)
+        made._settings, made._target = settings, settings.refine_target
+        made._planning = self._planning.by(settings)
+        made._warned = True  # the answer itself tells its client
+        return made
+
     def agree(self, request: AnswerRequest, facts: Facts) -> Agreement:
         """Return how the answer to `request` is made, by the settings, the planner, and what is known now.
+
+        Settings of its own come before the device's.
 
         A request that names the share of its prompt to read keeps it.
 
         Raises:
             PolicyError: the policies are strict, and one failed.
         """
+        return self._for(request.own)._agree(request, facts)
+
+    def _agree(self, request: AnswerRequest, facts: Facts) -> Agreement:
         info, prompt = facts.info, len(request.prompt_token_ids)
         cloud = facts.has_cloud and (info is None or prompt + request.max_tokens <= info.max_model_len)
         rate = self.rate(has_cloud=cloud) if facts.paced else math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from dataclasses import dataclass, replace
@@ -86,6 +87,12 @@ class Planning:
             byte_weight=byte_weight(settings.kv_price_per_gb, settings.gpu_hour_price, kv_tokens),
         )
         self.policies = load_policies(settings.pacing, planner=planner)
+
+    def by(self, settings: ServeSettings) -> Planning:
+        """Return planning with the same knowledge and policies, by other settings of who makes an answer."""
+        made = copy.copy(self)
+        made._settings = settings
+        return made
 
     @property
     def asks(self) -> bool:

@@ -25,6 +25,7 @@ from pdd_llamacpp_adapter.engine.upgrade import upgrade_when_idle
 from pdd_llamacpp_adapter.request import Grammar, GrammarKind
 from pdd_llamacpp_adapter.runtime.agreement import Agreements
 from pdd_llamacpp_adapter.runtime.hardware import hardware_lines, hardware_warnings
+from pdd_llamacpp_adapter.runtime.learnt import learnt
 from pdd_llamacpp_adapter.runtime.planning import Facts, Planning
 from pdd_llamacpp_adapter.session.answer_session import AnswerSession
 from pdd_llamacpp_adapter.session.cells_check import CellsChecks
@@ -197,6 +198,10 @@ class Runtime:
             "way": None if self.cloud.way is None else self.cloud.way.value,
             "error": None if error is None else named(error),
         }
+
+    def learnt(self) -> dict[str, object]:
+        """Return what was learnt of device and cloud, JSON-ready."""
+        return learnt(self._planning.learning, None if self.cloud.client is None else self._cloud_model)
 
     def session(self, request: AnswerRequest, *, paced: bool = True, group: str = "") -> AnswerSession:
         """Return the session that makes one answer.

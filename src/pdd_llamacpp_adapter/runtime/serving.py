@@ -84,6 +84,7 @@ def _http_limits(settings: ServeSettings) -> HttpLimits:
         api_key=None if key is None else key.get_secret_value(),
         allow_hosts=local if key is None and settings.host in ("127.0.0.1", "localhost", "::1") else (),
         allow_origins=settings.allow_origins,
+        ui=settings.ui,
         max_running=running,
         max_queue=places - running,
         streams=StreamLimits(

@@ -20,6 +20,7 @@ from pdd_llamacpp_adapter.server.completions import completion_routes
 from pdd_llamacpp_adapter.server.gate import REQUEST_ID, Gate, JoinTrace, RequestBooks
 from pdd_llamacpp_adapter.server.responses import response_routes
 from pdd_llamacpp_adapter.server.streams import stream_routes
+from pdd_llamacpp_adapter.server.ui import pages, status
 from pdd_llamacpp_adapter.server.wire.failures import (
     CLIENT_GONE,
     INTERNAL,
@@ -51,6 +52,8 @@ def create_app(service: Service) -> Starlette:
         *completion_routes.routes(service),
         *response_routes.routes(service),
         *stream_routes.routes(service.streams, send_timeout=limits.send_timeout, listed=limits.lists_streams),
+        *status.routes(service),
+        *(pages.routes() if limits.ui else ()),
     ]
     paths: dict[object, str] = {route.endpoint: route.path for route in routes}
     middleware = [Middleware(RequestBooks, service=service, paths=paths)]

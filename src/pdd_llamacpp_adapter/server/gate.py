@@ -10,6 +10,7 @@ from uuid import uuid4
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
+from pdd_llamacpp_adapter.server.ui.pages import PATHS
 from pdd_llamacpp_adapter.server.wire.failures import (
     CLIENT_GONE,
     INVALID,
@@ -83,6 +84,7 @@ class Gate:
         self._service = service
         self._hosts = tuple(host.lower() for host in service.limits.allow_hosts)
         self._origins = frozenset(service.limits.allow_origins)
+        self._pages = PATHS if service.limits.ui else frozenset()
         key = service.limits.api_key
         self._key = None if key is None else key.encode()
 
@@ -101,6 +103,8 @@ class Gate:
         if self._key is None and not self._may_ask(headers.get("origin"), host):
             message = "a web page from elsewhere may use this server only if allow_origins names it, or with a key"
             return error_response(ErrorObject(403, message, INVALID, code="origin_not_allowed"))
+        if path in self._pages:
+            return None  # they hold no secret, and say themselves that a key or the model is not there
         if path not in OPEN and not self._has_key(headers.get("authorization", "")):
             message = "a valid API key is needed: send it as 'Authorization: Bearer KEY'"
             return error_response(ErrorObject(401, message, INVALID, code="invalid_api_key"))

@@ -208,6 +208,7 @@ class RunningAnswer:
             self._outcome, self._session, self._ended = self.outcome, None, True
             if self._outcome is not None:
                 service.metrics.count_answer(self._outcome)
+            service.recent.add(self._outcome, self.error)
             _log_decision(self.call, self._outcome, self.error)
             service.ended(self)
 

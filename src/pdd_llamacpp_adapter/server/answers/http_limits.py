@@ -30,6 +30,8 @@ class HttpLimits:
     allow_origins: Sequence[str] = ()
     """Origins of web pages that may use the server (CORS), besides its own; ``*`` lets all in. Without a key, what
     other pages send is refused."""
+    ui: bool = True
+    """The server has pages for people, which need no key themselves."""
     max_running: int = 1
     """Answers at a time. One llama.cpp context makes one; more is for a cloud without a device."""
     max_queue: int = 8

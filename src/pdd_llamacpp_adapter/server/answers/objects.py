@@ -78,7 +78,7 @@ class ChunkWriter:
     def _wait(self, token: ShownToken | None) -> None:
         if token is not None:
             self._made += 1
-            if self._names is not None or self._details.return_token_ids:
+            if self._names is not None or self._details.return_token_ids or self._details.sources:
                 self._waiting.append(token)
 
     def _logprobs(self, tokens: Sequence[ShownToken], names: TokenNames) -> Json:
@@ -95,7 +95,8 @@ class ChunkWriter:
         usage: Json = {"usage": None} if self._details.include_usage else {}
         if self._details.include_usage and self._details.continuous_usage_stats:
             usage = {"usage": _counted(len(self._prompt), self._made)}
-        return {**self._head, "choices": [choice], **usage}
+        told: Json = {"pdd": {"tokens": [_told(token) for token in tokens]}} if self._details.sources else {}
+        return {**self._head, "choices": [choice], **usage, **told}
 
     def _taken(self) -> list[ShownToken]:
         """Return the tokens that wait; they wait no more."""
@@ -108,3 +109,12 @@ class ChunkWriter:
         if self._details.include_usage:
             yield Event({**self._head, "choices": [], "usage": usage_of(outcome)})
         yield DONE
+
+
+def _told(token: ShownToken) -> Json:
+    """Return who made `token` and when, in seconds since the request began."""
+    return {
+        "source": token.source.value,
+        "received_s": round(token.received_at, 4),
+        "shown_s": round(token.shown_at, 4),
+    }

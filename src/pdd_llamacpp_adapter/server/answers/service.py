@@ -8,6 +8,7 @@ import anyio
 
 from pdd_llamacpp_adapter.server.answers.admission_queue import AdmissionQueue
 from pdd_llamacpp_adapter.server.answers.incoming import IncomingRequests
+from pdd_llamacpp_adapter.server.answers.recent import RecentAnswers
 from pdd_llamacpp_adapter.server.answers.server_metrics import ServerMetrics
 from pdd_llamacpp_adapter.server.answers.stored import StoredAnswers
 from pdd_llamacpp_adapter.server.streams.kept_streams import KeptStreams
@@ -75,6 +76,9 @@ class AnswerSource(Protocol):
     def cloud_status(self) -> dict[str, object]:
         """Return ``{"url", "state", "way", "error"}``."""
 
+    def learnt(self) -> dict[str, object]:
+        """Return what was learnt of device and cloud, JSON-ready."""
+
 
 class Service:
     """The server behind its routes. Made before the model is loaded; `runtime` is set when it is.
@@ -97,6 +101,7 @@ class Service:
         self.stored = StoredAnswers(limits.stored_answers, limits.stored_ttl, limits.stored_bytes)
         self.streams = KeptStreams(limits.streams)
         self.metrics = ServerMetrics(self.queue)
+        self.recent = RecentAnswers()
         self.incoming = IncomingRequests(self._ring)
         self._answers: set[KeptAnswer] = set()
         self._bell = anyio.Event()

@@ -5,6 +5,7 @@ https://platform.openai.com/docs/api-reference/chat/create
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -19,6 +20,7 @@ from pdd_llamacpp_adapter.server.prompts.prepare import ChatInput
 from pdd_llamacpp_adapter.server.tools.tool_use import MAX_TOOLS, function
 from pdd_llamacpp_adapter.server.wire.bodies import check_items
 from pdd_llamacpp_adapter.server.wire.field_table import CHAT
+from pdd_llamacpp_adapter.server.wire.pdd_fields import PDDFields
 from pdd_llamacpp_adapter.server.wire.sampling_fields import SamplingFields, TokenIdFields, Tokens
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class ChatRequest(TemplateFields, TokenIdFields, SamplingFields):
     function_call: str | dict[str, Any] | None = None
     echo: bool = False
     include_reasoning: bool = True
+    pdd: PDDFields = PDDFields()
 
     def check_length(self, most: int) -> None:
         """Refuse more than `most` messages, or parts and calls in them."""
@@ -67,6 +70,7 @@ class ChatRequest(TemplateFields, TokenIdFields, SamplingFields):
             response_format=self.response_format,
             structured_outputs=self.structured_outputs,
             include_reasoning=self.include_reasoning,
+            own=self.pdd.settings(),
             rendering=self.rendering(),
             sampling=self._sampling(
                 max_tokens=limit,
@@ -108,4 +112,5 @@ class ChatRequest(TemplateFields, TokenIdFields, SamplingFields):
             content = plain_messages([last])[0]["content"]
             echo = content if isinstance(content, str) else "\n".join(part["text"] for part in content or ())
         details = self.details(self.stream_options, logprobs=self.logprobs)
+        details = replace(details, sources=self.pdd.tokens)
         return ChatShape(details=details, echo=echo, prompt=prompt, legacy_call=self.functions is not None)

@@ -14,6 +14,7 @@ from pdd_llamacpp_adapter.engine.template_messages import joined
 from pdd_llamacpp_adapter.request import (
     RESPONSE_FORMAT,
     AnswerRequest,
+    OwnSettings,
     check_token_ids,
     context_overflow,
     requested,
@@ -60,6 +61,8 @@ class ChatInput:
     include_reasoning: bool = True
     """Whether thoughts are returned, besides being made."""
     sampling: Sampling = field(default_factory=Sampling)
+    own: OwnSettings = field(default_factory=OwnSettings)
+    """Settings that this answer has otherwise."""
     rendering: Rendering = field(default_factory=Rendering)
     """What else the prompt depends on."""
     marked: Sequence[MarkedPart] = ()
@@ -136,14 +139,15 @@ def _prepare(chat: ChatInput, runtime: AnswerSource, call: Call | None = None) -
     if wanted is not None and wanted.param == RESPONSE_FORMAT:
         wanted = replace(wanted, param=chat.format_param)
     plan, prompt = _prompt(chat, runtime)
-    protect = _protected(chat, plan, prompt, vocab) if runtime.refines else []
+    refines = runtime.refines or chat.own.refines
+    protect = _protected(chat, plan, prompt, vocab) if refines else []
     # a grammar leaves no room for thoughts
     thoughts = _thoughts(chat, prompt, vocab) if wanted is None else ReasoningStart.NEVER
     session = None if call is None else call.session(beginning_of_chat(chat.messages))
     request = answer_request(
         prompt, chat.sampling, runtime, grammar=plan.constraint(wanted), protect=protect, session=session
     )
-    request = runtime.check_grammar(request)
+    request = replace(runtime.check_grammar(request), own=chat.own)
     parser = output_parser(reasoning=thoughts, tools=plan, words=wanted, shown=chat.include_reasoning)
     return PreparedAnswer(request=request, parser=parser, only_calls=plan.grammar is not None)
 

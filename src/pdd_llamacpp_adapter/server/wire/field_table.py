@@ -125,6 +125,7 @@ CHAT: Mapping[str, Row] = {
     **_obeyed("modalities", "`text`"),
     **_obeyed("echo", "the last message, if it is the assistant's, comes first"),
     **_obeyed("include_reasoning"),
+    **_obeyed("pdd", "`tokens`: chunks say who made them; `rate`, `plan`, `refine`: settings for this answer"),
     **_obeyed("add_generation_prompt continue_final_message add_special_tokens documents reasoning_effort"),
     **_refused("chat_template", "the model's own template is used"),
     **_refused("audio", "this model makes only text"),
@@ -138,6 +139,7 @@ COMPLETIONS: Mapping[str, Row] = {
     **_ID_FIELDS,
     **_obeyed("prompt max_tokens logprobs response_format"),
     **_obeyed("echo", "without logprobs"),
+    **_refused("pdd", "a field of chat completions", {}),
     **_obeyed("suffix", "for a model with fill-in-the-middle tokens; else refused"),
     **_obeyed("add_special_tokens"),
 }
@@ -145,6 +147,7 @@ COMPLETIONS: Mapping[str, Row] = {
 RESPONSES: Mapping[str, Row] = {
     **_SHARED,
     **_OPENAI_CHAT,
+    **_refused("pdd", "a field of chat completions", {}),
     **_obeyed("input instructions max_output_tokens text text.format"),
     **_obeyed("metadata", "returned with the response"),
     **_obeyed("include", "`message.output_text.logprobs`; the others are of tools that are not run here"),

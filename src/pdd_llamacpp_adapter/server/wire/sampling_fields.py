@@ -95,6 +95,8 @@ class Details:
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
     """Tokens are called ``token_id:N`` in logprobs."""
+    sources: bool = False
+    """Each chunk of a stream says who made its tokens, and when they were received and shown."""
 
 
 @_with_sampling

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from pdd_core.env import ServeSettings
 from pdd_core.planner.types import Plan, Verdict
 from pdd_llamacpp_adapter.engine.speed import DeviceSpeed
-from pdd_llamacpp_adapter.request import AnswerRequest, Grammar, GrammarKind
+from pdd_llamacpp_adapter.request import AnswerRequest, Grammar, GrammarKind, OwnSettings
 from pdd_llamacpp_adapter.runtime.agreement import Agreements
 from pdd_llamacpp_adapter.runtime.planning import Facts, Planning
 
@@ -79,12 +80,13 @@ def test_a_device_that_was_never_measured_leaves_the_cloud_its_time():
 def agree():
     """Agree on an answer with a device that reads 200 and makes 50 tokens per second."""
 
-    def make(facts, *, prompt=100, max_tokens=50, ratio=None, n_ctx=500, **settings):
+    def make(facts, *, prompt=100, max_tokens=50, ratio=None, n_ctx=500, own=None, **settings):
         settings = ServeSettings(**{"plan": "off", **settings})
         speed = DeviceSpeed()
         speed.prefill_tps, speed.step_s = 200.0, 0.02
         agreements = Agreements(settings, Planning(settings, n_ctx=n_ctx), speed, n_ctx=n_ctx)
         request = AnswerRequest(prompt_token_ids=[1] * prompt, max_tokens=max_tokens, refine_ratio=ratio)
+        request = request if own is None else replace(request, own=own)
         return agreements.agree(request, facts)
 
     return make
@@ -178,3 +180,42 @@ def test_what_the_engines_read_differently_is_not_handed_over():
     reason = "both engines read the answer's format differently: format"
     assert agreed("format", plan="handoff", decode_budget=8) == (Verdict.CLOUD_ONLY, reason, True)
     assert agreed("format", plan="device")[0] is Verdict.DEVICE_ONLY
+
+
+@pytest.mark.parametrize(
+    ("plan", "verdict"),
+    [
+        ("device", Verdict.DEVICE_ONLY),
+        ("cloud", Verdict.CLOUD_ONLY),
+        ("handoff", Verdict.HANDOFF),
+        ("off", Verdict.HANDOFF),
+    ],
+)
+@pytest.mark.parametrize("budget", ["auto", 8])
+def test_a_plan_of_the_answer_s_own_wins_over_the_settings(agree, plan, verdict, budget):
+    agreed = agree(facts(), own=OwnSettings(plan=plan), plan="cloud", decode_budget=budget)
+    assert agreed.plan.plan.verdict is verdict
+
+
+def test_a_fixed_budget_counts_for_a_handoff_that_an_answer_asks_for(agree):
+    assert agree(facts(), own=OwnSettings(plan="handoff"), decode_budget=8).request.decode_budget == 8
+    assert agree(facts(), own=OwnSettings(rate=12.0), decode_budget=8).request.decode_budget == 8
+
+
+def test_rate_and_refinement_of_the_answer_s_own_win_over_the_settings(agree):
+    own = OwnSettings(rate=12.0, refine=0.25)
+    assert agree(facts(), own=own).rate == 12
+    assert agree(facts(), own=own).request.refine_ratio == 0.25
+    assert agree(facts(), own=OwnSettings(refine="off"), refine=0.25).request.refine_ratio is None
+    assert agree(facts(has_cloud=False, info=None), own=own).rate == 12
+    assert agree(facts(), own=OwnSettings(rate="unlimited"), rate=5.0).rate == math.inf
+
+
+def test_an_answer_s_own_settings_are_not_the_next_one_s():
+    settings = ServeSettings(plan="off")
+    agreements = Agreements(settings, Planning(settings, n_ctx=500), DeviceSpeed(), n_ctx=500)
+    request = AnswerRequest(prompt_token_ids=[1] * 9, max_tokens=9)
+    own = OwnSettings(plan="device", rate=5.0)
+    before = agreements.agree(request, facts())
+    assert parts(agreements.agree(replace(request, own=own), facts())) == (Verdict.DEVICE_ONLY, True, True)
+    assert agreements.agree(request, facts()) == before

@@ -46,6 +46,20 @@ PLAN = Plan(
 )
 
 
+LEARNT = {
+    "device": [
+        {"prompt_tokens": 128, "prefill_tps": {"mean": 80.0, "sd": 8.0}, "decode_tps": {"mean": 20.0, "sd": 2.0}}
+    ],
+    "cloud": {
+        "ttft_s": [{"prompt_tokens": 128, "mean": 0.4, "sd": 0.1}],
+        "tpot_s": {"mean": 0.03, "sd": 0.01},
+        "rtt_s": {"mean": 0.05, "sd": 0.01},
+        "link_bps": None,
+    },
+    "answer_tokens": 220.0,
+}
+
+
 class ByteVocabulary:
     """Every byte is a token; 256 is a control token."""
 
@@ -181,6 +195,9 @@ class FakeRuntime:
 
     def cloud_status(self):
         return {"url": None, "state": "none", "way": None, "error": None}
+
+    def learnt(self):
+        return LEARNT
 
     def check_grammar(self, request):
         if request.grammar is not None and self.refuses_grammars:

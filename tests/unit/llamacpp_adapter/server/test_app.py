@@ -136,7 +136,7 @@ def test_a_request_names_the_served_model_or_none(client, service, name, status)
     ],
 )
 def test_what_is_not_there_is_an_error_object(client, service, method, path, status):
-    response = client(service()).request(method, path)
+    response = client(service(ui=False)).request(method, path)
     assert response.status_code == status
     assert ("allow" in response.headers) == (status == 405)
     error_of(response)

@@ -1,0 +1,212 @@
+// The chat: asks the server as any client does, and shows who makes the answer while it comes.
+
+import { events, json, post, Refusal } from "./api.js";
+import { $, el, say } from "./dom.js";
+import { render } from "./markdown.js";
+import { figures, plan, server, Spared } from "./panel.js";
+import { Settings, theme } from "./settings.js";
+import { Timeline } from "./timeline.js";
+
+const LOOK_AGAIN_MS = 10_000;
+const COMPLETIONS = "v1/chat/completions";
+
+let turns = []; // {role, text, by, node}; `by` as in markdown.js
+let running = null; // the AbortController of the answer that is being made
+let spared = new Spared();
+const settings = new Settings($("settings"));
+const timeline = new Timeline($("timeline"));
+
+theme();
+$("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = $("question").value.trim();
+  if (!text || running) return;
+  $("question").value = "";
+  ask(text);
+});
+$("question").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  $("ask").requestSubmit();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && running) stop();
+});
+$("stop").addEventListener("click", stop);
+$("clear").addEventListener("click", () => {
+  stop();
+  back(0);
+  spared = new Spared();
+  $("question").focus();
+});
+look();
+
+function ask(text) {
+  add({ role: "user", text, by: "-".repeat(text.length) });
+  return answer();
+}
+
+// Forgets the turns from `index` on.
+function back(index) {
+  for (const turn of turns.splice(index)) turn.node.remove();
+}
+
+// The server cancels an answer whose client has gone: both engines are free at once.
+function stop() {
+  running?.abort();
+}
+
+async function answer() {
+  // a question whose answer has no text is not part of what was said
+  const said = turns.filter(({ text }, index) => text && turns[index + 1]?.text !== "");
+  const messages = said.map(({ role, text }) => ({ role, content: text }));
+  const turn = add({ role: "assistant", text: "", by: "", thoughts: "" });
+  const own = (running = new AbortController());
+  busy(true);
+  timeline.clear();
+  let id = null;
+  try {
+    const body = { model: "default", messages, stream: true, ...settings.request() };
+    const response = await post(COMPLETIONS, body, own.signal);
+    for await (const chunk of events(response)) {
+      if (chunk.error) throw new Refusal(500, chunk.error.message);
+      if (id === null) {
+        id = chunk.id;
+        tell(id); // the plan is known before the first token
+      }
+      take(turn, chunk);
+    }
+    happened("The answer is complete.");
+  } catch (error) {
+    if (own.signal.aborted) note(turn, "Stopped.");
+    else note(turn, error.message, "alert");
+    if (id !== null) await tell(id);
+  } finally {
+    show(turn);
+    timeline.draw();
+    timeline.describe();
+    if (running === own) running = null;
+    busy(running !== null);
+  }
+}
+
+function take(turn, chunk) {
+  const [choice] = chunk.choices;
+  const tokens = chunk.pdd?.tokens;
+  if (Array.isArray(tokens) && tokens.length) {
+    const before = timeline.tookOver;
+    timeline.add(tokens);
+    turn.maker = tokens.at(-1).source[0];
+    if (!before && timeline.tookOver) happened("The device has taken over.");
+  }
+  const { content, reasoning_content: thought } = choice?.delta ?? {};
+  if (content) {
+    turn.text += content;
+    turn.by += (turn.maker ?? "-").repeat(content.length);
+  }
+  if (thought) turn.thoughts += thought;
+  if (choice?.finish_reason) {
+    spared.add(chunk.pdd);
+    panel(chunk.pdd);
+    if (choice.finish_reason === "length") note(turn, "The answer has reached its longest length.");
+  }
+  if (!turn.due) turn.due = requestAnimationFrame(() => show(turn));
+}
+
+// Asks what is known of an answer that is being made, or was stopped.
+async function tell(id) {
+  try {
+    const { pdd } = await json(`${COMPLETIONS}/${id}`, { quiet: true });
+    if (pdd.tokens) panel(pdd);
+  } catch {
+    // it is not kept any more: the end of the stream says the same
+  }
+}
+
+function panel(told) {
+  $("plan").replaceChildren(...plan(told));
+  $("figures").replaceChildren(...figures(told, spared));
+}
+
+function add(turn) {
+  const mine = turn.role === "user";
+  turn.body = el("div", { class: "body" });
+  turn.notes = el("div", { class: "notes" });
+  const does = mine
+    ? el("button", { type: "button", class: "does", onclick: () => edit(turn) }, "Edit")
+    : el("button", { type: "button", class: "does", onclick: () => retry(turn) }, "Retry");
+  turn.node = el("article", { class: turn.role }, el("h2", {}, mine ? "You" : "Answer"), turn.body, turn.notes, does);
+  turns.push(turn);
+  $("messages").append(turn.node);
+  show(turn);
+  turn.notes.scrollIntoView({ block: "nearest" });
+  return turn;
+}
+
+function show(turn) {
+  if (turn.due) cancelAnimationFrame(turn.due);
+  turn.due = 0;
+  const follow = turn.notes.getBoundingClientRect().top < innerHeight; // unless the user reads further up
+  if (turn.role === "user") turn.body.textContent = turn.text;
+  else turn.body.replaceChildren(...thoughts(turn), render(turn));
+  if (turn.role === "user" || !running) return;
+  timeline.draw();
+  if (follow) turn.notes.scrollIntoView({ block: "nearest" });
+}
+
+function thoughts(turn) {
+  if (!turn.thoughts) return [];
+  return [el("details", { class: "thoughts" }, el("summary", {}, "Thoughts"), el("p", {}, turn.thoughts))];
+}
+
+function note(turn, text, role) {
+  turn.notes.append(el("p", { class: "note", role }, text));
+  if (!role) happened(text);
+}
+
+function edit(turn) {
+  if (running) return;
+  const field = el("textarea", { rows: 3, "aria-label": "Edit your question" });
+  field.value = turn.text;
+  const form = el("form", { class: "edit" }, field, el("button", {}, "Ask again"),
+    el("button", { type: "button", onclick: () => show(turn) }, "Leave it"));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const text = field.value.trim();
+    if (!text || running) return;
+    back(turns.indexOf(turn));
+    ask(text);
+    $("question").focus();
+  });
+  turn.body.replaceChildren(form);
+  field.focus();
+}
+
+function retry(turn) {
+  if (running) return;
+  back(turns.indexOf(turn));
+  answer();
+  $("question").focus();
+}
+
+function busy(yes) {
+  document.body.classList.toggle("busy", yes);
+  $("messages").setAttribute("aria-busy", yes); // read out once it is whole, not token by token
+  $("send").hidden = yes;
+  $("stop").hidden = !yes;
+  for (const button of document.querySelectorAll(".does")) button.disabled = yes;
+}
+
+function happened(text) {
+  $("happening").textContent = text;
+}
+
+// Shows the model and the state of the cloud, now and then.
+async function look() {
+  try {
+    say($("server"), server(await json("v1/models", { quiet: true })));
+  } catch (error) {
+    say($("server"), error instanceof Refusal ? error.message : "The server cannot be reached.");
+  }
+  setTimeout(look, LOOK_AGAIN_MS);
+}

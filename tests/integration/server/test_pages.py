@@ -1,0 +1,57 @@
+"""The chat page in a real browser: an answer that two engines make."""
+
+import re
+
+import pytest
+from browser import Visit, browser
+from device_server import wait_until
+
+LONG = "Tell me a long story about a lighthouse, with its keeper, the boats, and the storm."
+
+
+@pytest.fixture(scope="module")
+def seen(paired):
+    with browser() as chromium:
+        yield Visit(chromium, paired.root)
+
+
+def test_the_take_over_is_seen_while_it_happens_and_stopping_frees_both_engines(seen, paired):
+    from playwright.sync_api import expect  # not in the environment that collects this file and leaves it out
+
+    page = seen.open()
+    expect(page.locator("#server")).to_contain_text("cloud connected")
+    page.get_by_text("Settings").click()
+    page.get_by_label("Temperature").fill("0")
+    page.get_by_label("Longest answer").fill("24")
+    seen.ask("Why is the sky blue?")
+    answer = seen.answers().last
+    expect(answer.locator("span.cloud").first).to_be_visible()
+    expect(answer.locator("span.device").first).to_be_visible()
+    expect(answer.get_by_role("img", name="the device goes on here")).to_have_count(1)
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    assert page.locator("#timeline").get_attribute("aria-label").startswith("24 tokens, the first after ")
+    expect(page.locator("#timeline line.over")).to_have_count(1)
+    expect(page.locator("#plan")).to_contain_text("The cloud begins, and the device goes on.")
+    figures = page.locator("#figures").text_content()
+    cloud, device = re.search(r"By the cloud(\d+) tokens?By the device(\d+) token", figures).groups()
+    assert int(cloud) + int(device) == 24
+    assert int(cloud) >= 1 <= int(device)
+
+    page.get_by_role("combobox", name="Plan").select_option("device")
+    page.get_by_label("Longest answer").fill("600")
+    page.get_by_label("Rate").fill("5")  # so that there is something to stop
+    seen.ask(LONG)
+    expect(seen.answers().last.locator("span.device").first).to_be_visible()
+    assert paired.at_work() == 1
+    page.get_by_role("button", name="Stop").click()
+    expect(seen.answers().last).to_contain_text("Stopped.")
+    wait_until(lambda: not paired.at_work())
+    expect(seen.answers().last.locator("span.cloud")).to_have_count(0)
+
+    page = seen.open("/status")
+    rows = page.locator("#answers tbody tr")
+    expect(rows.nth(1)).to_contain_text("handoff")
+    expect(rows.nth(0)).to_contain_text("device only")
+    expect(rows.nth(0)).to_contain_text("cancelled")
+    expect(page.locator("#now")).to_contain_text("connected")
+    seen.check()
