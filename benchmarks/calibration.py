@@ -165,7 +165,7 @@ def main() -> None:
     with ExitStack() as resources:
         os.environ["PDD_CACHE_DIR"] = resources.enter_context(TemporaryDirectory())  # nothing was learnt before
         url = resources.enter_context(server_on(options.cloud_core, prepared.vllm_dir, None)).base_url
-        with DeviceEngine.open(prepared.gguf, n_ctx=1024, n_threads=1) as engine:
+        with DeviceEngine.open(prepared.gguf, n_ctx=1024, threads=1) as engine:
             wrong = [asyncio.run(from_wrong(factor, engine, url, options)) for factor in (4.0, 0.25)]
         result = {"wrong": wrong, "slowed": slowed(prepared.gguf, url, options)}
     print(json.dumps(result, indent=2))

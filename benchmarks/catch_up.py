@@ -172,7 +172,7 @@ def main():
     with ExitStack() as resources:
         url = resources.enter_context(server_on(options.cloud_core, prepared.vllm_dir, options.log)).base_url
         n_ctx = options.prompt + 256
-        engine = resources.enter_context(DeviceEngine.open(prepared.gguf, n_ctx=n_ctx, n_threads=1))
+        engine = resources.enter_context(DeviceEngine.open(prepared.gguf, n_ctx=n_ctx, threads=1))
         pairs = asyncio.run(measured(engine, url, options))
     result = {
         "prompt": options.prompt,

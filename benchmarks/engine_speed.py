@@ -105,7 +105,7 @@ def main() -> None:
     options = parser.parse_args()
     gguf = options.gguf or device_gguf()
     prompt = [100 + i * 31 % 40000 for i in range(options.prompt)]
-    with DeviceEngine.open(gguf, n_ctx=N_CTX, n_threads=options.threads) as engine:
+    with DeviceEngine.open(gguf, n_ctx=N_CTX, threads=options.threads) as engine:
         direct = Direct(gguf, options.threads)
         pairs = []
         for number in range(options.rounds + 1):

@@ -163,7 +163,7 @@ def main() -> None:
         arguments = ["--max-model-len", "2048"]
         server = CloudServer(prepared.vllm_dir, served_name="own", api_key=KEY, extra_args=arguments)
         resources.enter_context(server)
-        with DeviceEngine.open(prepared.gguf, n_ctx=2048, n_threads=2) as engine:
+        with DeviceEngine.open(prepared.gguf, n_ctx=2048, threads=2) as engine:
             result = {"handoffs": asyncio.run(handoffs(engine, server.base_url, options.length))}
             chat = has_template(engine)
         if chat:

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
 
-    with DeviceEngine.open(options.gguf, n_ctx=4096, n_threads=options.threads) as engine:
+    with DeviceEngine.open(options.gguf, n_ctx=4096, threads=options.threads) as engine:
         prompt = engine.vocab.render_chat([{"role": "user", "content": options.prompt}])
         outcome = generate(
             AnswerRequest(prompt_token_ids=prompt, max_tokens=options.max_tokens, decode_budget=options.budget),

@@ -82,6 +82,7 @@ def settings() -> list[str]:
 
     from pdd_cli.main import app
     from pdd_core.env import Env, ServeSettings
+    from pdd_core.llama_params import LlamaParams
     from pdd_core.patience import Patience
     from pdd_vllm_plugin.config import PDDConfig
 
@@ -89,7 +90,7 @@ def settings() -> list[str]:
     flags = {{"cloud": "cloud_url"}.get(one.name, one.name): one.opts[0] for one in root.commands["serve"].params}
     nested = {"patience": "`PDD_PATIENCE__FIRST_TOKEN_S` and so on"}
     rows = []
-    for name, default, text in _settings(ServeSettings):
+    for name, default, text in [*_settings(LlamaParams), *_settings(ServeSettings)]:
         words = [f"`{name}`", nested.get(name, f"`PDD_{name.upper()}`"), code(flags.get(name, ""))]
         rows.append([", ".join(filter(None, words)), "see below" if name in nested else default, text])
     return [

@@ -111,7 +111,7 @@ async def _answers(pipe: Any, number: int, settings: DeviceSettings) -> None:
     async with AsyncExitStack() as stack:
 
         def engine(**options: bool) -> Any:
-            return stack.enter_context(DeviceEngine.open(settings.gguf, n_ctx=n_ctx, n_threads=1, **options))
+            return stack.enter_context(DeviceEngine.open(settings.gguf, n_ctx=n_ctx, threads=1, **options))
 
         async def side(engine: Any) -> Side:
             clouds = {}

@@ -58,10 +58,6 @@ KV = Annotated[
         metavar="off|auto|always",
     ),
 ]
-Threads = Annotated[int | None, typer.Option(help="CPU threads of the device.")]
-ContextSize = Annotated[
-    int | None, typer.Option(help="Tokens of prompt and answer that the device's context holds.")
-]
 
 
 def check_number(flag: str, value: float | None, least: float, most: float) -> None:

@@ -13,6 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationErr
 from pydantic_settings import BaseSettings, SettingsConfigDict, TomlConfigSettingsSource
 
 from pdd_core.errors import ConfigurationError
+from pdd_core.llama_params import LlamaParams, problem
 from pdd_core.optin import TENANT_PATTERN
 from pdd_core.patience import Patience
 from pdd_core.planner.cost import GPU_HOUR_PRICE
@@ -23,7 +24,6 @@ from pdd_core.session_id import SESSION_HEADER, check_session_header
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pydantic_core import ErrorDetails
     from pydantic_settings import PydanticBaseSettingsSource
 
 
@@ -56,9 +56,10 @@ class Env(BaseSettings):
         return [name.strip() for name in self.policies.split(",") if name.strip()]
 
 
-class ServeSettings(BaseSettings):
+class ServeSettings(BaseSettings, LlamaParams):
     """The settings of ``pdd-device serve``, from flags, or else ``PDD_*`` variables, a TOML file, the defaults.
 
+    Those of llama.cpp are the fields of `LlamaParams`, each a setting of its own.
     In the environment, the fields of `patience` are ``PDD_PATIENCE__FIRST_TOKEN_S`` and so on; in a file, a table.
     """
 
@@ -92,13 +93,6 @@ class ServeSettings(BaseSettings):
     ``--no-ui``."""
     model_name: str | None = None
     """PDD_MODEL_NAME: the model name that clients see. Unset: the name of the model file."""
-    n_ctx: int = Field(default=4096, ge=64)
-    """PDD_N_CTX: tokens of prompt and answer that the device's context holds."""
-    threads: int = Field(default=1, ge=1)
-    """PDD_THREADS: the device's CPU threads."""
-    flash_attn: bool = False
-    """PDD_FLASH_ATTN: use flash attention. It is faster for long prompts, but greedy answers may then differ from
-    the cloud's at near-ties."""
     rate: Literal["auto", "unlimited"] | PositiveFloat = "auto"
     """PDD_RATE: tokens per second at which streamed answers are shown. ``auto``: nine tenths of the device's own
     decode rate, so that the take-over does not show. ``unlimited``: each token as it comes."""
@@ -177,6 +171,11 @@ class ServeSettings(BaseSettings):
         """`refine`, parsed."""
         return RefineTarget.parse(self.refine)
 
+    @property
+    def llama(self) -> LlamaParams:
+        """The settings of llama.cpp alone."""
+        return LlamaParams.of(**self.model_dump(include=set(LlamaParams.model_fields)))
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -204,7 +203,7 @@ class ServeSettings(BaseSettings):
                 planned = _planned(settings.plan_file)
                 settings = with_file(**{**planned, **settings.model_dump(exclude_unset=True), **flags})
         except ValidationError as error:
-            raise ConfigurationError("; ".join(_problem(one) for one in error.errors())) from error
+            raise ConfigurationError("; ".join(problem(one) for one in error.errors())) from error
         except (OSError, ValueError, RecursionError) as error:  # tomllib has more than its own
             raise ConfigurationError(f"{file} cannot be read: {error}") from error
         return settings
@@ -215,9 +214,3 @@ def _planned(file: Path) -> dict[str, object]:
     from pdd_core.planner.plan_file import PlanFile  # profiles need numpy, which reading settings does not
 
     return PlanFile.load(file).settings.model_dump(exclude_none=True)
-
-
-def _problem(error: ErrorDetails) -> str:
-    branches = ("literal[", "constrained-")  # of a union: pydantic's words, not the user's
-    name = ".".join(str(part) for part in error["loc"] if not str(part).startswith(branches))
-    return f"{name}: {error['msg']}"

@@ -275,7 +275,7 @@ def client(cloud):
 def engine(prepared):
     from pdd_llamacpp_adapter import DeviceEngine
 
-    with DeviceEngine.open(prepared.gguf, n_ctx=2048, n_threads=1, flash_attn=False) as opened:
+    with DeviceEngine.open(prepared.gguf, n_ctx=2048, threads=1, flash_attn=False) as opened:
         yield opened
 
 

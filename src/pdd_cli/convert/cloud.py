@@ -10,7 +10,7 @@ from pdd_cli.convert.agreement import agreement
 from pdd_cli.convert.gguf_file import parts_of, read_gguf
 from pdd_cli.convert.tokenizer import TEXTS, check_cuts, cloud_tokenizer
 from pdd_cli.convert.weights import cloud_model
-from pdd_cli.host import cpu_count
+from pdd_core.llama_params import LlamaParams
 from pdd_llamacpp_adapter.engine.context import LlamaContext
 from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
 
@@ -46,7 +46,7 @@ def to_cloud_folder(source: Path, target: Path, device: Path) -> None:
     file = read_gguf(parts_of(source))
     model = cloud_model(file)
     model.generation_config.update(**_generation(file.metadata))
-    context = LlamaContext(device, n_ctx=_CONTEXT, n_threads=cpu_count(), flash_attn=False, n_batch=_CONTEXT)
+    context = LlamaContext(device, LlamaParams.of(n_ctx=_CONTEXT, batch_size=_CONTEXT), outputs=_CONTEXT)
     try:
         vocabulary = Vocabulary(context.model)
         tokenizer = cloud_tokenizer(file.metadata, vocabulary, L.llama_model_get_vocab(context.model.handle))

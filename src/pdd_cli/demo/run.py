@@ -87,7 +87,7 @@ def run_demo(
             url = stack.enter_context(started(server, console)).base_url
         else:
             gguf = device_gguf(scenario.gguf, progress=progress)
-        engine = stack.enter_context(DeviceEngine.open(gguf, n_ctx=N_CTX, n_threads=scenario.threads, kv=True))
+        engine = stack.enter_context(DeviceEngine.open(gguf, n_ctx=N_CTX, threads=scenario.threads, kv=True))
         show = _Show(scenario, engine, console)
         facts, outcomes = anyio.run(show.play, openai_base_url(url), api_key)
     print_report(console, facts, outcomes)

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pdd_cli.demo_model import demo_source
 from pdd_cli.doctor.findings import fail, ok, warn
+from pdd_cli.doctor.hardware import hardware
 from pdd_cli.doctor.kv_cache import kv_cache
 from pdd_cli.doctor.router import router
 from pdd_cli.extras import CLONE, require
@@ -56,6 +57,8 @@ async def server(url: str | None, api_key: str | None, gguf: str | None) -> Asyn
         if engine is not None:
             for finding in device_model(str(gguf), engine, n_ctx=settings.n_ctx):
                 yield finding
+            for finding in hardware(_path(str(gguf)), settings.llama):
+                yield finding
         if url is not None:
             async for finding in _cloud(openai_base_url(url), api_key, engine, header=settings.session_header):
                 yield finding
@@ -95,7 +98,12 @@ def _open(gguf: str) -> DeviceEngine:
     require("device", need="checking a device model")
     from pdd_llamacpp_adapter import DeviceEngine
 
-    return DeviceEngine.open(demo_source() if gguf == "demo" else Path(gguf), n_ctx=_N_CTX, kv=True)
+    # on the CPU, with one thread: nothing is computed
+    return DeviceEngine.open(_path(gguf), n_ctx=_N_CTX, gpu_layers=0, threads=1, kv=True)
+
+
+def _path(gguf: str) -> Path:
+    return demo_source() if gguf == "demo" else Path(gguf)
 
 
 async def _cloud(

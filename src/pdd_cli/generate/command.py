@@ -7,21 +7,22 @@ from typing import Annotated
 
 import typer
 
+from pdd_cli.llama_options import with_llama_options
 from pdd_cli.options import (
     KV,
     ApiKey,
-    ContextSize,
     DecodeBudget,
     Json,
     Plot,
     Rate,
     Refine,
-    Threads,
     new_console,
 )
 
 
+@with_llama_options
 def generate(
+    *,
     prompt: Annotated[str | None, typer.Argument(help="The prompt. Default: standard input.")] = None,
     file: Annotated[
         Path | None, typer.Option(help="A file to put before the prompt; - is standard input.", dir_okay=False)
@@ -42,10 +43,9 @@ def generate(
     decode_budget: DecodeBudget = None,
     refine: Refine = None,
     kv: KV = None,
-    threads: Threads = None,
-    n_ctx: ContextSize = None,
     json: Json = None,
     plot: Plot = None,
+    llama: dict[str, object],
 ) -> None:
     """Answer one prompt on the terminal, with this device alone or with a cloud that begins the answer.
 
@@ -72,10 +72,8 @@ def generate(
         "decode_budget": decode_budget,
         "refine": refine,
         "kv": kv,
-        "threads": threads,
-        "n_ctx": n_ctx,
     }
-    settings = ServeSettings.load(None, {name: flag for name, flag in flags.items() if flag is not None})
+    settings = ServeSettings.load(None, {name: flag for name, flag in flags.items() if flag is not None} | llama)
     run_generate(
         question, settings, json_path=json, plot=plot, console=new_console(), notes=new_console(stderr=True)
     )

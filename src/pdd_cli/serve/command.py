@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
-from pdd_cli.options import KV, ApiKey, ContextSize, DecodeBudget, Rate, Refine, Threads, new_console
+from pdd_cli.llama_options import with_llama_options
+from pdd_cli.options import KV, ApiKey, DecodeBudget, Rate, Refine, new_console
 
 
+@with_llama_options
 def serve(
+    *,
     config: Annotated[Path | None, typer.Option(help="A TOML file with settings.", dir_okay=False)] = None,
     cloud: Annotated[str | None, typer.Option(help="The URL of the cloud, such as http://host:8000/v1.")] = None,
     cloud_api_key: ApiKey = None,
@@ -47,14 +50,13 @@ def serve(
     kv_metered: Annotated[
         bool | None, typer.Option("--kv-metered", help="The link is metered: `--kv auto` loads nothing.")
     ] = None,
-    threads: Threads = None,
-    n_ctx: ContextSize = None,
     max_queue: Annotated[
         int | None, typer.Option(help="Answers that may wait for the device; more are refused.")
     ] = None,
     tracing: Annotated[
         bool | None, typer.Option("--tracing", help="Make OpenTelemetry spans of each answer.")
     ] = None,
+    llama: dict[str, object],
 ) -> None:
     """Serve OpenAI's API on this device: the cloud begins an answer, and the device finishes it.
 
@@ -84,11 +86,10 @@ def serve(
         "kv": kv,
         "kv_price_per_gb": kv_price_per_gb,
         "kv_metered": kv_metered,
-        "threads": threads,
-        "n_ctx": n_ctx,
         "max_queue": max_queue,
         "tracing": tracing,
     }
     run_serve(
-        ServeSettings.load(config, {name: flag for name, flag in flags.items() if flag is not None}), new_console()
+        ServeSettings.load(config, {name: flag for name, flag in flags.items() if flag is not None} | llama),
+        new_console(),
     )

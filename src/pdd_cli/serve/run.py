@@ -49,6 +49,8 @@ def run_serve(settings: ServeSettings, console: Console) -> None:
             console.print(f"A page with a chat: {url}/", highlight=False, markup=False)
 
     def ready(runtime: Runtime) -> None:
+        for line in runtime.hardware():
+            console.print(line, highlight=False, markup=False)
         prefill, decode = runtime.device_speed()
         console.print(
             f"This device prefills {prefill:.0f} and decodes {decode:.0f} tokens per second", highlight=False

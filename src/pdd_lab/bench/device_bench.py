@@ -17,6 +17,7 @@ from pdd_cli.demo_model import device_gguf, model_name
 from pdd_cli.extras import require
 from pdd_cli.plots.style import check_picture
 from pdd_cli.progress import ConsoleProgress
+from pdd_core.llama_params import LlamaParams
 from pdd_lab.bench.device_figures import Measured, as_json
 from pdd_lab.bench.device_pass import DevicePlan, one_pass, random_ids
 from pdd_lab.bench.machine import conditions, cpu_name
@@ -116,16 +117,10 @@ def run_device(
 
 def _measure(gguf: Path, wanted: DeviceBench, plan: DevicePlan, measured: Measured, step: Step) -> None:
     from pdd_llamacpp_adapter.engine.context import LlamaContext
-    from pdd_llamacpp_adapter.engine.device_engine import N_BATCH
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
 
-    context = LlamaContext(
-        gguf,
-        n_ctx=plan.room,
-        n_threads=plan.threads[0],
-        flash_attn=wanted.flash_attn,
-        n_batch=N_BATCH,
-    )
+    # with one thread none is tried: each number gets passes of its own
+    context = LlamaContext(gguf, LlamaParams.of(n_ctx=plan.room, threads=1, flash_attn=wanted.flash_attn))
     try:
         ids = random_ids(Vocabulary(context.model).size, plan.room)
         context.decode(ids[:_WARM_UP_TOKENS], want_logits=True)  # the first call pages the weights in

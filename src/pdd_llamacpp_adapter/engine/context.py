@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
@@ -17,25 +20,39 @@ import numpy as np
 from pdd_core.errors import ContextOverflow, DeviceEngineFailed, ModelError
 from pdd_core.kv.cell_types import CellType
 from pdd_llamacpp_adapter.engine import llama_log
-from pdd_llamacpp_adapter.engine.abort_flag import DecodeAborted
+from pdd_llamacpp_adapter.engine.abort_flag import AbortFlag, DecodeAborted
+from pdd_llamacpp_adapter.engine.hardware.backends import installed_backends
+from pdd_llamacpp_adapter.engine.hardware.model_size import model_size
+from pdd_llamacpp_adapter.engine.hardware.placement import placed
+from pdd_llamacpp_adapter.engine.hardware.structs import NUMA, add_adapters, context_params, model_params
+from pdd_llamacpp_adapter.engine.hardware.threads import fastest, physical_cores, wanted
 from pdd_llamacpp_adapter.engine.held_signals import held_signals
 from pdd_llamacpp_adapter.engine.kv import ggml
 from pdd_llamacpp_adapter.engine.kv.context_cells import SEQUENCES, ContextCells
-from pdd_llamacpp_adapter.engine.kv.kv_support import KVSupport, supported
+from pdd_llamacpp_adapter.engine.kv.kv_support import KVSupport, supported, unsuited
 from pdd_llamacpp_adapter.engine.kv.layout_check import layout_fault
 from pdd_llamacpp_adapter.engine.kv.model_facts import model_facts
-from pdd_llamacpp_adapter.engine.kv.sequence_state import GGML_TYPES, CellLayout
+from pdd_llamacpp_adapter.engine.kv.sequence_state import CellLayout
 from pdd_llamacpp_adapter.engine.shared_model import SharedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
-    from pdd_llamacpp_adapter.engine.abort_flag import AbortFlag
+    from pdd_core.llama_params import LlamaParams
     from pdd_llamacpp_adapter.engine.history import RefinedHistory
+    from pdd_llamacpp_adapter.engine.kv.kv_support import KVShape
 
 logger = logging.getLogger(__name__)
 
+OUTPUTS = 32
+"""Tokens of one batch that can have logits, unless told otherwise. llama.cpp reserves memory for so many rows of
+the vocabulary: 512, which is its default, take half a gigabyte for one of 262,144 tokens."""
+_TRIAL_TOKENS = 32
+"""Of the batch by which threads are tried: enough to be a batch, and short on any device."""
+_TRIALS = 4
+_TRIAL_S = 1.0
+"""Seconds for all trials with one number of threads: on a busy machine, one step with too many can take longer."""
 _SEQUENCE = 0
 _ABORTED = 2
 
@@ -46,85 +63,148 @@ class LlamaContext:
     def __init__(
         self,
         path: Path,
+        params: LlamaParams,
         *,
-        n_ctx: int,
-        n_threads: int,
-        flash_attn: bool,
-        n_batch: int,
         abort: AbortFlag | None = None,
         kv: bool = False,
-        cache_type: CellType = CellType.F16,
+        outputs: int = OUTPUTS,
     ) -> None:
         """Load `path`. Without `abort`, a call of `decode` runs to its end.
 
-        With `kv`, cells that were computed elsewhere can be taken in, where the model allows it (`kv`).
+        With `kv`, cells that were computed elsewhere can be taken in, where model and settings allow it (`kv`). Of
+        one batch, at most `outputs` tokens can have logits.
 
         Raises:
+            ConfigurationError: a setting that this build of llama.cpp cannot obey; no weight was read.
             ModelError: no such file, not GGUF, or llama.cpp cannot read it.
-            DeviceEngineFailed: llama.cpp cannot make a context of this size.
+            DeviceEngineFailed: there is not the memory, or llama.cpp cannot make a context of this size.
         """
         _check_gguf(path)
         llama_log.listen()
         L.llama_backend_init()
+        if params.numa is not None:
+            L.llama_numa_init(NUMA[params.numa])
         self._ctx: Any = None
         self._batch: Any = None
+        self.most_outputs = outputs
+        """Tokens of one batch that can have logits."""
+        self.params = params
+        with held_signals():
+            size = model_size(path)
+        self.placement = placed(params, installed_backends(), size, outputs=outputs)
+        """Where the model is."""
+        for_model, kept = model_params(params, self.placement)
         llama_log.forget()
         with held_signals():  # it logs, hence calls back
-            loaded = L.llama_model_load_from_file(str(path).encode(), L.llama_model_default_params())
+            loaded = L.llama_model_load_from_file(str(path).encode(), for_model)
+        del kept
         if not loaded:
             raise ModelError(f"llama.cpp cannot load {path}: {llama_log.reason()}")
         self.model = SharedModel(loaded, L.llama_model_free)
         self._abort = abort
-        params = L.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, n_batch
-        params.n_threads = params.n_threads_batch = n_threads
-        # AUTO would switch it on, and with it greedy answers differ from those of a float32 vLLM at near-ties
-        params.flash_attn_type = (
-            L.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attn else L.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        )
-        params.type_k = params.type_v = GGML_TYPES[cache_type]
-        self.kv = supported(model_facts(loaded, path)) if kv else KVSupport()
+        reason = unsuited(params) if kv else KVSupport().reason
+        self.kv = supported(model_facts(loaded, path)) if reason is None else KVSupport(None, reason)
         """Whether it takes in cells, and of what shape."""
-        if self.kv.shape is not None:
-            params.n_seq_max, params.kv_unified = SEQUENCES, True
-        llama_log.forget()
-        with held_signals():
-            self._ctx = L.llama_init_from_model(loaded, params)
-        if not self._ctx:
-            self.close()
-            raise DeviceEngineFailed(f"llama.cpp cannot make a context of {n_ctx} tokens: {llama_log.reason()}")
-        self.n_ctx = min(n_ctx, int(L.llama_n_ctx_seq(self._ctx)))
+        self._make_context(self._context_params())
         self.n_ctx_train = int(L.llama_model_n_ctx_train(loaded))
-        """The longest text that the model was trained on, tokens; 0 where the file does not say."""
+        """The longest text that the model was trained on, or YaRN was set up for, tokens; 0 where unknown."""
         if 0 < self.n_ctx_train < self.n_ctx:
             logger.warning(
                 "n_ctx is %d, but this model was trained on at most %d tokens: beyond these, answers get worse",
                 self.n_ctx, self.n_ctx_train,
             )  # fmt: skip
-        self.n_batch = n_batch
+        with held_signals():
+            refused = add_adapters(self._ctx, loaded, params)
+        if refused is not None:
+            self.close()
+            raise ModelError(f"llama.cpp cannot load the LoRA adapter {refused}: {llama_log.reason()}")
         self.ids: list[int] = []
         """What the memory holds; agrees with llama.cpp's own count after every call, failed ones included."""
         self.history: RefinedHistory | None = None
         """The refined prompt that the first of `ids` are; None where they are none."""
         self._watched: AbortFlag | None = None
-        self._memory = L.llama_get_memory(self._ctx)
+        self._trial: AbortFlag | None = None
         self._window = int(L.llama_model_n_swa(loaded))
         self._n_vocab = int(L.llama_vocab_n_tokens(L.llama_model_get_vocab(loaded)))
-        self._allocate_batch(n_batch)
+        self._allocate_batch(params.batch_size)
         self.cells: ContextCells | None = None
         """Those that wait; None where it takes in none."""
         if self.kv.shape is not None:
-            layout = CellLayout(self.kv.shape, cache_type, not flash_attn, self.n_ctx, ggml.pack)
-            self._open_cells(ContextCells(self._ctx, self.ids, layout))
+            self._open_cells(self.kv.shape)
+        self.threads = self._try_threads()
+        """CPU threads for single tokens, and for batches."""
 
-    def _open_cells(self, cells: ContextCells) -> None:
-        fault = layout_fault(cells)
-        L.llama_memory_clear(self._memory, True)
-        if fault is None:
-            self.cells = cells
-            return
+    def _context_params(self) -> Any:
+        made = context_params(self.params, outputs=self.most_outputs)
+        if self.kv.shape is not None:
+            made.n_seq_max, made.kv_unified = SEQUENCES, True
+            # llama.cpp ends the process where there is not one for each sequence
+            made.n_outputs_max = max(made.n_outputs_max, SEQUENCES)
+        return made
+
+    def _make_context(self, made: Any) -> None:
+        """Make the context, in the place of the one there is.
+
+        Raises:
+            DeviceEngineFailed: llama.cpp cannot; everything is freed.
+        """
+        if self._ctx:
+            L.llama_free(self._ctx)
+        llama_log.forget()
+        with held_signals():
+            self._ctx = L.llama_init_from_model(self.model.handle, made)
+        if not self._ctx:
+            self.close()
+            raise DeviceEngineFailed(
+                f"llama.cpp cannot make a context of {made.n_ctx} tokens: {llama_log.reason()}"
+            )
+        self._memory = L.llama_get_memory(self._ctx)
+        self.n_ctx = min(int(made.n_ctx), int(L.llama_n_ctx_seq(self._ctx)))
+        self.n_batch = int(L.llama_n_batch(self._ctx))
+
+    def _try_threads(self) -> tuple[int, int]:
+        """Compute with the threads that are asked for, or fewer if these are faster now; return both numbers."""
+        one = wanted(self.params.threads, physical_cores())
+        one = fastest(one, lambda count: self._seconds([0], count))
+        many = wanted(self.params.threads_batch, one)  # what is too many for one token is so for a batch
+        batch = [0] * min(_TRIAL_TOKENS, self.n_batch, self.n_ctx // 2)
+        many = fastest(many, lambda count: self._seconds(batch, count))
+        self.use_threads(one, many)
+        return one, many
+
+    def _seconds(self, ids: Sequence[int], count: int) -> float:
+        """Return what a batch takes with `count` threads in an empty memory; infinity beyond `_TRIAL_S`."""
+        self._trial = AbortFlag()
+        limit = threading.Timer(_TRIAL_S, setattr, (self._trial, "raised", True))
+        self.use_threads(count)
+        taken = []
+        limit.start()
+        try:
+            for _ in range(_TRIALS):
+                begun = time.perf_counter()
+                self.decode(ids, want_logits=True)
+                taken.append(time.perf_counter() - begun)
+                self.rewind(0)
+        except DecodeAborted:
+            pass
+        finally:
+            limit.cancel()
+            self._trial = None
+        return min(taken[1:], default=math.inf)  # the first one wakes the threads
+
+    def _open_cells(self, shape: KVShape) -> None:
+        # with flash attention, values are not transposed; llama.cpp does not say what auto has become
+        fault: str | None = ""
+        for flash in {"on": (True,), "off": (False,), "auto": (True, False)}[self.params.flash_attn]:
+            kind = CellType(self.params.cache_type_k)
+            cells = ContextCells(self._ctx, self.ids, CellLayout(shape, kind, not flash, self.n_ctx, ggml.pack))
+            fault = layout_fault(cells)
+            L.llama_memory_clear(self._memory, True)
+            if fault is None:
+                self.cells = cells
+                return
         logger.warning("the device takes in no KV cache: %s", fault)
-        self.kv = KVSupport(None, fault)
+        self.kv = KVSupport(None, fault or "")
 
     def _allocate_batch(self, capacity: int) -> None:
         self._batch = L.llama_batch_init(capacity, 0, 1)
@@ -134,7 +214,7 @@ class LlamaContext:
         for i in range(capacity):
             self._batch.seq_id[i][0] = _SEQUENCE
 
-    def decode(self, ids: Sequence[int], *, want_logits: bool, outputs: Iterable[int] = ()) -> np.ndarray | None:
+    def decode(self, ids: Sequence[int], *, want_logits: bool, outputs: Collection[int] = ()) -> np.ndarray | None:
         """Process `ids` behind what the memory holds, in one llama_decode.
 
         Returns the last token's logits, float32 of shape (n_vocab,), a copy; None unless wanted. Those of the
@@ -152,9 +232,11 @@ class LlamaContext:
             raise ContextOverflow(f"{past} + {count} tokens do not fit a context of {self.n_ctx}")
         if not (min(ids) >= 0 and max(ids) < self._n_vocab):
             raise DeviceEngineFailed(f"a token id lies outside the model's {self._n_vocab} tokens")
+        if len({*outputs, count - 1} if want_logits else set(outputs)) > self.most_outputs:
+            raise DeviceEngineFailed(f"a batch has logits of {self.most_outputs} tokens at most")
         if self.cells and past + count + len(self.cells) > self.n_ctx:
             self.cells.drop()  # they take up room, and what they were for has been processed
-        self._watch(self._abort if count > 1 else None)
+        self._watch(self._trial or (self._abort if count > 1 else None))
         self._batch.n_tokens = count
         self._token[:count] = ids
         self._pos[:count] = np.arange(past, past + count)
@@ -207,9 +289,9 @@ class LlamaContext:
         logits: np.ndarray = np.ctypeslib.as_array(pointer, (self._n_vocab,))
         return logits
 
-    def use_threads(self, count: int) -> None:
-        """Compute with `count` CPU threads from now on."""
-        L.llama_set_n_threads(self._ctx, count, count)
+    def use_threads(self, count: int, batch: int | None = None) -> None:
+        """Compute with `count` CPU threads from now on, and batches with `batch`, or as many."""
+        L.llama_set_n_threads(self._ctx, count, batch or count)
 
     def rewind(self, length: int) -> int:
         """Keep the first `length` tokens, or none where that cannot be had exactly. Returns how many are kept.

@@ -11,18 +11,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from pdd_core.kv.cell_types import CellType
+from pdd_core.errors import ConfigurationError
+from pdd_core.llama_params import LlamaParams
 from pdd_llamacpp_adapter.engine.engine_memory import EngineMemory
 from pdd_llamacpp_adapter.engine.engine_queue import EngineQueue
 from pdd_llamacpp_adapter.engine.engine_thread import EngineThread
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 
     import numpy as np
 
@@ -30,12 +31,10 @@ if TYPE_CHECKING:
     from pdd_core.timeline import TokenLogprobs
     from pdd_llamacpp_adapter.engine.context import LlamaContext
     from pdd_llamacpp_adapter.engine.engine_thread import Job
+    from pdd_llamacpp_adapter.engine.hardware.placement import Placement
     from pdd_llamacpp_adapter.engine.history import RefinedHistory
     from pdd_llamacpp_adapter.engine.logprobs import Following
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
-
-N_BATCH = 512
-"""Most tokens of one llama_decode; also n_ubatch, so that an aborted call leaves nothing half done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,51 +67,41 @@ class DeviceEngine:
     def open(
         cls,
         gguf_path: str | os.PathLike[str],
+        params: LlamaParams | None = None,
         *,
-        n_ctx: int = 4096,
-        n_threads: int = 1,
-        flash_attn: bool = False,
         kv: bool = False,
-        cache_type: CellType = CellType.F16,
+        **fields: Any,
     ) -> Self:
         """Load a model.
 
         Args:
             gguf_path: the model file.
-            n_ctx: tokens of prompt and answer together that fit.
-            n_threads: CPU threads.
-            flash_attn: faster for long prompts; greedy answers may then differ from vLLM's at near-ties.
+            params: how llama.cpp computes.
             kv: take in prompts' KV caches that were computed elsewhere, where the model allows it (`memory.kv`).
-            cache_type: of the KV cache here; quantised ones need `flash_attn`.
+            fields: those of `LlamaParams`, such as `n_ctx` and `threads`, in place of a whole object.
 
         Raises:
+            ConfigurationError: a setting that does not exist, or that this build of llama.cpp cannot obey.
             ModelError: the file is missing, unreadable or not a GGUF model.
-            DeviceEngineFailed: llama.cpp cannot make a context of this size.
+            DeviceEngineFailed: there is not the memory, or llama.cpp cannot make a context of this size.
         """
         # here, so that this module can be imported where llama.cpp is not installed
         from pdd_llamacpp_adapter.engine.context import LlamaContext
         from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
 
+        given = LlamaParams.of(**fields) if params is None else params.changed(**fields)
+        template = _template(given)
         thread = EngineThread()
 
         def load() -> LlamaContext:
-            return LlamaContext(
-                Path(gguf_path),
-                n_ctx=n_ctx,
-                n_threads=n_threads,
-                flash_attn=flash_attn,
-                n_batch=min(N_BATCH, n_ctx),
-                abort=thread.abort,
-                kv=kv,
-                cache_type=cache_type,
-            )
+            return LlamaContext(Path(gguf_path), given, abort=thread.abort, kv=kv)
 
         try:
             context = thread.run(load)
         except BaseException:
             thread.shut_down()
             raise
-        return cls(context, thread, Vocabulary(context.model))
+        return cls(context, thread, Vocabulary(context.model, chat_template=template))
 
     def __enter__(self) -> Self:
         return self
@@ -136,6 +125,16 @@ class DeviceEngine:
     def n_ctx_train(self) -> int:
         """Tokens of the longest text that the model was trained on; 0 where the file does not say."""
         return self.memory.context.n_ctx_train
+
+    @property
+    def placement(self) -> Placement:
+        """Where the model is: on which GPUs, and how much of it."""
+        return self.memory.context.placement
+
+    @property
+    def threads(self) -> tuple[int, int]:
+        """CPU threads for single tokens, and for batches."""
+        return self.memory.context.threads
 
     @cached_property
     def sampling_defaults(self) -> DefaultSamplingParams:
@@ -194,12 +193,14 @@ class DeviceEngine:
             ContextOverflow, DeviceEngineFailed: as `extend`; `ids` that make several batches may be half done.
         """
         context = self.memory.context
-        size, likelihoods = context.n_batch, list[float]()
+        likelihoods = list[float]()
         logits: np.ndarray | None = None
-        for begin in range(0, len(ids), size):
-            batch, last = ids[begin : begin + size], begin + size >= len(ids)
-            asked = {index - begin: token for index, token in following.items() if begin <= index < begin + size}
-            found, logits = await self._judge_batch(context, batch, asked, want_logits=want_logits and last)
+        for begin, end in _cuts(len(ids), following, context):
+            asked = {index - begin: token for index, token in following.items() if begin <= index < end}
+            batch = ids[begin:end]
+            found, logits = await self._judge_batch(
+                context, batch, asked, want_logits=want_logits and end == len(ids)
+            )
             likelihoods += found
         return likelihoods, logits
 
@@ -248,3 +249,31 @@ class DeviceEngine:
             working.cancel()
             with anyio.CancelScope(shield=True):
                 await asyncio.wait([working])
+
+
+def _cuts(count: int, following: Following, context: LlamaContext) -> Iterator[tuple[int, int]]:
+    """Yield where `count` tokens are cut, so that no batch has too many of them, or logits of too many."""
+    begin, asked = 0, 0
+    for index in range(count):
+        # one row is left for the last token's own logits
+        if index - begin == context.n_batch or (index in following and asked == context.most_outputs - 1):
+            yield begin, index
+            begin, asked = index, 0
+        asked += index in following
+    yield begin, count
+
+
+def _template(params: LlamaParams) -> str | None:
+    """Return the chat template that stands in the place of the model's own, if there is one.
+
+    Raises:
+        ConfigurationError: its file cannot be read.
+    """
+    if params.chat_template_file is None:
+        return params.chat_template
+    try:
+        return params.chat_template_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"chat_template_file {params.chat_template_file} cannot be read: {error}"
+        ) from error

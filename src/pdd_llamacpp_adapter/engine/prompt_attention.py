@@ -15,8 +15,8 @@ import numpy as np
 from llama_cpp._ggml import libggml
 
 from pdd_core.errors import DeviceEngineFailed, ModelError
+from pdd_core.llama_params import LlamaParams
 from pdd_llamacpp_adapter.engine.context import LlamaContext
-from pdd_llamacpp_adapter.engine.held_signals import held_signals
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -76,7 +76,8 @@ class AttentionContext(LlamaContext):
             ModelError: no such file, not GGUF, or llama.cpp cannot read it.
             DeviceEngineFailed: llama.cpp cannot make a context of this size.
         """
-        super().__init__(path, n_ctx=n_ctx, n_threads=n_threads, flash_attn=False, n_batch=n_batch)
+        params = LlamaParams.of(n_ctx=n_ctx, threads=n_threads, batch_size=n_batch)
+        super().__init__(path, params, outputs=n_batch)
         self.n_layer = int(L.llama_model_n_layer(self.model.handle))
         self._wanted_layers: Collection[int] = ()
         self._seen: dict[int, np.ndarray] = {}
@@ -87,19 +88,11 @@ class AttentionContext(LlamaContext):
 
     def _remake(self, n_ctx: int, n_threads: int) -> None:
         """Make the context again: the callback can only be given when a context is made."""
-        params = L.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, self.n_batch, self.n_batch
-        params.n_threads = params.n_threads_batch = n_threads
-        params.flash_attn_type = L.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.cb_eval = self._on_node
-        L.llama_free(self._ctx)
-        with held_signals():
-            self._ctx = L.llama_init_from_model(self.model.handle, params)
-        if not self._ctx:
-            self.close()
-            raise DeviceEngineFailed(f"llama.cpp cannot make a context of {n_ctx} tokens that shows its attention")
-        self._memory = L.llama_get_memory(self._ctx)
-        self.n_ctx = min(n_ctx, int(L.llama_n_ctx_seq(self._ctx)))
+        made = self._context_params()
+        made.n_ctx = n_ctx
+        made.n_threads = made.n_threads_batch = n_threads
+        made.cb_eval = self._on_node
+        self._make_context(made)
         self.ids.clear()
 
     def attention(self, ids: Sequence[int], *, window: int, layers: Collection[int] | None = None) -> Attention:

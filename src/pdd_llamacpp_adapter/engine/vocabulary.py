@@ -33,8 +33,10 @@ class Vocabulary:
     Every call keeps the model until it returns: closing the engine does not wait for one that takes long.
     """
 
-    def __init__(self, model: SharedModel) -> None:
+    def __init__(self, model: SharedModel, *, chat_template: str | None = None) -> None:
+        """Read `model`'s; `chat_template` stands in the place of its own, where there is one."""
         self._model = model
+        self._template = chat_template
         self._handle = L.llama_model_get_vocab(model.handle)
         self._pieces: dict[int, bytes] = {}
         self.size = int(L.llama_vocab_n_tokens(self._handle))
@@ -186,14 +188,14 @@ class Vocabulary:
     @cached_property
     @keeps_model
     def chat_template(self) -> ChatTemplate:
-        """The model's own chat template.
+        """The model's chat template: its own, or the one given.
 
         Raises:
             ModelError: there is none, or it is not valid Jinja.
         """
         template = L.llama_model_chat_template(self._model.handle, None)
         try:
-            text = template.decode("utf-8") if template else None
+            text = self._template or (template.decode("utf-8") if template else None)
         except UnicodeDecodeError as error:
             raise ModelError(f"the model's chat template is not UTF-8: {error.reason}") from error
         return ChatTemplate(text, bos=self._raw(self.bos_id), eos=self._raw(self.eos_id))

@@ -136,7 +136,7 @@ class Learning:
 
     def _device_file(self, store: Store) -> Path:
         settings = self._settings
-        return store.path("device", settings.gguf, str(settings.threads), str(settings.flash_attn))
+        return store.path("device", settings.gguf, settings.llama.speed_key)
 
     def _cloud_file(self, store: Store, model: str) -> Path:
         return store.path("cloud", self._settings.cloud_url or "", model)

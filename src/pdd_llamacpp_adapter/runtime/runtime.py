@@ -24,6 +24,7 @@ from pdd_llamacpp_adapter.engine.speed import DeviceSpeed, probe
 from pdd_llamacpp_adapter.engine.upgrade import upgrade_when_idle
 from pdd_llamacpp_adapter.request import Grammar, GrammarKind
 from pdd_llamacpp_adapter.runtime.agreement import Agreements
+from pdd_llamacpp_adapter.runtime.hardware import hardware_lines, hardware_warnings
 from pdd_llamacpp_adapter.runtime.learnt import learnt
 from pdd_llamacpp_adapter.runtime.planning import Facts, Planning
 from pdd_llamacpp_adapter.session.answer_session import AnswerSession
@@ -78,23 +79,23 @@ class Runtime:
         A cloud that is not there is no error: it is tried again for as long as this runs.
 
         Raises:
-            ConfigurationError: a setting that cannot work.
-            DeviceEngineFailed: llama.cpp cannot make a context of this size.
+            ConfigurationError: a setting that cannot work, or that this build of llama.cpp cannot obey.
+            DeviceEngineFailed: there is not the memory, or llama.cpp cannot make a context of this size.
             ModelError: the file is missing, unreadable or not a GGUF model.
         """
 
         def load() -> DeviceEngine:
             return DeviceEngine.open(
-                gguf,
-                n_ctx=settings.n_ctx,
-                n_threads=settings.threads,
-                flash_attn=settings.flash_attn,
-                kv=settings.kv != "off" and settings.cloud_url is not None,
+                gguf, settings.llama, kv=settings.kv != "off" and settings.cloud_url is not None
             )
 
         planning = Planning(settings, n_ctx=settings.n_ctx)  # what cannot work is refused before a model is loaded
         engine = await anyio.to_thread.run_sync(load)
         try:
+            for line in hardware_lines(engine):
+                logger.info("%s", line)
+            for warning in hardware_warnings(engine, settings):
+                logger.warning("%s", warning)
             cloud = _client(settings)
             async with cloud or nullcontext(), anyio.create_task_group() as tasks:
                 runtime = cls(engine, cloud, settings, model_name=model_name, planning=planning)
@@ -131,6 +132,10 @@ class Runtime:
     def device_speed(self) -> tuple[float, float]:
         """Return the device's prefill and decode rates, tokens per second."""
         return self._speed.prefill_tps or math.nan, 1.0 / self._speed.step_s if self._speed.step_s else math.nan
+
+    def hardware(self) -> list[str]:
+        """Return what llama.cpp computes on, in lines for people."""
+        return hardware_lines(self._engine)
 
     @property
     def vocab(self) -> Vocabulary:

@@ -26,7 +26,7 @@ def gguf():
 
 @pytest.fixture(scope="session")
 def loaded(gguf):
-    with DeviceEngine.open(gguf, n_ctx=1536) as engine:
+    with DeviceEngine.open(gguf, n_ctx=1536, threads=1) as engine:
         yield engine
 
 

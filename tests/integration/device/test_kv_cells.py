@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from near_ties import NEAR_TIE, assert_same
 
-from pdd_core.errors import DeviceEngineFailed, InvalidCells
+from pdd_core.errors import ConfigurationError, DeviceEngineFailed, InvalidCells
 from pdd_core.kv.cell_types import CellType
 from pdd_core.kv.pieces import pieces_between
 from pdd_llamacpp_adapter import DeviceEngine
@@ -31,7 +31,9 @@ ANSWER = 48
 @pytest.fixture(scope="module", params=CACHES)
 def opened(request, gguf):
     kind, flash_attn = CACHES[request.param]
-    with DeviceEngine.open(gguf, n_ctx=1024, kv=True, cache_type=kind, flash_attn=flash_attn) as engine:
+    with DeviceEngine.open(
+        gguf, n_ctx=1024, kv=True, cache_type_k=kind, cache_type_v=kind, flash_attn=flash_attn
+    ) as engine:
         yield engine
 
 
@@ -332,8 +334,8 @@ async def test_an_engine_that_was_not_asked_to_takes_no_cells_in(engine, usual, 
 
 
 async def test_quantised_values_need_flash_attention(gguf):
-    with pytest.raises(DeviceEngineFailed, match="flash_attn"):
-        DeviceEngine.open(gguf, n_ctx=256, cache_type=CellType.Q8_0)
+    with pytest.raises(ConfigurationError, match="flash_attn"):
+        DeviceEngine.open(gguf, n_ctx=256, cache_type_k="q8_0", cache_type_v="q8_0")
 
 
 def test_pieces_of_the_tests_are_of_different_sizes():

@@ -84,6 +84,8 @@ async def test_doctor_is_content_with_a_sound_file(write):
     assert {name: finding.level for name, finding in (await findings(path)).items()} == {
         "device model": Level.OK,
         "chat template": Level.OK,
+        "devices": Level.OK,
+        "memory": Level.OK,
     }
 
 

@@ -14,7 +14,7 @@ def test_the_code_about_the_device_runs(cloud, prepared, tmp_path, monkeypatch, 
     for old, new in {
         "http://127.0.0.1:8000/v1": cloud.base_url,
         '"model.gguf"': repr(str(prepared.gguf)),
-        "n_threads=4": "n_threads=1",
+        "threads=4": "threads=1",
     }.items():
         assert old in text
         text = text.replace(old, new)

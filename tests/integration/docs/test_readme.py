@@ -20,7 +20,7 @@ def run_block(cloud, prepared, tmp_path):
         here = {
             "http://127.0.0.1:8000/v1": cloud.base_url,
             '"model.gguf"': repr(str(prepared.gguf)),
-            "n_threads=4": "n_threads=1",
+            "threads=4": "threads=1",
             **replaced,
         }
         for old, new in here.items():

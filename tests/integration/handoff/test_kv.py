@@ -50,7 +50,7 @@ def text(number, notes=26):
 
 @pytest.fixture(scope="module")
 def kv_engine(prepared):
-    with DeviceEngine.open(prepared.gguf, n_ctx=2048, n_threads=1, kv=True) as opened:
+    with DeviceEngine.open(prepared.gguf, n_ctx=2048, threads=1, kv=True) as opened:
         assert opened.memory.kv.shape is not None, opened.memory.kv.reason
         yield opened
 

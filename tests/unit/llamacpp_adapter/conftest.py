@@ -19,6 +19,7 @@ from pdd_core.policies.pacing import FixedRatePacing
 from pdd_core.sampling_defaults import DefaultSamplingParams
 from pdd_core.timeline import TokenLogprob, TokenLogprobs
 from pdd_llamacpp_adapter.cloud.cloud_stream import CloudChunk, CloudEnd
+from pdd_llamacpp_adapter.engine.hardware.placement import Placement
 from pdd_llamacpp_adapter.engine.history import held_of
 
 N_VOCAB = 1000
@@ -65,6 +66,8 @@ class FakeEngine(StepByStep):
     judged: list = field(default_factory=list)
     history: object = None
     sampling_defaults: DefaultSamplingParams = field(default_factory=DefaultSamplingParams)
+    placement: Placement = field(default_factory=lambda: Placement("CPU", (), 0, 0))
+    threads: tuple = (1, 1)
 
     @asynccontextmanager
     async def exclusive(self):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from pdd_core.kv.cell_types import CellType
 from pdd_llamacpp_adapter.engine.kv.sequence_state import GGML_TYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _F32 = 0
@@ -55,15 +57,25 @@ def pack(values: np.ndarray, kind: CellType) -> np.ndarray:
     return packed
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[int | None]:
+    """Open the tables of a GGUF file, without its tensors; None where it is none."""
+    file = _open(str(path).encode(), _GgufInitParams(no_alloc=True, ctx=None)) or None
+    try:
+        yield file
+    finally:
+        if file is not None:
+            _close(file)
+
+
 def rope_tensors(path: Path) -> tuple[np.ndarray | None, bool]:
     """Return ``rope_freqs.weight``, float32, or None, and whether a file has factors for long texts.
 
     No function of llama.cpp tells.
     """
-    file = _open(str(path).encode(), _GgufInitParams(no_alloc=True, ctx=None))
-    if not file:  # llama.cpp has loaded it: it was replaced since
-        return None, True
-    try:
+    with opened(path) as file:
+        if file is None:  # llama.cpp has loaded it: it was replaced since
+            return None, True
         long_factors = _find(file, b"rope_factors_long.weight") >= 0
         index = _find(file, b"rope_freqs.weight")
         if index < 0:
@@ -71,6 +83,4 @@ def rope_tensors(path: Path) -> tuple[np.ndarray | None, bool]:
         if _type(file, index) != _F32:
             return np.zeros(0, dtype=np.float32), long_factors
         begin, size = _data(file) + _offset(file, index), _size(file, index)
-    finally:
-        _close(file)
     return np.fromfile(path, dtype="<f4", count=size // 4, offset=begin), long_factors

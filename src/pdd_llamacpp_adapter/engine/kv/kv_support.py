@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pdd_core.kv.cell_types import CellType
 from pdd_core.kv.geometry import KV_VERSION
 from pdd_llamacpp_adapter.engine.kv.key_order import KEY_ORDER, KeyOrder
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pdd_core.kv.geometry import KVGeometry
+    from pdd_core.llama_params import LlamaParams
 
 ROPE_TYPES = {0: KeyOrder.PAIRS, 2: KeyOrder.HALVES}
 """``LLAMA_ROPE_TYPE_NORM`` and ``LLAMA_ROPE_TYPE_NEOX``."""
@@ -103,6 +105,17 @@ def _equal(here: float | str, there: float | str) -> bool:
     if isinstance(here, str) or isinstance(there, str):
         return here == there
     return math.isclose(here, there, rel_tol=_SAME)
+
+
+def unsuited(params: LlamaParams) -> str | None:
+    """Return why cells of the cloud's cannot be had with the device's settings; None if they can."""
+    if params.other_model:
+        return f"{params.other_model[0]} makes the device's model another one than the cloud's"
+    if params.cache_type_k != params.cache_type_v:
+        return f"cache_type_k is {params.cache_type_k}, and cache_type_v is {params.cache_type_v}"
+    if params.cache_type_k not in frozenset(CellType):
+        return f"cells cannot be written to a cache of type {params.cache_type_k}"
+    return None
 
 
 class _Unsupported(Exception):

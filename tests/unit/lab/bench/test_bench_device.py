@@ -202,9 +202,9 @@ def test_the_engine_is_driven_as_planned_and_freed(monkeypatch, tmp_path) -> Non
     class Loaded(FakeContext):
         model = "a model"
 
-        def __init__(self, path, *, n_ctx, n_threads, flash_attn, n_batch, abort=None):
+        def __init__(self, path, params, *, abort=None):
             super().__init__()
-            self.n_ctx, self.used, self.open, self.abort = n_ctx, [n_threads], True, abort
+            self.n_ctx, self.used, self.open, self.abort = params.n_ctx, [params.threads], True, abort
             made.append(self)
 
         def use_threads(self, count):

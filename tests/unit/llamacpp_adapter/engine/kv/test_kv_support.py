@@ -9,8 +9,9 @@ import pytest
 
 from pdd_core.kv.cell_types import CellType
 from pdd_core.kv.geometry import KVGeometry, KVPart, RopeGeometry
+from pdd_core.llama_params import LlamaParams
 from pdd_llamacpp_adapter.engine.kv.key_order import KeyOrder
-from pdd_llamacpp_adapter.engine.kv.kv_support import KVShape, KVSupport, ModelFacts, supported
+from pdd_llamacpp_adapter.engine.kv.kv_support import KVShape, KVSupport, ModelFacts, supported, unsuited
 
 
 def facts(architecture="llama", rope_type=0, *, fields=None, without=(), **others):
@@ -132,3 +133,24 @@ def test_a_file_from_before_llama3s_factors_differs():
 def test_a_model_that_takes_none_in_differs_from_all_by_its_reason():
     assert KVSupport(None, "why").differs_from(geometry()) == "why"
     assert "not switched on" in KVSupport().differs_from(geometry())
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"lora": "a.gguf"}, "lora"),
+        ({"rope_scale": 2.0}, "rope_scale"),
+        ({"yarn_orig_ctx": 100}, "yarn_orig_ctx"),
+        ({"override_kv": "a=int:1"}, "override_kv"),
+        ({"cache_type_k": "q8_0"}, "cache_type_v is f16"),
+        ({"cache_type_k": "bf16", "cache_type_v": "bf16"}, "bf16"),
+    ],
+)
+def test_settings_that_make_other_cells_than_the_clouds_are_named(fields, why):
+    assert why in unsuited(LlamaParams.of(**fields))
+
+
+@pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_0"])
+def test_caches_of_one_type_are_suited(kind):
+    params = LlamaParams.of(cache_type_k=kind, cache_type_v=kind, flash_attn="auto", threads=2, n_ctx=100)
+    assert unsuited(params) is None
