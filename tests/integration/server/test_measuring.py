@@ -53,7 +53,7 @@ def test_a_signal_in_the_midst_of_llama_cpp_ends_it(number, wait, tmp_path):
         time.sleep(wait)
         process.send_signal(number)
         printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + number
+    assert process.returncode in (128 + number, -number), printed  # a shell says the same of both
     assert b"Traceback" not in printed
     assert b"ignored" not in printed
     assert not (tmp_path / "device.json").exists()
