@@ -211,7 +211,7 @@ async def test_a_replica_dies_in_the_midst_and_the_device_finishes(behind_router
 
     def kill_at_the_first(session, shown, device):
         if len(shown) == 1:
-            [replica] = behind_router.at_work()
+            [replica] = wait_until(behind_router.at_work)
             replica.kill()
             behind_router.replicas.remove(replica)
             lost.append(asyncio.create_task(begin_once_it_is_lost(session, device)))
