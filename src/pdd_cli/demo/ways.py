@@ -33,7 +33,7 @@ class Way(StrEnum):
         """The same for pictures."""
         return {
             Way.HANDOFF: "Handoff",
-            Way.KV_HANDOFF: "Handoff with the KV cache",
+            Way.KV_HANDOFF: "With the KV cache",
             Way.DEVICE_ONLY: "Device alone",
             Way.CLOUD_ONLY: "Cloud alone",
         }[self]
