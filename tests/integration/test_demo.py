@@ -9,8 +9,9 @@ from itertools import pairwise
 
 import pytest
 from cloud_support import KEY, still, wait_until
+from command_line import PDD
 
-DEMO = [sys.executable, "-m", "pdd_cli.main", "demo"]
+DEMO = [*PDD, "demo"]
 PER_TOKEN = ("token_ids", "source", "shown_at_ms", "received_at_ms")
 
 

@@ -4,10 +4,10 @@ import io
 import json
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
+from command_line import PDD
 from load_server import METRICS, FakeServer, serving
 from rich.console import Console
 from typer.testing import CliRunner
@@ -210,7 +210,7 @@ def test_ctrl_c_leaves_no_request_running_and_writes_nothing(tmp_path) -> None:
         argv = ["bench", "cloud", "--url", fake.url, "--lengths", "16,64", "--widths", "1,4"]
         argv += ["--out", str(tmp_path / "cloud.json")]
         process = subprocess.Popen(
-            [sys.executable, "-m", "pdd_cli.main", *argv],
+            [*PDD, *argv],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -6,10 +6,10 @@ import math
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
+from command_line import PDD
 from load_server import FakeServer, serving
 from rich.console import Console
 
@@ -188,7 +188,7 @@ def test_ctrl_c_stops_every_request_and_reports_what_there_is(trace_file, tmp_pa
         report = tmp_path / "r.json"
         argv = ["replay", "--trace", str(path), "--url", fake.url, "--json", str(report)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "pdd_cli.main", *argv],
+            [*PDD, *argv],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
