@@ -38,7 +38,7 @@ from pdd_core.refinement.guard import THRESHOLD
 WAYS = ("device_only", "handoff", "refined", "kv", "cloud_only")
 DEFAULT_WAYS = WAYS[:4]
 FORWARD_MBIT_S = 250.0
-"""What one process of links is trusted with: a megabyte takes up to 10 ms of its core, and nothing may queue."""
+"""What one process of links is trusted with: at 100 Mbit/s a megabyte takes 5 ms of a core. Nothing may queue."""
 
 
 class Bench:

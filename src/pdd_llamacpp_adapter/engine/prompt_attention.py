@@ -76,7 +76,8 @@ class AttentionContext(LlamaContext):
             ModelError: no such file, not GGUF, or llama.cpp cannot read it.
             DeviceEngineFailed: llama.cpp cannot make a context of this size.
         """
-        params = LlamaParams.of(n_ctx=n_ctx, threads=n_threads, batch_size=n_batch)
+        # with one thread none is tried: the context that is used is made below, with `n_threads`
+        params = LlamaParams.of(n_ctx=n_ctx, threads=1, batch_size=n_batch)
         super().__init__(path, params, outputs=n_batch)
         self.n_layer = int(L.llama_model_n_layer(self.model.handle))
         self._wanted_layers: Collection[int] = ()
