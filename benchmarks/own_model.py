@@ -46,7 +46,7 @@ PERSON = {
 
 
 async def answer(engine: DeviceEngine, cloud: CloudClient | None, request: AnswerRequest) -> list[int]:
-    engine.reset()
+    engine.slots[0].reset()
     waits = Patience(late_s=math.inf)  # however slow the device is, the cloud is not asked for more
     async with AnswerSession(request, engine=engine, cloud=cloud, rate=math.inf, patience=waits) as session:
         shown = [token.token_id async for token in session]
@@ -56,8 +56,8 @@ async def answer(engine: DeviceEngine, cloud: CloudClient | None, request: Answe
 
 async def margin(engine: DeviceEngine, prefix: list[int], tokens: list[int]) -> float:
     """How much likelier the device finds one of two tokens behind `prefix`, in nats."""
-    await engine.memory.rewind(0)
-    logits = await engine.extend(prefix, want_logits=True)
+    await engine.slots[0].memory.rewind(0)
+    logits = await engine.slots[0].extend(prefix, want_logits=True)
     return abs(float(logits[tokens[0]] - logits[tokens[1]]))
 
 

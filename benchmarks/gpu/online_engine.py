@@ -45,7 +45,7 @@ class _Client:
 
     def __init__(self, engine: Any) -> None:
         self.vllm_config = engine.vllm_config
-        self.generate = engine.generate
+        self.generate = engine.slots[0].generate
 
     def get_tokenizer(self) -> Any:
         return self

@@ -21,7 +21,7 @@ def cells_of(info: CloudInfo, engine: DeviceEngine) -> KVGeometry | str:
         case None:
             return "the plugin in the cloud does not know how to"
         case KVGeometry() as geometry:
-            return engine.memory.kv.differs_from(geometry) or geometry
+            return engine.kv.differs_from(geometry) or geometry
         case none:
             return none.message
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _SHORT = {
     "n_ctx": ("--ctx-size", "-c"),
+    "parallel": ("-np",),
     "gpu_layers": ("--n-gpu-layers", "-ngl"),
     "device": ("-dev",),
     "main_gpu": ("-mg",),

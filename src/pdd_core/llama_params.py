@@ -33,7 +33,7 @@ QUANTISED = frozenset({"q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"})
 """Cache types whose rows are blocks with a scale."""
 MAX_BATCH = 512
 """Tokens of one llama_decode unless told otherwise, and of its one step: an abort leaves nothing half done."""
-_SLOWNESS_FREE = frozenset({"n_ctx", "chat_template", "chat_template_file", "mlock", "mmap"})
+_SLOWNESS_FREE = frozenset({"n_ctx", "parallel", "chat_template", "chat_template_file", "mlock", "mmap"})
 """Fields that do not change how fast a token is computed."""
 _OVERRIDES: dict[str, Callable[[str], int | float | bool | str]] = {
     "int": int,
@@ -56,7 +56,10 @@ class LlamaParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     n_ctx: int = Field(default=4096, ge=64)
-    """PDD_N_CTX: tokens of prompt and answer that the device's context holds."""
+    """PDD_N_CTX: tokens of prompt and answer that the device's context holds, for each answer of `parallel`."""
+    parallel: int = Field(default=1, ge=1, le=32)
+    """PDD_PARALLEL: answers that the device makes at the same time. They share the work of each step, and each has
+    memory for `n_ctx` tokens of its own. More wait."""
     gpu_layers: Literal["auto", "all"] | NonNegativeInt = "auto"
     """PDD_GPU_LAYERS: layers of the model in GPU memory, the output counted as one. ``auto``: as many as fit, none
     without a GPU. A number, or ``all``, is refused if it cannot be had."""
@@ -156,6 +159,8 @@ class LlamaParams(BaseModel):
     def _possible(self) -> Self:
         if self.ubatch_size is not None and self.ubatch_size > self.batch_size:
             raise ConfigurationError(f"ubatch_size is {self.ubatch_size}, above batch_size {self.batch_size}")
+        if self.parallel > self.ubatch:
+            raise ConfigurationError(f"parallel is {self.parallel}, above batch_size or ubatch_size {self.ubatch}")
         if self.cache_type_v in QUANTISED and self.flash_attn == "off":
             raise ConfigurationError(f"cache_type_v {self.cache_type_v} needs flash attention: flash_attn = on")
         if self.split_mode == "tensor" and self.flash_attn == "off":
@@ -220,6 +225,11 @@ class LlamaParams(BaseModel):
                     f"override_kv must be KEY=TYPE:VALUE, as a=int:1, float, bool or str, not {one!r}"
                 )
         return tuple(found)
+
+    @property
+    def cells(self) -> int:
+        """Tokens that all answers together can have in the context."""
+        return self.n_ctx * self.parallel
 
     @property
     def ubatch(self) -> int:

@@ -16,11 +16,11 @@ class Held:
 
     def __getattr__(self, name):
         engine = self._engine
-        return getattr(engine if hasattr(engine, name) else engine.memory, name)
+        return getattr(engine if hasattr(engine, name) else engine.slots[0].memory, name)
 
     async def ready(self):
         await self.begin.wait()
 
     async def start(self, prompt, **options):
         await self.ready()
-        return await self._engine.memory.start(prompt, **options)
+        return await self._engine.slots[0].memory.start(prompt, **options)

@@ -10,7 +10,7 @@ async def assert_same(engine, prompt, ours, theirs, *, near=NEAR_TIE):
     if first is None:
         assert len(ours) == len(theirs)
         return
-    await engine.memory.rewind(0)
-    logits = await engine.extend([*prompt, *theirs[:first]], want_logits=True)
+    await engine.slots[0].memory.rewind(0)
+    logits = await engine.slots[0].extend([*prompt, *theirs[:first]], want_logits=True)
     margin = abs(float(logits[ours[first]] - logits[theirs[first]]))
     assert margin < near, f"token {first} is {ours[first]}, not {theirs[first]}, by {margin:.3f} nats"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pdd_llamacpp_adapter.engine.context import LlamaContext
+    from pdd_llamacpp_adapter.engine.llama_sequence import LlamaSequence
 
 FILE = "agreement.json"
 """In the cloud's folder."""
@@ -62,21 +62,21 @@ class Agreement:
         return cls(**json.loads((folder / FILE).read_text()))
 
 
-def agreement(model: Any, context: LlamaContext, prompts: Sequence[Sequence[int]]) -> Agreement:
+def agreement(model: Any, sequence: LlamaSequence, prompts: Sequence[Sequence[int]]) -> Agreement:
     """Compare transformers' `model` with the device's on the ids of `prompts`."""
     same, distances = 0, list[np.ndarray]()
     for ids in prompts:
-        device, cloud = _log_likelihoods(_logits(context, ids)), _log_likelihoods(_logits_of_cloud(model, ids))
+        device, cloud = _log_likelihoods(_logits(sequence, ids)), _log_likelihoods(_logits_of_cloud(model, ids))
         same += int(device[-1].argmax() == cloud[-1].argmax())
         distances.append((np.exp(device) * np.abs(device - cloud)).sum(axis=-1))
     found = np.concatenate(distances)
     return Agreement(len(prompts), same, float(found.mean()), float(found.max()))
 
 
-def _logits(context: LlamaContext, ids: Sequence[int]) -> np.ndarray:
-    context.rewind(0)
-    context.decode(ids, want_logits=True, outputs=range(len(ids)))
-    return np.stack([np.array(context.logits_at(index)) for index in range(len(ids))])
+def _logits(sequence: LlamaSequence, ids: Sequence[int]) -> np.ndarray:
+    sequence.rewind(0)
+    sequence.decode(ids, want_logits=True, outputs=range(len(ids)))
+    return np.stack([np.array(sequence.context.logits_at(index)) for index in range(len(ids))])
 
 
 def _logits_of_cloud(model: Any, ids: Sequence[int]) -> np.ndarray:

@@ -51,7 +51,7 @@ def to_cloud_folder(source: Path, target: Path, device: Path) -> None:
         vocabulary = Vocabulary(context.model)
         tokenizer = cloud_tokenizer(file.metadata, vocabulary, L.llama_model_get_vocab(context.model.handle))
         prompts = [vocabulary.tokenize(text, special=True, add_bos=True) for text in TEXTS]
-        found = agreement(model, context, prompts)
+        found = agreement(model, context.sequences[0], prompts)
         found.check()
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)

@@ -48,7 +48,7 @@ def _device(geometry: KVGeometry, engine: DeviceEngine | None) -> Finding:
     )
     if engine is None:
         return ok(_CHECK, f"the cloud hands it over ({cells}); --gguf says whether the device takes it")
-    if (difference := engine.memory.kv.differs_from(geometry)) is not None:
+    if (difference := engine.kv.differs_from(geometry)) is not None:
         return warn(_CHECK, f"the device cannot take it from this cloud: {difference}", _OTHER)
     return ok(_CHECK, f"the cloud hands it over, and the device takes it ({cells})")
 

@@ -123,14 +123,14 @@ def _measure(gguf: Path, wanted: DeviceBench, plan: DevicePlan, measured: Measur
     context = LlamaContext(gguf, LlamaParams.of(n_ctx=plan.room, threads=1, flash_attn=wanted.flash_attn))
     try:
         ids = random_ids(Vocabulary(context.model).size, plan.room)
-        context.decode(ids[:_WARM_UP_TOKENS], want_logits=True)  # the first call pages the weights in
+        context.sequences[0].decode(ids[:_WARM_UP_TOKENS], want_logits=True)  # the first call pages the weights in
         passes, begun = list(plan.order()), time.monotonic()
         for number, (_, threads) in enumerate(passes):
             left = (time.monotonic() - begun) / number * (len(passes) - number) if number else None
             when = "" if left is None else f", about {left:.0f} s left"
             step.say(f"pass {number + 1} of {len(passes)}, {threads} threads{when}")
             context.use_threads(threads)
-            measured.add(threads, one_pass(context, plan, ids))
+            measured.add(threads, one_pass(context.sequences[0], plan, ids))
     finally:
         context.close()
 

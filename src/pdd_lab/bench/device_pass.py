@@ -20,7 +20,7 @@ from pdd_llamacpp_adapter.engine.device_profile import DEFAULT_CHUNK
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pdd_llamacpp_adapter.engine.context import LlamaContext
+    from pdd_llamacpp_adapter.engine.llama_sequence import LlamaSequence
 
 STEPS = 8
 """Tokens decoded one by one at each length."""
@@ -92,35 +92,35 @@ class Sample:
 
 
 def one_pass(
-    context: LlamaContext, plan: DevicePlan, ids: Sequence[int], *, clock: Callable[[], float] = time.perf_counter
+    sequence: LlamaSequence, plan: DevicePlan, ids: Sequence[int], *, clock: Callable[[], float] = time.perf_counter
 ) -> Iterator[Sample]:
     """Fill the context once, and yield what was measured on the way. `ids` has at least `plan.room` tokens."""
-    context.rewind(0)
+    sequence.rewind(0)
 
     def timed(count: int, *, want_logits: bool = False) -> float:
-        held = len(context.ids)
+        held = len(sequence.ids)
         batch = ids[held : held + count]
         begun = clock()
-        context.decode(batch, want_logits=want_logits)
+        sequence.decode(batch, want_logits=want_logits)
         return clock() - begun
 
     for length in plan.lengths:
-        begin, seconds = len(context.ids), 0.0
-        while (left := length - len(context.ids)) > 0:
+        begin, seconds = len(sequence.ids), 0.0
+        while (left := length - len(sequence.ids)) > 0:
             seconds += timed(min(DEFAULT_CHUNK, left))
-        count = len(context.ids) - begin
+        count = len(sequence.ids) - begin
         if count:
             yield Sample("prefill", begin + count / 2, count, seconds)
-        begin = len(context.ids)
+        begin = len(sequence.ids)
         step = statistics.median(timed(1, want_logits=True) for _ in range(STEPS))
         yield Sample("decode", begin + STEPS / 2, STEPS, STEPS * step)
         if length == plan.batch_at:
-            before = len(context.ids)
+            before = len(sequence.ids)
             for size in plan.batches:
-                begin = len(context.ids)
+                begin = len(sequence.ids)
                 took = statistics.median(timed(size, want_logits=True) for _ in range(BATCH_TIMES))
                 yield Sample("batch", begin + BATCH_TIMES * size / 2, size, took)
-            context.rewind(before)
+            sequence.rewind(before)
 
 
 def random_ids(vocab_size: int, count: int) -> list[int]:

@@ -28,6 +28,7 @@ class EvalModel:
     def __init__(self, gguf: Path, *, n_ctx: int, threads: int) -> None:
         """Load `gguf`; raises what `AttentionContext` raises."""
         self._context = AttentionContext(gguf, n_ctx=n_ctx, n_threads=threads)
+        self._sequence = self._context.sequences[0]
         self.vocab = Vocabulary(self._context.model)
         self.n_layer = self._context.n_layer
         self.n_ctx_train = n_ctx_train(self._context)
@@ -57,7 +58,7 @@ class EvalModel:
             opening: tokens to put before it.
             after: tokens of the last batch, whose last logits say what comes first.
         """
-        logits = self._context.decode(opening, want_logits=True) if opening else self._context.logits_at(after - 1)
+        logits = self._sequence.decode(opening, want_logits=True) if opening else self._context.logits_at(after - 1)
         answer: list[int] = []
         likelihoods: list[float] = []
         while True:
@@ -68,7 +69,7 @@ class EvalModel:
             likelihoods.append(float(logprobs[token]))
             if len(answer) == tokens or token in self.vocab.stop_ids:
                 return answer, likelihoods
-            logits = self._context.decode([token], want_logits=True)
+            logits = self._sequence.decode([token], want_logits=True)
 
     def forced(self, ids: Sequence[int], answer: Sequence[int]) -> np.ndarray:
         """Return the log-probabilities at each token of `answer` behind the prompt: float32 (answer, n_vocab)."""
@@ -76,15 +77,15 @@ class EvalModel:
         last = len(ids) - 1
         # the last batch has two tokens at least, wherever what is known ends
         known = min(
-            common_prefix(self._context.ids[: self._batched], everything[:last]), max(0, len(everything) - 2)
+            common_prefix(self._sequence.ids[: self._batched], everything[:last]), max(0, len(everything) - 2)
         )
-        begin = self._context.rewind(known)
+        begin = self._sequence.rewind(known)
         for start, end in chunks(begin, last):
             if end == last:
                 break  # with the answer, in the last batch
-            self._context.decode(everything[start:end], want_logits=False)
+            self._sequence.decode(everything[start:end], want_logits=False)
             begin = end
         outputs = range(last - begin, len(everything) - begin)
-        self._context.decode(everything[begin:], want_logits=False, outputs=outputs)
+        self._sequence.decode(everything[begin:], want_logits=False, outputs=outputs)
         self._batched = len(everything)
         return log_softmax(np.stack([self._context.logits_at(index) for index in outputs]))

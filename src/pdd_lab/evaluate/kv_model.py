@@ -50,14 +50,14 @@ class KVModel(EvalModel):
             ContextOverflow: they do not fit.
             InvalidCells: llama.cpp lays its memory out as is not known.
         """
-        known = common_prefix(self._context.ids[: self._batched], ids)
+        known = common_prefix(self._sequence.ids[: self._batched], ids)
         if known == len(ids) - 1:
             known -= 1  # a batch of a single token has other bits
-        known = self._context.rewind(known)
+        known = self._sequence.rewind(known)
         for start, end in chunks(known, len(ids)):
-            self._context.decode(ids[start:end], want_logits=False)
+            self._sequence.decode(ids[start:end], want_logits=False)
         self._batched = len(ids)
-        held = read(self._layout, self._context.state())
+        held = read(self._layout, self._sequence.state())
         return held.keys, held.values
 
     def behind(
@@ -72,12 +72,12 @@ class KVModel(EvalModel):
             dropped: positions, increasing, whose cells are taken out again.
         """
         count = cells[0].shape[1]
-        self._context.load(written(self._layout, 0, *cells), ids[:count])
+        self._sequence.load(written(self._layout, 0, *cells), ids[:count])
         self._batched = 0  # reading would have left other bits
         for _, run in groupby(enumerate(dropped), lambda pair: pair[1] - pair[0]):
             span = [position for _, position in run]
             self._context.evict(span[0], span[-1] + 1)
         batch = [*ids[count:], *answer[:-1]]
         outputs = range(len(ids) - count - 1, len(batch))
-        self._context.decode(batch, want_logits=False, outputs=outputs)
+        self._sequence.decode(batch, want_logits=False, outputs=outputs)
         return log_softmax(np.stack([self._context.logits_at(index) for index in outputs]))

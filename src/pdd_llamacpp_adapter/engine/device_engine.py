@@ -6,62 +6,46 @@ call that computes, and the event loop only ever waits.
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import anyio
-
 from pdd_core.errors import ConfigurationError
 from pdd_core.llama_params import LlamaParams
-from pdd_llamacpp_adapter.engine.engine_memory import EngineMemory
+from pdd_llamacpp_adapter.engine.batcher import Batcher
 from pdd_llamacpp_adapter.engine.engine_queue import EngineQueue
 from pdd_llamacpp_adapter.engine.engine_thread import EngineThread
+from pdd_llamacpp_adapter.engine.slot import Slot
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-
-    import numpy as np
+    from collections.abc import AsyncIterator, Sequence
 
     from pdd_core.sampling_defaults import DefaultSamplingParams
-    from pdd_core.timeline import TokenLogprobs
     from pdd_llamacpp_adapter.engine.context import LlamaContext
-    from pdd_llamacpp_adapter.engine.engine_thread import Job
     from pdd_llamacpp_adapter.engine.hardware.placement import Placement
-    from pdd_llamacpp_adapter.engine.history import RefinedHistory
-    from pdd_llamacpp_adapter.engine.logprobs import Following
+    from pdd_llamacpp_adapter.engine.kv.kv_support import KVSupport
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One step's token."""
-
-    token: int
-    last: bool
-    """No token follows it."""
-    logprobs: TokenLogprobs | None = None
-
-
 class DeviceEngine:
-    """A GGUF model, ready to answer. One answer at a time; a second one waits in `exclusive`.
+    """A GGUF model, ready to answer. Each answer has a slot; one that finds none free waits in `exclusive`.
 
     A context manager; `close` frees the model.
     """
 
     def __init__(self, context: LlamaContext, thread: EngineThread, vocab: Vocabulary) -> None:
         """Use `DeviceEngine.open`."""
+        self._context = context
         self._thread = thread
-        self.memory = EngineMemory(context, thread)
-        """What the context holds of earlier answers."""
+        self._batcher = Batcher(context, thread)
         self.vocab = vocab
         """The model's tokens."""
-        self.queue = EngineQueue()
-        """Who may use it."""
+        self.slots = tuple(Slot(sequence, thread, self._batcher) for sequence in context.sequences)
+        """Where answers are made, `LlamaParams.parallel` of them."""
+        self.queue = EngineQueue(self.slots)
+        """Who has them."""
 
     @classmethod
     def open(
@@ -114,153 +98,59 @@ class DeviceEngine:
 
         Harmless when repeated.
         """
-        self.memory.close()
+        if self._context.closed:
+            return
+        self._batcher.close()
+        self._thread.stop(self._context.close)
 
     @property
     def n_ctx(self) -> int:
-        """Tokens that fit, prompt and answer together."""
-        return self.memory.context.n_ctx
+        """Tokens that fit each slot, prompt and answer together."""
+        return self._context.n_ctx
 
     @property
     def n_ctx_train(self) -> int:
         """Tokens of the longest text that the model was trained on; 0 where the file does not say."""
-        return self.memory.context.n_ctx_train
+        return self._context.n_ctx_train
 
     @property
     def placement(self) -> Placement:
         """Where the model is: on which GPUs, and how much of it."""
-        return self.memory.context.placement
+        return self._context.placement
 
     @property
     def threads(self) -> tuple[int, int]:
         """CPU threads for single tokens, and for batches."""
-        return self.memory.context.threads
+        return self._context.threads
+
+    @property
+    def kv(self) -> KVSupport:
+        """Whether cells that were computed elsewhere can be added, and of what shape."""
+        return self._context.kv
 
     @cached_property
     def sampling_defaults(self) -> DefaultSamplingParams:
         """How the model's file would have tokens chosen."""
         from pdd_llamacpp_adapter.engine.sampling_defaults import sampling_defaults
 
-        return sampling_defaults(self.memory.context.model)
+        return sampling_defaults(self._context.model)
 
-    @property
-    def history(self) -> RefinedHistory | None:
-        """The refined prompt that the memory begins with; see `EngineMemory.history`."""
-        return self.memory.history
-
-    def reset(self) -> None:
-        """Forget everything, so that the next answer starts cold; see `EngineMemory.reset`."""
-        self.memory.reset()
+    def slot_for(self, prompt: Sequence[int]) -> Slot:
+        """Return the slot that an answer to `prompt` would get now, or one like it if all are taken."""
+        return self.queue.best(prompt)
 
     @asynccontextmanager
-    async def exclusive(self) -> AsyncIterator[None]:
-        """Hold the context for one answer; others wait in line."""
-        async with self.queue.answer():
-            yield
+    async def exclusive(self, prompt: Sequence[int] = ()) -> AsyncIterator[Slot]:
+        """Hold a slot for one answer, that which has most of `prompt` already. Others wait in line."""
+        async with self.queue.answer(prompt) as slot:
+            yield slot
 
-    async def extend(self, ids: Sequence[int], *, want_logits: bool = False) -> np.ndarray | None:
-        """Process `ids` behind what the context holds.
+    async def step_together(self) -> None:
+        """Process one token in each slot, in one batch: to see how long that takes."""
+        from pdd_llamacpp_adapter.engine.llama_batch import Part
 
-        Returns the last token's logits, float32 of shape (n_vocab,); None unless wanted. Cancelling the call stops
-        llama.cpp within milliseconds, with the context at the end of the last complete batch.
-
-        Raises:
-            ContextOverflow: no room for them; nothing was done.
-            DeviceEngineFailed: llama.cpp returned an error; the context holds what it held before.
-        """
-        context = self.memory.context
-        while len(ids) > context.n_batch:
-            head, ids = ids[: context.n_batch], ids[context.n_batch :]
-            await self._process(context, head, want_logits=False)
-        return await self._process(context, ids, want_logits=want_logits)
-
-    async def _process(self, context: LlamaContext, ids: Sequence[int], *, want_logits: bool) -> np.ndarray | None:
-        return await self._thread.call(lambda: context.decode(ids, want_logits=want_logits))
-
-    async def judge(
-        self, ids: Sequence[int], following: Following, *, want_logits: bool = False
-    ) -> tuple[list[float], np.ndarray | None]:
-        """Process `ids` as `extend` does, and tell how likely each id in `following` is behind its token of `ids`.
-
-        Returns the log-likelihoods in the order of `following`, and the last token's logits if they are wanted.
-
-        Args:
-            ids: what to process.
-            following: index in `ids` -> what may follow it, increasing.
-            want_logits: as for `extend`.
-
-        Raises:
-            ContextOverflow, DeviceEngineFailed: as `extend`; `ids` that make several batches may be half done.
-        """
-        context = self.memory.context
-        likelihoods = list[float]()
-        logits: np.ndarray | None = None
-        for begin, end in _cuts(len(ids), following, context):
-            asked = {index - begin: token for index, token in following.items() if begin <= index < end}
-            batch = ids[begin:end]
-            found, logits = await self._judge_batch(
-                context, batch, asked, want_logits=want_logits and end == len(ids)
-            )
-            likelihoods += found
-        return likelihoods, logits
-
-    async def _judge_batch(
-        self, context: LlamaContext, ids: Sequence[int], following: Following, *, want_logits: bool
-    ) -> tuple[list[float], np.ndarray | None]:
-        from pdd_llamacpp_adapter.engine.logprobs import log_likelihood
-
-        def judge() -> tuple[list[float], np.ndarray | None]:
-            logits = context.decode(ids, want_logits=want_logits, outputs=following)
-            return [log_likelihood(context.logits_at(index), seen) for index, seen in following.items()], logits
-
-        return await self._thread.call(judge)
-
-    async def generate(self, logits: np.ndarray, choose: Callable[[np.ndarray], Choice]) -> AsyncGenerator[Choice]:
-        """Make tokens, one step after the other, and yield each until one is the last.
-
-        The thread does not wait for the event loop between two steps. Closing the generator stops it after the
-        step in progress; the context may then hold a token more than were yielded.
-
-        Args:
-            logits: those behind what the context holds; changed in place.
-            choose: called on the engine's thread with each step's logits; the last token is not processed.
-
-        Raises:
-            ContextOverflow: no room for another token.
-            DeviceEngineFailed: llama.cpp returned an error; the context holds what it held before.
-        """
-        context, loop = self.memory.context, asyncio.get_running_loop()
-        made: asyncio.Queue[Choice | None] = asyncio.Queue()
-
-        def steps(job: Job) -> None:
-            following: np.ndarray | None = logits
-            while following is not None and not job.cancelled:
-                choice = choose(following)
-                loop.call_soon_threadsafe(made.put_nowait, choice)
-                following = None if choice.last else context.decode((choice.token,), want_logits=True)
-
-        working = asyncio.ensure_future(self._thread.call_with_job(steps))
-        working.add_done_callback(lambda _: made.put_nowait(None))
-        try:
-            while (choice := await made.get()) is not None:
-                yield choice
-            await working
-        finally:
-            working.cancel()
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([working])
-
-
-def _cuts(count: int, following: Following, context: LlamaContext) -> Iterator[tuple[int, int]]:
-    """Yield where `count` tokens are cut, so that no batch has too many of them, or logits of too many."""
-    begin, asked = 0, 0
-    for index in range(count):
-        # one row is left for the last token's own logits
-        if index - begin == context.n_batch or (index in following and asked == context.most_outputs - 1):
-            yield begin, index
-            begin, asked = index, 0
-        asked += index in following
-    yield begin, count
+        parts = [Part(sequence, (0,), (0,)) for sequence in self._context.sequences]
+        await self._thread.call(lambda: self._context.decode(parts))
 
 
 def _template(params: LlamaParams) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Job:
-    """What the thread is doing."""
+    """What the thread is doing, or will do."""
 
     cancelled: bool = False
 
@@ -42,7 +42,7 @@ class EngineThread:
 
     def stop(self, last: Callable[[], object]) -> None:
         """Cancel the job in progress, do `last`, and end the thread. Blocks."""
-        self._cancel(self._job)
+        self.cancel(self._job)
         self.run(last)
         self._executor.shutdown()
 
@@ -50,11 +50,13 @@ class EngineThread:
         """End the thread, which has nothing to do. Blocks."""
         self._executor.shutdown()
 
-    async def call(self, work: Callable[[], T]) -> T:
-        """Do `work`; see `call_with_job`."""
-        return await self.call_with_job(lambda _: work())
+    def post(self, work: Callable[[Job], object]) -> Job:
+        """Do `work` behind what there is to do. It has to see to its errors."""
+        job = Job()
+        self._executor.submit(self._do, job, work)
+        return job
 
-    async def call_with_job(self, work: Callable[[Job], T]) -> T:
+    async def call(self, work: Callable[[], T]) -> T:
         """Do `work`. On cancellation, abort it and wait until the thread is free again.
 
         Raises:
@@ -62,31 +64,41 @@ class EngineThread:
         """
         job = Job()
 
-        def run() -> T:
-            self._begin(job)
+        def checked(job: Job) -> T:
             if job.cancelled:
                 raise DecodeAborted
-            return work(job)
+            return work()
 
-        future = asyncio.wrap_future(self._executor.submit(run))
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            self._cancel(job)
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([future])
-            future.exception()  # looked at, so that asyncio does not report it as forgotten
-            raise
-        except DecodeAborted as error:
-            raise DeviceEngineFailed("the engine was closed while it was answering") from error
+        return await awaited(self._executor.submit(self._do, job, checked), lambda: self.cancel(job))
 
-    def _begin(self, job: Job) -> None:
+    def _do(self, job: Job, work: Callable[[Job], T]) -> T:
         with self._changing:
             self._job = job
             self.abort.raised = job.cancelled
+        return work(job)
 
-    def _cancel(self, job: Job) -> None:
+    def cancel(self, job: Job) -> None:
+        """Have `job` stop, or not begin."""
         with self._changing:
             job.cancelled = True
             if self._job is job:  # and not the next one, which nobody cancelled
                 self.abort.raised = True
+
+
+async def awaited(future: Future[T], cancel: Callable[[], object]) -> T:
+    """Return the result of `future`. On cancellation, call `cancel` and wait until it is done.
+
+    Raises:
+        DeviceEngineFailed: it was aborted by something else: the engine was closed.
+    """
+    waited = asyncio.wrap_future(future)
+    try:
+        return await asyncio.shield(waited)
+    except asyncio.CancelledError:
+        cancel()
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([waited])
+        waited.exception()  # looked at, so that asyncio does not report it as forgotten
+        raise
+    except DecodeAborted as error:
+        raise DeviceEngineFailed("the engine was closed while it was answering") from error

@@ -94,7 +94,7 @@ class AttentionContext(LlamaContext):
         made.n_threads = made.n_threads_batch = n_threads
         made.cb_eval = self._on_node
         self._make_context(made)
-        self.ids.clear()
+        self.sequences[0].ids.clear()
 
     def attention(self, ids: Sequence[int], *, window: int, layers: Collection[int] | None = None) -> Attention:
         """Prefill the prompt `ids` from scratch and return the attention of its last `window` tokens.
@@ -123,7 +123,7 @@ class AttentionContext(LlamaContext):
 
     def evict(self, start: int, end: int) -> None:
         """Drop the cells from `start` to `end`, and keep what lies behind them: no device does, for comparison."""
-        L.llama_memory_seq_rm(self._memory, 0, start, end)
+        L.llama_memory_seq_rm(self.memory, 0, start, end)
 
     def full_layers(self) -> tuple[int, ...]:
         """Return the layers that attend to all of a prompt with keys of their own, as the cloud's capture wants.
@@ -135,9 +135,9 @@ class AttentionContext(LlamaContext):
         Raises:
             DeviceEngineFailed: llama.cpp failed.
         """
-        length = self._window + _BEYOND
+        length = self.window + _BEYOND
         if length > self.n_ctx:
-            self._remake(length, L.llama_n_threads(self._ctx))
+            self._remake(length, L.llama_n_threads(self.handle))
         seen = self._shown([0] * length, 1, range(self.n_layer - self._sharing_layers()))
         return tuple(layer for layer in sorted(seen) if seen[layer][:, -1, :_BEYOND].any())
 
@@ -151,13 +151,13 @@ class AttentionContext(LlamaContext):
 
     def _shown(self, ids: Sequence[int], window: int, wanted: Collection[int]) -> dict[int, np.ndarray]:
         """Prefill `ids` and return the weights of the last `window` tokens, by `wanted` layer that has any."""
-        self.rewind(0)
+        self.sequences[0].rewind(0)
         before = len(ids) - window
         for start, end in chunks(0, before):
-            self.decode(ids[start:end], want_logits=False)
+            self.sequences[0].decode(ids[start:end], want_logits=False)
         self._wanted_layers, self._seen, self._failure = frozenset(wanted), {}, None
         try:
-            self.decode(ids[before:], want_logits=False, outputs=[window - 1])
+            self.sequences[0].decode(ids[before:], want_logits=False, outputs=[window - 1])
         finally:
             self._wanted_layers = ()
         if self._failure is not None:

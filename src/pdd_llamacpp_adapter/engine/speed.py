@@ -98,14 +98,14 @@ async def probe(engine: DeviceEngine, speed: DeviceSpeed, *, size: int) -> Work:
         DeviceEngineFailed: llama.cpp returned an error.
     """
     work = Work()
-    async with engine.exclusive():
-        await engine.memory.start([0])
+    async with engine.exclusive() as slot:
+        await slot.memory.start([0])
         ids = [token % size for token in range(min(_PROBE_TOKENS, engine.n_ctx // 2))]
         for batch in (ids[:8], ids, *([1] for _ in range(_PROBE_STEPS))):
             begun = time.monotonic()
-            await engine.extend(batch, want_logits=True)
+            await slot.extend(batch, want_logits=True)
             seconds = time.monotonic() - begun
             speed.measured(len(batch), seconds)
             work.add(len(batch), seconds)
-        await engine.memory.rewind(0)
+        await slot.memory.rewind(0)
     return work

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
+    from pdd_llamacpp_adapter.engine.slot import Slot
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +29,8 @@ async def upgrade_when_idle(engine: DeviceEngine, chunk: Callable[[], int]) -> N
         chunk: tells how many tokens to process at a time.
     """
 
-    async def work() -> None:
-        if await upgrade(engine, chunk):
+    async def work(slot: Slot) -> None:
+        if await upgrade(slot, engine.n_ctx, chunk):
             logger.info("the device has read in full what was refined before")
 
     while True:
@@ -43,17 +44,17 @@ async def upgrade_when_idle(engine: DeviceEngine, chunk: Callable[[], int]) -> N
             logger.exception("idle work failed as it should not")
 
 
-async def upgrade(engine: DeviceEngine, chunk: Callable[[], int]) -> bool:
-    """Replace a refined prompt in the engine's memory by the whole one; return whether there was one, and room.
+async def upgrade(slot: Slot, n_ctx: int, chunk: Callable[[], int]) -> bool:
+    """Replace a refined prompt in a slot's memory by the whole one; return whether there was one, and room.
 
-    The caller has to hold the engine. If this is cancelled, or fails, the memory is what it was before.
+    The caller has to hold the slot, which has room for `n_ctx` tokens. If this is cancelled, or fails, the memory is what it was before.
 
     Raises:
         DeviceError: llama.cpp returned an error.
     """
-    memory = engine.memory
+    memory = slot.memory
     whole = memory.whole()
-    if memory.history is None or len(whole) > engine.n_ctx:
+    if memory.history is None or len(whole) > n_ctx:
         return False
     saved = await memory.save()
     if saved is None:
@@ -64,7 +65,7 @@ async def upgrade(engine: DeviceEngine, chunk: Callable[[], int]) -> bool:
             read = await memory.rewind(common_prefix(saved.ids, whole))
             while read < len(whole):
                 batch = whole[read : read + chunk()]
-                await engine.extend(batch)
+                await slot.extend(batch)
                 read += len(batch)
             done = True
         finally:

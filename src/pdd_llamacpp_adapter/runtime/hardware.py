@@ -28,5 +28,5 @@ def hardware_warnings(engine: DeviceEngine, settings: ServeSettings) -> Iterator
             f"{', '.join(changed)} make the device's model another one than its file's: unless the cloud serves "
             "the same, the device goes on with answers in another model's words"
         )
-    if settings.kv != "off" and engine.memory.kv.shape is None:
-        yield f"the device takes no KV cache from the cloud: {engine.memory.kv.reason}"
+    if settings.kv != "off" and engine.kv.shape is None:
+        yield f"the device takes no KV cache from the cloud: {engine.kv.reason}"

@@ -214,11 +214,12 @@ class Runtime:
             group: as `Facts.group`.
         """
         prompt, client = request.prompt_token_ids, self.cloud.client
+        memory = self._engine.slot_for(prompt).memory
         facts = Facts(
             has_cloud=client is not None,
             info=self.cloud.info,
-            held=self._engine.memory.holds(prompt),
-            held_whole=self._engine.memory.holds(prompt, refined=False),
+            held=memory.holds(prompt),
+            held_whole=memory.holds(prompt, refined=False),
             kv_cell_bytes=self._kv_cell_bytes(),
             paced=paced,
             group=group,
@@ -253,7 +254,7 @@ class Runtime:
         if self._settings.kv == "off" or info is None or client is None or KV_HANDOVER not in info.features:
             return None
         geometry = info.kv
-        if not isinstance(geometry, KVGeometry) or self._engine.memory.kv.differs_from(geometry) is not None:
+        if not isinstance(geometry, KVGeometry) or self._engine.kv.differs_from(geometry) is not None:
             return None
         return None if self._cells_checks.passed(client.url, geometry) is False else geometry.cell_bytes
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
     from pdd_llamacpp_adapter.engine.device_profile import Throttle
     from pdd_llamacpp_adapter.engine.logprobs import Following
+    from pdd_llamacpp_adapter.engine.slot import Slot
     from pdd_llamacpp_adapter.engine.speed import DeviceSpeed
     from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
 
@@ -25,6 +26,8 @@ class Batches:
 
     def __init__(self, engine: DeviceEngine, live: LiveAnswer, *, throttle: Throttle, speed: DeviceSpeed) -> None:
         self.engine = engine
+        self.slot: Slot
+        """The answer's place in the engine, once it has one."""
         self.throttle = throttle
         self.speed = speed
         self.work = Work()
@@ -39,41 +42,41 @@ class Batches:
         return self.throttle.chunk or self.speed.chunk
 
     async def start(self, prompt: Sequence[int], *, refined: bool) -> int:
-        """Keep what the engine has of `prompt`; see `EngineMemory.start`."""
+        """Keep what the slot has of `prompt`; see `EngineMemory.start`."""
         self.waits_since = self._live.now()
-        position = await self.engine.memory.start(prompt, refined=refined)
+        position = await self.slot.memory.start(prompt, refined=refined)
         self.waits_since = None
         return position
 
     async def rewind(self, length: int) -> int:
         """Keep the first `length` tokens; see `EngineMemory.rewind`."""
         self.waits_since = self._live.now()
-        kept = await self.engine.memory.rewind(length)
+        kept = await self.slot.memory.rewind(length)
         self.waits_since = None
         return kept
 
     async def add_cells(self, start: int, keys: np.ndarray, values: np.ndarray) -> None:
         """Put cells in front of those added before; see `EngineMemory.add_cells`."""
         self.waits_since = self._live.now()
-        await self.engine.memory.add_cells(start, keys, values)
+        await self.slot.memory.add_cells(start, keys, values)
         self.waits_since = None
 
     async def join_cells(self, ids: Sequence[int]) -> None:
         """Have the added cells follow what was processed; see `EngineMemory.join_cells`."""
         self.waits_since = self._live.now()
-        await self.engine.memory.join_cells(ids)
+        await self.slot.memory.join_cells(ids)
         self.waits_since = None
 
     async def drop_cells(self) -> None:
         """Drop the cells that were added and not joined; see `EngineMemory.drop_cells`."""
         self.waits_since = self._live.now()
-        await self.engine.memory.drop_cells()
+        await self.slot.memory.drop_cells()
         self.waits_since = None
 
     async def compare_cells(self, start: int, keys: np.ndarray, values: np.ndarray) -> float:
-        """Return how similar cells are to those that the engine has; see `EngineMemory.compare_cells`."""
+        """Return how similar cells are to those that the slot has; see `EngineMemory.compare_cells`."""
         self.waits_since = self._live.now()
-        similarity = await self.engine.memory.compare_cells(start, keys, values)
+        similarity = await self.slot.memory.compare_cells(start, keys, values)
         self.waits_since = None
         return similarity
 
@@ -84,9 +87,9 @@ class Batches:
         begun = self.waits_since = self._live.now()
         likelihoods: list[float] = []
         if following:
-            likelihoods, logits = await self.engine.judge(ids, following, want_logits=want_logits)
+            likelihoods, logits = await self.slot.judge(ids, following, want_logits=want_logits)
         else:
-            logits = await self.engine.extend(ids, want_logits=want_logits)
+            logits = await self.slot.extend(ids, want_logits=want_logits)
         self.waits_since = None
         await self.throttle.wait(len(ids), begun)
         self.measured(len(ids), self._live.now() - begun)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from pdd_llamacpp_adapter.engine.device_engine import Choice
+from pdd_llamacpp_adapter.engine.slot import Choice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ async def decode(logits: np.ndarray, sampler: Sampler, *, batches: Batches, live
         return
     answer = live.answer
     begun = batches.waits_since = live.now()
-    async with aclosing(batches.engine.generate(logits, choices.choose)) as steps:
+    async with aclosing(batches.slot.generate(logits, choices.choose)) as steps:
         async for choice in steps:
             now = live.now()
             if answer.behind:

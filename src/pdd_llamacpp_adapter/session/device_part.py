@@ -62,7 +62,7 @@ class DevicePart:
         try:
             with self._scope:
                 await self._end_of_standby()
-                async with self._engine.exclusive():
+                async with self._engine.exclusive(self._request.prompt_token_ids) as self._batches.slot:
                     self._at_work = True
                     await self._decode(await self._catch_up())
         except DeviceError as error:

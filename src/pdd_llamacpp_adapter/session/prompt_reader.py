@@ -46,7 +46,7 @@ class PromptReader:
     async def start(self) -> int:
         """Begin behind what the engine holds already; return how many tokens of the prompt that saves."""
         position = await self._batches.start(self._reading.prompt, refined=self._reuse_refined)
-        history = self._batches.engine.history
+        history = self._batches.slot.history
         self._reading.resume(position, history)
         if history is not None:
             self._remembered = len(self._reading.ids)
@@ -166,7 +166,7 @@ class PromptReader:
         reading = self._reading
         if reading.refined and reading.prompt_done and self._remembered != len(reading.ids):
             self._remembered = len(reading.ids)
-            self._batches.engine.memory.remember(RefinedHistory(tuple(reading.ids), reading.prompt))
+            self._batches.slot.memory.remember(RefinedHistory(tuple(reading.ids), reading.prompt))
 
     def took_over(self) -> None:
         """Record the guard's verdict, which is final."""

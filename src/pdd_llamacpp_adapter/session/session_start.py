@@ -161,14 +161,14 @@ async def set_up(request: AnswerRequest, options: SessionOptions) -> SessionSetu
     live = LiveAnswer(new_answer(request, options))
     fetch, cells, reuse_refined = None, None, False
     if handed_over and engine is not None:
-        history = engine.history
+        history = engine.slot_for(request.prompt_token_ids).history
         reuse_refined = history is not None and history.begins(request.prompt_token_ids)
         if request.refine_ratio is not None:
             protected = await anyio.to_thread.run_sync(protected_by_device, request, engine.vocab)
             fetch = RefinedPromptFetch(live, request.refine_ratio, protected)
         if request.kv:
             silence_s = options.patience.cells_silence_s
-            cells = CellsFetch(live, engine.memory.kv, options.cells_checks, silence_s=silence_s)
+            cells = CellsFetch(live, engine.kv, options.cells_checks, silence_s=silence_s)
             if fetch is not None or reuse_refined:
                 cells.give_up(REFINED, "it reads a refined prompt")
     return SessionSetup(

@@ -73,7 +73,7 @@ async def handed_over(engine, request, ids):
 
 def test_greedy_answers_repeat(engine, prompt):
     first = ids_of(answer(engine, prompt))
-    engine.reset()
+    engine.slots[0].reset()
     assert ids_of(answer(engine, prompt)) == first
     assert len(first) == 24
 
@@ -81,7 +81,7 @@ def test_greedy_answers_repeat(engine, prompt):
 @pytest.mark.parametrize("position", [1, 3, 8, 15])
 def test_a_handed_over_answer_equals_the_devices_own(engine, prompt, position):
     own = ids_of(answer(engine, prompt))
-    engine.reset()
+    engine.slots[0].reset()
     request = AnswerRequest(prompt_token_ids=prompt, max_tokens=24)
     outcome = anyio.run(handed_over, engine, request, own[:position])
     anyio.run(assert_same, engine, prompt, ids_of(outcome), own)
@@ -94,7 +94,7 @@ def test_a_seeded_answer_goes_on_the_same_after_the_same_handoff(engine, prompt)
     own = ids_of(answer(engine, prompt))[:4]
     outcomes = []
     for _ in range(2):
-        engine.reset()
+        engine.slots[0].reset()
         outcomes.append(ids_of(anyio.run(handed_over, engine, request, own)))
     assert outcomes[0] == outcomes[1]
 
@@ -115,7 +115,7 @@ def test_a_profile_is_never_beaten(engine, prompt):
 
 def test_an_unreachable_cloud_leaves_the_answer_to_the_device(engine, prompt):
     own = ids_of(answer(engine, prompt))
-    engine.reset()
+    engine.slots[0].reset()
     outcome = answer(engine, prompt, cloud_url="http://127.0.0.1:9/v1")
     assert ids_of(outcome) == own
     assert outcome.cloud_error.startswith("CloudUnreachable")
@@ -136,7 +136,7 @@ async def test_two_sessions_on_one_engine_take_turns(engine, prompt):
         tasks.start_soon(make, "other", other)
     for name, ids in (("one", prompt), ("other", other)):
         together = answers[name]
-        engine.reset()
+        engine.slots[0].reset()
         await make(name, ids)
         assert answers[name] == together
 
@@ -154,7 +154,7 @@ async def test_leaving_early_stops_llama_in_the_middle_of_a_chunk(engine, long_p
         await first.wait()
         await anyio.sleep(0.02)  # a chunk takes ten times as long
     assert session.outcome.finish_reason == "cancelled"
-    assert engine.memory.n_past == processed[-1] < len(long_prompt)
+    assert engine.slots[0].memory.n_past == processed[-1] < len(long_prompt)
 
 
 def test_ctrl_c_stops_a_running_prefill(gguf):

@@ -16,78 +16,78 @@ pytestmark = pytest.mark.anyio
 async def process(engine, ids, chunk):
     logits = None
     for start in range(0, len(ids), chunk):
-        logits = await engine.extend(ids[start : start + chunk], want_logits=start + chunk >= len(ids))
+        logits = await engine.slots[0].extend(ids[start : start + chunk], want_logits=start + chunk >= len(ids))
     return logits
 
 
 async def test_prefill_in_chunks_equals_prefill_at_once(engine, long_prompt):
     whole = await process(engine, long_prompt[:256], 256)
-    engine.reset()
+    engine.slots[0].reset()
     chunked = await process(engine, long_prompt[:256], 64)
     assert np.array_equal(whole, chunked)
-    assert engine.memory.n_past == 256
+    assert engine.slots[0].memory.n_past == 256
 
 
 async def test_a_batch_above_llamas_limit_is_cut(engine, long_prompt):
-    logits = await engine.extend(long_prompt, want_logits=True)
-    assert engine.memory.n_past == 600
+    logits = await engine.slots[0].extend(long_prompt, want_logits=True)
+    assert engine.slots[0].memory.n_past == 600
     assert logits.shape == (engine.vocab.size,)
 
 
 async def test_logits_are_a_copy(engine, long_prompt):
-    first = await engine.extend(long_prompt[:8], want_logits=True)
+    first = await engine.slots[0].extend(long_prompt[:8], want_logits=True)
     kept = first.copy()
-    await engine.extend(long_prompt[8:16], want_logits=True)
+    await engine.slots[0].extend(long_prompt[8:16], want_logits=True)
     assert np.array_equal(first, kept)
 
 
 async def test_cancelling_stops_llama_at_once_and_leaves_the_context_usable(engine, long_prompt):
     fresh = await process(engine, long_prompt[:300], 100)
-    engine.reset()
-    await engine.extend(long_prompt[:100])
+    engine.slots[0].reset()
+    await engine.slots[0].extend(long_prompt[:100])
     with anyio.move_on_after(0.15) as scope:
-        await engine.extend(long_prompt[100:600])  # one batch, seconds of work
+        await engine.slots[0].extend(long_prompt[100:600])  # one batch, seconds of work
     assert scope.cancelled_caught
-    assert engine.memory.n_past == 100, "llama.cpp did not finish the batch"
+    assert engine.slots[0].memory.n_past == 100, "llama.cpp did not finish the batch"
     assert np.array_equal(await process(engine, long_prompt[100:300], 100), fresh)
 
 
 async def test_an_abort_prints_nothing(engine, long_prompt, capfd, caplog):
     with anyio.move_on_after(0.1):
-        await engine.extend(long_prompt[:512])
-    assert engine.memory.n_past == 0
+        await engine.slots[0].extend(long_prompt[:512])
+    assert engine.slots[0].memory.n_past == 0
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
 
 
 async def test_a_job_that_was_cancelled_in_the_queue_does_nothing(engine, long_prompt):
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(engine.extend, long_prompt[:200])
+        tasks.start_soon(engine.slots[0].extend, long_prompt[:200])
         await anyio.sleep(0.05)
         with anyio.move_on_after(0.01) as scope:
-            await engine.extend(long_prompt[200:400])
+            await engine.slots[0].extend(long_prompt[200:400])
     assert scope.cancelled_caught
-    assert engine.memory.n_past == 200
+    assert engine.slots[0].memory.n_past == 200
 
 
 async def test_rewinding_and_going_on_elsewhere_is_exact(engine, long_prompt):
     expected = await process(engine, [*long_prompt[:128], *long_prompt[300:364]], 64)
-    engine.reset()
+    engine.slots[0].reset()
     await process(engine, long_prompt[:256], 64)
-    assert await engine.memory.rewind(128) == 128
+    assert await engine.slots[0].memory.rewind(128) == 128
     assert np.array_equal(await process(engine, long_prompt[300:364], 64), expected)
 
 
 async def test_the_common_prefix_of_two_answers_is_kept(engine, long_prompt):
     await process(engine, long_prompt[:256], 64)
-    assert await engine.memory.start(long_prompt[:128] + long_prompt[300:400]) == 128
-    assert engine.memory.n_past == 128
+    assert await engine.slots[0].memory.start(long_prompt[:128] + long_prompt[300:400]) == 128
+    assert engine.slots[0].memory.n_past == 128
 
 
 async def test_a_repeated_prompt_is_kept_but_for_its_last_token(engine, long_prompt):
     fresh = await process(engine, long_prompt[:65], 65)
-    assert await engine.memory.start(long_prompt[:65]) == 64
-    again = await engine.extend(long_prompt[64:65], want_logits=True)
+    assert await engine.slots[0].memory.start(long_prompt[:65]) == 64
+    again = await engine.slots[0].extend(long_prompt[64:65], want_logits=True)
     assert again.argmax() == fresh.argmax()
     np.testing.assert_allclose(again, fresh, atol=0.1)
 
@@ -104,8 +104,8 @@ async def test_what_does_not_fit_is_refused_before_any_work(gguf, long_prompt):
 @pytest.mark.parametrize("ids", [[], [-1], [10**6]])
 async def test_ids_that_would_crash_llama_are_errors(engine, ids):
     with pytest.raises(DeviceEngineFailed):
-        await engine.extend(ids)
-    assert engine.memory.n_past == 0
+        await engine.slots[0].extend(ids)
+    assert engine.slots[0].memory.n_past == 0
 
 
 async def test_one_answer_at_a_time(engine):
@@ -129,7 +129,7 @@ async def test_a_closed_engine_says_so(gguf, long_prompt):
     engine.close()
     engine.close()
     with pytest.raises(DeviceEngineFailed, match="closed"):
-        await engine.extend(long_prompt[:4])
+        await engine.slots[0].extend(long_prompt[:4])
     with pytest.raises(DeviceError, match="closed"):
         vocab.tokenize("text")
 
@@ -168,7 +168,7 @@ async def test_closing_while_it_works_stops_it(gguf, long_prompt):
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(close)
         with pytest.raises(DeviceEngineFailed, match="closed"):
-            await engine.extend(long_prompt[:512])
+            await engine.slots[0].extend(long_prompt[:512])
 
 
 async def test_a_missing_file_is_a_model_error(tmp_path):

@@ -69,15 +69,15 @@ def schema_of(value):
 async def answer_cut_at(engine, grammars, request, cut):
     """Make an answer; after `cut` tokens throw sampler and matcher away, and go on with new ones."""
     stop_ids = engine.vocab.stop_ids
-    await engine.memory.start(request.prompt_token_ids)
-    ids, pending = [], request.prompt_token_ids[engine.memory.n_past :]
+    await engine.slots[0].memory.start(request.prompt_token_ids)
+    ids, pending = [], request.prompt_token_ids[engine.slots[0].memory.n_past :]
     sampler = Sampler(request, stop_ids=stop_ids, matcher=grammars.matcher(request.grammar))
     while len(ids) < request.max_tokens:
         if len(ids) == cut:
             matcher = grammars.matcher(request.grammar)
             assert matcher.advance(ids) is None
             sampler = Sampler(request, stop_ids=stop_ids, output=ids, matcher=matcher)
-        logits = await engine.extend(pending, want_logits=True)
+        logits = await engine.slots[0].extend(pending, want_logits=True)
         pending = [sampler.sample(logits)[0]]
         ids += pending
         if ids[-1] in stop_ids:

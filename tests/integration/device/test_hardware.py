@@ -133,10 +133,10 @@ def test_rows_of_logits_are_reserved_for_those_that_are_used(context, logged):
 async def test_more_judged_tokens_than_rows_are_judged_in_parts(engine, long_prompt):
     count = 2 * OUTPUTS + 5
     seen = {index: NextToken(long_prompt[index + 1]) for index in range(count)}
-    found, logits = await engine.judge(long_prompt[:count], seen, want_logits=True)
+    found, logits = await engine.slots[0].judge(long_prompt[:count], seen, want_logits=True)
     assert len(found) == count
     assert logits is not None
-    assert engine.memory.n_past == count
+    assert engine.slots[0].memory.n_past == count
 
 
 def test_rope_and_yarn_reach_llama(context, prompt, plain):

@@ -71,31 +71,31 @@ def usual(f16):
 async def process(engine, ids, chunk=64):
     logits = None
     for start in range(0, len(ids), chunk):
-        logits = await engine.extend(ids[start : start + chunk], want_logits=start + chunk >= len(ids))
+        logits = await engine.slots[0].extend(ids[start : start + chunk], want_logits=start + chunk >= len(ids))
     return logits
 
 
 async def greedy(engine, last, count=ANSWER):
     """Return `count` tokens behind what the engine holds and the token `last`."""
-    made, logits = [], await engine.extend([last], want_logits=True)
+    made, logits = [], await engine.slots[0].extend([last], want_logits=True)
     while len(made) < count:
         made.append(int(logits.argmax()))
-        logits = await engine.extend(made[-1:], want_logits=True)
+        logits = await engine.slots[0].extend(made[-1:], want_logits=True)
     return made
 
 
 async def own_cells(engine, ids):
     """Return the cells of `ids` that a prefill of the engine's makes, as vLLM would send them."""
-    engine.reset()
+    engine.slots[0].reset()
     await process(engine, ids)
-    cells = engine.memory.context.cells
+    cells = engine.slots[0].memory.sequence.cells
     found = read(cells.layout, cells.own(0, len(ids)))
-    engine.reset()
+    engine.slots[0].reset()
     return found
 
 
 async def add(engine, cells, start, end):
-    await engine.memory.add_cells(start, cells.keys[:, start:end], cells.values[:, start:end])
+    await engine.slots[0].memory.add_cells(start, cells.keys[:, start:end], cells.values[:, start:end])
 
 
 async def read_with_two_fronts(engine, ids, cells, front):
@@ -106,9 +106,9 @@ async def read_with_two_fronts(engine, ids, cells, front):
             piece = pieces.pop(0)
             await add(engine, cells, piece.start, piece.end)
         if done < front:
-            await engine.extend(ids[done : min(front, done + 64)])
-            done = engine.memory.n_past
-    await engine.memory.join_cells(ids)
+            await engine.slots[0].extend(ids[done : min(front, done + 64)])
+            done = engine.slots[0].memory.n_past
+    await engine.slots[0].memory.join_cells(ids)
 
 
 @pytest.mark.parametrize("front", [0, 1, CELLS // 2, CELLS - 1])
@@ -117,8 +117,8 @@ async def test_joined_cells_are_answered_from_as_the_engines_own(taking, own, lo
     cells, answer = own
     taking.reset()
     await read_with_two_fronts(taking, ids, cells, front)
-    assert taking.memory.context.ids == ids
-    joined = taking.memory.context.cells
+    assert taking.slots[0].memory.sequence.ids == ids
+    joined = taking.slots[0].memory.sequence.cells
     held = read(joined.layout, joined.own(front, CELLS))
     assert held.positions.tolist() == list(range(front, CELLS))
     assert np.array_equal(held.keys, cells.keys[:, front:]), "the same bits, once unpacked and packed again"
@@ -127,7 +127,7 @@ async def test_joined_cells_are_answered_from_as_the_engines_own(taking, own, lo
 
 
 async def same(engine, prompt, ours, theirs):
-    await assert_same(engine, prompt, ours, theirs, near=NEAR[engine.memory.context.cells.layout.kind])
+    await assert_same(engine, prompt, ours, theirs, near=NEAR[engine.slots[0].memory.sequence.cells.layout.kind])
 
 
 async def test_the_engine_goes_on_from_joined_cells_in_a_next_turn_and_after_a_rewind(taking, own, long_prompt):
@@ -149,7 +149,7 @@ async def test_the_engine_goes_on_from_joined_cells_in_a_next_turn_and_after_a_r
     await process(taking, turn)
     found = await greedy(taking, 7)
     assert await taking.memory.rewind(200) == 200
-    assert taking.memory.context.ids == ids[:200]
+    assert taking.slots[0].memory.sequence.ids == ids[:200]
     await process(taking, turn)
     other = await greedy(taking, 7)
     await same(taking, conversation, found, next_turn)
@@ -164,7 +164,7 @@ async def test_a_memory_with_joined_cells_can_be_put_aside_and_taken_back(taking
     saved = await taking.memory.save()
     found = await greedy(taking, last)
     await taking.memory.load(saved)
-    assert taking.memory.context.ids == ids
+    assert taking.slots[0].memory.sequence.ids == ids
     await same(taking, [*ids, last], await greedy(taking, last), found)
 
 
@@ -177,7 +177,7 @@ async def test_cells_that_are_dropped_leave_the_front_as_it_is(taking, own, long
     await taking.memory.drop_cells()
     with pytest.raises(DeviceEngineFailed, match="do not lie between 100 and 300"):
         await taking.memory.join_cells(ids)
-    assert taking.memory.context.ids == ids[:100]
+    assert taking.slots[0].memory.sequence.ids == ids[:100]
     await process(taking, ids[100:])
     await same(taking, [*ids, last], await greedy(taking, last), answer)
 
@@ -259,14 +259,14 @@ async def test_a_state_that_llama_refuses_leaves_the_front(usual, long_prompt, m
 
 async def holds_its_front_alone(engine, prompt):
     """The engine holds the first 40 tokens, no cells wait, and it goes on from there as ever."""
-    assert len(engine.memory.context.cells) == 0
-    assert engine.memory.context.ids == prompt[:40]
+    assert len(engine.slots[0].memory.sequence.cells) == 0
+    assert engine.slots[0].memory.sequence.ids == prompt[:40]
     for sequence in (1, 2):
-        assert L.llama_memory_seq_pos_max(engine.memory.context._memory, sequence) == -1
+        assert L.llama_memory_seq_pos_max(engine.slots[0].memory.sequence._memory, sequence) == -1
     with pytest.raises(DeviceEngineFailed):
-        await engine.memory.join_cells(prompt[:CELLS])
+        await engine.slots[0].memory.join_cells(prompt[:CELLS])
     found = await process(engine, prompt[40:104])
-    engine.reset()
+    engine.slots[0].reset()
     expected = await process(engine, prompt[:40])
     expected = await process(engine, prompt[40:104])
     np.testing.assert_allclose(found, expected, atol=0.05)
@@ -299,7 +299,7 @@ async def test_what_starts_anew_drops_cells(usual, long_prompt):
         await process(usual, long_prompt[:40])
         await add(usual, cells, 40, CELLS)
         await way()
-        assert len(usual.memory.context.cells) == 0
+        assert len(usual.slots[0].memory.sequence.cells) == 0
         usual.reset()
 
 
@@ -308,8 +308,8 @@ async def test_cells_do_not_take_the_room_of_a_front_that_has_overtaken_them(ggu
         cells = await own_cells(engine, long_prompt[:500])
         await add(engine, cells, 100, 500)
         await process(engine, long_prompt[:500])
-        assert engine.memory.n_past == 500
-        assert len(engine.memory.context.cells) == 0
+        assert engine.slots[0].memory.n_past == 500
+        assert len(engine.slots[0].memory.sequence.cells) == 0
 
 
 async def test_an_engine_that_takes_cells_in_does_everything_else_bit_by_bit_as_one_that_does_not(
@@ -327,8 +327,8 @@ async def test_an_engine_that_takes_cells_in_does_everything_else_bit_by_bit_as_
 
 async def test_an_engine_that_was_not_asked_to_takes_no_cells_in(engine, usual, long_prompt):
     cells = await own_cells(usual, long_prompt[:20])
-    assert engine.memory.kv.shape is None
-    await engine.memory.drop_cells()
+    assert engine.kv.shape is None
+    await engine.slots[0].memory.drop_cells()
     with pytest.raises(DeviceEngineFailed, match="not switched on"):
         await add(engine, cells, 0, 20)
 

@@ -59,8 +59,8 @@ SHAPES = {
 def test_a_models_file_says_what_its_cells_look_like(tmp_path, case):
     fields, expected = SHAPES[case]
     with opened(tmp_path, **fields)[1] as engine:
-        shape = engine.memory.kv.shape
-        assert engine.memory.kv.reason == ""
+        shape = engine.kv.shape
+        assert engine.kv.reason == ""
     assert (shape.num_layers, shape.num_kv_heads, shape.head_size, shape.rotary_dim) == (2, 2, 16, 16)
     assert (shape.scaling, shape.factor, shape.order) == expected
     assert shape.theta == 10_000.0
@@ -68,9 +68,9 @@ def test_a_models_file_says_what_its_cells_look_like(tmp_path, case):
 
 def test_a_model_with_a_sliding_window_takes_none_in_and_works(tmp_path):
     with opened(tmp_path, arch="gemma3")[1] as engine:
-        assert engine.memory.kv.shape is None
-        assert "sliding window" in engine.memory.kv.reason
-        assert engine.memory.context.cells is None
+        assert engine.kv.shape is None
+        assert "sliding window" in engine.kv.reason
+        assert engine.slots[0].memory.sequence.cells is None
 
 
 @pytest.mark.parametrize("arch", ["llama", "qwen2"])
@@ -79,8 +79,8 @@ async def test_keys_are_those_that_a_cloud_would_compute(tmp_path, arch):
     model, engine = opened(tmp_path, arch=arch)
     ids = [5, 9, 30, 41, 7, 22]
     with engine:
-        await engine.extend(ids)
-        cells = engine.memory.context.cells
+        await engine.slots[0].extend(ids)
+        cells = engine.slots[0].memory.sequence.cells
         found = read(cells.layout, cells.own(0, len(ids))).keys[0]
     weights = model.tensors()
     inputs = weights["token_embd.weight"].astype(np.float32)[ids]
@@ -101,27 +101,27 @@ async def test_keys_are_those_that_a_cloud_would_compute(tmp_path, arch):
 def test_llama_cpp_has_the_rope_that_the_table_says(tmp_path, arch):
     import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
 
-    with opened(tmp_path, arch=arch)[1] as engine, engine.memory.context.model as handle:
+    with opened(tmp_path, arch=arch)[1] as engine, engine.slots[0].memory.sequence.model as handle:
         assert ROPE_TYPES[L.llama_model_rope_type(handle)] is KEY_ORDER[arch]
 
 
 async def test_a_llama_cpp_with_another_layout_takes_none_in_and_works(gguf, monkeypatch, caplog):
     monkeypatch.setattr(sequence_state, "_MAGIC", 1)
     with DeviceEngine.open(gguf, n_ctx=256, kv=True) as engine:
-        assert engine.memory.kv.shape is None
-        assert "does not give back a known state" in engine.memory.kv.reason
-        logits = await engine.extend([1, 2, 3], want_logits=True)
+        assert engine.kv.shape is None
+        assert "does not give back a known state" in engine.kv.reason
+        logits = await engine.slots[0].extend([1, 2, 3], want_logits=True)
     (record,) = caplog.records
     assert "takes in no KV cache" in record.message
     with DeviceEngine.open(gguf, n_ctx=256) as engine:
-        assert np.array_equal(await engine.extend([1, 2, 3], want_logits=True), logits)
+        assert np.array_equal(await engine.slots[0].extend([1, 2, 3], want_logits=True), logits)
 
 
 async def test_a_layout_that_gives_back_other_numbers_is_noticed(gguf, monkeypatch, caplog):
     """As if llama.cpp began to store heads in another order."""
     monkeypatch.setattr("pdd_llamacpp_adapter.engine.kv.layout_check.read", lambda *_: _turned(read(*_)))
     with DeviceEngine.open(gguf, n_ctx=256, kv=True) as engine:
-        assert engine.memory.kv.reason == "llama.cpp gives back a known state with other numbers"
+        assert engine.kv.reason == "llama.cpp gives back a known state with other numbers"
     assert "other numbers" in caplog.text
 
 

@@ -13,7 +13,7 @@ from pdd_core.refinement.guard import Guard
 from pdd_core.timeline import Source, TokenLogprob, TokenLogprobs
 from pdd_llamacpp_adapter import AnswerRequest, AnswerSession
 from pdd_llamacpp_adapter.cloud.cloud_stream import CloudChunk
-from pdd_llamacpp_adapter.engine.history import RefinedHistory
+from pdd_llamacpp_adapter.engine.slots[0].history import RefinedHistory
 from pdd_llamacpp_adapter.engine.logprobs import NextToken, log_likelihood
 from pdd_llamacpp_adapter.engine.upgrade import upgrade
 from pdd_llamacpp_adapter.session.device_reading import Reading
@@ -25,12 +25,12 @@ pytestmark = pytest.mark.anyio
 async def process(engine, ids, chunk=64):
     logits = None
     for start in range(0, len(ids), chunk):
-        logits = await engine.extend(ids[start : start + chunk], want_logits=start + chunk >= len(ids))
+        logits = await engine.slots[0].extend(ids[start : start + chunk], want_logits=start + chunk >= len(ids))
     return logits
 
 
 async def fresh(engine, ids, chunk=64):
-    engine.reset()
+    engine.slots[0].reset()
     return await process(engine, ids, chunk)
 
 
@@ -42,7 +42,7 @@ async def test_logits_after_a_swap_are_those_of_a_fresh_prefill(engine, long_pro
     reading.processed = read
     assert reading.refine(kept) > 0
     swapped = await process(engine, reading.pending((), 512))
-    assert engine.memory.n_past == len(reading.ids)
+    assert engine.slots[0].memory.n_past == len(reading.ids)
     assert np.array_equal(swapped, await fresh(engine, reading.ids))
 
 
@@ -51,13 +51,13 @@ async def test_likelihoods_equal_a_computation_token_by_token(engine, long_promp
     expected, logits = [], await fresh(engine, ids)
     for token in told:
         expected.append(log_likelihood(logits, NextToken(token)))
-        logits = await engine.extend([token], want_logits=True)
-    engine.reset()
+        logits = await engine.slots[0].extend([token], want_logits=True)
+    engine.slots[0].reset()
     await process(engine, ids[:64])
     batch = [*ids[64:], *told]
     following = {31 + index: NextToken(token) for index, token in enumerate(told)}
-    found, last = await engine.judge(batch, following, want_logits=True)
-    assert engine.memory.n_past == 136
+    found, last = await engine.slots[0].judge(batch, following, want_logits=True)
+    assert engine.slots[0].memory.n_past == 136
     # F16 weights: llama.cpp's kernels for one token and for a batch round differently
     np.testing.assert_allclose(found, expected, atol=0.05)
     np.testing.assert_allclose(last, logits, atol=0.1)
@@ -66,13 +66,13 @@ async def test_likelihoods_equal_a_computation_token_by_token(engine, long_promp
 
 async def test_likelihoods_of_a_batch_that_is_cut_are_those_of_the_whole(engine, long_prompt):
     following = {index: NextToken(long_prompt[index + 1]) for index in range(500, 540)}
-    cut, none = await engine.judge(long_prompt, following)
+    cut, none = await engine.slots[0].judge(long_prompt, following)
     assert none is None
-    engine.reset()
+    engine.slots[0].reset()
     expected = []
     await process(engine, long_prompt[:500], 250)
     for token, after in pairwise(long_prompt[500:541]):
-        logits = await engine.extend([token], want_logits=True)
+        logits = await engine.slots[0].extend([token], want_logits=True)
         expected.append(log_likelihood(logits, NextToken(after)))
     np.testing.assert_allclose(cut, expected, atol=0.05)
 
@@ -88,32 +88,32 @@ async def test_a_turn_behind_a_refined_one_equals_a_fresh_computation(engine, lo
     reading = Reading(prompt)
     reading.refine([*range(40), *range(200, 300)])
     await process(engine, [*reading.ids, *said])
-    engine.memory.remember(RefinedHistory(tuple(reading.ids), reading.prompt))
+    engine.slots[0].memory.remember(RefinedHistory(tuple(reading.ids), reading.prompt))
 
     whole = [*prompt, *said, *asked]
-    assert engine.memory.holds(whole) == 320
-    assert await engine.memory.start(whole) == 320
-    assert engine.memory.n_past == len(reading.ids) + len(said)
+    assert engine.slots[0].memory.holds(whole) == 320
+    assert await engine.slots[0].memory.start(whole) == 320
+    assert engine.slots[0].memory.n_past == len(reading.ids) + len(said)
     behind = await process(engine, asked)
-    assert engine.history.whole([*reading.ids, *said, *asked]) == whole
+    assert engine.slots[0].history.whole([*reading.ids, *said, *asked]) == whole
     np.testing.assert_allclose(behind, await fresh(engine, [*reading.ids, *said, *asked]), atol=0.1)
-    assert engine.history is None
+    assert engine.slots[0].history is None
 
 
 async def test_a_memory_that_was_cut_short_stands_for_itself(engine, long_prompt):
     await process(engine, long_prompt[:100])
-    engine.memory.remember(RefinedHistory(tuple(long_prompt[:100]), tuple(range(200))))
-    assert await engine.memory.rewind(100) == 100
-    assert engine.history is not None
-    await engine.memory.rewind(99)
-    assert engine.history is None
+    engine.slots[0].memory.remember(RefinedHistory(tuple(long_prompt[:100]), tuple(range(200))))
+    assert await engine.slots[0].memory.rewind(100) == 100
+    assert engine.slots[0].history is not None
+    await engine.slots[0].memory.rewind(99)
+    assert engine.slots[0].history is None
 
 
 async def read_refined(engine, prompt, said):
     reading = Reading(prompt)
     reading.refine([*range(40), *range(len(prompt) - 100, len(prompt))])
     await process(engine, [*reading.ids, *said])
-    engine.memory.remember(RefinedHistory(tuple(reading.ids), reading.prompt))
+    engine.slots[0].memory.remember(RefinedHistory(tuple(reading.ids), reading.prompt))
     return reading
 
 
@@ -121,9 +121,9 @@ async def test_idle_time_makes_a_refined_memory_the_whole_one(engine, long_promp
     prompt, said, asked = long_prompt[:300], long_prompt[400:420], long_prompt[500:540]
     await read_refined(engine, prompt, said)
     assert await upgrade(engine, lambda: 64)
-    assert engine.history is None
-    assert engine.memory.n_past == 320
-    assert await engine.memory.start([*prompt, *said, *asked]) == 320
+    assert engine.slots[0].history is None
+    assert engine.slots[0].memory.n_past == 320
+    assert await engine.slots[0].memory.start([*prompt, *said, *asked]) == 320
     behind = await process(engine, asked)
     np.testing.assert_allclose(behind, await fresh(engine, [*prompt, *said, *asked]), atol=0.1)
 
@@ -132,7 +132,7 @@ async def test_an_answer_gets_the_engine_from_idle_work_at_once_and_as_it_was(en
     prompt, said, asked = long_prompt[:560], long_prompt[400:420], long_prompt[500:540]
     reading = await read_refined(engine, prompt, said)
     expected = await process(engine, asked)
-    await engine.memory.rewind(len(reading.ids) + len(said))
+    await engine.slots[0].memory.rewind(len(reading.ids) + len(said))
     came, done = anyio.Event(), []
 
     async def idle_work():
@@ -143,12 +143,12 @@ async def test_an_answer_gets_the_engine_from_idle_work_at_once_and_as_it_was(en
         tasks.start_soon(engine.queue.when_idle, idle_work)
         await came.wait()
         await anyio.sleep(0.1)  # it is seconds of work
-        assert engine.history.prompt == tuple(prompt)
-        assert engine.memory.holds([*prompt, *said, *asked]) == 580
+        assert engine.slots[0].history.prompt == tuple(prompt)
+        assert engine.slots[0].memory.holds([*prompt, *said, *asked]) == 580
         async with engine.exclusive():
             assert done == []
-            assert engine.history.prompt == tuple(prompt)
-            assert await engine.memory.start([*prompt, *said, *asked]) == 580
+            assert engine.slots[0].history.prompt == tuple(prompt)
+            assert await engine.slots[0].memory.start([*prompt, *said, *asked]) == 580
             assert np.array_equal(await process(engine, asked), expected)
 
 
@@ -221,7 +221,7 @@ async def answered(engine, ids, count):
     for _ in range(count):
         token = int(np.argmax(logits))
         told.append((token, log_likelihood(logits, NextToken(token))))
-        logits = await engine.extend([token], want_logits=True)
+        logits = await engine.slots[0].extend([token], want_logits=True)
     return [token for token, _ in told], [logprob for _, logprob in told]
 
 
@@ -231,7 +231,7 @@ async def handed_over(engine, ids, needle, *, sent, judged=4):
     `judged` of them have to be there before the guard agrees.
     """
     whole, logprobs = await answered(engine, ids, sent)
-    engine.reset()
+    engine.slots[0].reset()
     request = AnswerRequest(prompt_token_ids=ids, max_tokens=sent + 12, refine_ratio=0.25)
     protected = protected_by_device(request, engine.vocab)
     kept = sorted({*needle, *(index for start, end in protected for index in range(start, end))})
@@ -252,10 +252,10 @@ async def test_a_refined_prompt_that_keeps_what_matters_is_agreed_to(engine, doc
     shown = [token.token_id for token in tokens]
     begun = outcome.timeline.count(Source.CLOUD)
     assert shown[:begun] == whole[:begun]
-    assert engine.history.prompt == tuple(ids)
-    assert len(engine.history.ids) == len(ids) - report.saved_tokens
+    assert engine.slots[0].history.prompt == tuple(ids)
+    assert len(engine.slots[0].history.ids) == len(ids) - report.saved_tokens
     behind = [*ids, *shown]
-    assert engine.memory.holds([*behind, 5]) >= len(behind) - 1
+    assert engine.slots[0].memory.holds([*behind, 5]) >= len(behind) - 1
 
 
 async def test_one_that_drops_what_matters_is_given_up(engine, document):
@@ -264,7 +264,7 @@ async def test_one_that_drops_what_matters_is_given_up(engine, document):
     whole, tokens, outcome = await handed_over(engine, ids, [], sent=11, judged=8)
     report = outcome.refinement
     assert report.guard == "disagreed"
-    assert engine.history is None
+    assert engine.slots[0].history is None
     shown = [token.token_id for token in tokens]
     common = min(len(whole), len(shown))
     assert shown[:common] == whole[:common], "the device went on behind the full prompt"

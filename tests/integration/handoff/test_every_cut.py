@@ -95,8 +95,8 @@ async def test_the_device_goes_on_as_the_cloud_would_wherever_it_takes_over(reco
         for cut in CUTS:
             count += 1
             begun = [*prompt, *expected[:cut]]
-            kept = await engine.memory.start(prompt)
-            logits = await engine.extend(begun[kept:], want_logits=True)
+            kept = await engine.slots[0].memory.start(prompt)
+            logits = await engine.slots[0].extend(begun[kept:], want_logits=True)
             for position in range(cut, cut + BEYOND):
                 token = int(np.argmax(logits))
                 if token != expected[position]:
@@ -104,7 +104,7 @@ async def test_the_device_goes_on_as_the_cloud_would_wherever_it_takes_over(reco
                     near_ties.append((cut, position, round(margin, 4)))
                     assert margin < NEAR_TIE, f"cut {cut}, token {position}: {margin:.3f} nats"
                     break
-                logits = await engine.extend([token], want_logits=True)
+                logits = await engine.slots[0].extend([token], want_logits=True)
     with capsys.disabled():
         print(f"\n{count} cuts, {len(near_ties)} near ties: {near_ties}")
     assert count == len(recorded) * len(CUTS) >= 256

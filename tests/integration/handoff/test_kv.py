@@ -66,7 +66,7 @@ class Slow:
 
     async def extend(self, ids, **options):
         await self._ended.wait()
-        return await self._engine.extend(ids, **options)
+        return await self._engine.slots[0].extend(ids, **options)
 
 
 class Watched(CloudClient):
@@ -90,7 +90,7 @@ class Watched(CloudClient):
 
 async def handed_over(engine, client, prompt, checks, *, patience=WAIT, **fields):
     """The answer with cells, for which the device reads sixteen tokens of the prompt itself."""
-    await engine.memory.rewind(0)
+    await engine.slots[0].memory.rewind(0)
     speed = DeviceSpeed()
     speed.prefill_tps = 1.0  # so small are its batches
     fields = {"max_tokens": LENGTH, "decode_budget": BUDGET, "ignore_eos": True, "kv": True} | fields
@@ -129,8 +129,8 @@ def whole_answers(cloud, prompts):
 async def split_at(engine, prompt, ours, theirs):
     """Where two answers part, and by how many nats the device by itself finds the one token likelier."""
     first = next(index for index, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
-    await engine.memory.rewind(0)
-    logits = await engine.extend([*prompt, *theirs[:first]], want_logits=True)
+    await engine.slots[0].memory.rewind(0)
+    logits = await engine.slots[0].extend([*prompt, *theirs[:first]], want_logits=True)
     return first, abs(float(logits[ours[first]] - logits[theirs[first]]))
 
 

@@ -55,13 +55,13 @@ class Held:
         if self._begun:
             await self._cloud.looked.wait()
         self._begun = True
-        return await self._engine.extend(*args, **options)
+        return await self._engine.slots[0].extend(*args, **options)
 
 
 @pytest.fixture
 def answered(cloud, engine):
     async def answer(**fields):
-        engine.reset()
+        engine.slots[0].reset()
         request = AnswerRequest(
             prompt_token_ids=engine.vocab.render_chat(CHAT), max_tokens=24, decode_budget=16, **fields
         )

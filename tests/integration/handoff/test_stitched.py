@@ -38,7 +38,7 @@ def cloud_alone(cloud):
 
 async def handed_over(engine, client, request):
     """The tokens of one handoff for which the cloud decoded its whole budget, and the session's outcome."""
-    engine.reset()
+    engine.slots[0].reset()
     held, shown = Held(engine), []
     waits = Patience(late_s=math.inf)  # the seam is where the budget ends, however late the device
     async with AnswerSession(request, engine=held, cloud=client, rate=math.inf, patience=waits) as answer:
@@ -53,8 +53,8 @@ async def margin_at(engine, prefix):
     """Difference of the two best logits after `prefix`."""
     import numpy as np
 
-    await engine.memory.rewind(0)
-    logits = await engine.extend(prefix, want_logits=True)
+    await engine.slots[0].memory.rewind(0)
+    logits = await engine.slots[0].extend(prefix, want_logits=True)
     best = np.partition(logits, -2)[-2:]
     return float(abs(best[1] - best[0]))
 
@@ -105,7 +105,7 @@ def tokens_made(cloud):
 async def test_a_session_takes_over_from_a_cloud_that_could_go_on_and_cancels_it(cloud, engine):
     # more than a batch that tells the device its speed: how soon it is level decides when the cloud is closed
     prompt = engine.vocab.tokenize(f"{PROMPTS[1]} which have connected them with another, and to assume")
-    engine.reset()
+    engine.slots[0].reset()
     before = tokens_made(cloud)
     async with CloudClient(cloud.base_url, api_key=KEY) as client:
         # minutes of the cloud's work: it is not done before a device that gets hardly any of the processor's time

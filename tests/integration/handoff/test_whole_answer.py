@@ -82,7 +82,7 @@ def answered(cloud, engine, prompt):
 
         The device begins when `begin` tokens are shown, by default those of the budget.
         """
-        engine.reset()
+        engine.slots[0].reset()
         gated = Gated(engine, fails=fails)
         request = AnswerRequest(
             **{"prompt_token_ids": prompt, "max_tokens": LENGTH, "decode_budget": budget, **fields}
@@ -297,14 +297,14 @@ class LingeringCloud(CloudClient):
 
 
 async def test_the_next_turn_reuses_what_was_read_of_one_that_ended_in_the_cloud(cloud, engine, prompt):
-    engine.reset()
+    engine.slots[0].reset()
     async with LingeringCloud(cloud.base_url, api_key=KEY) as client:
-        client.until = lambda: engine.memory.n_past > 0
+        client.until = lambda: engine.slots[0].memory.n_past > 0
         first = AnswerRequest(prompt_token_ids=prompt, max_tokens=12, decode_budget=12)
         slow = DeviceProfile("slow", prefill_tps=60.0, decode_tps=60.0)
         async with AnswerSession(first, engine=engine, cloud=client, rate=math.inf, profile=slow) as session:
             shown = [token async for token in session]
-    held = engine.memory.n_past
+    held = engine.slots[0].memory.n_past
     assert held > 0
     following = [*prompt, *ids(shown), *engine.vocab.tokenize(" And the mountains? Tell me about them too.")]
     request = AnswerRequest(prompt_token_ids=following, max_tokens=8)
@@ -313,7 +313,7 @@ async def test_the_next_turn_reuses_what_was_read_of_one_that_ended_in_the_cloud
         async with AnswerSession(request, engine=engine, rate=math.inf) as session:
             answers.append([token.token_id async for token in session])
         assert min(expected, len(prompt)) <= session.outcome.reused_tokens <= expected
-        engine.reset()
+        engine.slots[0].reset()
     await assert_same(engine, following, *answers)
 
 

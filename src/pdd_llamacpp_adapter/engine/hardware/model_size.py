@@ -51,15 +51,15 @@ class ModelSize:
         """Return the bytes of a layer's KV cache; at most, where the layer has a sliding window."""
         bits = self.key_size[layer] * _ELEMENT_BITS[params.cache_type_k]
         bits += self.value_size[layer] * _ELEMENT_BITS[params.cache_type_v]
-        return int(params.n_ctx * bits / 8)
+        return int(params.cells * bits / 8)
 
     def computing(self, params: LlamaParams, outputs: int) -> int:
         """Return about how many bytes one step takes besides: activations, and attention's scores or the logits.
 
         For SmolLM2-135M and Qwen2.5-0.5B, 0.94 to 1.45 times what llama.cpp of 0.3.36 logs on a CPU.
         """
-        rows = min(params.ubatch, params.n_ctx)
-        scores = 0 if params.flash_attn == "on" else rows * params.n_ctx * (self.num_heads + 1)
+        rows = min(params.ubatch, params.cells)
+        scores = 0 if params.flash_attn == "on" else rows * params.cells * (self.num_heads + 1)
         width = 4 * self.embedding + 2 * self.feed_forward
         return 4 * (max(scores, outputs * self.vocabulary) + rows * width)
 

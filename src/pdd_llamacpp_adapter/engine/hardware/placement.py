@@ -98,13 +98,13 @@ def placed(params: LlamaParams, backends: Backends, size: ModelSize | None, *, o
     least = fitting.host_least(count)
     if backends.host_free is not None and least > backends.host_free:
         raise DeviceEngineFailed(
-            f"the model and a context of {params.n_ctx} tokens need {gigabytes(least)} of memory, and "
+            f"the model and a context of {params.cells} tokens need {gigabytes(least)} of memory, and "
             f"{gigabytes(backends.host_free)} are free: {_LESS}"
         )
     return placement
 
 
-_LESS = "a smaller n_ctx needs less, so does cache_type_k = q8_0, or a smaller quantisation of the model"
+_LESS = "a smaller n_ctx or parallel needs less, so does cache_type_k = q8_0, or a smaller quantisation of the model"
 
 
 def _chosen(params: LlamaParams, backends: Backends) -> tuple[Gpu, ...]:

@@ -80,7 +80,7 @@ def model_params(params: LlamaParams, placement: Placement) -> tuple[Any, list[A
 def context_params(params: LlamaParams, *, outputs: int) -> Any:
     """Return llama_context_params; a batch has logits of at most `outputs` tokens."""
     made = L.llama_context_default_params()
-    made.n_ctx = params.n_ctx
+    made.n_ctx = params.cells
     made.n_batch, made.n_ubatch = params.batch_size, params.ubatch  # it keeps both within n_ctx
     made.n_outputs_max = min(outputs, params.batch_size)
     made.n_threads = made.n_threads_batch = 1

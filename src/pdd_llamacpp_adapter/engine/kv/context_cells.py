@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
 import numpy as np
@@ -21,24 +21,41 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pdd_llamacpp_adapter.engine.kv.sequence_state import CellLayout
+    from pdd_llamacpp_adapter.engine.llama_sequence import LlamaSequence
 
-SEQUENCES = 3
-_ANSWER, _WAITING, _ARRIVING = range(SEQUENCES)
+
+class CellSequences(NamedTuple):
+    """llama.cpp's sequences for one answer: its own, the cells that wait, and those that arrive."""
+
+    answer: int
+    waiting: int
+    arriving: int
+
+    @classmethod
+    def of(cls, number: int, answers: int) -> CellSequences:
+        """Return those of answer `number`, of `answers`: what arrives is there for the length of a call only."""
+        return cls(number, answers + number, 2 * answers)
+
+    @classmethod
+    def count(cls, answers: int) -> int:
+        """Return how many sequences `answers` need."""
+        return 2 * answers + 1
 
 
 class ContextCells:
-    """The cells of one unified context.
+    """The cells of one sequence of a unified context.
 
     Args:
-        context: llama.cpp's pointer.
-        ids: what its first sequence holds: the list itself, which `join` extends.
-        layout: how it stores cells.
+        sequence: which `join` extends.
+        answers: how many such sequences there are.
+        layout: how the context stores cells.
     """
 
-    def __init__(self, context: Any, ids: list[int], layout: CellLayout) -> None:
-        self._ctx = context
-        self._memory = L.llama_get_memory(context)
-        self._ids = ids
+    def __init__(self, sequence: LlamaSequence, answers: int, layout: CellLayout) -> None:
+        self._ctx = sequence.context.handle
+        self._memory = sequence.context.memory
+        self._sequence = sequence
+        self._numbers = CellSequences.of(sequence.number, answers)
         self.layout = layout
         self.start = self.end = 0
         """Positions of the cells that wait, half-open; equal where none do."""
@@ -58,68 +75,65 @@ class ContextCells:
             if len(self) and end != self.start:
                 raise DeviceEngineFailed(f"cells up to {end} do not end where those from {self.start} on begin")
             llama_log.forget()
-            if L.llama_state_seq_set_data(self._ctx, _pointer(state), state.size, _ARRIVING) != state.size:
+            if L.llama_state_seq_set_data(self._ctx, _pointer(state), state.size, self._numbers.arriving) != state.size:
                 raise DeviceEngineFailed(f"llama.cpp does not take cells: {llama_log.reason()}")
-            self._check(_ARRIVING, start, end)
-            L.llama_memory_seq_cp(self._memory, _ARRIVING, _WAITING, -1, -1)
-            L.llama_memory_seq_rm(self._memory, _ARRIVING, -1, -1)
+            self._check(self._numbers.arriving, start, end)
+            L.llama_memory_seq_cp(self._memory, self._numbers.arriving, self._numbers.waiting, -1, -1)
+            L.llama_memory_seq_rm(self._memory, self._numbers.arriving, -1, -1)
             self.start, self.end = start, self.end if len(self) else end
-            self._check(_WAITING, self.start, self.end)
+            self._check(self._numbers.waiting, self.start, self.end)
 
     def join(self, ids: Sequence[int]) -> None:
-        """Put the cells that wait behind what the first sequence holds, so that it holds `ids`.
+        """Put the cells that wait behind what the sequence holds, so that it holds `ids`.
 
         Raises:
             DeviceEngineFailed: `ids` do not begin with what it holds or do not end with the cells, or the cells
                 begin behind it; no cells wait any more, and it holds what it held.
         """
-        front = len(self._ids)
+        front = len(self._sequence.ids)
         with self._dropped_on_failure():
-            if list(ids[:front]) != self._ids:
+            if list(ids[:front]) != self._sequence.ids:
                 raise DeviceEngineFailed("the context does not hold the first of the ids that it is to hold")
             if not (len(self) and self.start <= front < self.end == len(ids)):
                 raise DeviceEngineFailed(
                     f"the cells from {self.start} to {self.end} do not lie between {front} and {len(ids)} ids"
                 )
-            L.llama_memory_seq_cp(self._memory, _WAITING, _ANSWER, front, -1)
-            self._check(_ANSWER, 0, self.end)
-        self._ids.extend(ids[front:])
+            L.llama_memory_seq_cp(self._memory, self._numbers.waiting, self._numbers.answer, front, -1)
+            self._check(self._numbers.answer, 0, self.end)
+        self._sequence.ids.extend(ids[front:])
         self.drop()
 
     def drop(self) -> None:
         """Drop the cells that wait."""
-        for sequence in (_WAITING, _ARRIVING):
-            L.llama_memory_seq_rm(self._memory, sequence, -1, -1)
-        self.forget()
-
-    def forget(self) -> None:
-        """Note that llama.cpp has dropped them."""
+        for number in (self._numbers.waiting, self._numbers.arriving):
+            L.llama_memory_seq_rm(self._memory, number, -1, -1)
         self.start = self.end = 0
 
     def waiting(self) -> np.ndarray:
         """Return the state of the cells that wait, uint8."""
-        return self._state(_WAITING)
+        return self._state(self._numbers.waiting)
 
     def own(self, start: int, end: int) -> np.ndarray:
-        """Return the state of the first sequence's cells from `start` to `end`, uint8.
+        """Return the state of the sequence's cells from `start` to `end`, uint8.
 
         Raises:
             DeviceEngineFailed: it does not hold them.
         """
-        if not 0 <= start < end <= len(self._ids):
-            raise DeviceEngineFailed(f"a context of {len(self._ids)} tokens has no cells from {start} to {end}")
-        L.llama_memory_seq_cp(self._memory, _ANSWER, _ARRIVING, start, end)
+        if not 0 <= start < end <= len(self._sequence.ids):
+            held = len(self._sequence.ids)
+            raise DeviceEngineFailed(f"a context of {held} tokens has no cells from {start} to {end}")
+        L.llama_memory_seq_cp(self._memory, self._numbers.answer, self._numbers.arriving, start, end)
         try:
-            return self._state(_ARRIVING)
+            return self._state(self._numbers.arriving)
         finally:
-            L.llama_memory_seq_rm(self._memory, _ARRIVING, -1, -1)
+            L.llama_memory_seq_rm(self._memory, self._numbers.arriving, -1, -1)
 
     @contextmanager
     def _dropped_on_failure(self) -> Iterator[None]:
         try:
             yield
         except DeviceEngineFailed:
-            L.llama_memory_seq_rm(self._memory, _ANSWER, len(self._ids), -1)
+            L.llama_memory_seq_rm(self._memory, self._numbers.answer, len(self._sequence.ids), -1)
             self.drop()
             raise
 
