@@ -92,7 +92,11 @@ class Sample:
 
 
 def one_pass(
-    sequence: LlamaSequence, plan: DevicePlan, ids: Sequence[int], *, clock: Callable[[], float] = time.perf_counter
+    sequence: LlamaSequence,
+    plan: DevicePlan,
+    ids: Sequence[int],
+    *,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Sample]:
     """Fill the context once, and yield what was measured on the way. `ids` has at least `plan.room` tokens."""
     sequence.rewind(0)

@@ -58,7 +58,9 @@ class EvalModel:
             opening: tokens to put before it.
             after: tokens of the last batch, whose last logits say what comes first.
         """
-        logits = self._sequence.decode(opening, want_logits=True) if opening else self._context.logits_at(after - 1)
+        logits = (
+            self._sequence.decode(opening, want_logits=True) if opening else self._context.logits_at(after - 1)
+        )
         answer: list[int] = []
         likelihoods: list[float] = []
         while True:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pdd_core.errors import DeviceEngineFailed
 from pdd_llamacpp_adapter.engine.abort_flag import DecodeAborted
+from pdd_llamacpp_adapter.engine.speed import LARGE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.engine.context import LlamaContext
     from pdd_llamacpp_adapter.engine.engine_thread import EngineThread, Job
     from pdd_llamacpp_adapter.engine.llama_batch import Part
-
-LARGE = 16
-"""From this size on, a part takes time of its own: a batch has one of these, so that no answer waits for several."""
+    from pdd_llamacpp_adapter.engine.sharing import Sharing
 
 
 class Task(Protocol):
@@ -31,16 +30,20 @@ class Task(Protocol):
     """Done when there is no next part, or the task failed."""
     cancelled: bool
 
-    def processed(self, seconds: float) -> bool:
-        """Take the logits of `part`, whose batch took `seconds`; return whether there is a next one."""
+    def processed(self, seconds: float | None) -> bool:
+        """Take the logits of `part`; return whether there is a next one.
+
+        By itself it would have taken `seconds`, about; None if that cannot be said.
+        """
 
 
 class Batcher:
     """Has `context` process tasks on `thread`. Tasks are added from any thread."""
 
-    def __init__(self, context: LlamaContext, thread: EngineThread) -> None:
+    def __init__(self, context: LlamaContext, thread: EngineThread, sharing: Sharing) -> None:
         self._context = context
         self._thread = thread
+        self._sharing = sharing
         self._lock = threading.Lock()
         self._waiting = deque[Task]()
         self._running: Sequence[Task] = ()
@@ -85,14 +88,15 @@ class Batcher:
             self._waiting.extend(again)
             if self._closed:
                 for task in self._waiting:
-                    task.future.set_exception(
-                        DeviceEngineFailed("the engine was closed while it was answering")
-                    )
+                    task.future.set_exception(DeviceEngineFailed("the engine was closed while it was answering"))
                 self._waiting.clear()
             self._job = self._thread.post(self._work) if self._waiting else None
 
     def _taken(self) -> list[Task]:
-        """Take the next batch's tasks out of those that wait: first come, first served, but one large part only."""
+        """Take the next batch's tasks from those that wait: first come, first served.
+
+        Of large parts, which take time, there is one in a batch: no answer waits for several.
+        """
         taken, left = list[Task](), deque[Task]()
         tokens, outputs, large = 0, 0, False
         for task in () if self._closed else self._waiting:
@@ -125,10 +129,13 @@ class Batcher:
                 return []
             # one of them is to blame: the others must not fail with it
             return [task for one in tasks for task in self._process([one])]
-        seconds = time.perf_counter() - begun
-        return [task for task in tasks if self._goes_on(task, seconds)]
+        took = time.perf_counter() - begun
+        counts = [len(task.part.ids) for task in tasks]
+        step = took / self._sharing.slowdown(len(tasks)) if max(counts) < LARGE else None
+        alone = [took * count / sum(counts) if count >= LARGE else step for count in counts]
+        return [task for task, seconds in zip(tasks, alone, strict=True) if self._goes_on(task, seconds)]
 
-    def _goes_on(self, task: Task, seconds: float) -> bool:
+    def _goes_on(self, task: Task, seconds: float | None) -> bool:
         try:
             if task.processed(seconds) and not task.cancelled:
                 return True

@@ -6,6 +6,7 @@ call that computes, and the event loop only ever waits.
 
 from __future__ import annotations
 
+import time
 from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from pdd_core.llama_params import LlamaParams
 from pdd_llamacpp_adapter.engine.batcher import Batcher
 from pdd_llamacpp_adapter.engine.engine_queue import EngineQueue
 from pdd_llamacpp_adapter.engine.engine_thread import EngineThread
+from pdd_llamacpp_adapter.engine.sharing import Sharing
 from pdd_llamacpp_adapter.engine.slot import Slot
 
 if TYPE_CHECKING:
@@ -39,7 +41,9 @@ class DeviceEngine:
         """Use `DeviceEngine.open`."""
         self._context = context
         self._thread = thread
-        self._batcher = Batcher(context, thread)
+        self.sharing = Sharing(len(context.sequences))
+        """How much its answers slow each other down."""
+        self._batcher = Batcher(context, thread, self.sharing)
         self.vocab = vocab
         """The model's tokens."""
         self.slots = tuple(Slot(sequence, thread, self._batcher) for sequence in context.sequences)
@@ -135,6 +139,11 @@ class DeviceEngine:
 
         return sampling_defaults(self._context.model)
 
+    @property
+    def at_work(self) -> int:
+        """Slots that answers have."""
+        return self.queue.at_work
+
     def slot_for(self, prompt: Sequence[int]) -> Slot:
         """Return the slot that an answer to `prompt` would get now, or one like it if all are taken."""
         return self.queue.best(prompt)
@@ -145,12 +154,14 @@ class DeviceEngine:
         async with self.queue.answer(prompt) as slot:
             yield slot
 
-    async def step_together(self) -> None:
-        """Process one token in each slot, in one batch: to see how long that takes."""
+    async def step_of(self, count: int) -> float:
+        """Process one token in each of the first `count` slots, in one batch; return how many seconds that takes."""
         from pdd_llamacpp_adapter.engine.llama_batch import Part
 
-        parts = [Part(sequence, (0,), (0,)) for sequence in self._context.sequences]
+        parts = [Part(sequence, (0,), (0,)) for sequence in self._context.sequences[:count]]
+        begun = time.perf_counter()
         await self._thread.call(lambda: self._context.decode(parts))
+        return time.perf_counter() - begun
 
 
 def _template(params: LlamaParams) -> str | None:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from pdd_llamacpp_adapter.engine.llama_sequence import LlamaSequence
     from pdd_llamacpp_adapter.engine.engine_thread import EngineThread
     from pdd_llamacpp_adapter.engine.kv.context_cells import ContextCells
+    from pdd_llamacpp_adapter.engine.llama_sequence import LlamaSequence
 
 MAX_SAVED_BYTES = 512 * 2**20
 """Of a memory that is put aside: a bound on what idle work may cost."""
@@ -81,7 +81,7 @@ class EngineMemory:
         return held_of(prompt, found.ids, found.history if refined else None).covered
 
     async def start(self, prompt: Sequence[int], *, refined: bool = True) -> int:
-        """Keep what the sequence has of `prompt` already, drop the rest, and return how many of its tokens that is.
+        """Keep what the sequence has of `prompt` already, drop the rest, and return how many tokens that is.
 
         Always fewer than all: the last token has to be processed to give logits. A refined prompt counts with the
         tokens of the whole one. With `refined` False, only tokens that are the prompt's own are kept. Cells that

@@ -1,4 +1,4 @@
-"""Who has which of the engine's slots: answers in line, and work for idle times that makes way for them at once."""
+"""Who has which of the engine's slots: answers in line, and idle work, which makes way for them at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.engine.slot import Slot
 
 _ENOUGH_HELD = 0.1
-"""Of a prompt: with less, the slot that was used longest ago is taken, and no other answer's text is overwritten."""
+"""Of a prompt: with less, the slot that was used longest ago is taken, and the others keep their texts."""
 
 
 class EngineQueue:

@@ -1,4 +1,4 @@
-"""What one sequence of a llama.cpp context holds: the ids of one text, and cells that wait to be joined to them."""
+"""What a sequence of a llama.cpp context holds: the ids of one text, and cells that wait to be joined to them."""
 
 from __future__ import annotations
 

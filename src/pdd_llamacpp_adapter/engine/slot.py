@@ -38,6 +38,16 @@ class Choice:
     logprobs: TokenLogprobs | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What came of one batch."""
+
+    choices: tuple[Choice, ...]
+    """In order; at least one."""
+    alone_s: float | None
+    """Seconds that it would have taken by itself, about; None for the first one, and where it is unknown."""
+
+
 class Slot:
     """One sequence of an engine's context. One answer at a time has it: see `DeviceEngine.exclusive`."""
 
@@ -47,6 +57,8 @@ class Slot:
         self._batcher = batcher
         self.memory = EngineMemory(sequence, thread)
         """What it holds of earlier answers."""
+        self.alone_s: float | None = None
+        """Seconds that the last `extend` or `judge` would have taken by itself, about; None if unknown."""
 
     @property
     def history(self) -> RefinedHistory | None:
@@ -90,20 +102,23 @@ class Slot:
         sequence = self.memory.sequence
         likelihoods = list[float]()
         logits: np.ndarray | None = None
+        self.alone_s = 0.0
         for begin, end in _cuts(len(ids), following, sequence.context):
             asked = {index - begin: token for index, token in following.items() if begin <= index < end}
             wanted = want_logits and end == len(ids)
             await self._done(reading := Reading.of(sequence, ids[begin:end], asked, want_logits=wanted))
             likelihoods += reading.likelihoods
             logits = reading.logits
+            if self.alone_s is not None:
+                self.alone_s = None if reading.seconds is None else self.alone_s + reading.seconds
         return likelihoods, logits
 
     async def _done(self, task: Task) -> None:
         self._batcher.add(task)
         await awaited(task.future, lambda: self._batcher.cancel(task))
 
-    async def generate(self, logits: np.ndarray, choose: Callable[[np.ndarray], Choice]) -> AsyncGenerator[Choice]:
-        """Make tokens, one step after the other, and yield each until one is the last.
+    async def generate(self, logits: np.ndarray, choose: Callable[[np.ndarray], Choice]) -> AsyncGenerator[Step]:
+        """Make tokens, one step after the other, and yield each step until a token is the last.
 
         The thread does not wait for the event loop between two steps. Closing the generator stops it after the
         step in progress; the slot may then hold a token more than were yielded.
@@ -119,10 +134,10 @@ class Slot:
         from pdd_llamacpp_adapter.engine.llama_batch import Part
         from pdd_llamacpp_adapter.engine.tasks import Generating
 
-        loop, made = asyncio.get_running_loop(), asyncio.Queue[Choice | None]()
+        loop, made = asyncio.get_running_loop(), asyncio.Queue[Step | None]()
 
-        def emit(choice: Choice) -> None:
-            loop.call_soon_threadsafe(made.put_nowait, choice)
+        def emit(step: Step) -> None:
+            loop.call_soon_threadsafe(made.put_nowait, step)
 
         task = Generating(Part(self.memory.sequence, ()), choose, emit)
 
@@ -133,8 +148,8 @@ class Slot:
         working = asyncio.ensure_future(work())
         working.add_done_callback(lambda _: made.put_nowait(None))
         try:
-            while (choice := await made.get()) is not None:
-                yield choice
+            while (step := await made.get()) is not None:
+                yield step
             await working
         finally:
             working.cancel()

@@ -12,12 +12,15 @@ if TYPE_CHECKING:
 
 _WEIGHT = 0.3
 """Of the newest measurement: a few batches follow a change, one hiccup does not."""
-_LARGE = 16
+LARGE = 16
 """From this size on, a batch's time is prefill's; below, every weight is read for a few tokens, as in decoding."""
 _SECONDS_PER_CHUNK = 0.25
 """A chunk ends within this: the device then sees what has arrived meanwhile, and can take over."""
-MAX_CHUNK = 256
-"""Larger chunks are no faster on a CPU."""
+SECONDS_BESIDE = 0.1
+"""The same beside other answers, whose tokens wait for its end."""
+EFFICIENT_CHUNK = 64
+"""Smaller chunks read the weights too often: of 32 tokens, they take a fifth longer on a CPU."""
+MAX_CHUNK = 2048
 _PROBE_TOKENS = 96
 _PROBE_STEPS = 6
 
@@ -35,7 +38,7 @@ class Work:
 
     def add(self, tokens: int, seconds: float) -> None:
         """Count a batch of `tokens` that took `seconds`."""
-        if tokens >= _LARGE:
+        if tokens >= LARGE:
             self.read_tokens += tokens
             self.read_s += seconds
         elif tokens == 1:
@@ -66,7 +69,7 @@ class DeviceSpeed:
         """Count a batch of `tokens` that took `seconds`."""
         if seconds <= 0:
             return
-        if tokens >= _LARGE:
+        if tokens >= LARGE:
             self.prefill_tps = _blend(self.prefill_tps, tokens / seconds)
         elif tokens == 1:
             self.step_s = _blend(self.step_s, seconds)
@@ -77,12 +80,11 @@ class DeviceSpeed:
             return None
         return max(tokens / self.prefill_tps, self.step_s or 0.0) if tokens else 0.0
 
-    @property
-    def chunk(self) -> int:
-        """Tokens of the next prefill chunk."""
+    def chunk(self, *, least: int = EFFICIENT_CHUNK, within: float = _SECONDS_PER_CHUNK) -> int:
+        """Return the tokens of the next prefill chunk: what takes `within` seconds, but `least` in any case."""
         if self.prefill_tps is None:
             return DEFAULT_CHUNK
-        return int(min(MAX_CHUNK, max(_LARGE, self.prefill_tps * _SECONDS_PER_CHUNK)))
+        return int(min(MAX_CHUNK, max(least, self.prefill_tps * within)))
 
 
 def _blend(old: float | None, new: float) -> float:
@@ -108,4 +110,15 @@ async def probe(engine: DeviceEngine, speed: DeviceSpeed, *, size: int) -> Work:
             speed.measured(len(batch), seconds)
             work.add(len(batch), seconds)
         await slot.memory.rewind(0)
+    await _probe_together(engine)
     return work
+
+
+async def _probe_together(engine: DeviceEngine) -> None:
+    """See how much longer a step takes if all slots have a part in it."""
+    slots = len(engine.slots)
+    if slots > 1:
+        seconds = {count: min([await engine.step_of(count) for _ in range(_PROBE_STEPS)]) for count in (1, slots)}
+        engine.sharing.together = max(1.0, seconds[slots] / seconds[1])
+        for slot in engine.slots:
+            await slot.memory.rewind(0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pdd_llamacpp_adapter.engine.llama_batch import Part
+from pdd_llamacpp_adapter.engine.slot import Choice, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from pdd_llamacpp_adapter.engine.llama_sequence import LlamaSequence
     from pdd_llamacpp_adapter.engine.logprobs import Following
-    from pdd_llamacpp_adapter.engine.slot import Choice
 
 
 @dataclass(slots=True, eq=False)
@@ -30,6 +30,8 @@ class Reading:
     """Of `following`, in its order."""
     logits: np.ndarray | None = None
     """Of the last token, a copy, if they are wanted."""
+    seconds: float | None = None
+    """That it would have taken by itself, about; None if that cannot be said."""
     future: Future[None] = field(default_factory=Future)
     cancelled: bool = False
 
@@ -41,11 +43,11 @@ class Reading:
         outputs = {*following, len(ids) - 1} if want_logits else following
         return cls(Part(sequence, ids, outputs), following, want_logits)
 
-    def processed(self, seconds: float) -> bool:
+    def processed(self, seconds: float | None) -> bool:
         """Take what was asked for."""
         from pdd_llamacpp_adapter.engine.logprobs import log_likelihood
 
-        part = self.part
+        part, self.seconds = self.part, seconds
         self.likelihoods = [log_likelihood(part.logits_at(at), seen) for at, seen in self.following.items()]
         if self.want_logits:
             # llama.cpp overwrites its own with the next batch
@@ -59,18 +61,21 @@ class Generating:
 
     part: Part
     choose: Callable[[np.ndarray], Choice]
-    emit: Callable[[Choice], object]
-    """Told each token, on the engine's thread."""
+    emit: Callable[[Step], object]
+    """Told of each step, on the engine's thread."""
     future: Future[None] = field(default_factory=Future)
     cancelled: bool = False
 
-    def chosen(self, logits: np.ndarray) -> bool:
-        """Choose a token, and have it be the next part; return whether it is to be processed."""
+    def chosen(self, logits: np.ndarray, seconds: float | None = None) -> bool:
+        """Choose a token, and have it be the next part; return whether it is to be processed.
+
+        `logits` are of a step that would have taken `seconds` by itself.
+        """
         choice = self.choose(logits)
-        self.emit(choice)
+        self.emit(Step((choice,), seconds))
         self.part = Part(self.part.sequence, (choice.token,), (0,))
         return not choice.last
 
-    def processed(self, seconds: float) -> bool:
+    def processed(self, seconds: float | None) -> bool:
         """Choose the token behind `part`."""
-        return self.chosen(self.part.logits_at(0).copy())
+        return self.chosen(self.part.logits_at(0).copy(), seconds)

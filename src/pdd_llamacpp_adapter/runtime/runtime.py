@@ -106,7 +106,7 @@ class Runtime:
                 logger.info("the device prefills %.0f and decodes %.1f tokens per second", *runtime.device_speed())
                 tasks.start_soon(runtime._warm_up_grammars)
                 tasks.start_soon(planning.learning.keep)
-                tasks.start_soon(upgrade_when_idle, engine, lambda: runtime._speed.chunk)
+                tasks.start_soon(upgrade_when_idle, engine, runtime._speed.chunk)
                 try:
                     yield runtime
                 finally:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from pdd_llamacpp_adapter.engine.speed import Work
+from pdd_llamacpp_adapter.engine.speed import LARGE, SECONDS_BESIDE, Work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,10 +36,16 @@ class Batches:
         self.waits_since: float | None = None
         """Since when llama.cpp is computing; None while it is not."""
 
-    @property
-    def chunk(self) -> int:
-        """Tokens of the next prefill chunk."""
-        return self.throttle.chunk or self.speed.chunk
+    def chunk(self, *, may_change: bool) -> int:
+        """Return the tokens of the next prefill chunk; `may_change`: others may yet take the place of what is left.
+
+        That is looked at, and others' tokens are made, between two chunks.
+        """
+        if self.throttle.chunk is not None:
+            return self.throttle.chunk
+        if self.engine.at_work > 1:
+            return self.speed.chunk(least=LARGE, within=SECONDS_BESIDE)
+        return self.speed.chunk(least=LARGE) if may_change else self.speed.chunk()
 
     async def start(self, prompt: Sequence[int], *, refined: bool) -> int:
         """Keep what the slot has of `prompt`; see `EngineMemory.start`."""
@@ -92,13 +98,15 @@ class Batches:
             logits = await self.slot.extend(ids, want_logits=want_logits)
         self.waits_since = None
         await self.throttle.wait(len(ids), begun)
-        self.measured(len(ids), self._live.now() - begun)
+        took = self._live.now() - begun
+        self.measured(len(ids), took, self.slot.alone_s if self.throttle.profile is None else took)
         return likelihoods, logits
 
-    def measured(self, tokens: int, seconds: float) -> None:
-        """Record that a batch of `tokens` took `seconds`."""
+    def measured(self, tokens: int, seconds: float, alone: float | None) -> None:
+        """Record that `tokens` took `seconds`, and would have taken `alone` with no other answer at work."""
         self.speed.measured(tokens, seconds)
-        self.work.add(tokens, seconds)
+        if alone is not None:
+            self.work.add(tokens, alone)
 
     async def hung(self, limit: float) -> None:
         """Return when llama.cpp has not come back for `limit` seconds."""

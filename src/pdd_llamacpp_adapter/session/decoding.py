@@ -29,12 +29,13 @@ async def decode(logits: np.ndarray, sampler: Sampler, *, batches: Batches, live
     answer = live.answer
     begun = batches.waits_since = live.now()
     async with aclosing(batches.slot.generate(logits, choices.choose)) as steps:
-        async for choice in steps:
+        async for step in steps:
             now = live.now()
             if answer.behind:
-                batches.measured(1, now - begun)
+                batches.measured(1, now - begun, step.alone_s)
             begun = batches.waits_since = now
-            _made(choice, live)
+            for choice in step.choices:
+                _made(choice, live)
 
 
 async def _decode_throttled(logits: np.ndarray, choices: _Choices, batches: Batches, live: LiveAnswer) -> None:

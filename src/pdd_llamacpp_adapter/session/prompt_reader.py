@@ -71,6 +71,11 @@ class PromptReader:
         return self._refined_prompt_waits or self._cells.have_news
 
     @property
+    def may_change(self) -> bool:
+        """A refined prompt may yet come, or cells, in the place of what is left to read."""
+        return self._cells.asked or (self._fetch is not None and self._fetch.may_come)
+
+    @property
     def _refined_prompt_waits(self) -> bool:
         return self._fetch is not None and self._fetch.kept is not None and not self._taken
 

@@ -32,7 +32,7 @@ def loaded(gguf):
 
 @pytest.fixture
 def engine(loaded):
-    loaded.reset()
+    loaded.slots[0].reset()
     return loaded
 
 

@@ -95,10 +95,10 @@ async def test_a_repeated_prompt_is_kept_but_for_its_last_token(engine, long_pro
 async def test_what_does_not_fit_is_refused_before_any_work(gguf, long_prompt):
     small = DeviceEngine.open(gguf, n_ctx=256)
     with small:
-        await small.extend(long_prompt[:200])
+        await small.slots[0].extend(long_prompt[:200])
         with pytest.raises(ContextOverflow, match="256"):
-            await small.extend(long_prompt[200:300])
-        assert small.memory.n_past == 200
+            await small.slots[0].extend(long_prompt[200:300])
+        assert small.slots[0].memory.n_past == 200
 
 
 @pytest.mark.parametrize("ids", [[], [-1], [10**6]])

@@ -39,7 +39,7 @@ def opened(request, gguf):
 
 @pytest.fixture
 def taking(opened):
-    opened.reset()
+    opened.slots[0].reset()
     return opened
 
 
@@ -64,7 +64,7 @@ def f16(gguf):
 @pytest.fixture
 def usual(f16):
     """Of the usual cache only: where the type makes no difference."""
-    f16.reset()
+    f16.slots[0].reset()
     return f16
 
 
@@ -115,7 +115,7 @@ async def read_with_two_fronts(engine, ids, cells, front):
 async def test_joined_cells_are_answered_from_as_the_engines_own(taking, own, long_prompt, front):
     ids, last = long_prompt[:CELLS], long_prompt[CELLS]
     cells, answer = own
-    taking.reset()
+    taking.slots[0].reset()
     await read_with_two_fronts(taking, ids, cells, front)
     assert taking.slots[0].memory.sequence.ids == ids
     joined = taking.slots[0].memory.sequence.cells
@@ -133,22 +133,22 @@ async def same(engine, prompt, ours, theirs):
 async def test_the_engine_goes_on_from_joined_cells_in_a_next_turn_and_after_a_rewind(taking, own, long_prompt):
     ids, last, turn = long_prompt[:CELLS], long_prompt[CELLS], long_prompt[400:440]
     cells, _ = own
-    taking.reset()
+    taking.slots[0].reset()
     await process(taking, ids)
-    await taking.extend([last])
+    await taking.slots[0].extend([last])
     await process(taking, turn)
     next_turn = await greedy(taking, 7)
-    assert await taking.memory.rewind(200) == 200
+    assert await taking.slots[0].memory.rewind(200) == 200
     await process(taking, turn)
     rewound = await greedy(taking, 7)
-    taking.reset()
+    taking.slots[0].reset()
     await read_with_two_fronts(taking, ids, cells, 100)
-    await taking.extend([last])
+    await taking.slots[0].extend([last])
     conversation = [*ids, last, *turn, 7]
-    assert await taking.memory.start(conversation) == CELLS + 1
+    assert await taking.slots[0].memory.start(conversation) == CELLS + 1
     await process(taking, turn)
     found = await greedy(taking, 7)
-    assert await taking.memory.rewind(200) == 200
+    assert await taking.slots[0].memory.rewind(200) == 200
     assert taking.slots[0].memory.sequence.ids == ids[:200]
     await process(taking, turn)
     other = await greedy(taking, 7)
@@ -159,11 +159,11 @@ async def test_the_engine_goes_on_from_joined_cells_in_a_next_turn_and_after_a_r
 async def test_a_memory_with_joined_cells_can_be_put_aside_and_taken_back(taking, own, long_prompt):
     ids, last = long_prompt[:CELLS], long_prompt[CELLS]
     cells, _ = own
-    taking.reset()
+    taking.slots[0].reset()
     await read_with_two_fronts(taking, ids, cells, 100)
-    saved = await taking.memory.save()
+    saved = await taking.slots[0].memory.save()
     found = await greedy(taking, last)
-    await taking.memory.load(saved)
+    await taking.slots[0].memory.load(saved)
     assert taking.slots[0].memory.sequence.ids == ids
     await same(taking, [*ids, last], await greedy(taking, last), found)
 
@@ -171,12 +171,12 @@ async def test_a_memory_with_joined_cells_can_be_put_aside_and_taken_back(taking
 async def test_cells_that_are_dropped_leave_the_front_as_it_is(taking, own, long_prompt):
     ids, last = long_prompt[:CELLS], long_prompt[CELLS]
     cells, answer = own
-    taking.reset()
+    taking.slots[0].reset()
     await add(taking, cells, 200, CELLS)
     await process(taking, ids[:100])
-    await taking.memory.drop_cells()
+    await taking.slots[0].memory.drop_cells()
     with pytest.raises(DeviceEngineFailed, match="do not lie between 100 and 300"):
-        await taking.memory.join_cells(ids)
+        await taking.slots[0].memory.join_cells(ids)
     assert taking.slots[0].memory.sequence.ids == ids[:100]
     await process(taking, ids[100:])
     await same(taking, [*ids, last], await greedy(taking, last), answer)
@@ -184,15 +184,15 @@ async def test_cells_that_are_dropped_leave_the_front_as_it_is(taking, own, long
 
 async def test_own_cells_compare_as_the_same_and_others_do_not(taking, own, long_prompt):
     cells, _ = own
-    taking.reset()
+    taking.slots[0].reset()
     await process(taking, long_prompt[:CELLS])
     part = cells.keys[:, 100:200], cells.values[:, 100:200]
-    assert await taking.memory.compare_cells(100, *part) > 0.9999
-    assert await taking.memory.compare_cells(101, *part) < 0.5
-    assert await taking.memory.compare_cells(100, part[0][..., ::-1].copy(), part[1]) < 0.5
-    assert taking.memory.n_past == CELLS
+    assert await taking.slots[0].memory.compare_cells(100, *part) > 0.9999
+    assert await taking.slots[0].memory.compare_cells(101, *part) < 0.5
+    assert await taking.slots[0].memory.compare_cells(100, part[0][..., ::-1].copy(), part[1]) < 0.5
+    assert taking.slots[0].memory.n_past == CELLS
     with pytest.raises(DeviceEngineFailed, match="no cells from 250 to 350"):
-        await taking.memory.compare_cells(250, *part)
+        await taking.slots[0].memory.compare_cells(250, *part)
 
 
 async def test_a_front_may_have_read_on_into_the_cells(usual, long_prompt):
@@ -200,10 +200,10 @@ async def test_a_front_may_have_read_on_into_the_cells(usual, long_prompt):
     cells = await own_cells(usual, ids)
     await process(usual, ids)
     own = await greedy(usual, last)
-    usual.reset()
+    usual.slots[0].reset()
     await add(usual, cells, 128, CELLS)
     await process(usual, ids[:150])
-    await usual.memory.join_cells(ids)
+    await usual.slots[0].memory.join_cells(ids)
     await assert_same(usual, [*ids, last], await greedy(usual, last), own)
 
 
@@ -229,18 +229,18 @@ async def test_arrays_that_are_none_of_the_models_are_refused_and_all_are_droppe
     await process(usual, long_prompt[:40])
     await add(usual, cells, 128, CELLS)
     with pytest.raises(InvalidCells, match="not of this model"):
-        await usual.memory.add_cells(40, cells.keys[:29, 40:128], cells.values[:29, 40:128])
+        await usual.slots[0].memory.add_cells(40, cells.keys[:29, 40:128], cells.values[:29, 40:128])
     await holds_its_front_alone(usual, long_prompt)
 
 
 async def test_ids_that_the_front_does_not_begin_with_are_refused(usual, long_prompt):
     cells = await own_cells(usual, long_prompt[:CELLS])
     for ids in (long_prompt[1 : CELLS + 1], long_prompt[: CELLS - 1], long_prompt[: CELLS + 1]):
-        usual.reset()
+        usual.slots[0].reset()
         await process(usual, long_prompt[:40])
         await add(usual, cells, 40, CELLS)
         with pytest.raises(DeviceEngineFailed):
-            await usual.memory.join_cells(ids)
+            await usual.slots[0].memory.join_cells(ids)
         await holds_its_front_alone(usual, long_prompt)
 
 
@@ -262,7 +262,7 @@ async def holds_its_front_alone(engine, prompt):
     assert len(engine.slots[0].memory.sequence.cells) == 0
     assert engine.slots[0].memory.sequence.ids == prompt[:40]
     for sequence in (1, 2):
-        assert L.llama_memory_seq_pos_max(engine.slots[0].memory.sequence._memory, sequence) == -1
+        assert L.llama_memory_seq_pos_max(engine.slots[0].memory.sequence.context.memory, sequence) == -1
     with pytest.raises(DeviceEngineFailed):
         await engine.slots[0].memory.join_cells(prompt[:CELLS])
     found = await process(engine, prompt[40:104])
@@ -278,21 +278,21 @@ async def test_a_batch_that_fails_before_any_front_leaves_the_cells(usual, long_
     with monkeypatch.context() as broken:
         broken.setattr(L, "llama_decode", lambda ctx, batch: -3)
         with pytest.raises(DeviceEngineFailed, match="-3"):
-            await usual.extend(long_prompt[:64])
+            await usual.slots[0].extend(long_prompt[:64])
     await process(usual, long_prompt[:64])
-    await usual.memory.join_cells(long_prompt[:CELLS])
-    assert usual.memory.n_past == CELLS
+    await usual.slots[0].memory.join_cells(long_prompt[:CELLS])
+    assert usual.slots[0].memory.n_past == CELLS
 
 
 async def test_what_starts_anew_drops_cells(usual, long_prompt):
     cells = await own_cells(usual, long_prompt[:CELLS])
 
     async def saved_and_loaded():
-        await usual.memory.load(await usual.memory.save())
+        await usual.slots[0].memory.load(await usual.slots[0].memory.save())
 
     ways = (
-        lambda: usual.memory.rewind(0),
-        lambda: usual.memory.start(long_prompt),
+        lambda: usual.slots[0].memory.rewind(0),
+        lambda: usual.slots[0].memory.start(long_prompt),
         saved_and_loaded,
     )
     for way in ways:
@@ -300,7 +300,7 @@ async def test_what_starts_anew_drops_cells(usual, long_prompt):
         await add(usual, cells, 40, CELLS)
         await way()
         assert len(usual.slots[0].memory.sequence.cells) == 0
-        usual.reset()
+        usual.slots[0].reset()
 
 
 async def test_cells_do_not_take_the_room_of_a_front_that_has_overtaken_them(gguf, long_prompt):
@@ -318,8 +318,8 @@ async def test_an_engine_that_takes_cells_in_does_everything_else_bit_by_bit_as_
     found = []
     for one in (usual, engine):
         rows = [await process(one, long_prompt[:300])]
-        rows += [await one.extend([token], want_logits=True) for token in long_prompt[300:332]]
-        await one.memory.rewind(150)
+        rows += [await one.slots[0].extend([token], want_logits=True) for token in long_prompt[300:332]]
+        await one.slots[0].memory.rewind(150)
         rows += [await process(one, long_prompt[400:500], chunk=100)]
         found.append(np.stack(rows))
     assert np.array_equal(*found)

@@ -101,7 +101,7 @@ async def test_keys_are_those_that_a_cloud_would_compute(tmp_path, arch):
 def test_llama_cpp_has_the_rope_that_the_table_says(tmp_path, arch):
     import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
 
-    with opened(tmp_path, arch=arch)[1] as engine, engine.slots[0].memory.sequence.model as handle:
+    with opened(tmp_path, arch=arch)[1] as engine, engine.slots[0].memory.sequence.context.model as handle:
         assert ROPE_TYPES[L.llama_model_rope_type(handle)] is KEY_ORDER[arch]
 
 

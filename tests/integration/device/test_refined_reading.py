@@ -13,7 +13,7 @@ from pdd_core.refinement.guard import Guard
 from pdd_core.timeline import Source, TokenLogprob, TokenLogprobs
 from pdd_llamacpp_adapter import AnswerRequest, AnswerSession
 from pdd_llamacpp_adapter.cloud.cloud_stream import CloudChunk
-from pdd_llamacpp_adapter.engine.slots[0].history import RefinedHistory
+from pdd_llamacpp_adapter.engine.history import RefinedHistory
 from pdd_llamacpp_adapter.engine.logprobs import NextToken, log_likelihood
 from pdd_llamacpp_adapter.engine.upgrade import upgrade
 from pdd_llamacpp_adapter.session.device_reading import Reading

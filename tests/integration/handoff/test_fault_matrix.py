@@ -10,7 +10,6 @@ import itertools
 import json
 import math
 import time
-from contextlib import asynccontextmanager
 
 import anyio
 import exhaustive
@@ -44,10 +43,6 @@ class RememberedEngine(StepByStep):
         self._held: tuple = ()
         self._calls = 0
 
-    @asynccontextmanager
-    async def exclusive(self):
-        yield
-
     async def start(self, prompt, *, refined=True):
         if self._ready == "late":
             await anyio.sleep(0.25)
@@ -64,10 +59,10 @@ class RememberedEngine(StepByStep):
         if not want_logits:
             return None
         if self._held not in self._known:
-            async with self._real.exclusive():
+            async with self._real.exclusive() as slot:
                 if self._held not in self._known:
-                    kept = await self._real.memory.start(self._held)
-                    logits = await self._real.extend(self._held[kept:], want_logits=True)
+                    kept = await slot.memory.start(self._held)
+                    logits = await slot.extend(self._held[kept:], want_logits=True)
                     self._known[self._held] = int(np.argmax(logits))
         logits = np.zeros(self.vocab.size, dtype=np.float32)
         logits[self._known[self._held]] = 1.0

@@ -13,6 +13,7 @@ import httpx2
 import pytest
 from cloud_support import KEY, new_id
 from fault_cloud import CELLS_FAULTS, Fault, FaultCloud, PackedCells, Recording
+from held_engine import OwnSlot
 
 from pdd_core.handoff import CloudInfo
 from pdd_core.kv.frames import FrameReader
@@ -51,22 +52,20 @@ def text(number, notes=26):
 @pytest.fixture(scope="module")
 def kv_engine(prepared):
     with DeviceEngine.open(prepared.gguf, n_ctx=2048, threads=1, kv=True) as opened:
-        assert opened.memory.kv.shape is not None, opened.memory.kv.reason
+        assert opened.kv.shape is not None, opened.kv.reason
         yield opened
 
 
-class Slow:
+class Slow(OwnSlot):
     """The real engine, whose first batch waits for the end of the first stream of cells that is whole."""
 
     def __init__(self, engine, ended):
-        self._engine, self._ended = engine, ended
-
-    def __getattr__(self, name):
-        return getattr(self._engine, name)
+        super().__init__(engine)
+        self._ended = ended
 
     async def extend(self, ids, **options):
         await self._ended.wait()
-        return await self._engine.slots[0].extend(ids, **options)
+        return await self.slot.extend(ids, **options)
 
 
 class Watched(CloudClient):

@@ -6,6 +6,7 @@ from contextlib import aclosing
 import anyio
 import pytest
 from cloud_support import KEY
+from held_engine import OwnSlot
 
 from pdd_core.patience import Patience
 from pdd_core.refinement.guard import Guard
@@ -41,21 +42,18 @@ class Looked(CloudClient):
         self.looked.set()
 
 
-class Held:
+class Held(OwnSlot):
     """The real engine, which reads on only then: however long the cloud takes for the prompt, it is far behind."""
 
     def __init__(self, engine, cloud):
-        self._engine, self._cloud = engine, cloud
-        self._begun = False
-
-    def __getattr__(self, name):
-        return getattr(self._engine, name)
+        super().__init__(engine)
+        self._cloud, self._begun = cloud, False
 
     async def extend(self, *args, **options):
         if self._begun:
             await self._cloud.looked.wait()
         self._begun = True
-        return await self._engine.slots[0].extend(*args, **options)
+        return await self.slot.extend(*args, **options)
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def found(monkeypatch):
 
 
 def device(difference: str | None):
-    return SimpleNamespace(memory=SimpleNamespace(kv=SimpleNamespace(differs_from=lambda _: difference)))
+    return SimpleNamespace(kv=SimpleNamespace(differs_from=lambda _: difference))
 
 
 @pytest.mark.parametrize(

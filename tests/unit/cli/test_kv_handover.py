@@ -12,7 +12,7 @@ GEOMETRY = geometry()
 
 
 def told(kv, difference: str | None = None):
-    device = SimpleNamespace(memory=SimpleNamespace(kv=SimpleNamespace(differs_from=lambda _: difference)))
+    device = SimpleNamespace(kv=SimpleNamespace(differs_from=lambda _: difference))
     return cells_of(SimpleNamespace(kv=kv), device)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -69,10 +68,6 @@ class FakeEngine(StepByStep):
     placement: Placement = field(default_factory=lambda: Placement("CPU", (), 0, 0))
     threads: tuple = (1, 1)
 
-    @asynccontextmanager
-    async def exclusive(self):
-        yield
-
     begun: list = field(default_factory=list)
     """Per answer: whether it was to go on behind a refined history."""
 
@@ -122,6 +117,7 @@ class FakeEngine(StepByStep):
             raise ContextOverflow(f"{len(self.held)} + {len(ids)} tokens do not fit {self.n_ctx}")
         self.calls.append(list(ids))
         self.held.extend(ids)
+        self.alone_s = self.seconds
         if not want_logits:
             return None
         logits = np.zeros(N_VOCAB, dtype=np.float32)

@@ -104,7 +104,7 @@ def placed(params: LlamaParams, backends: Backends, size: ModelSize | None, *, o
     return placement
 
 
-_LESS = "a smaller n_ctx or parallel needs less, so does cache_type_k = q8_0, or a smaller quantisation of the model"
+_LESS = "less n_ctx or parallel needs less, so does cache_type_k = q8_0, or a smaller quantisation of the model"
 
 
 def _chosen(params: LlamaParams, backends: Backends) -> tuple[Gpu, ...]:

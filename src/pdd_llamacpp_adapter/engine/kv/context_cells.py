@@ -75,7 +75,8 @@ class ContextCells:
             if len(self) and end != self.start:
                 raise DeviceEngineFailed(f"cells up to {end} do not end where those from {self.start} on begin")
             llama_log.forget()
-            if L.llama_state_seq_set_data(self._ctx, _pointer(state), state.size, self._numbers.arriving) != state.size:
+            arriving = self._numbers.arriving
+            if L.llama_state_seq_set_data(self._ctx, _pointer(state), state.size, arriving) != state.size:
                 raise DeviceEngineFailed(f"llama.cpp does not take cells: {llama_log.reason()}")
             self._check(self._numbers.arriving, start, end)
             L.llama_memory_seq_cp(self._memory, self._numbers.arriving, self._numbers.waiting, -1, -1)

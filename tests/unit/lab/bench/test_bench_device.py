@@ -205,6 +205,7 @@ def test_the_engine_is_driven_as_planned_and_freed(monkeypatch, tmp_path) -> Non
         def __init__(self, path, params, *, abort=None):
             super().__init__()
             self.n_ctx, self.used, self.open, self.abort = params.n_ctx, [params.threads], True, abort
+            self.context, self.sequences = self, (self,)
             made.append(self)
 
         def use_threads(self, count):

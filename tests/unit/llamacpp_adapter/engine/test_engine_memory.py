@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -21,12 +23,11 @@ REFINED = [0, 1, 5, 9, 70, 71]
 NEXT_TURN = [*range(10), 70, 71, 80, 81]
 
 
-class Context:
-    """A context without a model."""
+class Sequence:
+    """A sequence of a context without a model."""
 
-    n_ctx = 100
+    context = SimpleNamespace(closed=False, kv=KVSupport())
     cells = None
-    kv = KVSupport()
 
     def __init__(self):
         self.ids, self.history = list(REFINED), HISTORY
@@ -50,14 +51,14 @@ class Context:
 @pytest.fixture
 def memory():
     thread = EngineThread()
-    yield EngineMemory(Context(), thread)
+    yield EngineMemory(Sequence(), thread)
     thread.shut_down()
 
 
 async def test_a_refined_history_is_gone_on_from(memory):
     assert memory.holds(NEXT_TURN) == 12
     assert await memory.start(NEXT_TURN) == 12
-    assert (memory.context.ids, memory.history) == (REFINED, HISTORY)
+    assert (memory.sequence.ids, memory.history) == (REFINED, HISTORY)
 
 
 async def test_while_idle_work_changes_it_the_memory_is_what_an_answer_would_find(memory):
@@ -67,7 +68,7 @@ async def test_while_idle_work_changes_it_the_memory_is_what_an_answer_would_fin
         assert memory.history == HISTORY
         assert memory.holds(NEXT_TURN) == 12
         assert memory.holds(NEXT_TURN, refined=False) == 2
-        memory.context.ids = list(NEXT_TURN[:9])
+        memory.sequence.ids = list(NEXT_TURN[:9])
         assert memory.holds(NEXT_TURN, refined=False) == 2
     assert memory.history is None
     assert memory.holds(NEXT_TURN) == 9
@@ -76,7 +77,7 @@ async def test_while_idle_work_changes_it_the_memory_is_what_an_answer_would_fin
 async def test_or_left_where_nobody_could_judge_it(memory):
     assert memory.holds(NEXT_TURN, refined=False) == 2
     assert await memory.start(NEXT_TURN, refined=False) == 2
-    assert (memory.context.ids, memory.history) == ([0, 1], None)
+    assert (memory.sequence.ids, memory.history) == ([0, 1], None)
 
 
 class WaitingCells:
@@ -102,8 +103,8 @@ class WaitingCells:
 
 @pytest.fixture
 def waiting(memory):
-    memory.context.cells = WaitingCells()
-    return memory.context.cells
+    memory.sequence.cells = WaitingCells()
+    return memory.sequence.cells
 
 
 def numbers(cells):
@@ -125,7 +126,7 @@ async def test_arrays_that_are_no_cells_drop_those_that_wait(memory, waiting):
     with pytest.raises(InvalidCells):
         await memory.add_cells(15, keys, keys * np.float32("nan"))
     assert not waiting.added
-    assert memory.context.ids == REFINED
+    assert memory.sequence.ids == REFINED
 
 
 async def test_an_answer_that_starts_drops_cells_that_wait(memory, waiting):

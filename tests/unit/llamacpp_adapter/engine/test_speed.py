@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdd_llamacpp_adapter.engine.device_profile import DEFAULT_CHUNK
-from pdd_llamacpp_adapter.engine.speed import MAX_CHUNK, DeviceSpeed, Work
+from pdd_llamacpp_adapter.engine.speed import EFFICIENT_CHUNK, MAX_CHUNK, DeviceSpeed, Work
 from pdd_llamacpp_adapter.session.arrivals import Arrivals
 
 
 def test_nothing_is_claimed_before_anything_was_measured():
     speed = DeviceSpeed()
     assert speed.seconds(100) is None
-    assert speed.chunk == DEFAULT_CHUNK
+    assert speed.chunk() == DEFAULT_CHUNK
 
 
 def test_large_batches_tell_the_prefill_rate_and_single_tokens_the_step():
@@ -24,7 +24,9 @@ def test_large_batches_tell_the_prefill_rate_and_single_tokens_the_step():
     assert speed.seconds(400) == 2.0
     assert speed.seconds(1) == 0.02, "a batch costs at least one step"
     assert speed.seconds(0) == 0.0
-    assert speed.chunk == 50
+    assert speed.chunk(least=16) == 50
+    assert speed.chunk(least=16, within=0.1) == 20
+    assert speed.chunk() == EFFICIENT_CHUNK, "smaller ones take longer for each token"
 
 
 def test_one_hiccup_moves_the_estimate_by_less_than_a_third():
@@ -39,7 +41,8 @@ def test_chunks_stay_within_bounds_whatever_is_measured(batches):
     speed = DeviceSpeed()
     for tokens, seconds in batches:
         speed.measured(tokens, seconds)
-        assert 16 <= speed.chunk <= MAX_CHUNK
+        assert 64 <= speed.chunk() <= MAX_CHUNK
+        assert 16 <= speed.chunk(least=16, within=0.1) <= speed.chunk()
         assert speed.seconds(10) is None or speed.seconds(10) > 0
 
 

@@ -20,12 +20,16 @@ REFINED = [0, 1, 5, 9, 70, 71]
 WHOLE = [*range(10), 70, 71]
 
 
+class Free:
+    """A slot that nobody looks into."""
+
+
 class MemoryEngine:
     """A memory without a model; `gate` has to be set for every batch but the first `free`."""
 
     def __init__(self, *, n_ctx=100, free=99, fails=False, save=True):
         self.memory = self
-        self.queue = EngineQueue()
+        self.queue = EngineQueue([self])
         self.n_ctx = n_ctx
         self.held, self.history = list(REFINED), HISTORY
         self.batches = []
@@ -75,23 +79,23 @@ def four():
 
 async def test_the_whole_prompt_takes_the_refined_ones_place():
     engine = MemoryEngine()
-    assert await upgrade(engine, four)
+    assert await upgrade(engine, engine.n_ctx, four)
     assert (engine.held, engine.history) == (WHOLE, None)
     assert engine.batches == [[2, 3, 4, 5], [6, 7, 8, 9], [70, 71]], "what both begin with is kept"
-    assert not await upgrade(engine, four), "there is nothing more to do"
+    assert not await upgrade(engine, engine.n_ctx, four), "there is nothing more to do"
 
 
 @pytest.mark.parametrize("options", [{"n_ctx": 11}, {"save": False}], ids=["no room", "too large to put aside"])
 async def test_nothing_is_done_where_it_could_do_harm(options):
     engine = MemoryEngine(**options)
-    assert not await upgrade(engine, four)
+    assert not await upgrade(engine, engine.n_ctx, four)
     assert (engine.held, engine.history, engine.batches) == (REFINED, HISTORY, [])
 
 
 async def test_a_failure_leaves_the_memory_as_it_was():
     engine = MemoryEngine(fails=True)
     with pytest.raises(DeviceEngineFailed):
-        await upgrade(engine, four)
+        await upgrade(engine, engine.n_ctx, four)
     assert (engine.held, engine.history) == (REFINED, HISTORY)
 
 
@@ -183,7 +187,7 @@ async def test_a_server_that_ends_does_not_wait_for_idle_work():
 
 
 async def test_answers_take_turns_in_the_order_in_which_they_came():
-    queue, order = EngineQueue(), []
+    queue, order = EngineQueue([Free()]), []
 
     async def answer(name):
         async with queue.answer():
@@ -198,10 +202,10 @@ async def test_answers_take_turns_in_the_order_in_which_they_came():
 
 
 async def test_idle_work_does_not_begin_while_an_answer_wants_the_engine():
-    queue, worked = EngineQueue(), []
+    queue, worked = EngineQueue([Free()]), []
 
     async def work(name):
-        async def work():
+        async def work(_):
             await anyio.lowlevel.checkpoint()
             worked.append(name)
 
@@ -216,7 +220,7 @@ async def test_idle_work_does_not_begin_while_an_answer_wants_the_engine():
 
 
 async def test_the_engine_is_idle_once_the_last_answer_has_let_go():
-    queue, idle = EngineQueue(), anyio.Event()
+    queue, idle = EngineQueue([Free()]), anyio.Event()
 
     async def wait():
         await queue.answered()

@@ -10,7 +10,7 @@ from pdd_llamacpp_adapter.runtime.hardware import hardware_lines, hardware_warni
 def engine(*, advice="", reason="values differ"):
     kv = SimpleNamespace(shape=None, reason=reason)
     placement = Placement("CPU", (), 0, 31, advice=advice)
-    return SimpleNamespace(placement=placement, threads=(2, 4), memory=SimpleNamespace(kv=kv))
+    return SimpleNamespace(placement=placement, threads=(2, 4), kv=kv)
 
 
 def warnings(settings, **fields):

@@ -58,7 +58,7 @@ def runtime(fake_engine):
         **settings,
     ):
         engine = fake_engine(n_ctx=8192)
-        engine.memory.kv = Support(problem)
+        engine.kv = Support(problem)
         engine.holds = lambda prompt, *, refined=True: held if refined or whole is None else whole
         info = SimpleNamespace(
             engine="vllm", model="m", max_model_len=9000, refinement="attention", default_sampling_params=None,
@@ -117,7 +117,7 @@ def test_a_fast_link_lets_a_slow_device_take_over(runtime):
 
 def test_off_asks_nobody_about_cells(runtime):
     made = runtime(kv="off", features=None)
-    made._engine.memory.kv = None
+    made._engine.kv = None
     assert not told(session_of(made))[1]
 
 

@@ -113,9 +113,9 @@ async def test_a_history_that_came_about_while_the_answer_waited_is_not_gone_on_
     device = engine(history=None, held=[])
 
     @asynccontextmanager
-    async def after_another_answer():
+    async def after_another_answer(prompt):
         device.held, device.history = list(HISTORY.ids), HISTORY
-        yield
+        yield device
 
     device.exclusive = after_another_answer
     cloud = fake_cloud([list(range(301, 307)), 60])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import anyio
@@ -71,10 +70,6 @@ class LetterEngine(StepByStep):
     def __init__(self, *, ready=anyio.lowlevel.checkpoint, fails_at=None):
         self._ready, self._fails_at = ready, fails_at
         self._length = self._calls = 0
-
-    @asynccontextmanager
-    async def exclusive(self):
-        yield
 
     async def start(self, prompt, *, refined=True):
         await self._ready()
