@@ -137,7 +137,7 @@ class ServeSettings(BaseSettings, LlamaParams):
     refined prompt. Above that, the device reads the whole prompt. A model quantised to 4 bits needs more:
     docs/refinement.md#quantised-devices."""
     max_queue: int = Field(default=8, ge=0)
-    """PDD_MAX_QUEUE: answers that may wait for the device, besides the one that it makes. More are refused.
+    """PDD_MAX_QUEUE: answers that may wait for the device, besides the `parallel` that it makes. More are refused.
     With a cloud, they begin there meanwhile."""
     max_streams: int = Field(default=16, ge=0)
     """PDD_MAX_STREAMS: streams that are kept for clients whose connection is lost. The oldest that has ended makes

@@ -3,6 +3,7 @@
 import time
 from contextlib import asynccontextmanager
 
+from pdd_llamacpp_adapter.engine.sharing import Sharing
 from pdd_llamacpp_adapter.engine.slot import Step
 
 
@@ -12,6 +13,7 @@ class StepByStep:
     history = None
     alone_s = None
     at_work = 1
+    sharing = Sharing(1)
 
     @asynccontextmanager
     async def exclusive(self, prompt=()):

@@ -97,7 +97,7 @@ class DeviceState:
     n_ctx: int
     """Tokens of prompt and answer that the device's context holds."""
     wait_s: Estimate = Estimate(0.0)
-    """Seconds until the device can begin. It makes one answer at a time."""
+    """Seconds until the device can begin, because it is at work for other answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

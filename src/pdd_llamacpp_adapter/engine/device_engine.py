@@ -155,7 +155,7 @@ class DeviceEngine:
             yield slot
 
     async def step_of(self, count: int) -> float:
-        """Process one token in each of the first `count` slots, in one batch; return how many seconds that takes."""
+        """Process one token in each of the first `count` slots, in one batch; return the seconds that it takes."""
         from pdd_llamacpp_adapter.engine.llama_batch import Part
 
         parts = [Part(sequence, (0,), (0,)) for sequence in self._context.sequences[:count]]

@@ -47,7 +47,8 @@ async def upgrade_when_idle(engine: DeviceEngine, chunk: Callable[[], int]) -> N
 async def upgrade(slot: Slot, n_ctx: int, chunk: Callable[[], int]) -> bool:
     """Replace a refined prompt in a slot's memory by the whole one; return whether there was one, and room.
 
-    The caller has to hold the slot, which has room for `n_ctx` tokens. If this is cancelled, or fails, the memory is what it was before.
+    The caller has to hold the slot, which has room for `n_ctx` tokens. If this is cancelled, or fails, the memory
+    is what it was before.
 
     Raises:
         DeviceError: llama.cpp returned an error.

@@ -5,19 +5,21 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pdd_core.planner.cost import KV_TOKENS, PREFILL_WEIGHT, byte_weight, prefill_weight
 from pdd_core.planner.plan_file import PlanFile
 from pdd_core.planner.planner import Planner
 from pdd_core.planner.types import Estimate, Goals, Plan, PlanRequest, Verdict, Why
+from pdd_llamacpp_adapter.engine.sharing import Sharing
 from pdd_llamacpp_adapter.runtime.learning import LOOK_AFTER, Learning
+from pdd_llamacpp_adapter.runtime.occupancy import beside
 from pdd_llamacpp_adapter.session.outcome import AnswerPlan
 from pdd_llamacpp_adapter.session.pacing import load_policies
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from pdd_core.env import ServeSettings
     from pdd_core.handoff import CloudInfo
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.engine.speed import WorkLeft
     from pdd_llamacpp_adapter.request import AnswerRequest
 
-_BUSY_SD = 0.5
-"""Relative deviation of the time for which the device will be busy: answers end when they end."""
 _AT_ONCE = Estimate(0.0)
 _FAST = Estimate(1e9 / 8)
 """A link in bytes per second: 1 Gbit/s."""
@@ -53,7 +53,9 @@ class Facts:
     group: str = ""
     """Answers of one group are alike, such as those of one app: for the planner, how long they get."""
     busy: Sequence[WorkLeft] = ()
-    """What the device has to do for other answers first."""
+    """What the device has to do for other answers."""
+    sharing: Sharing = field(default_factory=lambda: Sharing(1))
+    """How many answers the device makes at the same time, and how much they slow each other down."""
 
 
 class Planning:
@@ -120,7 +122,7 @@ class Planning:
             return self._settled(request.refine_ratio)
         prompt, info = len(request.prompt_token_ids), facts.info
         device = self.learning.device.state(prompt, facts.held)
-        device = replace(device, wait_s=self._wait(facts.busy, device.prefill_tps.mean, device.decode_tps.mean))
+        device = beside(device, facts.busy, facts.sharing, self._expected_length)
         asked = PlanRequest(
             num_prompt_tokens=prompt,
             num_held_tokens=facts.held,
@@ -200,6 +202,9 @@ class Planning:
         budget = plan.decode_budget if whole else request.max_tokens
         return replace(chosen, plan=Plan(Verdict.HANDOFF, budget, why=why, kv=True))
 
+    def _expected_length(self, prompt: int) -> float:
+        return self.learning.lengths.table("", prompt).expected(math.inf)[0]
+
     def _link_unseen(self) -> bool:
         return self.learning.answers_without_cells >= LOOK_AFTER
 
@@ -210,14 +215,6 @@ class Planning:
         """
         unseen = self.learning.answers_unseen >= LOOK_AFTER
         return unseen and prompt + request.max_tokens <= self.learning.n_ctx
-
-    def _wait(self, busy: Iterable[WorkLeft], prefill_tps: float, decode_tps: float) -> Estimate:
-        """Return how long the device will be at work for other answers."""
-        seconds = 0.0
-        for left in busy:
-            expected, _ = self.learning.lengths.table("", left.prompt_tokens).expected(math.inf)
-            seconds += left.to_read / prefill_tps + max(0.0, expected - left.made) / decode_tps
-        return Estimate(seconds, _BUSY_SD * seconds)
 
 
 def _is_plan(result: object) -> bool:

@@ -223,6 +223,7 @@ class Runtime:
             kv_cell_bytes=self._kv_cell_bytes(),
             paced=paced,
             group=group,
+            sharing=self._engine.sharing,
             busy=[left for session in self._sessions if (left := session.work_left()) is not None],
         )
         agreed = self._agreements.agree(request, facts)

@@ -76,8 +76,8 @@ async def serve_device(
 def _http_limits(settings: ServeSettings) -> HttpLimits:
     key = settings.api_key
     # With a cloud, answers that wait for the device begin there at once.
-    places = 1 + settings.max_queue
-    running = 1 if settings.cloud_url is None else places
+    places = settings.llama.parallel + settings.max_queue
+    running = settings.llama.parallel if settings.cloud_url is None else places
     # a name of one's own needs a key; on loopback alone, the names of loopback are all there are
     local = ("127.0.0.1", "localhost", "[::1]")
     return HttpLimits(

@@ -37,9 +37,9 @@ class Batches:
         """Since when llama.cpp is computing; None while it is not."""
 
     def chunk(self, *, may_change: bool) -> int:
-        """Return the tokens of the next prefill chunk; `may_change`: others may yet take the place of what is left.
+        """Return the tokens of the next prefill chunk; with `may_change`, what is left may be replaced by then.
 
-        That is looked at, and others' tokens are made, between two chunks.
+        That is looked at between two chunks, and others' tokens are made.
         """
         if self.throttle.chunk is not None:
             return self.throttle.chunk

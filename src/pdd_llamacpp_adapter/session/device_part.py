@@ -144,7 +144,9 @@ class DevicePart:
             if self.reader.readable():
                 self._close_cloud_in_time()
                 # What came in while one chunk was processed is the next: far behind, chunks grow by themselves.
-                logits = await self._process(self.reader.next_chunk(self._batches.chunk(may_change=self.reader.may_change)))
+                logits = await self._process(
+                    self.reader.next_chunk(self._batches.chunk(may_change=self.reader.may_change))
+                )
                 self._live.changed()
             elif logits is not None and not self._waits_for_verdict() and answer.take_over():
                 self.reader.took_over()
