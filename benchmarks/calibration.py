@@ -41,7 +41,7 @@ async def handed_over(engine, cloud, number, options, on_ended=None):
     from pdd_core.patience import Patience
     from pdd_llamacpp_adapter import AnswerRequest, AnswerSession
 
-    engine.slots[0].reset()
+    engine.reset()
     request = AnswerRequest(
         prompt_token_ids=prompt_of(number, options.prompt), max_tokens=40, ignore_eos=True, decode_budget=16
     )
@@ -56,7 +56,7 @@ async def handed_over(engine, cloud, number, options, on_ended=None):
 
 async def truth(engine, number, options):
     """Return tokens per second of prefill and decode, with nothing else at work on the core."""
-    engine.slots[0].reset()
+    engine.reset()
     ids = prompt_of(10_000 + number, options.prompt)
     begun = time.perf_counter()
     for start in range(0, len(ids), 64):

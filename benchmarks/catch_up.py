@@ -60,7 +60,7 @@ async def one(engine, cloud, speed, prompt, ratio):
     from pdd_core.timeline import Source
     from pdd_llamacpp_adapter import AnswerRequest, AnswerSession
 
-    engine.slots[0].reset()
+    engine.reset()
     request = AnswerRequest(
         prompt_token_ids=prompt,
         max_tokens=BUDGET + 20,

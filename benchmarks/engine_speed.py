@@ -65,7 +65,7 @@ class Direct:
 
 async def ours(engine: DeviceEngine, prompt: list[int], steps: int) -> tuple[float, float]:
     """The same by a whole session: engine, sampler, text, pacing without a limit."""
-    engine.slots[0].reset()
+    engine.reset()
     request = AnswerRequest(prompt_token_ids=prompt, max_tokens=steps + 1, ignore_eos=True)
     begun = time.perf_counter()
     async with AnswerSession(request, engine=engine, rate=float("inf")) as answer:

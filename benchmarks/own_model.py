@@ -46,7 +46,7 @@ PERSON = {
 
 
 async def answer(engine: DeviceEngine, cloud: CloudClient | None, request: AnswerRequest) -> list[int]:
-    engine.slots[0].reset()
+    engine.reset()
     waits = Patience(late_s=math.inf)  # however slow the device is, the cloud is not asked for more
     async with AnswerSession(request, engine=engine, cloud=cloud, rate=math.inf, patience=waits) as session:
         shown = [token.token_id async for token in session]

@@ -40,7 +40,7 @@ async def answers(engine: DeviceEngine, url: str, key: str, options: argparse.Na
     async with CloudClient(url, api_key=key) as cloud:
         await cloud.connect(engine.vocab)
         for number in range(options.answers + 1):
-            engine.slots[0].reset()
+            engine.reset()
             prompt = [100 + (number * 7919 + i * 31) % 40000 for i in range(400)]
             request = AnswerRequest(
                 prompt_token_ids=prompt, max_tokens=120, ignore_eos=True, decode_budget=options.budget

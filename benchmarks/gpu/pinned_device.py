@@ -238,7 +238,7 @@ class _Device:
         from pdd_llamacpp_adapter import AnswerRequest, AnswerSession
 
         for side in (self._plain, self._kv):
-            side.engine.slots[0].reset()
+            side.engine.reset()
         guard = Guard(threshold=self._settings.guard_nats)
         request = AnswerRequest(
             prompt_token_ids=prompt,

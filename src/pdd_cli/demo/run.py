@@ -187,7 +187,7 @@ class _Show:
     ) -> Outcome:
         from pdd_llamacpp_adapter import AnswerRequest, AnswerSession
 
-        self._engine.slots[0].reset()
+        self._engine.reset()
         request = AnswerRequest(
             prompt_token_ids=self._prompt,
             max_tokens=self._scenario.max_tokens,
@@ -228,7 +228,7 @@ class _Show:
         """Return a rate that the cloud keeps up while the device prefills beside it."""
         from pdd_llamacpp_adapter import AnswerRequest, AnswerSession
 
-        self._engine.slots[0].reset()
+        self._engine.reset()
         request = AnswerRequest(
             prompt_token_ids=self._prompt,
             max_tokens=_RATE_TOKENS,
@@ -244,7 +244,7 @@ class _Show:
 
     async def _measured_prefill(self) -> float:
         """Return the device's own prefill speed, tokens per second, on an otherwise idle machine."""
-        self._engine.slots[0].reset()
+        self._engine.reset()
         ids = self._prompt[:_PROBE_TOKENS]
         begun = time.monotonic()
         await self._engine.slots[0].extend(ids, want_logits=True)

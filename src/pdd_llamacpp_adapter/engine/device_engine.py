@@ -107,6 +107,11 @@ class DeviceEngine:
         self._batcher.close()
         self._thread.stop(self._context.close)
 
+    def reset(self) -> None:
+        """Forget all answers, so that the next ones start cold. Blocks; not while an answer is being made."""
+        for slot in self.slots:
+            slot.reset()
+
     @property
     def n_ctx(self) -> int:
         """Tokens that fit each slot, prompt and answer together."""

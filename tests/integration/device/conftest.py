@@ -32,7 +32,7 @@ def loaded(gguf):
 
 @pytest.fixture
 def engine(loaded):
-    loaded.slots[0].reset()
+    loaded.reset()
     return loaded
 
 

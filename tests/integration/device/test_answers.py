@@ -73,7 +73,7 @@ async def handed_over(engine, request, ids):
 
 def test_greedy_answers_repeat(engine, prompt):
     first = ids_of(answer(engine, prompt))
-    engine.slots[0].reset()
+    engine.reset()
     assert ids_of(answer(engine, prompt)) == first
     assert len(first) == 24
 
@@ -81,7 +81,7 @@ def test_greedy_answers_repeat(engine, prompt):
 @pytest.mark.parametrize("position", [1, 3, 8, 15])
 def test_a_handed_over_answer_equals_the_devices_own(engine, prompt, position):
     own = ids_of(answer(engine, prompt))
-    engine.slots[0].reset()
+    engine.reset()
     request = AnswerRequest(prompt_token_ids=prompt, max_tokens=24)
     outcome = anyio.run(handed_over, engine, request, own[:position])
     anyio.run(assert_same, engine, prompt, ids_of(outcome), own)
@@ -94,7 +94,7 @@ def test_a_seeded_answer_goes_on_the_same_after_the_same_handoff(engine, prompt)
     own = ids_of(answer(engine, prompt))[:4]
     outcomes = []
     for _ in range(2):
-        engine.slots[0].reset()
+        engine.reset()
         outcomes.append(ids_of(anyio.run(handed_over, engine, request, own)))
     assert outcomes[0] == outcomes[1]
 
@@ -115,7 +115,7 @@ def test_a_profile_is_never_beaten(engine, prompt):
 
 def test_an_unreachable_cloud_leaves_the_answer_to_the_device(engine, prompt):
     own = ids_of(answer(engine, prompt))
-    engine.slots[0].reset()
+    engine.reset()
     outcome = answer(engine, prompt, cloud_url="http://127.0.0.1:9/v1")
     assert ids_of(outcome) == own
     assert outcome.cloud_error.startswith("CloudUnreachable")
@@ -136,7 +136,7 @@ async def test_two_sessions_on_one_engine_take_turns(engine, prompt):
         tasks.start_soon(make, "other", other)
     for name, ids in (("one", prompt), ("other", other)):
         together = answers[name]
-        engine.slots[0].reset()
+        engine.reset()
         await make(name, ids)
         assert answers[name] == together
 

@@ -22,7 +22,7 @@ async def process(engine, ids, chunk):
 
 async def test_prefill_in_chunks_equals_prefill_at_once(engine, long_prompt):
     whole = await process(engine, long_prompt[:256], 256)
-    engine.slots[0].reset()
+    engine.reset()
     chunked = await process(engine, long_prompt[:256], 64)
     assert np.array_equal(whole, chunked)
     assert engine.slots[0].memory.n_past == 256
@@ -43,7 +43,7 @@ async def test_logits_are_a_copy(engine, long_prompt):
 
 async def test_cancelling_stops_llama_at_once_and_leaves_the_context_usable(engine, long_prompt):
     fresh = await process(engine, long_prompt[:300], 100)
-    engine.slots[0].reset()
+    engine.reset()
     await engine.slots[0].extend(long_prompt[:100])
     with anyio.move_on_after(0.15) as scope:
         await engine.slots[0].extend(long_prompt[100:600])  # one batch, seconds of work
@@ -72,7 +72,7 @@ async def test_a_job_that_was_cancelled_in_the_queue_does_nothing(engine, long_p
 
 async def test_rewinding_and_going_on_elsewhere_is_exact(engine, long_prompt):
     expected = await process(engine, [*long_prompt[:128], *long_prompt[300:364]], 64)
-    engine.slots[0].reset()
+    engine.reset()
     await process(engine, long_prompt[:256], 64)
     assert await engine.slots[0].memory.rewind(128) == 128
     assert np.array_equal(await process(engine, long_prompt[300:364], 64), expected)

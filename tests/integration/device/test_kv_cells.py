@@ -39,7 +39,7 @@ def opened(request, gguf):
 
 @pytest.fixture
 def taking(opened):
-    opened.slots[0].reset()
+    opened.reset()
     return opened
 
 
@@ -64,7 +64,7 @@ def f16(gguf):
 @pytest.fixture
 def usual(f16):
     """Of the usual cache only: where the type makes no difference."""
-    f16.slots[0].reset()
+    f16.reset()
     return f16
 
 
@@ -86,11 +86,11 @@ async def greedy(engine, last, count=ANSWER):
 
 async def own_cells(engine, ids):
     """Return the cells of `ids` that a prefill of the engine's makes, as vLLM would send them."""
-    engine.slots[0].reset()
+    engine.reset()
     await process(engine, ids)
     cells = engine.slots[0].memory.sequence.cells
     found = read(cells.layout, cells.own(0, len(ids)))
-    engine.slots[0].reset()
+    engine.reset()
     return found
 
 
@@ -115,7 +115,7 @@ async def read_with_two_fronts(engine, ids, cells, front):
 async def test_joined_cells_are_answered_from_as_the_engines_own(taking, own, long_prompt, front):
     ids, last = long_prompt[:CELLS], long_prompt[CELLS]
     cells, answer = own
-    taking.slots[0].reset()
+    taking.reset()
     await read_with_two_fronts(taking, ids, cells, front)
     assert taking.slots[0].memory.sequence.ids == ids
     joined = taking.slots[0].memory.sequence.cells
@@ -133,7 +133,7 @@ async def same(engine, prompt, ours, theirs):
 async def test_the_engine_goes_on_from_joined_cells_in_a_next_turn_and_after_a_rewind(taking, own, long_prompt):
     ids, last, turn = long_prompt[:CELLS], long_prompt[CELLS], long_prompt[400:440]
     cells, _ = own
-    taking.slots[0].reset()
+    taking.reset()
     await process(taking, ids)
     await taking.slots[0].extend([last])
     await process(taking, turn)
@@ -141,7 +141,7 @@ async def test_the_engine_goes_on_from_joined_cells_in_a_next_turn_and_after_a_r
     assert await taking.slots[0].memory.rewind(200) == 200
     await process(taking, turn)
     rewound = await greedy(taking, 7)
-    taking.slots[0].reset()
+    taking.reset()
     await read_with_two_fronts(taking, ids, cells, 100)
     await taking.slots[0].extend([last])
     conversation = [*ids, last, *turn, 7]
@@ -159,7 +159,7 @@ async def test_the_engine_goes_on_from_joined_cells_in_a_next_turn_and_after_a_r
 async def test_a_memory_with_joined_cells_can_be_put_aside_and_taken_back(taking, own, long_prompt):
     ids, last = long_prompt[:CELLS], long_prompt[CELLS]
     cells, _ = own
-    taking.slots[0].reset()
+    taking.reset()
     await read_with_two_fronts(taking, ids, cells, 100)
     saved = await taking.slots[0].memory.save()
     found = await greedy(taking, last)
@@ -171,7 +171,7 @@ async def test_a_memory_with_joined_cells_can_be_put_aside_and_taken_back(taking
 async def test_cells_that_are_dropped_leave_the_front_as_it_is(taking, own, long_prompt):
     ids, last = long_prompt[:CELLS], long_prompt[CELLS]
     cells, answer = own
-    taking.slots[0].reset()
+    taking.reset()
     await add(taking, cells, 200, CELLS)
     await process(taking, ids[:100])
     await taking.slots[0].memory.drop_cells()
@@ -184,7 +184,7 @@ async def test_cells_that_are_dropped_leave_the_front_as_it_is(taking, own, long
 
 async def test_own_cells_compare_as_the_same_and_others_do_not(taking, own, long_prompt):
     cells, _ = own
-    taking.slots[0].reset()
+    taking.reset()
     await process(taking, long_prompt[:CELLS])
     part = cells.keys[:, 100:200], cells.values[:, 100:200]
     assert await taking.slots[0].memory.compare_cells(100, *part) > 0.9999
@@ -200,7 +200,7 @@ async def test_a_front_may_have_read_on_into_the_cells(usual, long_prompt):
     cells = await own_cells(usual, ids)
     await process(usual, ids)
     own = await greedy(usual, last)
-    usual.slots[0].reset()
+    usual.reset()
     await add(usual, cells, 128, CELLS)
     await process(usual, ids[:150])
     await usual.slots[0].memory.join_cells(ids)
@@ -236,7 +236,7 @@ async def test_arrays_that_are_none_of_the_models_are_refused_and_all_are_droppe
 async def test_ids_that_the_front_does_not_begin_with_are_refused(usual, long_prompt):
     cells = await own_cells(usual, long_prompt[:CELLS])
     for ids in (long_prompt[1 : CELLS + 1], long_prompt[: CELLS - 1], long_prompt[: CELLS + 1]):
-        usual.slots[0].reset()
+        usual.reset()
         await process(usual, long_prompt[:40])
         await add(usual, cells, 40, CELLS)
         with pytest.raises(DeviceEngineFailed):
@@ -266,7 +266,7 @@ async def holds_its_front_alone(engine, prompt):
     with pytest.raises(DeviceEngineFailed):
         await engine.slots[0].memory.join_cells(prompt[:CELLS])
     found = await process(engine, prompt[40:104])
-    engine.slots[0].reset()
+    engine.reset()
     expected = await process(engine, prompt[:40])
     expected = await process(engine, prompt[40:104])
     np.testing.assert_allclose(found, expected, atol=0.05)
@@ -300,7 +300,7 @@ async def test_what_starts_anew_drops_cells(usual, long_prompt):
         await add(usual, cells, 40, CELLS)
         await way()
         assert len(usual.slots[0].memory.sequence.cells) == 0
-        usual.slots[0].reset()
+        usual.reset()
 
 
 async def test_cells_do_not_take_the_room_of_a_front_that_has_overtaken_them(gguf, long_prompt):

@@ -30,7 +30,7 @@ async def process(engine, ids, chunk=64):
 
 
 async def fresh(engine, ids, chunk=64):
-    engine.slots[0].reset()
+    engine.reset()
     return await process(engine, ids, chunk)
 
 
@@ -52,7 +52,7 @@ async def test_likelihoods_equal_a_computation_token_by_token(engine, long_promp
     for token in told:
         expected.append(log_likelihood(logits, NextToken(token)))
         logits = await engine.slots[0].extend([token], want_logits=True)
-    engine.slots[0].reset()
+    engine.reset()
     await process(engine, ids[:64])
     batch = [*ids[64:], *told]
     following = {31 + index: NextToken(token) for index, token in enumerate(told)}
@@ -68,7 +68,7 @@ async def test_likelihoods_of_a_batch_that_is_cut_are_those_of_the_whole(engine,
     following = {index: NextToken(long_prompt[index + 1]) for index in range(500, 540)}
     cut, none = await engine.slots[0].judge(long_prompt, following)
     assert none is None
-    engine.slots[0].reset()
+    engine.reset()
     expected = []
     await process(engine, long_prompt[:500], 250)
     for token, after in pairwise(long_prompt[500:541]):
@@ -231,7 +231,7 @@ async def handed_over(engine, ids, needle, *, sent, judged=4):
     `judged` of them have to be there before the guard agrees.
     """
     whole, logprobs = await answered(engine, ids, sent)
-    engine.slots[0].reset()
+    engine.reset()
     request = AnswerRequest(prompt_token_ids=ids, max_tokens=sent + 12, refine_ratio=0.25)
     protected = protected_by_device(request, engine.vocab)
     kept = sorted({*needle, *(index for start, end in protected for index in range(start, end))})

@@ -74,7 +74,7 @@ def answered(behind_router, engine):
 
         `on_token(session, shown, device)` is told of each token: it lets the device begin, and says when to leave.
         """
-        engine.slots[0].reset()
+        engine.reset()
         device = Held(engine)
         prompt = engine.vocab.render_chat(messages(question))
         request = AnswerRequest(prompt_token_ids=prompt, max_tokens=max_tokens, decode_budget=budget)

@@ -46,7 +46,7 @@ async def test_an_answer_is_handed_over_whole(router, cloud, engine):
         await client.connect(engine.vocab)
         assert client.route.way is Way.POST
         begun = len(router.seen)
-        engine.slots[0].reset()
+        engine.reset()
         async with AnswerSession(request, engine=engine, cloud=client, rate=math.inf, patience=WAIT) as session:
             ids = [token.token_id async for token in session]
     outcome = session.outcome
@@ -54,7 +54,7 @@ async def test_an_answer_is_handed_over_whole(router, cloud, engine):
     assert outcome.cloud_error is None
     assert {(one.method, one.path) for one in router.seen[begun:]} == {("POST", "/v1/completions")}
     assert {session for *_, session in forwarded(router)[-1:]} == {"chat-1"}
-    engine.slots[0].reset()
+    engine.reset()
     async with AnswerSession(request, engine=engine, rate=math.inf) as alone:
         expected = [token.token_id async for token in alone]
     await assert_same(engine, prompt, expected, ids)

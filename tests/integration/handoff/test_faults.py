@@ -132,7 +132,7 @@ class Behind(Held):
 
 
 async def answer_of(engine, cloud, prompt):
-    engine.slots[0].reset()
+    engine.reset()
     request = AnswerRequest(prompt_token_ids=prompt, max_tokens=24, decode_budget=20)
     async with AnswerSession(request, engine=engine, cloud=cloud, rate=1e6, patience=ONCE) as answer:
         if isinstance(engine, Behind):

@@ -59,7 +59,7 @@ class Held(OwnSlot):
 @pytest.fixture
 def answered(cloud, engine):
     async def answer(**fields):
-        engine.slots[0].reset()
+        engine.reset()
         request = AnswerRequest(
             prompt_token_ids=engine.vocab.render_chat(CHAT), max_tokens=24, decode_budget=16, **fields
         )

@@ -38,7 +38,7 @@ def cloud_alone(cloud):
 
 async def handed_over(engine, client, request):
     """The tokens of one handoff for which the cloud decoded its whole budget, and the session's outcome."""
-    engine.slots[0].reset()
+    engine.reset()
     held, shown = Held(engine), []
     waits = Patience(late_s=math.inf)  # the seam is where the budget ends, however late the device
     async with AnswerSession(request, engine=held, cloud=client, rate=math.inf, patience=waits) as answer:
@@ -105,7 +105,7 @@ def tokens_made(cloud):
 async def test_a_session_takes_over_from_a_cloud_that_could_go_on_and_cancels_it(cloud, engine):
     # more than a batch that tells the device its speed: how soon it is level decides when the cloud is closed
     prompt = engine.vocab.tokenize(f"{PROMPTS[1]} which have connected them with another, and to assume")
-    engine.slots[0].reset()
+    engine.reset()
     before = tokens_made(cloud)
     async with CloudClient(cloud.base_url, api_key=KEY) as client:
         # minutes of the cloud's work: it is not done before a device that gets hardly any of the processor's time

@@ -82,7 +82,7 @@ def answered(cloud, engine, prompt):
 
         The device begins when `begin` tokens are shown, by default those of the budget.
         """
-        engine.slots[0].reset()
+        engine.reset()
         gated = Gated(engine, fails=fails)
         request = AnswerRequest(
             **{"prompt_token_ids": prompt, "max_tokens": LENGTH, "decode_budget": budget, **fields}
@@ -297,7 +297,7 @@ class LingeringCloud(CloudClient):
 
 
 async def test_the_next_turn_reuses_what_was_read_of_one_that_ended_in_the_cloud(cloud, engine, prompt):
-    engine.slots[0].reset()
+    engine.reset()
     async with LingeringCloud(cloud.base_url, api_key=KEY) as client:
         client.until = lambda: engine.slots[0].memory.n_past > 0
         first = AnswerRequest(prompt_token_ids=prompt, max_tokens=12, decode_budget=12)
@@ -313,7 +313,7 @@ async def test_the_next_turn_reuses_what_was_read_of_one_that_ended_in_the_cloud
         async with AnswerSession(request, engine=engine, rate=math.inf) as session:
             answers.append([token.token_id async for token in session])
         assert min(expected, len(prompt)) <= session.outcome.reused_tokens <= expected
-        engine.slots[0].reset()
+        engine.reset()
     await assert_same(engine, following, *answers)
 
 
