@@ -215,7 +215,7 @@ class LlamaContext:
             self._batch.seq_id[i][0] = _SEQUENCE
 
     def decode(self, ids: Sequence[int], *, want_logits: bool, outputs: Collection[int] = ()) -> np.ndarray | None:
-        """Process `ids` behind what the memory holds, in one llama_decode.
+        """Process `ids` behind what the memory holds, in one llama_decode. It is done when this returns.
 
         Returns the last token's logits, float32 of shape (n_vocab,), a copy; None unless wanted. Those of the
         indices in `outputs` can be read with `logits_at` until the next call.
@@ -254,6 +254,8 @@ class LlamaContext:
             raise DeviceEngineFailed(
                 f"llama_decode returned {code} for {count} tokens at position {past}: {llama_log.reason()}"
             )
+        if not (want_logits or outputs):  # a GPU computes on behind; reading logits waits for it
+            L.llama_synchronize(self._ctx)
         self.ids.extend(ids)
         if (held := self._held()) != len(self.ids):
             self.rewind(0)
