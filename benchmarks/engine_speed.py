@@ -4,9 +4,11 @@ One model, two contexts, the same threads; they take turns, A B A B ..., each ro
 a ratio; the median is the result. The noise is direct llama.cpp against itself, each round against the one before.
 
     python benchmarks/engine_speed.py [--gguf FILE] [--rounds 9] [--threads 1] [--prompt 512] [--steps 48]
-        [--busy 0.5]
+        [--busy 0.5] [--gpu-layers all] [--flash-attn] [--chunk 512]
 
-With `--busy`, the event loop is at work for this share of the time beside both, as beside many clients.
+Both put all layers that fit on the GPU, if llama.cpp is built for one, or those that `--gpu-layers` says.
+llama.cpp by itself reads the prompt in chunks of 64 tokens, or `--chunk`. With `--busy`, the event loop is at work
+for this share of the time beside both, as beside many clients.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C fu
 import numpy as np
 
 from pdd_cli.demo_model import device_gguf
+from pdd_core.llama_params import LlamaParams
 from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, DeviceEngine
 
 N_CTX = 2048
@@ -32,12 +35,15 @@ BUSY_S = 0.02
 class Direct:
     """llama.cpp as a C program would call it, greedy."""
 
-    def __init__(self, path: Path, threads: int) -> None:
-        self.model = L.llama_model_load_from_file(str(path).encode(), L.llama_model_default_params())
+    def __init__(self, path: Path, threads: int, gpu_layers: int, *, flash_attn: bool) -> None:
+        of_model = L.llama_model_default_params()
+        of_model.n_gpu_layers = gpu_layers
+        self.model = L.llama_model_load_from_file(str(path).encode(), of_model)
         params = L.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = N_CTX, 512, 512
         params.n_threads = params.n_threads_batch = threads
-        params.flash_attn_type = L.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        kinds = (L.LLAMA_FLASH_ATTN_TYPE_DISABLED, L.LLAMA_FLASH_ATTN_TYPE_ENABLED)
+        params.flash_attn_type = kinds[flash_attn]
         self.ctx = L.llama_init_from_model(self.model, params)
         self.n_vocab = L.llama_vocab_n_tokens(L.llama_model_get_vocab(self.model))
         self.batch = L.llama_batch_init(512, 0, 1)
@@ -101,20 +107,29 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--steps", type=int, default=48)
     parser.add_argument("--busy", type=float, default=0.0)
+    parser.add_argument("--gpu-layers", default="auto", help="auto, all or a number")
+    parser.add_argument("--flash-attn", action="store_true")
+    parser.add_argument("--chunk", type=int, default=64, help="tokens that llama.cpp by itself reads at once")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     gguf = options.gguf or device_gguf()
     prompt = [100 + i * 31 % 40000 for i in range(options.prompt)]
-    with DeviceEngine.open(gguf, n_ctx=N_CTX, threads=options.threads) as engine:
-        direct = Direct(gguf, options.threads)
+    flash_attn = "on" if options.flash_attn else "off"
+    params = LlamaParams.of(
+        n_ctx=N_CTX, threads=options.threads, gpu_layers=options.gpu_layers, flash_attn=flash_attn
+    )
+    with DeviceEngine.open(gguf, params) as engine:
+        where = list(engine.placement.lines())
+        print("\n".join(where))
+        direct = Direct(gguf, options.threads, engine.placement.gpu_layers, flash_attn=options.flash_attn)
         pairs = []
         for number in range(options.rounds + 1):
-            theirs = asyncio.to_thread(direct.round, prompt, options.steps, 64)
+            theirs = asyncio.to_thread(direct.round, prompt, options.steps, options.chunk)
             works = (ours(engine, prompt, options.steps), theirs)
             pair = [asyncio.run(beside_work(options.busy, work)) for work in works]
             if number:  # the first pages in
                 pairs.append(pair)
-    result = {"threads": options.threads, "prompt": options.prompt, "steps": options.steps, "busy": options.busy}
+    result = {**vars(options), "where": where}
     for kind, index in (("prefill", 0), ("decode", 1)):
         ratios = [mine[index] / theirs[index] for mine, theirs in pairs]
         noise = [abs(b[1][index] / a[1][index] - 1) for a, b in pairwise(pairs)]
@@ -130,7 +145,7 @@ def main() -> None:
             f"noise {result[kind]['noise']:.1%}, direct {result[kind]['direct_tps']:.0f} tokens/s"
         )
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2))
+        options.json.write_text(json.dumps(result, indent=2, default=str))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def published(target: Path) -> Iterator[Path]:
         draft = Path(scratch) / target.name
         yield draft
         try:
-            draft.rename(target)
+            draft.replace(target)  # `rename` fails on Windows where there is a file
         except OSError:
             # a folder cannot replace a folder: another process was first, with the same content
             if not target.is_dir():

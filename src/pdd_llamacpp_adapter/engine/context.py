@@ -210,7 +210,7 @@ class LlamaContext:
         self.kv = KVSupport(None, fault or "")
 
     def decode(self, parts: Sequence[Part]) -> None:
-        """Process `parts` in one llama_decode, each behind what its sequence holds.
+        """Process `parts` in one llama_decode, each behind what its sequence holds. It is done when this returns.
 
         The logits of their `outputs` can be read until the next call.
 
@@ -244,6 +244,8 @@ class LlamaContext:
             raise DeviceEngineFailed(
                 f"llama_decode returned {code} for {count} tokens at position {held[0]}: {reason}"
             )
+        if not any(part.outputs for part in parts):
+            L.llama_synchronize(self.handle)  # a GPU is still computing, and who reads logits waits anyway
         for part in parts:
             part.sequence.ids.extend(part.ids)
         for part, past in zip(parts, held, strict=True):

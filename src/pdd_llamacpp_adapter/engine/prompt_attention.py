@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
 import numpy as np
-from llama_cpp._ggml import libggml
 
 from pdd_core.errors import DeviceEngineFailed, ModelError
 from pdd_core.llama_params import LlamaParams
 from pdd_llamacpp_adapter.engine.context import LlamaContext
+from pdd_llamacpp_adapter.engine.libggml import installed_ggml
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -57,6 +57,7 @@ class _TensorHead(ctypes.Structure):
     )
 
 
+libggml = installed_ggml()
 _get_name = libggml.ggml_get_name
 _get_name.argtypes, _get_name.restype = [ctypes.c_void_p], ctypes.c_char_p
 _tensor_get = libggml.ggml_backend_tensor_get

@@ -13,6 +13,7 @@ import uvicorn
 
 from pdd_core.errors import ConfigurationError
 from pdd_llamacpp_adapter.server.app import create_app
+from pdd_llamacpp_adapter.server.signals import received_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,7 +56,7 @@ async def serve(
     server = _Server(create_app(service), lambda: None if on_started is None else on_started(url))
     async with anyio.create_task_group() as tasks:
         obeyed = (signal.SIGINT, signal.SIGTERM) if signals else ()
-        with anyio.open_signal_receiver(*obeyed) as received:
+        with received_signals(*obeyed) as received:
 
             async def obey() -> None:
                 patience = grace

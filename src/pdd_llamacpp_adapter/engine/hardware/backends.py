@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pdd_llamacpp_adapter.engine.libggml import installed_ggml
+
 _CPU = "CPU"
 _GPU, _INTEGRATED = 1, 2
 """``enum ggml_backend_dev_type``."""
@@ -51,9 +53,8 @@ class Backends:
 def installed_backends() -> Backends:
     """Return those of the installed llama.cpp."""
     import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
-    from llama_cpp._ggml import libggml
 
-    return found_backends(L, libggml)
+    return found_backends(L, installed_ggml())
 
 
 def found_backends(llama: Any, ggml: Any) -> Backends:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pdd_llamacpp_adapter.engine.hardware.backends import declare
+from pdd_llamacpp_adapter.engine.libggml import installed_ggml
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,8 +133,7 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _tensors(file: int) -> list[tuple[str, int]]:
-    from llama_cpp._ggml import libggml as G  # noqa: N812 - as L
-
+    G = installed_ggml()  # noqa: N806 - as L
     declare(G.gguf_get_n_tensors, [ctypes.c_void_p], ctypes.c_int64)
     declare(G.gguf_get_tensor_name, [ctypes.c_void_p, ctypes.c_int64], ctypes.c_char_p)
     declare(G.gguf_get_tensor_size, [ctypes.c_void_p, ctypes.c_int64], ctypes.c_size_t)
@@ -147,20 +147,18 @@ class _Fields:
     """The file's whole numbers, and lists of them; of other lists, their length."""
 
     def __init__(self, file: int) -> None:
-        from llama_cpp._ggml import libggml as G  # noqa: N812 - as L
-
-        self._file, self._ggml = file, G
+        self._file, self._ggml = file, installed_ggml()
         for name, result in (
             ("kv_type", ctypes.c_int), ("key", ctypes.c_char_p), ("val_str", ctypes.c_char_p),
             ("val_data", ctypes.c_void_p), ("arr_type", ctypes.c_int), ("arr_n", ctypes.c_size_t),
             ("arr_data", ctypes.c_void_p),
         ):  # fmt: skip
-            declare(getattr(G, f"gguf_get_{name}"), [ctypes.c_void_p, ctypes.c_int64], result)
-        declare(G.gguf_get_n_kv, [ctypes.c_void_p], ctypes.c_int64)
-        declare(G.gguf_find_key, [ctypes.c_void_p, ctypes.c_char_p], ctypes.c_int64)
+            declare(getattr(self._ggml, f"gguf_get_{name}"), [ctypes.c_void_p, ctypes.c_int64], result)
+        declare(self._ggml.gguf_get_n_kv, [ctypes.c_void_p], ctypes.c_int64)
+        declare(self._ggml.gguf_find_key, [ctypes.c_void_p, ctypes.c_char_p], ctypes.c_int64)
         self.known = {
-            G.gguf_get_key(file, index).decode("utf-8", "replace"): numbers
-            for index in range(G.gguf_get_n_kv(file))
+            self._ggml.gguf_get_key(file, index).decode("utf-8", "replace"): numbers
+            for index in range(self._ggml.gguf_get_n_kv(file))
             if (numbers := self._numbers(index)) is not None
         }
 

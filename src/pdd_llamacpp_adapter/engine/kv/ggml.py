@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-from llama_cpp._ggml import libggml
 
 from pdd_core.kv.cell_types import CellType
 from pdd_llamacpp_adapter.engine.kv.sequence_state import GGML_TYPES
+from pdd_llamacpp_adapter.engine.libggml import installed_ggml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,7 @@ class _GgufInitParams(ctypes.Structure):
     _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
 
 
+libggml = installed_ggml()
 _POINTER, _LONG, _SIZE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t
 _to_half, _quantize = libggml.ggml_cpu_fp32_to_fp16, libggml.ggml_quantize_chunk
 _to_half.argtypes, _to_half.restype = [_POINTER, _POINTER, _LONG], None
