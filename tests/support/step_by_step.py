@@ -1,17 +1,25 @@
 """For fake engines that have only `extend`, and are their own memory."""
 
+import anyio
+
+from pdd_llamacpp_adapter.engine.steps import Step
+
 
 class StepByStep:
     """`DeviceEngine.generate` by one `extend` per token, on the event loop. Never reads a refined prompt."""
 
     history = None
+    drafts = False
 
     @property
     def memory(self):
         return self
 
-    async def generate(self, logits, choose):
-        while logits is not None:
-            choice = choose(logits)
-            yield choice
-            logits = None if choice.last else await self.extend([choice.token], want_logits=True)
+    async def generate(self, logits, choose, drafter=None):
+        step = Step((choose(logits),))
+        yield step
+        while not step.choices[-1].last:
+            begun = anyio.current_time()
+            logits = await self.extend([step.choices[-1].token], want_logits=True)
+            step = Step((choose(logits),), 1, anyio.current_time() - begun)
+            yield step

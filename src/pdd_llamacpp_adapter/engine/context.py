@@ -125,6 +125,8 @@ class LlamaContext:
         self._watched: AbortFlag | None = None
         self._trial: AbortFlag | None = None
         self._window = int(L.llama_model_n_swa(loaded))
+        self.drops = not (L.llama_model_is_recurrent(loaded) or L.llama_model_is_hybrid(loaded))
+        """Whether the last tokens can be dropped without the others."""
         self._n_vocab = int(L.llama_vocab_n_tokens(L.llama_model_get_vocab(loaded)))
         self._allocate_batch(params.batch_size)
         self.cells: ContextCells | None = None
@@ -161,6 +163,7 @@ class LlamaContext:
         self._memory = L.llama_get_memory(self._ctx)
         self.n_ctx = min(int(made.n_ctx), int(L.llama_n_ctx_seq(self._ctx)))
         self.n_batch = int(L.llama_n_batch(self._ctx))
+        self._n_ubatch = int(L.llama_n_ubatch(self._ctx))
 
     def _try_threads(self) -> tuple[int, int]:
         """Compute with the threads that are asked for, or fewer if these are faster now; return both numbers."""
@@ -260,6 +263,19 @@ class LlamaContext:
             raise DeviceEngineFailed(f"llama.cpp holds {held} tokens where {past + count} were processed")
         # llama.cpp overwrites its own with the next decode
         return self.logits_at(count - 1).copy() if want_logits else None
+
+    @property
+    def most_drafted(self) -> int:
+        """Tokens that may be processed behind the next one and be dropped again; 0 where the model cannot drop any.
+
+        A memory with a sliding window drops old cells for new ones; those that it has to keep are not among them
+        if all of the batch is computed at once.
+        """
+        if not self.drops:
+            return 0
+        most = min(self.n_batch, self._n_ubatch, self.most_outputs, self.n_ctx - len(self.ids)) - 1
+        first = int(L.llama_memory_seq_pos_min(self._memory, _SEQUENCE))
+        return most if first <= 0 else min(most, len(self.ids) + 1 - self._window - first)
 
     def _watch(self, flag: AbortFlag | None) -> None:
         """Have llama.cpp stop when `flag` is raised; None for single tokens.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -20,6 +19,7 @@ from pdd_core.llama_params import LlamaParams
 from pdd_llamacpp_adapter.engine.engine_memory import EngineMemory
 from pdd_llamacpp_adapter.engine.engine_queue import EngineQueue
 from pdd_llamacpp_adapter.engine.engine_thread import EngineThread
+from pdd_llamacpp_adapter.engine.steps import Steps
 
 if TYPE_CHECKING:
     import os
@@ -34,17 +34,8 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.engine.hardware.placement import Placement
     from pdd_llamacpp_adapter.engine.history import RefinedHistory
     from pdd_llamacpp_adapter.engine.logprobs import Following
+    from pdd_llamacpp_adapter.engine.steps import Choice, Drafter, Step
     from pdd_llamacpp_adapter.engine.vocabulary import Vocabulary
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One step's token."""
-
-    token: int
-    last: bool
-    """No token follows it."""
-    logprobs: TokenLogprobs | None = None
 
 
 class DeviceEngine:
@@ -215,35 +206,45 @@ class DeviceEngine:
 
         return await self._thread.call(judge)
 
-    async def generate(self, logits: np.ndarray, choose: Callable[[np.ndarray], Choice]) -> AsyncGenerator[Choice]:
-        """Make tokens, one step after the other, and yield each until one is the last.
+    @property
+    def drafts(self) -> bool:
+        """Whether drafts of an answer's next tokens are to be checked, as `spec` says, and can be."""
+        context = self.memory.context
+        return context.params.spec == "lookup" and context.drops
+
+    async def generate(
+        self, logits: np.ndarray, choose: Callable[[np.ndarray], Choice], drafter: Drafter | None = None
+    ) -> AsyncGenerator[Step]:
+        """Make tokens step by step, and yield each step until one has the last token.
 
         The thread does not wait for the event loop between two steps. Closing the generator stops it after the
-        step in progress; the context may then hold a token more than were yielded.
+        step in progress; the context may then hold more tokens than were yielded.
 
         Args:
             logits: those behind what the context holds; changed in place.
-            choose: called on the engine's thread with each step's logits; the last token is not processed.
+            choose: called on the engine's thread with the logits of each token; the last token is not processed.
+            drafter: guesses tokens, which are then checked several in a step.
 
         Raises:
             ContextOverflow: no room for another token.
             DeviceEngineFailed: llama.cpp returned an error; the context holds what it held before.
         """
         context, loop = self.memory.context, asyncio.get_running_loop()
-        made: asyncio.Queue[Choice | None] = asyncio.Queue()
+        done: asyncio.Queue[Step | None] = asyncio.Queue()
 
-        def steps(job: Job) -> None:
-            following: np.ndarray | None = logits
-            while following is not None and not job.cancelled:
-                choice = choose(following)
-                loop.call_soon_threadsafe(made.put_nowait, choice)
-                following = None if choice.last else context.decode((choice.token,), want_logits=True)
+        def work(job: Job) -> None:
+            steps = Steps(choose, drafter)
+            step = steps.first(logits)
+            loop.call_soon_threadsafe(done.put_nowait, step)
+            while not (step.choices[-1].last or job.cancelled):
+                step = steps.run(context)
+                loop.call_soon_threadsafe(done.put_nowait, step)
 
-        working = asyncio.ensure_future(self._thread.call_with_job(steps))
-        working.add_done_callback(lambda _: made.put_nowait(None))
+        working = asyncio.ensure_future(self._thread.call_with_job(work))
+        working.add_done_callback(lambda _: done.put_nowait(None))
         try:
-            while (choice := await made.get()) is not None:
-                yield choice
+            while (made := await done.get()) is not None:
+                yield made
             await working
         finally:
             working.cancel()

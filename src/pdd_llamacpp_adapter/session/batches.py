@@ -97,6 +97,14 @@ class Batches:
         self.speed.measured(tokens, seconds)
         self.work.add(tokens, seconds)
 
+    def decoded(self, tokens: int, seconds: float, *, rows: int) -> None:
+        """Record a step that made `tokens` of the answer by processing `rows`; none were, if that is 0."""
+        if rows == 1:
+            self.speed.measured(1, seconds)
+        if rows:
+            self.work.decoded_tokens += tokens
+            self.work.decoded_s += seconds
+
     async def hung(self, limit: float) -> None:
         """Return when llama.cpp has not come back for `limit` seconds."""
         while True:

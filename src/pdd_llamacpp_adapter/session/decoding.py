@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from pdd_llamacpp_adapter.engine.device_engine import Choice
+from pdd_llamacpp_adapter.engine.drafting import LookupDrafter
+from pdd_llamacpp_adapter.engine.steps import Choice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,15 +27,18 @@ async def decode(logits: np.ndarray, sampler: Sampler, *, batches: Batches, live
     if batches.throttle.profile is not None:
         await _decode_throttled(logits, choices, batches, live)
         return
-    answer = live.answer
-    begun = batches.waits_since = live.now()
-    async with aclosing(batches.engine.generate(logits, choices.choose)) as steps:
-        async for choice in steps:
-            now = live.now()
-            if answer.behind:
-                batches.measured(1, now - begun)
-            begun = batches.waits_since = now
-            _made(choice, live)
+    answer, drafter = live.answer, None
+    if batches.engine.drafts:
+        text = (*answer.prompt, *answer.ids)
+        drafter = LookupDrafter(text, left=answer.max_tokens - len(answer), costs=batches.speed.step_costs)
+    batches.waits_since = live.now()
+    async with aclosing(batches.engine.generate(logits, choices.choose, drafter)) as steps:
+        async for step in steps:
+            batches.waits_since = live.now()
+            batches.decoded(len(step.choices), step.seconds, rows=step.rows)
+            for choice in step.choices:
+                _made(choice, live)
+            live.changed()
 
 
 async def _decode_throttled(logits: np.ndarray, choices: _Choices, batches: Batches, live: LiveAnswer) -> None:
@@ -43,6 +47,7 @@ async def _decode_throttled(logits: np.ndarray, choices: _Choices, batches: Batc
     while following is not None and not live.answer.finished:
         choice = choices.choose(following)
         _made(choice, live)
+        live.changed()
         following = None
         if not choice.last:
             _, following = await batches.process([choice.token], want_logits=True)
@@ -55,7 +60,6 @@ def _made(choice: Choice, live: LiveAnswer) -> None:
         return
     answer.device_processed(answer.behind)  # to have made a token is to have processed all before it
     answer.device_made(choice.token, choice.logprobs)
-    live.changed()
 
 
 class _Choices:
