@@ -122,8 +122,7 @@ def summary(runs: dict[bool, list[Run]], same: list[bool]) -> dict[str, object]:
         "wall_tps": [rate(off, "wall_s"), rate(on, "wall_s")],
         "cpu_speedup": round(rate(on, "cpu_s") / rate(off, "cpu_s"), 3),
         "cpu_speedup_median": round(statistics.median(ratios), 3),
-        "least": round(min(ratios), 3),
-        "greatest": round(max(ratios), 3),
+        "cpu_speedups": [round(ratio, 3) for ratio in sorted(ratios)],
         "tokens_per_step": round(sum(len(run.ids) for run in on) / sum(run.steps for run in on), 2),
         "rows_per_token": round(sum(run.rows for run in on) / sum(len(run.ids) for run in on), 2),
     }

@@ -46,9 +46,11 @@ class StepCosts:
 
     def measured(self, rows: int, seconds: float) -> None:
         """Count a step of `rows` tokens that took `seconds`."""
+        if seconds <= 0:
+            return
         if rows == 1:
             self._singles.append(seconds)
-        elif self._singles and seconds > 0:
+        elif self._singles:
             nearest = min(range(1, len(_KNOTS)), key=lambda knot: abs(_KNOTS[knot] - rows))
             ratio = seconds / median(self._singles) / self._ratio(rows) * self._ratios[nearest]
             self._scales[nearest].append(max(0.0, (ratio - 1) / (_FIRST_RATIOS[nearest] - 1)))
@@ -129,8 +131,10 @@ class LookupDrafter:
     def took(self, seconds: float, *, rows: int, made: int, beside: int = 0) -> None:
         """Count a step: `seconds` of computing for `rows` tokens of this answer, which gave `made`, and others."""
         self._spent += seconds
-        if rows > 1 and (single := self._costs.seconds(beside + 1)) is not None:
-            self._won = min(self._won + made * single - seconds, _LOSS_STEPS * single)
+        single, forecast = self._costs.seconds(beside + 1), self._costs.seconds(beside + rows)
+        if rows > 1 and single is not None and forecast is not None:
+            lost = min(seconds, 2 * forecast) - made * single  # a hiccup is not the draft's
+            self._won = min(self._won - lost, _LOSS_STEPS * single)
         self._costs.measured(rows + beside, seconds)
 
     def _loses(self, step_s: float) -> bool:
