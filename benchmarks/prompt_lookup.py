@@ -1,9 +1,14 @@
 """Tokens per second with prompt lookup and without: code edits, questions about a document, and open chat.
 
-One model, one context. For each prompt both take turns, off on on off ..., from the same processed prompt. Greedy, or
-seeded with `--temperature`. Rates are by the process's CPU time, since others may use the machine, and by the clock.
+One model, one context. For each prompt both take turns, off on on off ..., from the same processed prompt. Greedy,
+or seeded with `--temperature`. Rates are by the process's CPU time, since others may use the machine, and by the
+clock.
 
     python benchmarks/prompt_lookup.py [--gguf FILE] [--rounds 2] [--threads 1] [--tokens 160] [--json FILE]
+        [--kinds "code edits" documents "open chat"] [--compare]
+
+`--compare` measures no time. Drafts are made wherever there is one, and all logits are compared with those of
+single tokens behind the same text, up to where an answer goes on in another way.
 """
 
 import argparse
@@ -12,7 +17,10 @@ import json
 import statistics
 import time
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
+
+import numpy as np
 
 from pdd_cli.demo_model import device_gguf
 from pdd_llamacpp_adapter import AnswerRequest, DeviceEngine
@@ -28,6 +36,8 @@ CODE = (
     ("src/pdd_llamacpp_adapter/engine/abort_flag.py", "Rename the class AbortFlag to StopFlag."),
     ("src/pdd_llamacpp_adapter/session/arrivals.py", "Add type hints where they are missing."),
     ("src/pdd_llamacpp_adapter/engine/plain_pattern.py", "Rename every parameter to a longer name."),
+    ("src/pdd_llamacpp_adapter/engine/detokenizer.py", "Add a docstring to every function."),
+    ("src/pdd_llamacpp_adapter/engine/bad_words.py", "Replace the docstrings by comments."),
 )
 DOCUMENTS = (
     ("docs/tracing.md", "What does tracing show? Quote the sentences that say it."),
@@ -35,6 +45,8 @@ DOCUMENTS = (
     ("docs/server.md", "Which routes does the server have? Quote the text."),
     ("docs/gateways.md", "What do gateways leave out? Quote the text."),
     ("docs/hardware.md", "Which settings are refused, and when? Quote the text."),
+    ("docs/plan.md", "What is a plan? Quote the sentences that say it."),
+    ("docs/kv.md", "When is the KV cache of the cloud used? Answer with quotations."),
 )
 CHAT = (
     "Tell me a story about a lighthouse keeper and a storm.",
@@ -42,6 +54,8 @@ CHAT = (
     "Explain why the sky is blue to a child.",
     "What should I see in Lisbon in three days?",
     "Write a letter to a friend who moved to another country.",
+    "Is it better to live in a city or in the country?",
+    "Describe how bread is made, from the field to the table.",
 )
 EXCERPT = 2200
 """Characters of a file or document."""
@@ -56,6 +70,15 @@ class Run:
     steps: int
     wall_s: float
     cpu_s: float
+    logits: tuple[np.ndarray, ...] = ()
+    """Those behind each token, if they were asked for."""
+
+
+class Always(StepCosts):
+    """Steps that cost the same whatever is in them, so that every draft is worth it."""
+
+    def seconds(self, rows: int) -> float:
+        return 1.0
 
 
 def prompts() -> dict[str, list[str]]:
@@ -69,14 +92,20 @@ def prompts() -> dict[str, list[str]]:
     }
 
 
-async def answer(engine: DeviceEngine, request: AnswerRequest, costs: StepCosts | None) -> Run:
-    """Make one answer behind its prompt, with lookup if there are `costs`. The prompt's last token is processed."""
+async def answer(
+    engine: DeviceEngine, request: AnswerRequest, costs: StepCosts | None, *, keep: bool = False
+) -> Run:
+    """Make one answer, with lookup if there are `costs`, behind a prompt whose last token is processed alone."""
+    kept = []
     prompt = list(request.prompt_token_ids)
-    await engine.memory.start(prompt)
-    logits = await engine.extend(prompt[engine.memory.n_past :], want_logits=True)
+    if (held := await engine.memory.start(prompt)) < len(prompt) - 1:
+        await engine.extend(prompt[held:-1])
+    logits = await engine.extend(prompt[-1:], want_logits=True)
     sampler, ids, rows, steps = Sampler(request, stop_ids=()), [], 0, 0
 
     def choose(logits):
+        if keep:
+            kept.append(logits.copy())
         token, _ = sampler.sample(logits)
         ids.append(token)
         return Choice(token, last=len(ids) == request.max_tokens)
@@ -85,15 +114,40 @@ async def answer(engine: DeviceEngine, request: AnswerRequest, costs: StepCosts 
     begun, cpu = time.perf_counter(), time.process_time()
     async for step in engine.generate(logits, choose, drafter):
         rows, steps = rows + step.rows, steps + 1
-    return Run(tuple(ids), rows, steps, time.perf_counter() - begun, time.process_time() - cpu)
+    return Run(tuple(ids), rows, steps, time.perf_counter() - begun, time.process_time() - cpu, tuple(kept))
+
+
+async def compare(engine: DeviceEngine, options: argparse.Namespace) -> dict[str, object]:
+    """Tell how logits behind drafts differ from those behind single tokens, and what becomes of greedy answers."""
+    same, differences, margins = 0, [], []
+    count = 0
+    for text in [text for kind in options.kinds for text in prompts()[kind][: options.prompts]]:
+        ids = engine.vocab.render_chat([{"role": "user", "content": text}])
+        request = AnswerRequest(prompt_token_ids=ids, max_tokens=options.tokens)
+        off, on = [await answer(engine, request, costs, keep=True) for costs in (None, Always())]
+        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(off.ids, on.ids, strict=True)))
+        pairs = list(zip(off.logits, on.logits, strict=True))[: alike + 1]
+        differences += [float(np.abs(a - b).max()) for a, b in pairs]
+        count, same = count + 1, same + (alike == len(off.ids))
+        if alike < len(off.ids):
+            margins.append(float(off.logits[alike][off.ids[alike]] - off.logits[alike][on.ids[alike]]))
+        print(f"{alike} of {len(off.ids)} tokens alike, {on.steps} steps", flush=True)
+    return {
+        "answers": count,
+        "same_ids": same,
+        "positions": len(differences),
+        "largest_difference": max(differences),
+        "median_difference": statistics.median(differences),
+        "margins_where_they_part": sorted(margins),
+    }
 
 
 async def measure(engine: DeviceEngine, options: argparse.Namespace) -> dict[str, object]:
     costs, result = StepCosts(), {}
-    for kind, texts in prompts().items():
+    for kind in options.kinds:
         runs: dict[bool, list[Run]] = {False: [], True: []}
         same = []
-        for text in texts[: options.prompts]:
+        for text in prompts()[kind][: options.prompts]:
             ids = engine.vocab.render_chat([{"role": "user", "content": text}])
             request = AnswerRequest(
                 prompt_token_ids=ids, max_tokens=options.tokens, temperature=options.temperature, seed=5
@@ -132,16 +186,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gguf", type=Path, help="default: the demo model")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--prompts", type=int, default=5, help="of each kind")
+    parser.add_argument("--prompts", type=int, default=7, help="of each kind")
+    parser.add_argument("--kinds", nargs="+", default=list(prompts()), choices=list(prompts()))
+    parser.add_argument("--compare", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=160)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with DeviceEngine.open(options.gguf or device_gguf(), n_ctx=N_CTX, threads=options.threads) as engine:
-        result = asyncio.run(measure(engine, options))
+        result = asyncio.run((compare if options.compare else measure)(engine, options))
+    print(json.dumps(result))
     if options.json:
-        options.json.write_text(json.dumps({"threads": options.threads, "tokens": options.tokens, **result}, indent=2))
+        options.json.write_text(
+            json.dumps({"threads": options.threads, "tokens": options.tokens, **result}, indent=2)
+        )
 
 
 if __name__ == "__main__":

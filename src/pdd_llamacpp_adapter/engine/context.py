@@ -266,7 +266,7 @@ class LlamaContext:
 
     @property
     def most_drafted(self) -> int:
-        """Tokens that may be processed behind the next one and be dropped again; 0 where the model cannot drop any.
+        """Tokens that may be processed behind the next one and dropped again; 0 where the model cannot drop any.
 
         A memory with a sliding window drops old cells for new ones; those that it has to keep are not among them
         if all of the batch is computed at once.

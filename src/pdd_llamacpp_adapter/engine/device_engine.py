@@ -16,6 +16,7 @@ import anyio
 
 from pdd_core.errors import ConfigurationError
 from pdd_core.llama_params import LlamaParams
+from pdd_llamacpp_adapter.engine.abort_flag import DecodeAborted
 from pdd_llamacpp_adapter.engine.engine_memory import EngineMemory
 from pdd_llamacpp_adapter.engine.engine_queue import EngineQueue
 from pdd_llamacpp_adapter.engine.engine_thread import EngineThread
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pdd_core.sampling_defaults import DefaultSamplingParams
-    from pdd_core.timeline import TokenLogprobs
     from pdd_llamacpp_adapter.engine.context import LlamaContext
     from pdd_llamacpp_adapter.engine.engine_thread import Job
     from pdd_llamacpp_adapter.engine.hardware.placement import Placement
@@ -236,7 +236,9 @@ class DeviceEngine:
             steps = Steps(choose, drafter)
             step = steps.first(logits)
             loop.call_soon_threadsafe(done.put_nowait, step)
-            while not (step.choices[-1].last or job.cancelled):
+            while not step.choices[-1].last:
+                if job.cancelled:
+                    raise DecodeAborted
                 step = steps.run(context)
                 loop.call_soon_threadsafe(done.put_nowait, step)
 

@@ -42,7 +42,7 @@ class StepCosts:
     def __init__(self) -> None:
         self._singles = deque[float](maxlen=_KEPT)
         self._scales = [deque[float](maxlen=_KEPT) for _ in _KNOTS]
-        self._ratios = _FIRST_RATIOS
+        self._ratios: tuple[float, ...] = _FIRST_RATIOS
 
     def measured(self, rows: int, seconds: float) -> None:
         """Count a step of `rows` tokens that took `seconds`."""

@@ -17,7 +17,7 @@ _ID = (1 << _BITS) - 1
 
 
 class PromptLookup:
-    """An index of a growing text by its last tokens. Linear in the text it begins with, then O(1) for each token."""
+    """An index of a text that grows. Building it is linear in the text, each further token takes the same time."""
 
     def __init__(self, ids: Sequence[int]) -> None:
         self._ids = list(ids[:-1])

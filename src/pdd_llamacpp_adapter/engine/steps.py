@@ -55,8 +55,8 @@ class Drafter(Protocol):
 class Steps:
     """One answer's choices, step by step. `choose` is called once for each token, in order, and no more often.
 
-    So a draft changes no choice: each is made from the logits behind the same text, which may be rounded in another
-    way (a batch has other kernels than a single token).
+    So a draft changes no choice: each is made from the logits behind the same text. They may be rounded in another
+    way, since llama.cpp computes a batch by other kernels than a single token.
 
     `run` is a step of its own. Where several answers share a batch, each has its part in it by `next_ids`, `check`
     and `took`.

@@ -169,7 +169,10 @@ class Scripted:
 
 
 def test_a_step_ends_at_the_first_token_that_differs_and_the_rest_is_dropped():
-    context, steps = TextModel(PROMPT), Steps(choosing([5, 4, 3, 6, 1, STOP]), Scripted([4, 3, 2, 2], [1, STOP, 0]))
+    context, steps = (
+        TextModel(PROMPT),
+        Steps(choosing([5, 4, 3, 6, 1, STOP]), Scripted([4, 3, 2, 2], [1, STOP, 0])),
+    )
     assert [choice.token for choice in steps.first(np.zeros(N)).choices] == [5]
     assert [choice.token for choice in steps.run(context).choices] == [4, 3, 6]
     assert context.ids == [*PROMPT, 5, 4, 3]

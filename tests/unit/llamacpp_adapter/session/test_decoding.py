@@ -1,13 +1,14 @@
 """Tokens that come several in a step: counted, shown and stopped as single ones are."""
 
 import math
+from itertools import pairwise
 
 import anyio
 import pytest
 
 from pdd_core.patience import Patience
-from pdd_core.policies.pacing import AdaptivePacing
 from pdd_core.plugins import Policies
+from pdd_core.policies.pacing import AdaptivePacing
 from pdd_llamacpp_adapter.cloud.cloud_stream import CloudEnd
 from pdd_llamacpp_adapter.engine.device_profile import DeviceProfile
 from pdd_llamacpp_adapter.engine.drafting import LookupDrafter
@@ -125,7 +126,7 @@ async def test_bursts_are_shown_evenly(bursts):
     engine = bursts(*[1] * 6, *[4, 1, 1] * 20)
     async with session_of(engine, policies=adaptive, rate=0.9 / STEP_S, max_tokens=60) as session:
         tokens = [token async for token in session]
-    gaps = [b.shown_at - a.shown_at for a, b in zip(tokens, tokens[1:], strict=False)]
+    gaps = [b.shown_at - a.shown_at for a, b in pairwise(tokens)]
     assert max(gaps[8:]) < 1.7 * STEP_S, "a longer step is hidden by what the ones before brought"
     assert min(gaps[:25]) > 0.5 * STEP_S
 
