@@ -34,6 +34,8 @@ _LOSS = 0.01
 """Share of an answer's time that drafts may lose, besides `_LOSS_STEPS` single steps."""
 _LOSS_STEPS = 2.0
 _HOPELESS = 0.05
+_FIRST_REACH = 3
+"""Tokens of a first draft, and of one behind a draft that was all wrong: the reader waits for such a step."""
 
 
 class StepCosts:
@@ -98,6 +100,7 @@ class LookupDrafter:
         self._lookup: PromptLookup | None = None
         self._right = [likely * _WEIGHT for likely in _LIKELY]
         self._counted = [_WEIGHT] * len(_LIKELY)
+        self._reach = _FIRST_REACH
         self._spent = 0.0
         self._won = 0.0
 
@@ -111,7 +114,7 @@ class LookupDrafter:
         if self._lookup is None:  # here, and not before the first token is on its way
             self._lookup = PromptLookup(self._ids)
             self._costs.forget()
-        most = min(most, self._left - 1, MOST_ROWS - 1)
+        most = min(most, self._left - 1, self._reach)
         alone = self._costs.seconds(beside + 1)
         if most < 1 or alone is None or not self._lookup.matched or self._loses(alone):
             return []
@@ -135,6 +138,10 @@ class LookupDrafter:
         if rows > 1 and single is not None and forecast is not None:
             lost = min(seconds, 2 * forecast) - made * single  # a hiccup is not the draft's
             self._won = min(self._won - lost, _LOSS_STEPS * single)
+        if rows > 1 and made == rows:
+            self._reach = min(2 * self._reach + 1, MOST_ROWS - 1)
+        elif rows > 1 and made == 1:
+            self._reach = _FIRST_REACH
         self._costs.measured(rows + beside, seconds)
 
     def _loses(self, step_s: float) -> bool:

@@ -72,6 +72,20 @@ def test_what_drafts_lose_is_bounded_whatever_is_written(prompt, answer, slope, 
     assert seconds <= len(answer) * SINGLE * 1.02 + 3 * SINGLE + largest
 
 
+def test_the_longest_wait_for_a_draft_that_is_all_wrong_is_that_of_a_short_one():
+    prompt, answer = words(1, 300, size=5000), words(2, 40, size=5000)
+    for begin in range(0, 280, 7):  # begins to quote, and goes on otherwise
+        answer += [*prompt[begin : begin + 3], 6000 + begin]
+    costs, _ = costs_of(slope=0.01)
+    drafter = LookupDrafter(prompt, left=len(answer), costs=costs)
+    for token in answer:
+        drafter.made(token)
+        draft = drafter.draft(100)
+        assert len(draft) <= 3
+        if draft:
+            drafter.took(SINGLE, rows=1 + len(draft), made=1)
+
+
 def test_where_batches_cost_as_much_as_their_tokens_drafts_end_soon():
     prompt = words(1, 400, size=5000)
     _, steps, drafted = played(prompt, prompt[:300], slope=1.0)
