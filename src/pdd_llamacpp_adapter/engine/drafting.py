@@ -20,7 +20,7 @@ _KNOTS = (1, 4, 8, 16, 32)
 _FIRST_RATIOS = (1.0, 2.3, 3.7, 6.4, 11.0)
 """What steps of so many tokens cost at first, in single ones: between F16 and 4 bits on a CPU."""
 _KEPT = 5
-"""Measurements of which the median counts, so that a hiccup of the machine does not."""
+"""Measurements whose median counts, so that a hiccup of the machine does not."""
 _RUNS = (3, 4, 5, 7, 10, 15)
 """Lengths of a match from which on a draft is more likely to be right."""
 _LIKELY = (0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 0.93)
