@@ -14,8 +14,8 @@ from pdd_llamacpp_adapter.engine.lookup import PromptLookup
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MOST_ROWS = 16
-"""Tokens of the largest step: beyond, the chance that all of them are right is small, and its cost is not."""
+MOST_ROWS = 15
+"""Tokens of the largest step: from 16 on, `engine/speed.py` takes a batch for a piece of a prompt."""
 _KNOTS = (1, 4, 8, 16, 32)
 _FIRST_RATIOS = (1.0, 2.3, 3.7, 6.4, 11.0)
 """What steps of so many tokens cost at first, in single ones: between F16 and 4 bits on a CPU."""
