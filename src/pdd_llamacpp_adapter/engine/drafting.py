@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 15
 """Tokens of the largest step: from 16 on, `engine/speed.py` takes a batch for a piece of a prompt."""
-_KNOTS = (1, 4, 8, 16, 32)
-_FIRST_RATIOS = (1.0, 2.3, 3.7, 6.4, 11.0)
+_KNOTS = (1, 4, 8, 16, 32, 64)
+_FIRST_RATIOS = (1.0, 2.3, 3.7, 6.4, 11.0, 21.0)
 """What steps of so many tokens cost at first, in single ones: between F16 and 4 bits on a CPU."""
 _KEPT = 5
 """Measurements whose median counts, so that a hiccup of the machine does not."""
@@ -43,8 +43,9 @@ class StepCosts:
 
     def __init__(self) -> None:
         self._singles = deque[float](maxlen=_KEPT)
+        self._single: float | None = None
         self._scales = [deque[float](maxlen=_KEPT) for _ in _KNOTS]
-        self._ratios: tuple[float, ...] = _FIRST_RATIOS
+        self._combine()
 
     def measured(self, rows: int, seconds: float) -> None:
         """Count a step of `rows` tokens that took `seconds`."""
@@ -52,9 +53,10 @@ class StepCosts:
             return
         if rows == 1:
             self._singles.append(seconds)
-        elif self._singles:
+            self._single = median(self._singles)
+        elif self._single is not None:
             nearest = min(range(1, len(_KNOTS)), key=lambda knot: abs(_KNOTS[knot] - rows))
-            ratio = seconds / median(self._singles) / self._ratio(rows) * self._ratios[nearest]
+            ratio = seconds / self._single / self._ratio(rows) * self._ratio(_KNOTS[nearest])
             self._scales[nearest].append(max(0.0, (ratio - 1) / (_FIRST_RATIOS[nearest] - 1)))
             self._combine()
 
@@ -67,7 +69,7 @@ class StepCosts:
 
     def seconds(self, rows: int) -> float | None:
         """Return what a step of `rows` tokens will take; None before a single one was measured."""
-        return median(self._singles) * self._ratio(rows) if self._singles else None
+        return None if self._single is None else self._single * self._ratio(rows)
 
     def _combine(self) -> None:
         """What a size costs beyond the first guess, the next one will, until it is measured itself."""
@@ -75,10 +77,10 @@ class StepCosts:
         for first, scales in zip(_FIRST_RATIOS, self._scales, strict=True):
             scale = median_low((scale, *scales))
             ratios.append(1 + (first - 1) * scale)
-        self._ratios = tuple(ratios)
+        self._ratios: list[float] = np.interp(range(_KNOTS[-1] + 1), _KNOTS, ratios).tolist()
 
     def _ratio(self, rows: int) -> float:
-        return float(np.interp(rows, _KNOTS, self._ratios)) * max(1.0, rows / _KNOTS[-1])
+        return self._ratios[min(rows, _KNOTS[-1])]
 
 
 class LookupDrafter:
