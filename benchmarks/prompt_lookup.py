@@ -17,7 +17,7 @@ import json
 import statistics
 import time
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +168,7 @@ def summary(runs: dict[bool, list[Run]], same: list[bool]) -> dict[str, object]:
         return round(sum(len(run.ids) - 1 for run in of) / sum(getattr(run, which) for run in of), 2)
 
     off, on = runs[False], runs[True]
+    noise = [abs(a.cpu_s / b.cpu_s - 1) for a, b in pairwise(off) if a.ids == b.ids]
     ratios = [a.cpu_s / len(a.ids) / (b.cpu_s / len(b.ids)) for a, b in zip(off, on, strict=True)]
     return {
         "answers": len(same),
@@ -176,6 +177,7 @@ def summary(runs: dict[bool, list[Run]], same: list[bool]) -> dict[str, object]:
         "wall_tps": [rate(off, "wall_s"), rate(on, "wall_s")],
         "cpu_speedup": round(rate(on, "cpu_s") / rate(off, "cpu_s"), 3),
         "cpu_speedup_median": round(statistics.median(ratios), 3),
+        "noise": round(statistics.median(noise), 3) if noise else None,
         "cpu_speedups": [round(ratio, 3) for ratio in sorted(ratios)],
         "tokens_per_step": round(sum(len(run.ids) for run in on) / sum(run.steps for run in on), 2),
         "rows_per_token": round(sum(run.rows for run in on) / sum(len(run.ids) for run in on), 2),
