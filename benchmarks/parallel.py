@@ -1,8 +1,8 @@
 """What answers made at the same time gain: `--parallel N` against one after the other, on one model in one run.
 
-The same prompts are answered in turns, A B A B ...: one after the other by an engine with one slot, and all at once
-by one with `--answers` slots. Prompts differ and are cold. Each pair gives a ratio of answers' tokens per second;
-the median is the result. Gaps are between two tokens of an answer, as its reader sees them without pacing.
+The same prompts are answered in turns, A B A B ...: one after the other by an engine with one slot, and all at
+once by one with `--answers` slots. Prompts differ and are cold. Each pair gives a ratio of answers' tokens per
+second; the median is the result. Gaps are between two tokens of an answer, as its reader sees them without pacing.
 
     python benchmarks/parallel.py [--gguf FILE] [--answers 4] [--rounds 5] [--threads 2] [--prompt 200]
         [--steps 64] [--gpu-layers auto]
@@ -85,7 +85,8 @@ def main() -> None:
     for name, way in ways.items():
         gaps = sorted(way.gaps)
         print(
-            f"{name:>10}: {statistics.median(way.rates):7.1f} tokens/s, gap p50 {1e3 * gaps[len(gaps) // 2]:.0f} ms, "
+            f"{name:>10}: {statistics.median(way.rates):7.1f} tokens/s, "
+            f"gap p50 {1e3 * gaps[len(gaps) // 2]:.0f} ms, "
             f"p99 {1e3 * gaps[int(len(gaps) * 0.99)]:.0f} ms, longest {1e3 * gaps[-1]:.0f} ms, "
             f"first token after {statistics.mean(way.first):.2f} s in the mean"
         )

@@ -121,6 +121,9 @@ class LlamaParams(BaseModel):
     """PDD_CHAT_TEMPLATE: a chat template, as Jinja text, in place of the file's."""
     chat_template_file: Path | None = None
     """PDD_CHAT_TEMPLATE_FILE: a file with a chat template."""
+    spec: Literal["lookup", "off"] = "off"
+    """PDD_SPEC: speculative decoding. ``lookup``: where an answer repeats prompt or answer, several of the tokens
+    that followed there are checked in one step. ``off``: token by token. See docs/device.md#prompt-lookup."""
     numa: Literal["distribute", "isolate", "numactl"] | None = None
     """PDD_NUMA: how threads are placed on a machine with several memory nodes: ``distribute``, ``isolate`` or
     ``numactl``."""

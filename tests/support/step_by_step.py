@@ -1,10 +1,11 @@
 """For fake engines that have only `extend`, and are their own slot and memory."""
 
-import time
 from contextlib import asynccontextmanager
 
+import anyio
+
 from pdd_llamacpp_adapter.engine.sharing import Sharing
-from pdd_llamacpp_adapter.engine.slot import Step
+from pdd_llamacpp_adapter.engine.steps import Step
 
 
 class StepByStep:
@@ -12,6 +13,7 @@ class StepByStep:
 
     history = None
     alone_s = None
+    drafts = False
     at_work = 1
     sharing = Sharing(1)
 
@@ -26,10 +28,11 @@ class StepByStep:
     def memory(self):
         return self
 
-    async def generate(self, logits, choose):
-        begun = time.monotonic()
-        while logits is not None:
-            choice = choose(logits)
-            yield Step((choice,), time.monotonic() - begun)
-            begun = time.monotonic()
-            logits = None if choice.last else await self.extend([choice.token], want_logits=True)
+    async def generate(self, logits, choose, drafter=None):
+        step = Step((choose(logits),))
+        yield step
+        while not step.choices[-1].last:
+            begun = anyio.current_time()
+            logits = await self.extend([step.choices[-1].token], want_logits=True)
+            step = Step((choose(logits),), 1, anyio.current_time() - begun)
+            yield step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pdd_core.errors import DeviceEngineFailed
@@ -17,8 +18,20 @@ if TYPE_CHECKING:
 
     from pdd_llamacpp_adapter.engine.context import LlamaContext
     from pdd_llamacpp_adapter.engine.engine_thread import EngineThread, Job
-    from pdd_llamacpp_adapter.engine.llama_batch import Part
     from pdd_llamacpp_adapter.engine.sharing import Sharing
+    from pdd_llamacpp_adapter.engine.tasks import Part
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a batch cost, for one of its parts."""
+
+    seconds: float
+    """That the batch took."""
+    alone_s: float | None
+    """Seconds that the part would have taken by itself, about; None where that cannot be said."""
+    beside: int | None
+    """Tokens of other parts; None where a large one was among all of them."""
 
 
 class Task(Protocol):
@@ -30,11 +43,8 @@ class Task(Protocol):
     """Done when there is no next part, or the task failed."""
     cancelled: bool
 
-    def processed(self, seconds: float | None) -> bool:
-        """Take the logits of `part`; return whether there is a next one.
-
-        By itself it would have taken `seconds`, about; None if that cannot be said.
-        """
+    def processed(self, ran: Ran) -> bool:
+        """Take the logits of `part`; return whether there is a next one."""
 
 
 class Batcher:
@@ -129,15 +139,20 @@ class Batcher:
                 return []
             # one of them is to blame: the others must not fail with it
             return [task for one in tasks for task in self._process([one])]
-        took = time.perf_counter() - begun
+        seconds = time.perf_counter() - begun
         counts = [len(task.part.ids) for task in tasks]
-        step = took / self._sharing.slowdown(len(tasks)) if max(counts) < LARGE else None
-        alone = [took * count / sum(counts) if count >= LARGE else step for count in counts]
-        return [task for task, seconds in zip(tasks, alone, strict=True) if self._goes_on(task, seconds)]
+        return [task for task in tasks if self._goes_on(task, self._ran(seconds, len(task.part.ids), counts))]
 
-    def _goes_on(self, task: Task, seconds: float | None) -> bool:
+    def _ran(self, seconds: float, count: int, counts: Sequence[int]) -> Ran:
+        if count >= LARGE:
+            return Ran(seconds, seconds * count / sum(counts), None)
+        if max(counts) >= LARGE:
+            return Ran(seconds, None, None)
+        return Ran(seconds, seconds / self._sharing.slowdown(len(counts)), sum(counts) - count)
+
+    def _goes_on(self, task: Task, ran: Ran) -> bool:
         try:
-            if task.processed(seconds) and not task.cancelled:
+            if task.processed(ran) and not task.cancelled:
                 return True
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this task's, and its caller's to tell
             task.future.set_exception(error)

@@ -35,7 +35,7 @@ from pdd_llamacpp_adapter.engine.kv.kv_support import KVSupport, supported, unsu
 from pdd_llamacpp_adapter.engine.kv.layout_check import layout_fault
 from pdd_llamacpp_adapter.engine.kv.model_facts import model_facts
 from pdd_llamacpp_adapter.engine.kv.sequence_state import CellLayout
-from pdd_llamacpp_adapter.engine.llama_batch import LlamaBatch, Part
+from pdd_llamacpp_adapter.engine.llama_batch import LlamaBatch
 from pdd_llamacpp_adapter.engine.llama_sequence import LlamaSequence
 from pdd_llamacpp_adapter.engine.shared_model import SharedModel
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from pdd_core.llama_params import LlamaParams
     from pdd_llamacpp_adapter.engine.kv.kv_support import KVShape
+    from pdd_llamacpp_adapter.engine.tasks import Part
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,8 @@ class LlamaContext:
         self._trial: AbortFlag | None = None
         self.window = int(L.llama_model_n_swa(loaded))
         """Tokens of the model's sliding window; 0 without one."""
+        self.drops = not (L.llama_model_is_recurrent(loaded) or L.llama_model_is_hybrid(loaded))
+        """Whether the last tokens of a sequence can be dropped without the others."""
         self.n_vocab = int(L.llama_vocab_n_tokens(L.llama_model_get_vocab(loaded)))
         self._batch = LlamaBatch(self.n_batch)
         if self.kv.shape is not None:
@@ -162,6 +165,7 @@ class LlamaContext:
         self.n_ctx = min(int(made.n_ctx), int(L.llama_n_ctx_seq(self.handle))) // len(self.sequences)
         """Tokens that fit each sequence."""
         self.n_batch = int(L.llama_n_batch(self.handle))
+        self.n_ubatch = int(L.llama_n_ubatch(self.handle))
 
     def _try_threads(self) -> tuple[int, int]:
         """Compute with the threads that are asked for, or fewer if these are faster now; return both numbers."""

@@ -19,6 +19,7 @@ from pdd_llamacpp_adapter.engine.engine_queue import EngineQueue
 from pdd_llamacpp_adapter.engine.engine_thread import EngineThread
 from pdd_llamacpp_adapter.engine.sharing import Sharing
 from pdd_llamacpp_adapter.engine.slot import Slot
+from pdd_llamacpp_adapter.engine.tasks import Part
 
 if TYPE_CHECKING:
     import os
@@ -161,8 +162,6 @@ class DeviceEngine:
 
     async def step_of(self, count: int) -> float:
         """Process one token in each of the first `count` slots, in one batch; return the seconds that it takes."""
-        from pdd_llamacpp_adapter.engine.llama_batch import Part
-
         parts = [Part(sequence, (0,), (0,)) for sequence in self._context.sequences[:count]]
         begun = time.perf_counter()
         await self._thread.call(lambda: self._context.decode(parts))

@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
-    from pdd_llamacpp_adapter.engine.llama_sequence import LlamaSequence
-
-
-@dataclass(slots=True, eq=False)
-class Part:
-    """What one sequence has in a batch: tokens that go behind those it holds."""
-
-    sequence: LlamaSequence
-    ids: Sequence[int]
-    outputs: Collection[int] = ()
-    """Indices in `ids` whose logits can be read afterwards."""
-    row: int = 0
-    """Where its first token is in the batch."""
-
-    def logits_at(self, index: int) -> np.ndarray:
-        """Return llama.cpp's own logits of token `index`, until the next batch; see `LlamaContext.logits_at`."""
-        return self.sequence.context.logits_at(self.row + index)
+    from pdd_llamacpp_adapter.engine.tasks import Part
 
 
 class LlamaBatch:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pdd_core.errors import ContextOverflow, DeviceEngineFailed
 from pdd_llamacpp_adapter.engine import llama_log
-from pdd_llamacpp_adapter.engine.llama_batch import Part
+from pdd_llamacpp_adapter.engine.tasks import Part
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -58,6 +58,21 @@ class LlamaSequence:
         self.context.decode([part])
         # llama.cpp overwrites its own with the next decode
         return part.logits_at(last).copy() if want_logits else None
+
+    @property
+    def most_drafted(self) -> int:
+        """Tokens that may be processed behind the next one and dropped again; 0 where the model cannot drop any.
+
+        A memory with a sliding window drops old cells for new ones; those that it has to keep are not among them
+        if all of the batch is computed at once.
+        """
+        context = self.context
+        if not context.drops:
+            return 0
+        outputs = context.most_outputs // len(context.sequences)
+        most = min(context.n_batch, context.n_ubatch, outputs, context.n_ctx - len(self.ids)) - 1
+        first = int(L.llama_memory_seq_pos_min(context.memory, self.number))
+        return most if first <= 0 else min(most, len(self.ids) + 1 - context.window - first)
 
     def rewind(self, length: int) -> int:
         """Keep the first `length` tokens, or none where that cannot be had exactly. Returns how many are kept.

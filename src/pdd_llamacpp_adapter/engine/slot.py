@@ -6,46 +6,27 @@ What the answers in all slots want processed at the same time goes into the same
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
 
 from pdd_llamacpp_adapter.engine.engine_memory import EngineMemory
 from pdd_llamacpp_adapter.engine.engine_thread import awaited
+from pdd_llamacpp_adapter.engine.steps import Step, Steps
+from pdd_llamacpp_adapter.engine.tasks import Generating, Reading
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
     import numpy as np
 
-    from pdd_core.timeline import TokenLogprobs
     from pdd_llamacpp_adapter.engine.batcher import Batcher, Task
     from pdd_llamacpp_adapter.engine.context import LlamaContext
     from pdd_llamacpp_adapter.engine.engine_thread import EngineThread
     from pdd_llamacpp_adapter.engine.history import RefinedHistory
     from pdd_llamacpp_adapter.engine.llama_sequence import LlamaSequence
     from pdd_llamacpp_adapter.engine.logprobs import Following
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One step's token."""
-
-    token: int
-    last: bool
-    """No token follows it."""
-    logprobs: TokenLogprobs | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What came of one batch."""
-
-    choices: tuple[Choice, ...]
-    """In order; at least one."""
-    alone_s: float | None
-    """Seconds that it would have taken by itself, about; None for the first one, and where it is unknown."""
+    from pdd_llamacpp_adapter.engine.steps import Choice, Drafter
 
 
 class Slot:
@@ -97,8 +78,6 @@ class Slot:
         Raises:
             ContextOverflow, DeviceEngineFailed: as `extend`; `ids` that make several batches may be half done.
         """
-        from pdd_llamacpp_adapter.engine.tasks import Reading
-
         sequence = self.memory.sequence
         likelihoods = list[float]()
         logits: np.ndarray | None = None
@@ -110,39 +89,45 @@ class Slot:
             likelihoods += reading.likelihoods
             logits = reading.logits
             if self.alone_s is not None:
-                self.alone_s = None if reading.seconds is None else self.alone_s + reading.seconds
+                self.alone_s = None if reading.alone_s is None else self.alone_s + reading.alone_s
         return likelihoods, logits
 
     async def _done(self, task: Task) -> None:
         self._batcher.add(task)
         await awaited(task.future, lambda: self._batcher.cancel(task))
 
-    async def generate(self, logits: np.ndarray, choose: Callable[[np.ndarray], Choice]) -> AsyncGenerator[Step]:
-        """Make tokens, one step after the other, and yield each step until a token is the last.
+    @property
+    def drafts(self) -> bool:
+        """Whether drafts of an answer's next tokens are to be checked, as `spec` says, and can be."""
+        context = self.memory.sequence.context
+        return context.params.spec == "lookup" and context.drops
+
+    async def generate(
+        self, logits: np.ndarray, choose: Callable[[np.ndarray], Choice], drafter: Drafter | None = None
+    ) -> AsyncGenerator[Step]:
+        """Make tokens step by step, and yield each step until one has the last token.
 
         The thread does not wait for the event loop between two steps. Closing the generator stops it after the
-        step in progress; the slot may then hold a token more than were yielded.
+        step in progress; the slot may then hold more tokens than were yielded.
 
         Args:
             logits: those behind what the slot holds; changed in place.
-            choose: called on the engine's thread with each step's logits; the last token is not processed.
+            choose: called on the engine's thread with the logits of each token; the last token is not processed.
+            drafter: guesses tokens, which are then checked several in a step.
 
         Raises:
             ContextOverflow: no room for another token.
             DeviceEngineFailed: llama.cpp returned an error; the slot holds what it held before.
         """
-        from pdd_llamacpp_adapter.engine.llama_batch import Part
-        from pdd_llamacpp_adapter.engine.tasks import Generating
-
         loop, made = asyncio.get_running_loop(), asyncio.Queue[Step | None]()
 
         def emit(step: Step) -> None:
             loop.call_soon_threadsafe(made.put_nowait, step)
 
-        task = Generating(Part(self.memory.sequence, ()), choose, emit)
+        task = Generating(self.memory.sequence, Steps(choose, drafter), emit)
 
         async def work() -> None:
-            if await self._thread.call(lambda: task.chosen(logits)):
+            if await self._thread.call(lambda: task.begin(logits)):
                 await self._done(task)
 
         working = asyncio.ensure_future(work())

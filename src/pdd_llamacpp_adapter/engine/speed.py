@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from pdd_llamacpp_adapter.engine.device_profile import DEFAULT_CHUNK
+from pdd_llamacpp_adapter.engine.drafting import StepCosts
 
 if TYPE_CHECKING:
     from pdd_llamacpp_adapter.engine.device_engine import DeviceEngine
@@ -33,7 +34,7 @@ class Work:
         """Tokens processed in large batches."""
         self.read_s = 0.0
         self.decoded_tokens = 0
-        """Tokens processed one by one."""
+        """Tokens processed one by one, or drafted and right."""
         self.decoded_s = 0.0
 
     def add(self, tokens: int, seconds: float) -> None:
@@ -64,6 +65,8 @@ class DeviceSpeed:
         """Prompt tokens per second; None before the first large batch."""
         self.step_s: float | None = None
         """Seconds of one decode step; None before the first."""
+        self.step_costs = StepCosts()
+        """What steps with a draft take; for the engine's thread."""
 
     def measured(self, tokens: int, seconds: float) -> None:
         """Count a batch of `tokens` that took `seconds`."""

@@ -1,4 +1,4 @@
-"""The two tasks that an answer has for the engine: to read tokens that there are, and to make new ones."""
+"""What an answer has for the engine to do, part by part: to read tokens that there are, and to make new ones."""
 
 from __future__ import annotations
 
@@ -6,16 +6,34 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pdd_llamacpp_adapter.engine.llama_batch import Part
-from pdd_llamacpp_adapter.engine.slot import Choice, Step
+from pdd_core.errors import DeviceEngineFailed
+from pdd_llamacpp_adapter.engine.steps import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     import numpy as np
 
+    from pdd_llamacpp_adapter.engine.batcher import Ran
     from pdd_llamacpp_adapter.engine.llama_sequence import LlamaSequence
     from pdd_llamacpp_adapter.engine.logprobs import Following
+    from pdd_llamacpp_adapter.engine.steps import Steps
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """What one sequence has in a batch: tokens that go behind those it holds."""
+
+    sequence: LlamaSequence
+    ids: Sequence[int]
+    outputs: Collection[int] = ()
+    """Indices in `ids` whose logits can be read afterwards."""
+    row: int = 0
+    """Where its first token is in the batch."""
+
+    def logits_at(self, index: int) -> np.ndarray:
+        """Return llama.cpp's own logits of token `index`, until the next batch; see `LlamaContext.logits_at`."""
+        return self.sequence.context.logits_at(self.row + index)
 
 
 @dataclass(slots=True, eq=False)
@@ -30,8 +48,8 @@ class Reading:
     """Of `following`, in its order."""
     logits: np.ndarray | None = None
     """Of the last token, a copy, if they are wanted."""
-    seconds: float | None = None
-    """That it would have taken by itself, about; None if that cannot be said."""
+    alone_s: float | None = None
+    """As `Ran.alone_s`."""
     future: Future[None] = field(default_factory=Future)
     cancelled: bool = False
 
@@ -43,11 +61,11 @@ class Reading:
         outputs = {*following, len(ids) - 1} if want_logits else following
         return cls(Part(sequence, ids, outputs), following, want_logits)
 
-    def processed(self, seconds: float | None) -> bool:
+    def processed(self, ran: Ran) -> bool:
         """Take what was asked for."""
         from pdd_llamacpp_adapter.engine.logprobs import log_likelihood
 
-        part, self.seconds = self.part, seconds
+        part, self.alone_s = self.part, ran.alone_s
         self.likelihoods = [log_likelihood(part.logits_at(at), seen) for at, seen in self.following.items()]
         if self.want_logits:
             # llama.cpp overwrites its own with the next batch
@@ -55,27 +73,43 @@ class Reading:
         return False
 
 
-@dataclass(slots=True, eq=False)
 class Generating:
-    """An answer's tokens, one by one: each is chosen from the logits of the one before."""
+    """An answer's tokens, step by step.
 
-    part: Part
-    choose: Callable[[np.ndarray], Choice]
-    emit: Callable[[Step], object]
-    """Told of each step, on the engine's thread."""
-    future: Future[None] = field(default_factory=Future)
-    cancelled: bool = False
+    Args:
+        sequence: behind what it holds.
+        steps: chooses them.
+        emit: told of each step, on the engine's thread.
+    """
 
-    def chosen(self, logits: np.ndarray, seconds: float | None = None) -> bool:
-        """Choose a token, and have it be the next part; return whether it is to be processed.
+    def __init__(self, sequence: LlamaSequence, steps: Steps, emit: Callable[[Step], object]) -> None:
+        self.part = Part(sequence, ())
+        self.future = Future[None]()
+        self.cancelled = False
+        self._steps = steps
+        self._emit = emit
 
-        `logits` are of a step that would have taken `seconds` by itself.
-        """
-        choice = self.choose(logits)
-        self.emit(Step((choice,), seconds))
-        self.part = Part(self.part.sequence, (choice.token,), (0,))
-        return not choice.last
+    def begin(self, logits: np.ndarray) -> bool:
+        """Choose the first token, from logits that are there; return whether it is to be processed."""
+        return self._made(self._steps.first(logits), beside=0)
 
-    def processed(self, seconds: float | None) -> bool:
-        """Choose the token behind `part`."""
-        return self.chosen(self.part.logits_at(0).copy(), seconds)
+    def processed(self, ran: Ran) -> bool:
+        """Choose the tokens behind `part`, and drop what was drafted wrong."""
+        part, sequence = self.part, self.part.sequence
+        rows, past = len(part.ids), len(sequence.ids) - len(part.ids)
+        choices = self._steps.check(part.logits_at)
+        kept = past + len(choices)
+        if len(choices) < rows and sequence.rewind(kept) != kept:
+            raise DeviceEngineFailed("llama.cpp cannot drop the tokens of a draft")
+        if ran.beside is not None:
+            self._steps.took(ran.seconds, made=len(choices), beside=ran.beside)
+        return self._made(Step(choices, rows, ran.alone_s), beside=ran.beside or 0)
+
+    def _made(self, step: Step, *, beside: int) -> bool:
+        self._emit(step)
+        if step.choices[-1].last:
+            return False
+        sequence = self.part.sequence
+        ids = self._steps.next_ids(sequence.most_drafted, beside=beside)
+        self.part = Part(sequence, ids, range(len(ids)))
+        return True

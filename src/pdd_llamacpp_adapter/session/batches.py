@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.engine.logprobs import Following
     from pdd_llamacpp_adapter.engine.slot import Slot
     from pdd_llamacpp_adapter.engine.speed import DeviceSpeed
+    from pdd_llamacpp_adapter.engine.steps import Step
     from pdd_llamacpp_adapter.session.live_answer import LiveAnswer
 
 
@@ -107,6 +108,14 @@ class Batches:
         self.speed.measured(tokens, seconds)
         if alone is not None:
             self.work.add(tokens, alone)
+
+    def decoded(self, step: Step, seconds: float) -> None:
+        """Record a step that took `seconds`, as this answer has seen it."""
+        if step.rows == 1:
+            self.speed.measured(1, seconds)
+        if step.rows and step.alone_s is not None:
+            self.work.decoded_tokens += len(step.choices)
+            self.work.decoded_s += step.alone_s
 
     async def hung(self, limit: float) -> None:
         """Return when llama.cpp has not come back for `limit` seconds."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from pdd_llamacpp_adapter.engine.slot import Choice
+from pdd_llamacpp_adapter.engine.drafting import LookupDrafter
+from pdd_llamacpp_adapter.engine.steps import Choice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,16 +27,19 @@ async def decode(logits: np.ndarray, sampler: Sampler, *, batches: Batches, live
     if batches.throttle.profile is not None:
         await _decode_throttled(logits, choices, batches, live)
         return
-    answer = live.answer
+    answer, drafter = live.answer, None
+    if batches.slot.drafts:
+        text = (*answer.prompt, *answer.ids)
+        drafter = LookupDrafter(text, left=answer.max_tokens - len(answer), costs=batches.speed.step_costs)
     begun = batches.waits_since = live.now()
-    async with aclosing(batches.slot.generate(logits, choices.choose)) as steps:
+    async with aclosing(batches.slot.generate(logits, choices.choose, drafter)) as steps:
         async for step in steps:
             now = live.now()
-            if answer.behind:
-                batches.measured(1, now - begun, step.alone_s)
+            batches.decoded(step, now - begun)
             begun = batches.waits_since = now
             for choice in step.choices:
                 _made(choice, live)
+            live.changed()
 
 
 async def _decode_throttled(logits: np.ndarray, choices: _Choices, batches: Batches, live: LiveAnswer) -> None:
@@ -44,6 +48,7 @@ async def _decode_throttled(logits: np.ndarray, choices: _Choices, batches: Batc
     while following is not None and not live.answer.finished:
         choice = choices.choose(following)
         _made(choice, live)
+        live.changed()
         following = None
         if not choice.last:
             _, following = await batches.process([choice.token], want_logits=True)
@@ -56,7 +61,6 @@ def _made(choice: Choice, live: LiveAnswer) -> None:
         return
     answer.device_processed(answer.behind)  # to have made a token is to have processed all before it
     answer.device_made(choice.token, choice.logprobs)
-    live.changed()
 
 
 class _Choices:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import anyio
 import pytest
 from near_ties import assert_same
+from recorded_cloud import RecordedCloud
 
 from pdd_core.patience import Patience
 from pdd_core.planner.types import Verdict
@@ -18,7 +19,6 @@ from pdd_core.plugins import Policies
 from pdd_core.policies.pacing import FixedRatePacing
 from pdd_core.timeline import Source
 from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, DeviceProfile, generate
-from pdd_llamacpp_adapter.cloud.cloud_stream import CloudChunk, CloudEnd
 
 POLICIES = Policies({"fixed-rate": FixedRatePacing()}, allow=())
 OPTIONS = {"policies": POLICIES, "rate": math.inf}
@@ -32,34 +32,6 @@ def answer(engine, prompt, **options):
 
 def ids_of(outcome):
     return [token.token_id for token in outcome.timeline.tokens]
-
-
-class RecordedCloud:
-    """A cloud that sends the first tokens of a known answer and hands off."""
-
-    cancel_timeout = 1.0
-    info = None
-
-    def __init__(self, ids):
-        self._ids = ids
-
-    async def connected(self, vocab):
-        class Info:
-            features = ()
-
-            class tokenizer:  # noqa: N801
-                eos_ids = (2,)
-
-        return Info
-
-    async def stream(self, request, opt_in):
-        for token in self._ids:
-            await anyio.lowlevel.checkpoint()
-            yield CloudChunk((token,), "", None)
-        yield CloudChunk((), "", CloudEnd.BUDGET)
-
-    async def cancel(self, handoff_id, *, used=None):
-        return True
 
 
 async def handed_over(engine, request, ids):

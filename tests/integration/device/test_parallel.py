@@ -202,11 +202,12 @@ async def test_closing_the_engine_ends_all_answers(gguf):
                     tasks.start_soon(make, slot, prompt)
                 await both.wait()
                 await anyio.to_thread.run_sync(engine.close)
-    assert failed == ["the engine was closed while it was answering"] * 2
+    assert len(failed) == 2
+    assert all("closed" in message for message in failed)
 
 
 def greedy(logits):
-    from pdd_llamacpp_adapter.engine.slot import Choice
+    from pdd_llamacpp_adapter.engine.steps import Choice
 
     return Choice(int(logits.argmax()), last=False)
 

@@ -64,8 +64,8 @@ class Task:
         size = self.left.pop(0)
         self.part = SimpleNamespace(sequence=self.name, ids=[self.name] * size, outputs=range(self.outputs))
 
-    def processed(self, seconds):
-        self.seconds.append(seconds)
+    def processed(self, ran):
+        self.seconds.append(ran.alone_s)
         if self.broken:
             raise ValueError("a mistake of ours")
         if self.left:
