@@ -1,6 +1,6 @@
 """Clients that ask for streams, leave them, come back, read each other's and stop them, all at once.
 
-For property tests: `scripts` draws what each client does, `play` does it over a running server and checks the answers.
+For property tests: `scripts` draws what each client does, `play` does it over a server and checks the answers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ NAMES = ("talk-a", "talk-b", "a/b::model")
 END = b"data: [DONE]\n\n"
 REFUSALS = {400, 404, 409, 429}
 _ID = re.compile(rb'"id":"(chatcmpl-\w+)"')
-_ODD = st.none() | st.booleans() | st.integers(-5, 2**70) | st.floats() | st.text(max_size=5) | st.just([]) | st.just({})
+_ODD = (
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 2**70)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.just([])
+    | st.just({})
+)
 
 PDD = st.fixed_dictionaries(
     {},
@@ -37,7 +45,9 @@ PDD = st.fixed_dictionaries(
 ODD_PDD = st.dictionaries(st.sampled_from(["tokens", "rate", "plan", "refine", "other"]), _ODD, max_size=3) | _ODD
 BODY = st.fixed_dictionaries(
     {
-        "messages": st.text("ab é\n{", min_size=1, max_size=30).map(lambda text: [{"role": "user", "content": text}]),
+        "messages": st.text("ab é\n{", min_size=1, max_size=30).map(
+            lambda text: [{"role": "user", "content": text}]
+        ),
         "max_tokens": st.integers(1, 12),
         "stream": st.sampled_from([True, True, True, False]),
     },
@@ -116,13 +126,17 @@ class Client:
 
     async def _ask(self, name, body, leaves):
         # as Python writes it: not every float is JSON
-        asked = self.http.stream("POST", CHAT, content=json.dumps(body).encode(), headers={"X-Conversation-Id": name})
+        asked = self.http.stream(
+            "POST", CHAT, content=json.dumps(body).encode(), headers={"X-Conversation-Id": name}
+        )
         place = await self._hear(asked, 0, leaves)
         if name and place is not None:
             self.last = (name, place)
 
     async def _read(self, name, place, leaves):
-        place = await self._hear(self.http.stream("GET", f"/v1/stream/{name}", params={"from": place}), place, leaves)
+        place = await self._hear(
+            self.http.stream("GET", f"/v1/stream/{name}", params={"from": place}), place, leaves
+        )
         if place is not None:
             self.last = (name, place)
 
@@ -149,7 +163,7 @@ class Client:
 
 
 async def play(url, script, headers=()):
-    """Have the clients do what `script` says, all at once; then delete what is left, and wait until nothing is made."""
+    """Have the clients do what `script` says, all at once; then delete what is left, and wait for the end."""
     heard = Heard()
     async with httpx2.AsyncClient(base_url=url, headers=dict(headers), timeout=PATIENCE_S) as http:
         async with anyio.create_task_group() as tasks:

@@ -1,4 +1,4 @@
-"""Clients that come and go over a real server: no 5xx, no hang, each byte once; and it answers after that as before."""
+"""Clients that come and go over a real server: no 5xx, no hang, and each byte once."""
 
 import anyio
 import pytest

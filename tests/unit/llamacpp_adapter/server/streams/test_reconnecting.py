@@ -1,4 +1,4 @@
-"""Whatever clients do at once that come and go: no 5xx, no hang, and nobody hears anything twice or something else."""
+"""Whatever clients do at once that come and go: no 5xx, no hang, and everybody hears each byte once."""
 
 import anyio
 import pytest
