@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from reconnecting import play, scripts
 
 SERVERS = [
-    pytest.param((), 3, id="as it is"),
-    pytest.param(("--no-ui", "--max-streams", "1", "--api-key", "key"), 3, id="one stream, a key, no pages"),
+    pytest.param(((), 3), id="as it is"),
+    pytest.param((("--no-ui", "--max-streams", "1", "--api-key", "key"), 3), id="one stream, a key, no pages"),
 ]
 """Flags of the server, and how many clients there are at once."""
 
