@@ -9,6 +9,8 @@ import pytest
 from device_server import wait_until
 from playwright.sync_api import expect
 
+from pdd_llamacpp_adapter.server.streams.kept_streams import StreamLimits
+
 LOST = "The connection is lost: trying again …"
 
 
@@ -169,7 +171,7 @@ def test_a_page_that_is_left_and_does_not_come_back_ends_its_answer(visit, servi
     page = begun(seen)
     [stream] = served.streams.all()
     page.goto("about:blank")
-    wait_until(lambda: stream._patience == 10)
+    wait_until(lambda: stream._patience == 10 and not stream._readers)
     assert served.queue.running == 1
     later = time.monotonic() + 11
     stream._clock = lambda: later
@@ -211,3 +213,19 @@ def test_an_answer_is_stopped_whose_question_is_still_read(visit, service, hold,
     wait_until(lambda: served.runtime.sessions and served.runtime.sessions[0].left)
     wait_until(lambda: not served.streams.all())
     seen.check()
+
+
+def test_where_no_stream_is_kept_stopping_ends_the_answer_and_so_does_the_network(visit, service, hold):
+    served = service(["A", hold(), "B"], streams=StreamLimits(count=0))
+    seen = visit(served, network=True)
+    page = begun(seen)
+    page.get_by_role("button", name="Stop").click()
+    expect(seen.answers()).to_contain_text("Stopped.")
+    wait_until(lambda: served.runtime.sessions[0].left)
+    page.get_by_role("button", name="Retry").click()
+    expect(text_of(seen)).to_have_text("A")
+    seen.network.close()
+    wait_until(lambda: served.runtime.sessions[1].left)
+    seen.network.open()
+    expect(page.get_by_role("alert")).to_have_text("The server no longer has the rest of this answer.")
+    seen.check(errors=2)
