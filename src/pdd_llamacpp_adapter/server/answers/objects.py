@@ -71,7 +71,7 @@ class ChunkWriter:
         """Tokens without text of their own, whose logprobs and ids go out with the next one's."""
         self._received_at: Sequence[float] = ()
         self._told = 0
-        """Tokens of which a chunk has told when they were received."""
+        """So many of these times are in chunks already."""
 
     def fail(self, error: ErrorObject) -> Iterator[Event]:
         """Return the error, which clients raise, and the end."""
@@ -103,7 +103,7 @@ class ChunkWriter:
         return {**self._head, "choices": [choice], **usage, **told}
 
     def _times(self, tokens: Sequence[ShownToken]) -> Json:
-        """Return who made `tokens` and when, and when those were received of which no chunk has told before."""
+        """Return who made `tokens` and when, and when the tokens came that have come since the last chunk."""
         begin, self._told = self._told, len(self._received_at)
         return {
             "tokens": [_told(token) for token in tokens],

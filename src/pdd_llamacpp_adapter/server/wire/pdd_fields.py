@@ -38,7 +38,7 @@ class PDDFields(WireModel):
 
     tokens: bool = False
     """Each chunk of a stream has ``pdd.tokens``: who made them, and when they were received and shown.
-    ``pdd.received_s`` says when tokens were received of which no chunk has told before, shown or not."""
+    ``pdd.received_s`` says when the tokens were received that have come since the chunk before, shown or not."""
     rate: Annotated[Any, AfterValidator(_rate)] = None
     plan: Literal["auto", "off", "handoff", "cloud", "device"] | None = None
     refine: Annotated[Any, AfterValidator(_refine)] = None
