@@ -179,6 +179,22 @@ def test_a_page_that_is_left_and_does_not_come_back_ends_its_answer(visit, servi
     assert served.runtime.sessions[0].left
 
 
+def test_a_page_that_comes_back_too_late_says_so_and_can_ask_again(visit, service, hold, portal):
+    served = service(["A", hold(), "B"])
+    seen = visit(served)
+    page = begun(seen)
+    page.goto("about:blank")
+    [stream] = served.streams.all()
+    portal.call(served.streams.remove, stream.conversation_id)
+    seen.open()
+    expect(page.get_by_role("alert")).to_have_text("The server no longer has the rest of this answer.")
+    served.runtime.script = ["New"]
+    page.get_by_role("button", name="Retry").click()
+    expect(text_of(seen)).to_have_text("New")
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    seen.check(errors=1)
+
+
 def test_an_answer_is_stopped_before_its_first_token(visit, service, hold):
     served = service([hold(), "A"])
     seen = visit(served)
