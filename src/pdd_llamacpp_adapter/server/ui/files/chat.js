@@ -14,6 +14,7 @@ const LOOK_AGAIN_MS = 10_000;
 let turns = []; // {role, text, by, node}; `by` as in markdown.js
 let running = null; // the AnswerStream of the answer that is being made
 let spared = new Spared();
+let looksElsewhere = false;
 const settings = new Settings($("settings"));
 const timeline = new Timeline($("timeline"));
 
@@ -40,7 +41,12 @@ $("clear").addEventListener("click", () => {
   back(0);
   $("question").focus();
 });
-addEventListener("pagehide", () => running?.leave());
+// The other page is looked at for as long as one likes. Of any other leaving, a page cannot know what it is.
+document.querySelector("nav").addEventListener("click", ({ ctrlKey, metaKey, shiftKey }) => {
+  looksElsewhere = !(ctrlKey || metaKey || shiftKey);
+});
+addEventListener("pageshow", () => (looksElsewhere = false));
+addEventListener("pagehide", () => looksElsewhere || running?.leave());
 restore();
 look();
 

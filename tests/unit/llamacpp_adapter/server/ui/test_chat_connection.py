@@ -146,8 +146,10 @@ def test_a_page_that_is_loaded_again_has_its_chat_and_goes_on_with_its_answer(vi
     page = begun(seen)
     page.reload()
     expect(text_of(seen)).to_have_text("A")
+    [stream] = served.streams.all()
     page.get_by_role("link", name="Status").click()
     expect(page.locator("#now")).to_contain_text("Being made1 of 1")
+    assert stream._patience == stream._ttl
     page.get_by_role("link", name="Chat").click()
     expect(text_of(seen)).to_have_text("A")
     held.let_go()
