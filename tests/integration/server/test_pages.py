@@ -91,6 +91,6 @@ def test_the_take_over_is_seen_while_it_happens_and_stopping_frees_both_engines(
     rows = page.locator("#answers tbody tr")
     expect(rows.nth(1)).to_contain_text("handoff")
     expect(rows.nth(0)).to_contain_text("device only")
-    expect(rows.nth(0)).to_contain_text("cancelled")
+    expect(rows.nth(0)).to_contain_text("stopped")
     expect(page.locator("#now")).to_contain_text("connected")
     seen.check()
