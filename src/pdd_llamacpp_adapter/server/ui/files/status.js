@@ -56,7 +56,8 @@ function row(one) {
   const { tokens, plan } = one;
   return [
     new Date(one.ended * 1000).toLocaleTimeString(), plan?.verdict, plan?.reason, tokens?.prompt, tokens?.cloud, tokens?.device,
-    seconds(one.ttft_s), seconds(one.tpot_mean_s), seconds(one.max_gap_s), seconds(one.took_over_s), STOPPED[one.error] ?? one.error ?? one.finish_reason,
+    seconds(one.ttft_s), seconds(one.tpot_mean_s), seconds(one.max_gap_s), seconds(one.took_over_s),
+    STOPPED[one.error] ?? one.error ?? one.finish_reason,
   ];
 }
 
