@@ -152,13 +152,13 @@ class Forwarder:
     """Carries TCP connections from `port` of this machine to `target`, from `open` to `close`."""
 
     def __init__(self, port, target):
-        self._port, self._target = port, target
+        self.port, self._target = port, target
         self._sockets = []
         self._threads = []
         self.connections = 0
 
     def open(self):
-        self._listening = socket.create_server(("127.0.0.1", self._port))
+        self._listening = socket.create_server(("127.0.0.1", self.port))
         self._sockets.append(self._listening)
         self._run(self._accept)
 

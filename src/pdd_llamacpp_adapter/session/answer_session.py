@@ -30,7 +30,7 @@ from pdd_llamacpp_adapter.session.session_setup import SessionOptions
 from pdd_llamacpp_adapter.session.session_start import set_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from anyio.abc import TaskGroup
@@ -215,6 +215,11 @@ class AnswerSession:
     def tail(self) -> str:
         """Text that was withheld until the answer ended, and belongs behind its last token; usually empty."""
         return self._setup.live.answer.tail if self._setup.live.shown == len(self._setup.live.answer) else ""
+
+    @property
+    def received_at(self) -> Sequence[float]:
+        """Per token, those not shown yet among them: seconds since the request began. Grows with the answer."""
+        return self._setup.live.received_at
 
     @property
     def outcome(self) -> Outcome:

@@ -211,3 +211,12 @@ def test_the_pdd_object_tells_who_made_the_answer(local):
         assert pdd["ttft_s"] > 0
     assert len(told) == 1
     assert ASK["messages"][0]["content"] not in json.dumps(told)
+
+
+def test_a_stream_tells_when_each_token_was_received_once_and_in_order(local):
+    asked = {**GREEDY, "extra_body": {"pdd": {"tokens": True, "rate": 20}}}
+    with local.chat.completions.create(**asked, stream=True) as stream:
+        *told, last = [chunk.pdd for chunk in stream]
+    received = [at for pdd in told for at in pdd["received_s"]]
+    assert received == [token["received_s"] for pdd in told for token in pdd["tokens"]] == sorted(received)
+    assert len(received) == last["tokens"]["device"] == 16

@@ -60,7 +60,7 @@ def test_a_client_whose_connection_breaks_gets_the_rest_once(device, path):
     answers = device.metric("pdd_device_answers_total")
     with forwarded(closed_port(), port_of(device)) as forwarder, device.http() as direct:
         forwarder.open()
-        with httpx2.Client(base_url=f"http://127.0.0.1:{forwarder._port}", headers=device.headers) as http:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{forwarder.port}", headers=device.headers) as http:
             heard = until_cut(http, forwarder, path, BODIES[path], name, 8)
         rest = direct.get(f"/v1/stream/{name}", params={"from": len(heard)}).content
         whole = direct.get(f"/v1/stream/{name}").content
@@ -97,8 +97,8 @@ def test_the_pages_client_survives_its_network(tmp_path):
         with forwarded(closed_port(), port_of(server)) as forwarder:
             forwarder.open()
             script = tmp_path / "client.py"
-            changed = program.replace("8090", str(forwarder._port)).replace(": 200", ': 80, "ignore_eos": True')
-            assert changed.count(str(forwarder._port)) == 1
+            changed = program.replace("8090", str(forwarder.port)).replace(": 200", ': 80, "ignore_eos": True')
+            assert changed.count(str(forwarder.port)) == 1
             script.write_text(changed.replace("buffer.write(data)", "buffer.write(data); sys.stdout.flush()"))
             with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE) as client:
                 heard = b""

@@ -1,18 +1,57 @@
-"""The chat page in a real browser: an answer that two engines make."""
+"""The chat page in a real browser: an answer that two engines make, and one whose connection is cut."""
 
+import json
 import re
 
 import pytest
 from browser import Visit, browser
-from device_server import wait_until
+from device_server import closed_port, forwarded, wait_until
 
 LONG = "Tell me a long story about a lighthouse, with its keeper, the boats, and the storm."
 
 
 @pytest.fixture(scope="module")
-def seen(paired):
-    with browser() as chromium:
-        yield Visit(chromium, paired.root)
+def chromium():
+    with browser() as made:
+        yield made
+
+
+@pytest.fixture
+def seen(chromium, paired):
+    return Visit(chromium, paired.root)
+
+
+def test_an_answer_whose_connection_is_cut_twice_is_shown_whole(chromium, device):
+    from playwright.sync_api import expect
+
+    with forwarded(closed_port(), int(device.root.rsplit(":", 1)[1])) as network:
+        network.open()
+        seen = Visit(chromium, f"http://127.0.0.1:{network.port}")
+        page = seen.open()
+        page.get_by_label("This server needs a key").fill(device.api_key)
+        page.get_by_role("button", name="Use").click()
+        page.get_by_text("Settings").click()
+        page.get_by_label("Temperature").fill("0")
+        page.get_by_label("Longest answer").fill("120")
+        page.get_by_label("Rate").fill("12")  # so that there is something to cut
+        seen.ask(LONG)
+        for words in (4, 20):
+            expect(seen.answers().locator(".body")).to_have_text(re.compile(rf"(\S+\s+){{{words}}}"))
+            network.close()
+            expect(seen.answers()).to_contain_text("The connection is lost")
+            network.open()
+            expect(seen.answers()).to_contain_text("Reconnected.")
+        expect(page.get_by_role("button", name="Send")).to_be_visible()
+        shown = seen.answers().locator(".body").text_content()
+        said = page.locator("#timeline").get_attribute("aria-label")
+        seen.check(errors=3)
+        seen.context.close()
+    [*_, stream] = device.get("/v1/streams").json()
+    whole = device.get(f"/v1/stream/{stream['conversation_id']}").text
+    chunks = [json.loads(line[6:]) for line in whole.splitlines() if line.startswith("data: {")]
+    text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+    assert re.sub(r"\W", "", shown) == re.sub(r"\W", "", text) != ""
+    assert said.startswith(f"{chunks[-1]['pdd']['tokens']['device']} tokens, ")
 
 
 def test_the_take_over_is_seen_while_it_happens_and_stopping_frees_both_engines(seen, paired):
@@ -52,6 +91,6 @@ def test_the_take_over_is_seen_while_it_happens_and_stopping_frees_both_engines(
     rows = page.locator("#answers tbody tr")
     expect(rows.nth(1)).to_contain_text("handoff")
     expect(rows.nth(0)).to_contain_text("device only")
-    expect(rows.nth(0)).to_contain_text("cancelled")
+    expect(rows.nth(0)).to_contain_text("stopped")
     expect(page.locator("#now")).to_contain_text("connected")
     seen.check()

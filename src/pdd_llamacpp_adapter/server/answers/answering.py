@@ -168,7 +168,7 @@ class RunningAnswer:
             ) as session:
                 self._session = self._withholding = session
                 async for token in session:
-                    await self._step(emit, AnswerStep(parser.push(token.text), token))
+                    await self._step(emit, AnswerStep(parser.push(token.text), token, session.received_at))
                 await self._rest(emit)
                 outcome = session.outcome
                 called = parser.made_tool_calls and outcome.finish_reason == "stop"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pdd_core.timeline import ShownToken
     from pdd_llamacpp_adapter.server.answers.answering import Call
-    from pdd_llamacpp_adapter.server.answers.prepared_answer import Finished
+    from pdd_llamacpp_adapter.server.answers.prepared_answer import AnswerStep, Finished
     from pdd_llamacpp_adapter.server.wire.failures import ErrorObject
     from pdd_llamacpp_adapter.server.wire.json_body import Json
     from pdd_llamacpp_adapter.server.wire.sampling_fields import Details
@@ -69,17 +69,21 @@ class ChunkWriter:
         """Tokens of the answer so far."""
         self._waiting: list[ShownToken] = []
         """Tokens without text of their own, whose logprobs and ids go out with the next one's."""
+        self._received_at: Sequence[float] = ()
+        self._told = 0
+        """So many of these times are in chunks already."""
 
     def fail(self, error: ErrorObject) -> Iterator[Event]:
         """Return the error, which clients raise, and the end."""
         yield Event(error.body())
         yield DONE
 
-    def _wait(self, token: ShownToken | None) -> None:
-        if token is not None:
+    def _wait(self, step: AnswerStep) -> None:
+        if step.token is not None:
             self._made += 1
+            self._received_at = step.received_at
             if self._names is not None or self._details.return_token_ids or self._details.sources:
-                self._waiting.append(token)
+                self._waiting.append(step.token)
 
     def _logprobs(self, tokens: Sequence[ShownToken], names: TokenNames) -> Json:
         """Return the logprobs of `tokens`, which are not empty, in the route's shape."""
@@ -95,8 +99,16 @@ class ChunkWriter:
         usage: Json = {"usage": None} if self._details.include_usage else {}
         if self._details.include_usage and self._details.continuous_usage_stats:
             usage = {"usage": _counted(len(self._prompt), self._made)}
-        told: Json = {"pdd": {"tokens": [_told(token) for token in tokens]}} if self._details.sources else {}
+        told: Json = {"pdd": self._times(tokens)} if self._details.sources else {}
         return {**self._head, "choices": [choice], **usage, **told}
+
+    def _times(self, tokens: Sequence[ShownToken]) -> Json:
+        """Return who made `tokens` and when, and when the tokens came that have come since the last chunk."""
+        begin, self._told = self._told, len(self._received_at)
+        return {
+            "tokens": [_told(token) for token in tokens],
+            "received_s": [round(at, 4) for at in self._received_at[begin : self._told]],
+        }
 
     def _taken(self) -> list[ShownToken]:
         """Return the tokens that wait; they wait no more."""

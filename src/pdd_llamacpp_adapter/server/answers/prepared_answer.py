@@ -55,6 +55,8 @@ class AnswerStep:
 
     deltas: Sequence[Delta]
     token: ShownToken | None
+    received_at: Sequence[float] = ()
+    """When each token was received that there is by now, shown or not: seconds since the request began."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ class ChatChunks(ChunkWriter):
 
     def step(self, step: AnswerStep) -> Iterator[Event]:
         """Return a chunk per delta; the first has the logprobs."""
-        self._wait(step.token)
+        self._wait(step)
         for delta in step.deltas:
             yield Event(self._chunk({"delta": _delta(delta, self._shape)}, tokens=self._taken()))
 

@@ -65,7 +65,7 @@ class CompletionChunks(ChunkWriter):
 
     def step(self, step: AnswerStep) -> Iterator[Event]:
         """Return a chunk with the step's text, if it has any."""
-        self._wait(step.token)
+        self._wait(step)
         text = "".join(delta.text for delta in step.deltas if isinstance(delta, ContentDelta))
         if text:
             yield Event(self._chunk({"text": text}, tokens=self._taken()))

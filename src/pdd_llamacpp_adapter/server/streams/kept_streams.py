@@ -67,7 +67,7 @@ class KeptStream:
         self.completed_at = 0
         """Unix seconds; 0 while it goes on."""
         self._stop = stop
-        self._ttl = limits.ttl
+        self._ttl = self._patience = limits.ttl
         self._clock = clock
         self._readers = 0
         self._unread_since = clock()
@@ -76,16 +76,21 @@ class KeptStream:
     def read(self) -> Iterator[None]:
         """Count as a reader."""
         self._readers += 1
+        self._patience = self._ttl
         try:
             yield
         finally:
             self._readers -= 1
             self._unread_since = self._clock()
 
+    def expect_reader(self, within: float) -> None:
+        """Wait for the next reader no longer than `within` seconds, if nobody reads it."""
+        self._patience = min(within, self._ttl)
+
     @property
     def is_forgotten(self) -> bool:
         """Whether nobody has read it for so long that nobody is expected to."""
-        return not self._readers and self._clock() - self._unread_since >= self._ttl
+        return not self._readers and self._clock() - self._unread_since >= self._patience
 
     def append(self, data: bytes) -> None:
         """Add `data`, and give the answer up if nobody has read it for long. Keep-alives are added too."""

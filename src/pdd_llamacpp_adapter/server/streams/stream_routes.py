@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pdd_llamacpp_adapter.server.streams.kept_streams import KeptStream, KeptStreams
     from pdd_llamacpp_adapter.server.wire.json_body import Json
 
-_PLACE = re.compile(r"[0-9]{1,18}")
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _MOST_IDS = 2**16
 _BODY = 2**20
 
@@ -51,7 +51,7 @@ def routes(streams: KeptStreams, *, send_timeout: float, listed: bool) -> list[R
         if stream is None:
             raise InvalidRequest("no stream has this id: it is unknown, too old or deleted", code=NOT_FOUND)
         place = request.query_params.get("from") or "0"
-        if not _PLACE.fullmatch(place):
+        if not _NUMBER.fullmatch(place):
             raise InvalidRequest("from must be a number of bytes", param="from")
         if int(place) < stream.log.begin:
             lost = f"the stream's first {stream.log.begin} bytes are no longer kept: ask again"
@@ -59,7 +59,14 @@ def routes(streams: KeptStreams, *, send_timeout: float, listed: bool) -> list[R
         return StreamReading(stream, int(place), send_timeout)
 
     async def delete(request: Request) -> Response:
-        streams.remove(_named(request))
+        name = _named(request)
+        within = request.query_params.get("unless_read_s")
+        if within is None:
+            streams.remove(name)
+        elif not _NUMBER.fullmatch(within):
+            raise InvalidRequest("unless_read_s must be a number of seconds", param="unless_read_s")
+        elif (stream := streams.get(name)) is not None:
+            stream.expect_reader(float(within))
         return Response(status_code=204)
 
     async def tell(request: Request) -> Response:

@@ -37,7 +37,8 @@ class PDDFields(WireModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     tokens: bool = False
-    """Each chunk of a stream has ``pdd.tokens``: who made them, and when they were received and shown."""
+    """Each chunk of a stream has ``pdd.tokens``: who made them, and when they were received and shown.
+    ``pdd.received_s`` says when the tokens were received that have come since the chunk before, shown or not."""
     rate: Annotated[Any, AfterValidator(_rate)] = None
     plan: Literal["auto", "off", "handoff", "cloud", "device"] | None = None
     refine: Annotated[Any, AfterValidator(_refine)] = None

@@ -100,6 +100,8 @@ class FakeSession:
     refuses: PDDError | None = None
     from_cloud: int = 2
     cloud_error: str | None = None
+    ahead: int = 0
+    """So many tokens are received before the first is shown."""
     tokens: list = field(default_factory=list)
     left: bool = False
     ended: bool = False
@@ -140,6 +142,11 @@ class FakeSession:
         token = ShownToken(index, token_id, text, source, 0.1 * index, 0.1 * index, logprobs)
         self.tokens.append(token)
         return token
+
+    @property
+    def received_at(self):
+        ahead = [0.1 * index for index in range(len(self.tokens), self.ahead)]
+        return [token.received_at for token in self.tokens] + ahead
 
     @property
     def tail(self):

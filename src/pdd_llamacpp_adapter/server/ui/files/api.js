@@ -30,31 +30,6 @@ export async function call(path, { quiet = false, ...options } = {}) {
 
 export const json = async (path, options) => (await call(path, options)).json();
 
-export function post(path, body, signal) {
-  const headers = { "content-type": "application/json" };
-  return call(path, { method: "POST", headers, body: JSON.stringify(body), signal });
-}
-
-// The objects of a stream of server-sent events, until [DONE].
-export async function* events(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  try {
-    for (;;) {
-      const { value, done } = await reader.read();
-      if (done) throw new Error("The connection broke off.");
-      const lines = (rest + value).split("\n");
-      rest = lines.pop();
-      for (const line of lines.filter((one) => one.startsWith("data: "))) {
-        if (line === "data: [DONE]") return;
-        yield JSON.parse(line.slice(6));
-      }
-    }
-  } finally {
-    reader.cancel().catch(() => {});
-  }
-}
-
 async function refusal(response) {
   const told = await response.json().catch(() => null);
   return new Refusal(response.status, told?.error?.message ?? `The server answers ${response.status}.`);

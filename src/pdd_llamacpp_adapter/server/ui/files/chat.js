@@ -1,18 +1,20 @@
 // The chat: asks the server as any client does, and shows who makes the answer while it comes.
 
-import { events, json, post, Refusal } from "./api.js";
+import { json, Refusal } from "./api.js";
 import { $, el, say } from "./dom.js";
+import { keep, kept } from "./kept_chat.js";
 import { render } from "./markdown.js";
 import { figures, plan, server, Spared } from "./panel.js";
 import { Settings, theme } from "./settings.js";
+import { AnswerStream } from "./stream.js";
 import { Timeline } from "./timeline.js";
 
 const LOOK_AGAIN_MS = 10_000;
-const COMPLETIONS = "v1/chat/completions";
 
 let turns = []; // {role, text, by, node}; `by` as in markdown.js
-let running = null; // the AbortController of the answer that is being made
+let running = null; // the AnswerStream of the answer that is being made
 let spared = new Spared();
+let looksElsewhere = false;
 const settings = new Settings($("settings"));
 const timeline = new Timeline($("timeline"));
 
@@ -30,15 +32,22 @@ $("question").addEventListener("keydown", (event) => {
   $("ask").requestSubmit();
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && running) stop();
+  if (event.key === "Escape") stop();
 });
 $("stop").addEventListener("click", stop);
 $("clear").addEventListener("click", () => {
   stop();
-  back(0);
   spared = new Spared();
+  back(0);
   $("question").focus();
 });
+// The other page is looked at for as long as one likes. Of any other leaving, a page cannot know what it is.
+document.querySelector("nav").addEventListener("click", ({ ctrlKey, metaKey, shiftKey }) => {
+  looksElsewhere = !(ctrlKey || metaKey || shiftKey);
+});
+addEventListener("pageshow", () => (looksElsewhere = false));
+addEventListener("pagehide", () => looksElsewhere || running?.leave());
+restore();
 look();
 
 function ask(text) {
@@ -49,54 +58,71 @@ function ask(text) {
 // Forgets the turns from `index` on.
 function back(index) {
   for (const turn of turns.splice(index)) turn.node.remove();
+  keep(turns, spared);
 }
 
-// The server cancels an answer whose client has gone: both engines are free at once.
 function stop() {
-  running?.abort();
+  running?.stop();
 }
 
-async function answer() {
+function answer() {
   // a question whose answer has no text is not part of what was said
   const said = turns.filter(({ text }, index) => text && turns[index + 1]?.text !== "");
   const messages = said.map(({ role, text }) => ({ role, content: text }));
+  return receive(new AnswerStream(), { model: "default", messages, stream: true, ...settings.request() });
+}
+
+// Shows the answer that `body` asks for, or, without one, an answer that was asked for before the page was loaded.
+async function receive(stream, body) {
   const turn = add({ role: "assistant", text: "", by: "", thoughts: "" });
-  const own = (running = new AbortController());
+  running = stream;
+  keep(turns, spared, stream.name);
   busy(true);
   timeline.clear();
   let id = null;
+  let whole = false;
   try {
-    const body = { model: "default", messages, stream: true, ...settings.request() };
-    const response = await post(COMPLETIONS, body, own.signal);
-    for await (const chunk of events(response)) {
+    for await (const chunk of stream.events(body, (text) => connection(turn, text))) {
       if (chunk.error) throw new Refusal(500, chunk.error.message);
       if (id === null) {
         id = chunk.id;
-        tell(id); // the plan is known before the first token
+        tell(turn, id); // the plan is known before the first token
       }
       take(turn, chunk);
     }
-    happened("The answer is complete.");
+    whole = !stream.stopped;
+    if (whole) happened("The answer is complete.");
+    else note(turn, "Stopped.");
   } catch (error) {
-    if (own.signal.aborted) note(turn, "Stopped.");
-    else note(turn, error.message, "alert");
-    if (id !== null) await tell(id);
+    note(turn, error.message, "alert");
   } finally {
     show(turn);
     timeline.draw();
     timeline.describe();
-    if (running === own) running = null;
+    if (running === stream) running = null;
     busy(running !== null);
+    keep(turns, spared, running?.name);
   }
+  if (stream.stopped) await stream.stop().catch(() => note(turn, "The server does not know: it cannot be reached.", "alert"));
+  if (!whole && id !== null) tell(turn, id);
+}
+
+// Brings back the chat that the page had. An answer that was being made is read again from its beginning.
+function restore() {
+  const { turns: said, spared: before, running: name } = kept();
+  spared = new Spared(before);
+  if (name) said.pop();
+  for (const turn of said) add(turn);
+  if (name) receive(new AnswerStream(name));
 }
 
 function take(turn, chunk) {
   const [choice] = chunk.choices;
   const tokens = chunk.pdd?.tokens;
-  if (Array.isArray(tokens) && tokens.length) {
+  if (Array.isArray(tokens)) {
     const before = timeline.tookOver;
-    timeline.add(tokens);
-    turn.maker = tokens.at(-1).source[0];
+    timeline.add(chunk.pdd);
+    if (tokens.length) turn.maker = tokens.at(-1).source[0];
     if (!before && timeline.tookOver) happened("The device has taken over.");
   }
   const { content, reasoning_content: thought } = choice?.delta ?? {};
@@ -114,10 +140,10 @@ function take(turn, chunk) {
 }
 
 // Asks what is known of an answer that is being made, or was stopped.
-async function tell(id) {
+async function tell(turn, id) {
   try {
-    const { pdd } = await json(`${COMPLETIONS}/${id}`, { quiet: true });
-    if (pdd.tokens) panel(pdd);
+    const { pdd } = await json(`v1/chat/completions/${id}`, { quiet: true });
+    if (pdd.tokens && turns.at(-1) === turn) panel(pdd);
   } catch {
     // it is not kept any more: the end of the stream says the same
   }
@@ -162,6 +188,13 @@ function thoughts(turn) {
 function note(turn, text, role) {
   turn.notes.append(el("p", { class: "note", role }, text));
   if (!role) happened(text);
+}
+
+// Says what has become of the connection, quietly, in one line.
+function connection(turn, text) {
+  turn.line ??= turn.notes.appendChild(el("p", { class: "note" }));
+  say(turn.line, text);
+  happened(text);
 }
 
 function edit(turn) {

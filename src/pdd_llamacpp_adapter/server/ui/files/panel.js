@@ -44,8 +44,18 @@ function alternative(one) {
 
 // Tokens of the answers of this chat that the cloud did not have to decode, and the share of all.
 export class Spared {
-  #device = 0;
-  #all = 0;
+  #device;
+  #all;
+
+  // `kept` is what `toJSON` returned.
+  constructor({ device = 0, all = 0 } = {}) {
+    this.#device = device;
+    this.#all = all;
+  }
+
+  toJSON() {
+    return { device: this.#device, all: this.#all };
+  }
 
   add({ tokens }) {
     this.#device += tokens.device;

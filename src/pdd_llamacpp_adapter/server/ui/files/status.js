@@ -5,6 +5,7 @@ import { $, count, el, facts, say, seconds } from "./dom.js";
 import { theme } from "./settings.js";
 
 const LOOK_AGAIN_MS = 3000;
+const STOPPED = { answer_deleted: "stopped", stream_replaced: "replaced", stream_unread: "left" }; // by its client
 const per = (word) => (value) => `${value.toPrecision(3)} ${word}`;
 
 theme();
@@ -47,7 +48,7 @@ function summary(answers) {
     ["First token, median", seconds(median(made.map((one) => one.ttft_s)))],
     ["Longest gap, median", seconds(median(made.map((one) => one.max_gap_s)))],
     ["Tokens by cloud and device", `${total("cloud")} and ${total("device")}`],
-    ["Failed", String(answers.filter((one) => one.error).length)],
+    ["Failed", String(answers.filter((one) => one.error && !(one.error in STOPPED)).length)],
   ]);
 }
 
@@ -55,7 +56,8 @@ function row(one) {
   const { tokens, plan } = one;
   return [
     new Date(one.ended * 1000).toLocaleTimeString(), plan?.verdict, plan?.reason, tokens?.prompt, tokens?.cloud, tokens?.device,
-    seconds(one.ttft_s), seconds(one.tpot_mean_s), seconds(one.max_gap_s), seconds(one.took_over_s), one.error ?? one.finish_reason,
+    seconds(one.ttft_s), seconds(one.tpot_mean_s), seconds(one.max_gap_s), seconds(one.took_over_s),
+    STOPPED[one.error] ?? one.error ?? one.finish_reason,
   ];
 }
 

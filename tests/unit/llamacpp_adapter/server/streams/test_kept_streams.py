@@ -26,12 +26,13 @@ class Streams(RuleBasedStateMachine):
         self.clock, self.count = Clock(), count
         self.streams = KeptStreams(StreamLimits(count=count, size=100, ttl=TTL), self.clock)
         self.known = {}
-        """By its name, what there has to be: the stream, why its answer was stopped, and when it was read last."""
+        """By its name, what there has to be: the stream, why its answer was stopped, and when it was read last and
+        how long it stays after that."""
         self.gone = []
 
     def fresh(self):
         for name, (stream, _, since) in list(self.known.items()):
-            if stream.log.closed and self.clock.now - since[0] >= TTL:
+            if stream.log.closed and self.clock.now - since[0] >= since[1]:
                 del self.known[name]
         return self.known
 
@@ -54,7 +55,7 @@ class Streams(RuleBasedStateMachine):
             assert len(there) == self.count
             assert there[other][0].log.closed
             del there[other]
-        self.known[name] = (stream, stopped, [self.clock.now])
+        self.known[name] = (stream, stopped, [self.clock.now, TTL])
 
     @rule(name=NAMES)
     def end(self, name):
@@ -80,7 +81,14 @@ class Streams(RuleBasedStateMachine):
                 self.clock.now += 2 * TTL
                 assert stream in self.streams.all()
                 stream.append(b"x")
-            since[0] = self.clock.now
+            since[:] = self.clock.now, TTL
+
+    @rule(name=NAMES, within=st.sampled_from([1.0, TTL - 1, 2 * TTL]))
+    def leave(self, name, within):
+        if name in self.fresh():
+            stream, _, since = self.known[name]
+            stream.expect_reader(within)
+            since[1] = min(within, TTL)
 
     @rule(seconds=st.sampled_from([1.0, TTL - 1, TTL]))
     def wait(self, seconds):
@@ -115,6 +123,23 @@ def test_an_answer_that_nobody_reads_is_given_up():
     stream.append(b"three")
     assert stopped == [UNREAD]
     assert stream.log.end == len(b"onetwothree")
+
+
+def test_an_answer_is_given_up_sooner_whose_reader_has_left_for_good():
+    clock, stopped = Clock(), []
+    stream, _ = KeptStreams(StreamLimits(ttl=TTL), clock).begin("a", stopped.append)
+    with stream.read():
+        stream.expect_reader(2)
+        clock.now = 100.0
+        stream.append(b"one")
+    with stream.read():
+        pass  # it has come back
+    clock.now += TTL - 1
+    stream.append(b"two")
+    stream.expect_reader(2)
+    assert stopped == []
+    stream.append(b"three")
+    assert stopped == [UNREAD]
 
 
 def test_a_stream_that_was_refused_takes_no_others_place():

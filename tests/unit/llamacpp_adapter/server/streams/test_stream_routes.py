@@ -62,6 +62,18 @@ def test_a_place_that_is_no_number_of_bytes_is_refused(http, place):
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "from")
 
 
+def test_a_reader_that_leaves_may_say_how_long_to_wait_for_it(http):
+    ask(http, "talk-1")
+    for seconds in ("-1", "x", "1.5", ""):
+        answer = http.delete("/v1/stream/talk-1", params={"unless_read_s": seconds})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "unless_read_s")
+    for name in ("talk-1", "none"):
+        assert http.delete(f"/v1/stream/{name}", params={"unless_read_s": 60}).status_code == 204
+    assert http.get("/v1/stream/talk-1").status_code == 200
+    assert http.delete("/v1/stream/talk-1", params={"unless_read_s": 0}).status_code == 204
+    assert http.get("/v1/stream/talk-1").status_code == 404
+
+
 def test_what_is_no_longer_kept_is_refused(client, service):
     kept = 4000
     http = client(service(["A"] * 50, streams=StreamLimits(size=kept)))
@@ -90,6 +102,14 @@ def test_the_streams_are_listed_as_llama_cpp_lists_them(http):
     assert http.post("/v1/streams/lookup", json={"conversation_ids": ["one", "none"]}).json() == told[:1]
     assert http.post("/v1/streams/lookup", json={"conversation_ids": ["two"]}).json() == told[1:]
     assert http.post("/v1/streams/lookup", json={}).json() == []
+
+
+def test_without_the_pages_streams_are_kept_all_the_same(client, service):
+    http = client(service(ui=False, api_key="sesame"), headers={"authorization": "Bearer sesame"})
+    said = ask(http, "talk-1", pdd={"tokens": True}).content
+    assert http.get("/v1/stream/talk-1", params={"from": 9}).content == said[9:]
+    assert http.get("/").status_code == 404
+    assert http.delete("/v1/stream/talk-1").status_code == 204
 
 
 def test_an_answer_that_is_not_streamed_has_no_stream(http):

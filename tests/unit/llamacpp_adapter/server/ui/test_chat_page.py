@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import anyio
+import re
+
 import pytest
 from browser import PHONE
 from device_server import wait_until
@@ -19,6 +20,8 @@ EVIL = (
 )
 FORBIDDEN = "script, img, iframe, style, svg, link, object, b, a:not([href^='http://']):not([href^='https://'])"
 
+POINTS = re.compile(r"^\S+( \S+){4}$")
+"""Of five tokens."""
 NAMELESS = """
 [...document.querySelectorAll('button, input, select, textarea, svg[role], a, aside, dialog')]
   .filter((one) => !(one.textContent.trim() || one.labels?.length || one.getAttribute('aria-label')))
@@ -27,26 +30,12 @@ FOCUSED = """
 ((one) => one.textContent.trim() || one.name || one.id)(document.activeElement)"""
 
 
-class Held:
-    """A script's step that ends when the test says so."""
-
-    def __init__(self, portal):
-        self._portal = portal
-        self._event = portal.call(anyio.Event)
-
-    async def __call__(self):
-        await self._event.wait()
-
-    def let_go(self):
-        self._portal.call(self._event.set)
-
-
 def prompt(runtime, index=-1):
     return bytes(runtime.sessions[index].request.prompt_token_ids).decode()
 
 
-def test_an_answer_streams_coloured_by_who_made_it_with_its_plan_and_timeline(visit, service, portal):
-    held = Held(portal)
+def test_an_answer_streams_coloured_by_who_made_it_with_its_plan_and_timeline(visit, service, hold):
+    held = hold()
     served = service(["Hel", "lo", held, " you", "!"])
     seen = visit(served)
     page = seen.open()
@@ -70,6 +59,21 @@ def test_an_answer_streams_coloured_by_who_made_it_with_its_plan_and_timeline(vi
     figures = page.locator("#figures")
     expect(figures).to_contain_text("By the cloud2 tokens")
     expect(figures).to_contain_text("in this chat2 of 5 (40 %)")
+    seen.check()
+
+
+def test_tokens_that_wait_to_be_shown_are_in_the_timeline(visit, service, hold):
+    held = hold()
+    seen = visit(service(["A", "B", held, "C", "D", "E"], session={"ahead": 5}))
+    page = seen.open()
+    seen.ask("Hi")
+    expect(seen.answers().locator(".body")).to_have_text("AB")
+    expect(page.locator("#timeline polyline.received")).to_have_attribute("points", POINTS)
+    expect(page.locator("#timeline polyline.cloud")).to_have_attribute("points", re.compile(r"^\S+ \S+$"))
+    held.let_go()
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    expect(page.locator("#timeline polyline.received")).to_have_attribute("points", POINTS)
+    expect(page.locator("#timeline polyline.device")).to_have_attribute("points", re.compile(r"^\S+ \S+ \S+$"))
     seen.check()
 
 
@@ -110,8 +114,8 @@ def test_a_chat_of_several_turns_can_be_edited_and_retried(visit, service):
 
 
 @pytest.mark.parametrize("how", ["button", "key"])
-def test_stopping_ends_the_answer_on_the_server(visit, service, portal, how):
-    served = service(["So", " far", Held(portal), " no further"])
+def test_stopping_ends_the_answer_on_the_server(visit, service, hold, how):
+    served = service(["So", " far", hold(), " no further"])
     seen = visit(served)
     page = seen.open()
     seen.ask("Go")

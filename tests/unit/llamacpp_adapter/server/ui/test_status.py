@@ -47,10 +47,16 @@ def chunks(response):
     return [json.loads(line) for line in lines]
 
 
-def test_a_stream_says_of_each_token_who_made_it_if_it_is_asked_to(client, service):
-    http = client(service(["Hel", ("x", ""), "lo"], session={"from_cloud": 2}))
+@pytest.mark.parametrize(
+    ("ahead", "received"),
+    [(0, [[0.0], [0.1, 0.2]]), (2, [[0.0, 0.1], [0.2]]), (3, [[0.0, 0.1, 0.2], []])],
+    ids=["none waits", "one waits", "all wait"],
+)
+def test_a_stream_says_of_each_token_who_made_it_if_it_is_asked_to(client, service, ahead, received):
+    """And when it was received, once: as soon as there is a chunk, though it may be shown later."""
+    http = client(service(["Hel", ("x", ""), "lo"], session={"from_cloud": 2, "ahead": ahead}))
     first, *told, last = chunks(http.post(CHAT, json={**BODY, "stream": True, "pdd": {"tokens": True}}))
-    assert first["pdd"] == {"tokens": []}
+    assert first["pdd"] == {"tokens": [], "received_s": []}
     assert [chunk["pdd"]["tokens"] for chunk in told] == [
         [{"source": "cloud", "received_s": 0.0, "shown_s": 0.0}],
         [
@@ -58,6 +64,7 @@ def test_a_stream_says_of_each_token_who_made_it_if_it_is_asked_to(client, servi
             {"source": "device", "received_s": 0.2, "shown_s": 0.2},
         ],
     ]
+    assert [chunk["pdd"]["received_s"] for chunk in told] == received
     assert last["pdd"]["tokens"]["device"] == 1
     assert all("pdd" not in chunk for chunk in chunks(http.post(CHAT, json={**BODY, "stream": True}))[:-1])
 

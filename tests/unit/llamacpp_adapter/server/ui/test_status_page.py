@@ -6,6 +6,9 @@ import anyio
 import httpx2
 from playwright.sync_api import expect
 
+from pdd_llamacpp_adapter.server.streams.kept_streams import REPLACED, UNREAD
+from pdd_llamacpp_adapter.server.wire.failures import DELETED, INTERNAL
+
 CHAT = {"messages": [{"role": "user", "content": "SECRET"}]}
 
 
@@ -39,4 +42,17 @@ def test_it_shows_an_answer_that_is_being_made(visit, service, portal):
     other = seen.context.new_page()
     other.goto(seen.url + "/status")
     expect(other.locator("#now")).to_contain_text("Being made1 of 1")
+    seen.check()
+
+
+def test_an_answer_that_its_client_has_stopped_has_not_failed(visit, service):
+    served = service()
+    for why in (INTERNAL, DELETED, REPLACED, UNREAD):
+        served.recent.add(None, why)
+    seen = visit(served)
+    page = seen.open("/status")
+    ends = page.locator("#answers tbody td:last-child")
+    expect(ends).to_have_text(["left", "replaced", "stopped", "internal_error"])
+    expect(page.locator("#summary")).to_contain_text("Answers4")
+    expect(page.locator("#summary")).to_contain_text("Failed1")
     seen.check()

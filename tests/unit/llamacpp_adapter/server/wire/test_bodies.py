@@ -7,6 +7,7 @@ import pytest
 from example_count import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from reconnecting import PDD
 from starlette.testclient import TestClient
 
 from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
@@ -97,6 +98,7 @@ CHAT = {
     "store": st.booleans(),
     "echo": st.booleans(),
     "include_reasoning": st.booleans(),
+    "pdd": PDD,
 }
 OTHER = {name: values for name, values in CHAT.items() if name != "messages"}
 COMPLETION = {
@@ -190,6 +192,13 @@ def test_a_good_request_is_answered(roomy, fields):
     response = roomy.post("/v1/chat/completions", content=json.dumps(fields).encode())
     assert response.status_code == 200, response.text
     check(response)
+
+
+@examples(60)
+@given(pdd=st.dictionaries(st.sampled_from(["tokens", "rate", "plan", "refine", ""]), ANYTHING, max_size=3))
+def test_the_field_pdd_takes_anything(http, pdd):
+    body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True, "pdd": pdd}
+    check(http.post("/v1/chat/completions", content=json.dumps(body).encode()))
 
 
 @examples(60)
