@@ -26,16 +26,16 @@ LONG = 120
 
 
 @pytest.fixture(scope="module")
-def parallel(gguf):
+def several(gguf):
     with DeviceEngine.open(gguf, n_ctx=1024, threads=1, parallel=SLOTS, kv=True) as engine:
         yield engine
 
 
 @pytest.fixture
-def slots(parallel):
-    for slot in parallel.slots:
+def slots(several):
+    for slot in several.slots:
         slot.reset()
-    return parallel.slots
+    return several.slots
 
 
 def prompts(engine):
@@ -64,28 +64,28 @@ async def at_once(works):
     return found
 
 
-async def test_answers_made_together_are_those_made_one_by_one(parallel, slots, engine):
-    asked = prompts(parallel)
+async def test_answers_made_together_are_those_made_one_by_one(several, slots, engine):
+    asked = prompts(several)
     alone = [await answered(engine, prompt) for prompt in asked]
-    together = await at_once([answered(parallel, prompt) for prompt in asked])
+    together = await at_once([answered(several, prompt) for prompt in asked])
     for prompt, ours, theirs in zip(asked, together, alone, strict=True):
         await assert_same(engine, prompt, ours, theirs)
-    assert parallel.at_work == 0
+    assert several.at_work == 0
 
 
-async def test_each_keeps_to_a_grammar_of_its_own(parallel, slots):
+async def test_each_keeps_to_a_grammar_of_its_own(several, slots):
     words = [["alpha", "beta"], ["one", "two", "three"], ["red", "green"], ["north", "south"]]
     found = await at_once(
         [
-            answered(parallel, prompt, grammar=Grammar(GrammarKind.CHOICE, json.dumps(ones)), ignore_eos=False)
-            for prompt, ones in zip(prompts(parallel)[:4], words, strict=True)
+            answered(several, prompt, grammar=Grammar(GrammarKind.CHOICE, json.dumps(ones)), ignore_eos=False)
+            for prompt, ones in zip(prompts(several)[:4], words, strict=True)
         ]
     )
     for ids, ones in zip(found, words, strict=True):
-        assert b"".join(map(parallel.vocab.piece, ids)).decode() in ones
+        assert b"".join(map(several.vocab.piece, ids)).decode() in ones
 
 
-async def test_a_sequence_holds_what_it_says_whoever_shares_its_batches(parallel, slots, long_prompt):
+async def test_a_sequence_holds_what_it_says_whoever_shares_its_batches(several, slots, long_prompt):
     pieces = [long_prompt[start : start + 200] for start in (0, 100, 200, 300)]
     for slot, ids in zip(slots, pieces, strict=True):
         await slot.extend(ids)
@@ -101,14 +101,14 @@ async def test_a_sequence_holds_what_it_says_whoever_shares_its_batches(parallel
         assert slot.memory.holds([*ids, ids[0], 5]) == 201
 
 
-async def test_an_answer_that_is_cancelled_costs_the_others_nothing(parallel, slots, engine):
-    asked = prompts(parallel)[:3]
+async def test_an_answer_that_is_cancelled_costs_the_others_nothing(several, slots, engine):
+    asked = prompts(several)[:3]
     alone = [await answered(engine, prompt) for prompt in asked[1:]]
     begun = anyio.Event()
 
     async def cut_short():
         request = AnswerRequest(prompt_token_ids=asked[0], max_tokens=500, ignore_eos=True)
-        async with AnswerSession(request, engine=parallel, rate=math.inf) as answer:
+        async with AnswerSession(request, engine=several, rate=math.inf) as answer:
             async for _ in answer:
                 begun.set()
 
@@ -125,25 +125,25 @@ async def test_an_answer_that_is_cancelled_costs_the_others_nothing(parallel, sl
             found = []
 
             async def rest():
-                found.extend(await at_once([answered(parallel, prompt) for prompt in asked[1:]]))
+                found.extend(await at_once([answered(several, prompt) for prompt in asked[1:]]))
 
             tasks.start_soon(rest)
             await anyio.lowlevel.checkpoint()
             scope.cancel()
     for prompt, ours, theirs in zip(asked[1:], found, alone, strict=True):
         await assert_same(engine, prompt, ours, theirs)
-    assert parallel.at_work == 0
+    assert several.at_work == 0
 
 
-async def test_a_chat_goes_on_in_the_slot_that_has_it(parallel, slots):
-    asked = prompts(parallel)[:4]
-    first = await at_once([answered(parallel, prompt, 8) for prompt in asked])
+async def test_a_chat_goes_on_in_the_slot_that_has_it(several, slots):
+    asked = prompts(several)[:4]
+    first = await at_once([answered(several, prompt, 8) for prompt in asked])
     for prompt, ids in zip(asked, first, strict=True):
-        turn = [*prompt, *ids, *parallel.vocab.tokenize(" And then?")]
-        held = parallel.slot_for(turn).memory.holds(turn)
+        turn = [*prompt, *ids, *several.vocab.tokenize(" And then?")]
+        held = several.slot_for(turn).memory.holds(turn)
         assert held >= len(prompt) + 7
     request = AnswerRequest(prompt_token_ids=[*asked[2], *first[2], 30], max_tokens=4, ignore_eos=True)
-    async with AnswerSession(request, engine=parallel, rate=math.inf) as answer:
+    async with AnswerSession(request, engine=several, rate=math.inf) as answer:
         _ = [token async for token in answer]
     assert answer.outcome.reused_tokens >= len(asked[2]) + 7
 
@@ -159,7 +159,7 @@ async def test_each_slot_has_room_for_an_answer_of_its_own(gguf, long_prompt):
             await engine.slots[2].extend([1])
 
 
-async def test_cells_are_handed_to_each_slot(parallel, slots, long_prompt):
+async def test_cells_are_handed_to_each_slot(several, slots, long_prompt):
     from pdd_llamacpp_adapter.engine.kv.sequence_state import read
 
     ids = long_prompt[:200]
@@ -212,7 +212,7 @@ def greedy(logits):
     return Choice(int(logits.argmax()), last=False)
 
 
-async def test_the_probe_sees_what_sharing_costs(parallel, slots):
-    await probe(parallel, DeviceSpeed(), size=parallel.vocab.size)
-    assert 1.0 <= parallel.sharing.together < 3 * SLOTS
+async def test_the_probe_sees_what_sharing_costs(several, slots):
+    await probe(several, DeviceSpeed(), size=several.vocab.size)
+    assert 1.0 <= several.sharing.together < 3 * SLOTS
     assert [slot.memory.n_past for slot in slots] == [0] * SLOTS
