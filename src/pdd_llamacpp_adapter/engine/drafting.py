@@ -7,8 +7,6 @@ from collections import deque
 from statistics import median, median_low
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pdd_llamacpp_adapter.engine.lookup import PromptLookup
 
 if TYPE_CHECKING:
@@ -73,6 +71,8 @@ class StepCosts:
 
     def _combine(self) -> None:
         """What a size costs beyond the first guess, the next one will, until it is measured itself."""
+        import numpy as np  # here, so that importing the package does not load it
+
         scale, ratios = 1.0, list[float]()
         for first, scales in zip(_FIRST_RATIOS, self._scales, strict=True):
             scale = median_low((scale, *scales))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -53,6 +51,8 @@ class PromptLookup:
 
 def _positions(ids: Sequence[int], size: int) -> dict[int, int]:
     """Return the key of each `size` tokens in a row -> the position behind them, the newest."""
+    import numpy as np  # here, so that importing the package does not load it
+
     array, count = np.array(ids, dtype=np.int64) & _ID, len(ids) - size + 1
     if count <= 0:
         return {}

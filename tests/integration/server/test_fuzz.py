@@ -10,6 +10,7 @@ from reconnecting import play, scripts
 SERVERS = {
     "as it is": ((), {}, 3),
     "one stream, a key, no pages": (("--no-ui",), {"api_key": "key", "PDD_MAX_STREAMS": "1"}, 3),
+    "four answers at once, with lookup": (("--parallel", "4", "--spec", "lookup", "--max-queue", "2"), {}, 8),
 }
 """Flags and settings of the server, and how many clients there are at once."""
 

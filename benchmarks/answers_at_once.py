@@ -4,7 +4,7 @@ The same prompts are answered in turns, A B A B ...: one after the other by an e
 once by one with `--answers` slots. Prompts differ and are cold. Each pair gives a ratio of answers' tokens per
 second; the median is the result. Gaps are between two tokens of an answer, as its reader sees them without pacing.
 
-    python benchmarks/parallel.py [--gguf FILE] [--answers 4] [--rounds 5] [--threads 2] [--prompt 200]
+    python benchmarks/answers_at_once.py [--gguf FILE] [--answers 4] [--rounds 5] [--threads 2] [--prompt 200]
         [--steps 64] [--gpu-layers auto]
 """
 
