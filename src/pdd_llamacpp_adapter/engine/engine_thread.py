@@ -75,7 +75,11 @@ class EngineThread:
         with self._changing:
             self._job = job
             self.abort.raised = job.cancelled
-        return work(job)
+        try:
+            return work(job)
+        finally:
+            with self._changing:
+                self._job, self.abort.raised = Job(), False
 
     def cancel(self, job: Job) -> None:
         """Have `job` stop, or not begin."""

@@ -64,10 +64,11 @@ class LlamaSequence:
         """Tokens that may be processed behind the next one and dropped again; 0 where the model cannot drop any.
 
         A memory with a sliding window drops old cells for new ones; those that it has to keep are not among them
-        if all of the batch is computed at once.
+        if all of the batch is computed at once, which nobody knows where other answers have parts in it.
         """
         context = self.context
-        if not context.drops:
+        forgets = context.window > 0 and not context.params.swa_full
+        if not context.drops or (forgets and len(context.sequences) > 1):
             return 0
         outputs = context.most_outputs // len(context.sequences)
         most = min(context.n_batch, context.n_ubatch, outputs, context.n_ctx - len(self.ids)) - 1
