@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 QUANTISED = frozenset({"q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"})
 """Cache types whose rows are blocks with a scale."""
-MAX_BATCH = 512
-"""Tokens of one llama_decode unless told otherwise, and of its one step: an abort leaves nothing half done."""
+BATCH, UBATCH = 2048, 512
+"""Tokens of one llama_decode, and of one of its steps, unless told otherwise; llama-server's. A GPU waits between two
+calls."""
 _SLOWNESS_FREE = frozenset({"n_ctx", "parallel", "chat_template", "chat_template_file", "mlock", "mmap"})
 """Fields that do not change how fast a token is computed."""
 _OVERRIDES: dict[str, Callable[[str], int | float | bool | str]] = {
@@ -76,7 +77,7 @@ class LlamaParams(BaseModel):
     moment, and kept if they are faster, as they are on a busy machine."""
     threads_batch: Literal["auto"] | PositiveInt = "auto"
     """PDD_THREADS_BATCH: CPU threads for prompts. ``auto``: as `threads`. Fewer are tried in the same way."""
-    batch_size: PositiveInt = MAX_BATCH
+    batch_size: PositiveInt = BATCH
     """PDD_BATCH_SIZE: most tokens that one call of llama.cpp processes."""
     ubatch_size: PositiveInt | None = None
     """PDD_UBATCH_SIZE: most tokens that are computed at once. Unset: `batch_size`, but at most 512."""
@@ -237,7 +238,7 @@ class LlamaParams(BaseModel):
     @property
     def ubatch(self) -> int:
         """`ubatch_size`, or what it is when unset."""
-        return min(self.batch_size, MAX_BATCH) if self.ubatch_size is None else self.ubatch_size
+        return min(self.batch_size, UBATCH) if self.ubatch_size is None else self.ubatch_size
 
     @property
     def freq_scale(self) -> float | None:

@@ -14,7 +14,7 @@ class StepByStep:
     history = None
     alone_s = None
     drafts = False
-    at_work = 1
+    is_decoding = False
     sharing = Sharing(1)
 
     @asynccontextmanager

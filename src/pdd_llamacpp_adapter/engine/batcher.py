@@ -61,6 +61,12 @@ class Batcher:
         """The one in progress, or the next; None while there is nothing to do."""
         self._closed = False
 
+    @property
+    def is_decoding(self) -> bool:
+        """Whether answers are being decoded, whose tokens wait while a prompt is read."""
+        with self._lock:
+            return any(len(task.part.ids) < LARGE for task in (*self._running, *self._waiting))
+
     def add(self, task: Task) -> None:
         """Process `task`, with what else there is.
 

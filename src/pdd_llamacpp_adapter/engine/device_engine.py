@@ -146,9 +146,9 @@ class DeviceEngine:
         return sampling_defaults(self._context.model)
 
     @property
-    def at_work(self) -> int:
-        """Slots that answers have."""
-        return self.queue.at_work
+    def is_decoding(self) -> bool:
+        """Whether answers are being decoded, whose tokens wait while a prompt is read."""
+        return self._batcher.is_decoding
 
     def slot_for(self, prompt: Sequence[int]) -> Slot:
         """Return the slot that an answer to `prompt` would get now, or one like it if all are taken."""
@@ -163,9 +163,14 @@ class DeviceEngine:
     async def step_of(self, count: int) -> float:
         """Process one token in each of the first `count` slots, in one batch; return the seconds that it takes."""
         parts = [Part(sequence, (0,), (0,)) for sequence in self._context.sequences[:count]]
-        begun = time.perf_counter()
-        await self._thread.call(lambda: self._context.decode(parts))
-        return time.perf_counter() - begun
+
+        def step() -> float:
+            begun = time.perf_counter()
+            self._context.decode(parts)
+            parts[-1].logits_at(0)  # which waits for a GPU
+            return time.perf_counter() - begun
+
+        return await self._thread.call(step)
 
 
 def _template(params: LlamaParams) -> str | None:

@@ -88,6 +88,8 @@ class LlamaSequence:
                 if self.history is not None and length < len(self.history.ids):
                     self.history = None
                 return length
+        if not (self.ids or self.cells or self.held()):
+            return 0
         self._remove(0)
         if self.cells is not None:
             self.cells.drop()

@@ -44,7 +44,7 @@ class Batches:
         """
         if self.throttle.chunk is not None:
             return self.throttle.chunk
-        if self.engine.at_work > 1:
+        if self.engine.is_decoding:
             return self.speed.chunk(least=LARGE, within=SECONDS_BESIDE)
         return self.speed.chunk(least=LARGE) if may_change else self.speed.chunk()
 

@@ -79,7 +79,7 @@ def test_each_row_sums_to_one_and_looks_at_nothing_ahead(context, ids):
 def test_what_was_read_before_does_not_matter(context, ids):
     cold = context.attention(ids, window=WINDOW, layers=[14])[14]
     context.attention(ids[50:], window=8, layers=[3])
-    context.rewind(20)
+    context.sequences[0].rewind(20)
     assert np.array_equal(context.attention(ids, window=WINDOW, layers=[14])[14], cold)
 
 
@@ -92,8 +92,8 @@ def test_a_prompt_shorter_than_the_window_is_looked_at_whole(context, ids):
 def test_logits_are_those_of_a_plain_context(context, ids, engine):
     context.attention(ids, window=WINDOW, layers=[14])
     logits = context.logits_at(WINDOW - 1).copy()
-    context.rewind(0)
-    plain = context.decode(ids, want_logits=True)
+    context.sequences[0].rewind(0)
+    plain = context.sequences[0].decode(ids, want_logits=True)
     np.testing.assert_allclose(logits, plain, atol=0.1)
 
 

@@ -42,11 +42,12 @@ def logged(caplog):
 
 
 def greedy(context, prompt):
-    logits = context.decode(prompt, want_logits=True)
+    sequence = context.sequences[0]
+    logits = sequence.decode(prompt, want_logits=True)
     steps = []
     for _ in range(TOKENS):
         steps.append((int(logits.argmax()), logits))
-        logits = context.decode([steps[-1][0]], want_logits=True)
+        logits = sequence.decode([steps[-1][0]], want_logits=True)
     return steps
 
 
@@ -69,8 +70,12 @@ def plain(gguf, prompt):
 
 def test_sizes_and_threads_can_be_read_back(context):
     made = context(n_ctx=256, batch_size=64, ubatch_size=32, threads=2)
-    assert (L.llama_n_ctx(made._ctx), L.llama_n_batch(made._ctx), L.llama_n_ubatch(made._ctx)) == (256, 64, 32)
-    assert made.threads == (L.llama_n_threads(made._ctx), L.llama_n_threads_batch(made._ctx))
+    assert (L.llama_n_ctx(made.handle), L.llama_n_batch(made.handle), L.llama_n_ubatch(made.handle)) == (
+        256,
+        64,
+        32,
+    )
+    assert made.threads == (L.llama_n_threads(made.handle), L.llama_n_threads_batch(made.handle))
     assert made.threads[0] in (1, 2)
 
 
@@ -104,13 +109,13 @@ def test_the_answer_is_the_same_with(context, prompt, plain, fields):
 def greedy_in_batches(context, prompt):
     head = prompt[:-1]
     for begin in range(0, len(head), context.n_batch):
-        context.decode(head[begin : begin + context.n_batch], want_logits=False)
+        context.sequences[0].decode(head[begin : begin + context.n_batch], want_logits=False)
     return greedy(context, prompt[-1:])
 
 
 def test_batches_of_one_token_do_not_end_the_process(context, prompt, plain):
     made = context(batch_size=1, kv=True)
-    assert made.cells is not None
+    assert made.sequences[0].cells is not None
     assert_alike(plain, greedy_in_batches(made, prompt))
 
 
@@ -124,8 +129,8 @@ def test_rows_of_logits_are_reserved_for_those_that_are_used(context, logged):
     made = context(n_ctx=512)
     assert f"n_outputs_max         = {OUTPUTS}" in logged()
     with pytest.raises(DeviceEngineFailed, match=f"logits of {OUTPUTS} tokens"):
-        made.decode([1] * (OUTPUTS + 1), want_logits=False, outputs=range(OUTPUTS + 1))
-    made.decode([1] * (OUTPUTS + 1), want_logits=True, outputs=range(OUTPUTS - 1))
+        made.sequences[0].decode([1] * (OUTPUTS + 1), want_logits=False, outputs=range(OUTPUTS + 1))
+    made.sequences[0].decode([1] * (OUTPUTS + 1), want_logits=True, outputs=range(OUTPUTS - 1))
     assert made.logits_at(OUTPUTS).shape == made.logits_at(0).shape
 
 
@@ -200,13 +205,13 @@ def test_a_file_that_is_no_adapter_is_told_by_name(gguf, tmp_path):
 )
 def test_settings_that_do_not_suit_the_clouds_cells_switch_them_off_with_the_reason(context, fields, why):
     made = context(kv=True, **fields)
-    assert made.cells is None
+    assert made.sequences[0].cells is None
     assert why in made.kv.reason
 
 
 @pytest.mark.parametrize("flash_attn", ["on", "off", "auto"])
 def test_the_clouds_cells_are_taken_however_llama_decides_on_flash_attention(context, flash_attn):
-    assert context(kv=True, flash_attn=flash_attn).cells is not None
+    assert context(kv=True, flash_attn=flash_attn).sequences[0].cells is not None
 
 
 @pytest.mark.parametrize("fields", [{"gpu_layers": "all"}, {"tensor_split": "1"}, {"split_mode": "row"}])

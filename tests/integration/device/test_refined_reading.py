@@ -120,7 +120,7 @@ async def read_refined(engine, prompt, said):
 async def test_idle_time_makes_a_refined_memory_the_whole_one(engine, long_prompt):
     prompt, said, asked = long_prompt[:300], long_prompt[400:420], long_prompt[500:540]
     await read_refined(engine, prompt, said)
-    assert await upgrade(engine, lambda: 64)
+    assert await upgrade(engine.slots[0], engine.n_ctx, lambda: 64)
     assert engine.slots[0].history is None
     assert engine.slots[0].memory.n_past == 320
     assert await engine.slots[0].memory.start([*prompt, *said, *asked]) == 320
@@ -135,9 +135,9 @@ async def test_an_answer_gets_the_engine_from_idle_work_at_once_and_as_it_was(en
     await engine.slots[0].memory.rewind(len(reading.ids) + len(said))
     came, done = anyio.Event(), []
 
-    async def idle_work():
+    async def idle_work(slot):
         came.set()
-        done.append(await upgrade(engine, lambda: 512))
+        done.append(await upgrade(slot, engine.n_ctx, lambda: 512))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(engine.queue.when_idle, idle_work)

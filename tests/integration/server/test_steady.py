@@ -18,7 +18,10 @@ from pdd_llamacpp_adapter.runtime.serving import serve_device
 CHAT = "/v1/chat/completions"
 LOOKS = (50, 100, 150, 200)
 """Answers after which memory is read. By the second, all is there that is kept: 64 answers, 16 streams."""
-SERVERS = [pytest.param((), id="as it is"), pytest.param(("--parallel", "4", "--spec", "lookup"), id="four at once")]
+SERVERS = [
+    pytest.param((), id="as it is"),
+    pytest.param(("--parallel", "4", "--spec", "lookup"), id="four at once"),
+]
 """Flags of the servers that make so many answers."""
 GROWTH = 2 * 2**20
 """Bytes by which resident memory may grow from the second look to the last. Measured: 0.1 to 0.3 MiB. A leak of
