@@ -32,8 +32,8 @@ CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_
 QUANTISED = frozenset({"q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"})
 """Cache types whose rows are blocks with a scale."""
 BATCH, UBATCH = 2048, 512
-"""Tokens of one llama_decode, and of one of its steps, unless told otherwise; llama-server's. A GPU waits between two
-calls."""
+"""Tokens of one llama_decode, and of one of its steps, unless told otherwise: llama-server's. A GPU waits between
+two calls."""
 _SLOWNESS_FREE = frozenset({"n_ctx", "parallel", "chat_template", "chat_template_file", "mlock", "mmap"})
 """Fields that do not change how fast a token is computed."""
 _OVERRIDES: dict[str, Callable[[str], int | float | bool | str]] = {

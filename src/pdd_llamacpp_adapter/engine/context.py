@@ -130,7 +130,7 @@ class LlamaContext:
         self.drops = not (L.llama_model_is_recurrent(loaded) or L.llama_model_is_hybrid(loaded))
         """Whether the last tokens of a sequence can be dropped without the others."""
         self.n_vocab = int(L.llama_vocab_n_tokens(L.llama_model_get_vocab(loaded)))
-        self._batch = LlamaBatch(self.n_batch)
+        self._batch = LlamaBatch(params.batch_size)
         if self.kv.shape is not None:
             self._open_cells(self.kv.shape)
         self.threads = self._try_threads()

@@ -158,9 +158,9 @@ def test_batches_of_any_size_but_one_give_the_same_bits(context, ids, splits):
     """What an evaluation's reuse of common beginnings stands on."""
 
     def last(ends):
-        context.rewind(0)
+        context.sequences[0].rewind(0)
         for start, end in pairwise((0, *ends, len(ids))):
-            context.decode(ids[start:end], want_logits=False, outputs=[end - start - 1])
+            context.sequences[0].decode(ids[start:end], want_logits=False, outputs=[end - start - 1])
         return context.logits_at(len(ids) - ends[-1] - 1 if ends else len(ids) - 1).copy()
 
     assert np.array_equal(last(splits), last((99,)))

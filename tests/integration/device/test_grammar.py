@@ -176,7 +176,7 @@ def test_the_models_special_tokens_can_be_asked_for_by_name(loaded, grammars):
 
 async def test_without_a_grammar_greedy_is_the_most_likely_token(loaded, question):
     loaded.reset()
-    logits = await loaded.extend(question, want_logits=True)
+    logits = await loaded.slots[0].extend(question, want_logits=True)
     request = AnswerRequest(prompt_token_ids=question, max_tokens=4)
     assert Sampler(request, stop_ids=()).sample(logits.copy()) == (int(logits.argmax()), None)
     _, found = Sampler(replace(request, logprobs=3), stop_ids=()).sample(logits.copy())
