@@ -65,11 +65,15 @@ class Direct:
         begun = time.perf_counter()
         for past in range(0, len(prompt), chunk):
             self.decode(prompt[past : past + chunk], past)
-        middle = time.perf_counter()
+        token, middle = self.most_likely(), time.perf_counter()
         for step in range(steps):
-            logits = np.ctypeslib.as_array(L.llama_get_logits_ith(self.ctx, -1), (self.n_vocab,))
-            self.decode([int(np.argmax(logits))], len(prompt) + step)
+            self.decode([token], len(prompt) + step)
+            token = self.most_likely()
         return len(prompt) / (middle - begun), steps / (time.perf_counter() - middle)
+
+    def most_likely(self) -> int:
+        """Return the next token; a GPU computes until its logits are read."""
+        return int(np.argmax(np.ctypeslib.as_array(L.llama_get_logits_ith(self.ctx, -1), (self.n_vocab,))))
 
 
 async def ours(engine: DeviceEngine, prompt: list[int], steps: int) -> tuple[float, float]:
