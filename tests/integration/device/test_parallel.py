@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 import numpy as np
 import pytest
+from gguf_files import VOCABULARIES, Model
 from near_ties import assert_same
 
 from pdd_core.errors import ContextOverflow, DeviceEngineFailed
@@ -177,6 +178,44 @@ async def test_cells_are_handed_to_each_slot(several, slots, long_prompt):
     for logits in await at_once([taken(slot) for slot in slots[1:]]):
         assert np.abs(logits - plain).max() < 0.1
     assert [slot.memory.n_past for slot in slots] == [200] * SLOTS
+
+
+async def greedy_ids(slot, ids, count=200):
+    made, logits = [], await slot.extend(ids, want_logits=True)
+    for _ in range(count):
+        made.append(int(logits.argmax()))
+        logits = await slot.extend(made[-1:], want_logits=True)
+    return made
+
+
+async def next_turn(slot, prompt, made):
+    """Another end behind most of the answer; whatever of it is held is not read again."""
+    turn = [*prompt, *made[:-5], 9, 9]
+    kept = await slot.memory.start(turn)
+    return kept, await greedy_ids(slot, turn[kept:], 20)
+
+
+@pytest.mark.parametrize("swa_full", [True, False])
+async def test_a_sliding_window_moves_with_each_answer_by_itself(tmp_path, swa_full):
+    (path,) = Model(VOCABULARIES["spm"](), arch="gemma3", context=2048).write(tmp_path / "window.gguf")
+    asked = [[5 + index * step % 23 for index in range(300)] for step in (3, 5, 7)]
+    found = []
+    for slots in (1, 3):
+        params = {"n_ctx": 1024, "threads": 1, "parallel": slots, "swa_full": swa_full, "batch_size": 64}
+        with DeviceEngine.open(path, **params) as engine:
+            places = engine.slots * (3 // slots)
+            if slots == 1:
+                answers = []
+                for prompt in asked:
+                    engine.reset()
+                    made = await greedy_ids(places[0], prompt)
+                    answers.append((made, await next_turn(places[0], prompt, made)))
+            else:
+                first = await at_once([greedy_ids(*one) for one in zip(places, asked, strict=True)])
+                turns = [next_turn(*one) for one in zip(places, asked, first, strict=True)]
+                answers = list(zip(first, await at_once(turns), strict=True))
+            found.append(answers)
+    assert found[0] == found[1]
 
 
 async def test_closing_the_engine_ends_all_answers(gguf):
