@@ -97,7 +97,7 @@ class Batcher:
     def _work(self, _: Job) -> None:
         """Process one batch. What else the thread has to do comes before the next."""
         with self._lock:
-            self._running = self._taken()
+            self._running = [] if self._closed else self._taken()
         again = self._process(self._running) if self._running else []
         with self._lock:
             self._running = ()
@@ -115,7 +115,7 @@ class Batcher:
         """
         taken, left = list[Task](), deque[Task]()
         tokens, outputs, large = 0, 0, False
-        for task in () if self._closed else self._waiting:
+        for task in self._waiting:
             if task.cancelled:
                 task.future.set_exception(DecodeAborted())
                 continue
@@ -126,8 +126,7 @@ class Batcher:
                 continue
             taken.append(task)
             tokens, outputs, large = tokens + count, outputs + wanted, large or count >= LARGE
-        if not self._closed:
-            self._waiting = left
+        self._waiting = left
         return taken
 
     def _process(self, tasks: Sequence[Task]) -> list[Task]:

@@ -7,7 +7,6 @@ call that computes, and the event loop only ever waits.
 from __future__ import annotations
 
 import time
-from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -23,7 +22,8 @@ from pdd_llamacpp_adapter.engine.tasks import Part
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from pdd_core.sampling_defaults import DefaultSamplingParams
     from pdd_llamacpp_adapter.engine.context import LlamaContext
@@ -66,7 +66,7 @@ class DeviceEngine:
         Args:
             gguf_path: the model file.
             params: how llama.cpp computes.
-            kv: take in prompts' KV caches that were computed elsewhere, where the model allows it (`memory.kv`).
+            kv: take in prompts' KV caches that were computed elsewhere, where the model allows it (`kv`).
             fields: those of `LlamaParams`, such as `n_ctx` and `threads`, in place of a whole object.
 
         Raises:
@@ -154,11 +154,9 @@ class DeviceEngine:
         """Return the slot that an answer to `prompt` would get now, or one like it if all are taken."""
         return self.queue.best(prompt)
 
-    @asynccontextmanager
-    async def exclusive(self, prompt: Sequence[int] = ()) -> AsyncIterator[Slot]:
+    def exclusive(self, prompt: Sequence[int] = ()) -> AbstractAsyncContextManager[Slot]:
         """Hold a slot for one answer, that which has most of `prompt` already. Others wait in line."""
-        async with self.queue.answer(prompt) as slot:
-            yield slot
+        return self.queue.answer(prompt)
 
     async def step_of(self, count: int) -> float:
         """Process one token in each of the first `count` slots, in one batch; return the seconds that it takes."""

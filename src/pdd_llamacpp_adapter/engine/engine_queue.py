@@ -28,17 +28,14 @@ class EngineQueue:
         self._idle_work: anyio.CancelScope | None = None
         self._answered: anyio.Event | None = None
 
-    @property
-    def at_work(self) -> int:
-        """Slots that answers have."""
-        return len(self._slots) - len(self._free)
-
     def best(self, prompt: Sequence[int]) -> Slot:
         """Return the slot for `prompt`: of those that no answer has, or of all where there is none."""
         slots = self._free or self._slots
-        held = {slot: slot.memory.holds(prompt) for slot in slots} if prompt else {}
-        most = max(slots, key=lambda slot: held.get(slot, 0))
-        return most if held.get(most, 0) > _ENOUGH_HELD * len(prompt) else slots[0]
+        if len(slots) == 1 or not prompt:
+            return slots[0]
+        held = [slot.memory.holds(prompt) for slot in slots]
+        most = max(held)
+        return slots[held.index(most) if most > _ENOUGH_HELD * len(prompt) else 0]
 
     @asynccontextmanager
     async def answer(self, prompt: Sequence[int] = ()) -> AsyncIterator[Slot]:

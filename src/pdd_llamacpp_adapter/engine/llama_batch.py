@@ -21,8 +21,7 @@ class LlamaBatch:
         self._token, self._position, self._sequence = (np.zeros(capacity, dtype=np.int32) for _ in range(3))
         self._one_each = np.ones(capacity, dtype=np.int32)
         self._wanted = np.zeros(capacity, dtype=np.int8)
-        own = self._sequence.ctypes.data + self._sequence.itemsize * np.arange(capacity, dtype=np.uintp)
-        self._own = own.astype(np.uintp)
+        self._own = self._sequence.ctypes.data + self._sequence.itemsize * np.arange(capacity, dtype=np.uintp)
         """Per token, a pointer to its sequence: llama.cpp's tokens may have several."""
         fields: list[Any] = [self._token, None, self._position, self._one_each, self._own, self._wanted]
         kinds = [kind for name, kind in L.llama_batch._fields_ if name != "n_tokens"]

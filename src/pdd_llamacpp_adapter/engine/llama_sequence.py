@@ -53,11 +53,10 @@ class LlamaSequence:
             DecodeAborted: told to stop; the memory holds what it held before.
             DeviceEngineFailed: any other return code; the memory holds what it held before.
         """
-        last = len(ids) - 1
-        part = Part(self, ids, {*outputs, last} if want_logits else outputs)
+        part = Part.of(self, ids, outputs, want_logits=want_logits)
         self.context.decode([part])
         # llama.cpp overwrites its own with the next decode
-        return part.logits_at(last).copy() if want_logits else None
+        return part.logits_at(len(ids) - 1).copy() if want_logits else None
 
     @property
     def most_drafted(self) -> int:
@@ -121,16 +120,8 @@ class LlamaSequence:
         return int(L.llama_state_seq_get_size(self.context.handle, self.number))
 
     def state(self) -> np.ndarray:
-        """Return a copy of the memory in llama.cpp's own form, uint8.
-
-        Raises:
-            DeviceEngineFailed: llama.cpp cannot make one.
-        """
-        llama_log.forget()
-        state: np.ndarray = np.empty(self.state_size(), dtype=np.uint8)
-        if L.llama_state_seq_get_data(self.context.handle, _pointer(state), state.size, self.number) != state.size:
-            raise DeviceEngineFailed(f"llama.cpp cannot copy its memory: {llama_log.reason()}")
-        return state
+        """Return a copy of the memory; raises as `state_of`."""
+        return state_of(self.context.handle, self.number)
 
     def load(self, state: np.ndarray, ids: Sequence[int]) -> None:
         """Make `state` the memory, which holds `ids`.
@@ -139,12 +130,30 @@ class LlamaSequence:
             DeviceEngineFailed: llama.cpp does not take it; the memory is then empty.
         """
         self.rewind(0)
-        llama_log.forget()
-        taken = L.llama_state_seq_set_data(self.context.handle, _pointer(state), state.size, self.number)
+        taken = is_taken(self.context.handle, self.number, state)
         self.ids.extend(ids)
-        if taken != state.size or self.held() != len(ids):
+        if not taken or self.held() != len(ids):
             self.rewind(0)
             raise DeviceEngineFailed(f"llama.cpp does not take its memory back: {llama_log.reason()}")
+
+
+def state_of(handle: Any, number: int) -> np.ndarray:
+    """Return a copy of what sequence `number` of a context holds, in llama.cpp's own form, uint8.
+
+    Raises:
+        DeviceEngineFailed: llama.cpp cannot make one.
+    """
+    llama_log.forget()
+    state: np.ndarray = np.empty(L.llama_state_seq_get_size(handle, number), dtype=np.uint8)
+    if L.llama_state_seq_get_data(handle, _pointer(state), state.size, number) != state.size:
+        raise DeviceEngineFailed(f"llama.cpp cannot copy its memory: {llama_log.reason()}")
+    return state
+
+
+def is_taken(handle: Any, number: int, state: np.ndarray) -> bool:
+    """Have the sequence hold `state` instead; return whether llama.cpp takes it. If not, its log says why."""
+    llama_log.forget()
+    return bool(L.llama_state_seq_set_data(handle, _pointer(state), state.size, number) == state.size)
 
 
 def _pointer(state: np.ndarray) -> Any:

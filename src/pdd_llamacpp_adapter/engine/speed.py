@@ -19,8 +19,6 @@ _SECONDS_PER_CHUNK = 0.25
 """A chunk ends within this: the device then sees what has arrived meanwhile, and can take over."""
 SECONDS_BESIDE = 0.1
 """The same beside other answers, whose tokens wait for its end."""
-EFFICIENT_CHUNK = 64
-"""Smaller chunks read the weights too often: of 32 tokens, they take a fifth longer on a CPU."""
 MAX_CHUNK = 2048
 _PROBE_TOKENS = 96
 _PROBE_STEPS = 6
@@ -83,7 +81,7 @@ class DeviceSpeed:
             return None
         return max(tokens / self.prefill_tps, self.step_s or 0.0) if tokens else 0.0
 
-    def chunk(self, *, least: int = EFFICIENT_CHUNK, within: float = _SECONDS_PER_CHUNK) -> int:
+    def chunk(self, *, least: int = DEFAULT_CHUNK, within: float = _SECONDS_PER_CHUNK) -> int:
         """Return the tokens of the next prefill chunk: what takes `within` seconds, but `least` in any case."""
         if self.prefill_tps is None:
             return DEFAULT_CHUNK

@@ -31,6 +31,13 @@ class Part:
     row: int = 0
     """Where its first token is in the batch."""
 
+    @classmethod
+    def of(
+        cls, sequence: LlamaSequence, ids: Sequence[int], outputs: Collection[int], *, want_logits: bool
+    ) -> Part:
+        """Return the part with these `outputs` and, if `want_logits`, the last token."""
+        return cls(sequence, ids, {*outputs, len(ids) - 1} if want_logits else outputs)
+
     def logits_at(self, index: int) -> np.ndarray:
         """Return llama.cpp's own logits of token `index`, until the next batch; see `LlamaContext.logits_at`."""
         return self.sequence.context.logits_at(self.row + index)
@@ -58,8 +65,7 @@ class Reading:
         cls, sequence: LlamaSequence, ids: Sequence[int], following: Following, *, want_logits: bool
     ) -> Reading:
         """Return the task to read `ids` behind what `sequence` holds."""
-        outputs = {*following, len(ids) - 1} if want_logits else following
-        return cls(Part(sequence, ids, outputs), following, want_logits)
+        return cls(Part.of(sequence, ids, following, want_logits=want_logits), following, want_logits)
 
     def processed(self, ran: Ran) -> bool:
         """Take what was asked for."""

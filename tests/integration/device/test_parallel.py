@@ -71,7 +71,7 @@ async def test_answers_made_together_are_those_made_one_by_one(several, slots, e
     together = await at_once([answered(several, prompt) for prompt in asked])
     for prompt, ours, theirs in zip(asked, together, alone, strict=True):
         await assert_same(engine, prompt, ours, theirs)
-    assert several.queue.at_work == 0
+    assert len(several.queue._free) == SLOTS
 
 
 async def test_each_keeps_to_a_grammar_of_its_own(several, slots):
@@ -133,7 +133,7 @@ async def test_an_answer_that_is_cancelled_costs_the_others_nothing(several, slo
             scope.cancel()
     for prompt, ours, theirs in zip(asked[1:], found, alone, strict=True):
         await assert_same(engine, prompt, ours, theirs)
-    assert several.queue.at_work == 0
+    assert len(several.queue._free) == SLOTS
 
 
 async def test_a_chat_goes_on_in_the_slot_that_has_it(several, slots):

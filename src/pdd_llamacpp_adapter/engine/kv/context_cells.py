@@ -7,18 +7,19 @@ first has come as far as they begin. All share one cache, in which ``llama_memor
 
 from __future__ import annotations
 
-import ctypes
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import llama_cpp.llama_cpp as L  # noqa: N812 - the usual short name of the C functions
-import numpy as np
 
 from pdd_core.errors import DeviceEngineFailed
 from pdd_llamacpp_adapter.engine import llama_log
+from pdd_llamacpp_adapter.engine.llama_sequence import is_taken, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    import numpy as np
 
     from pdd_llamacpp_adapter.engine.kv.sequence_state import CellLayout
     from pdd_llamacpp_adapter.engine.llama_sequence import LlamaSequence
@@ -74,9 +75,7 @@ class ContextCells:
         with self._dropped_on_failure():
             if len(self) and end != self.start:
                 raise DeviceEngineFailed(f"cells up to {end} do not end where those from {self.start} on begin")
-            llama_log.forget()
-            arriving = self._numbers.arriving
-            if L.llama_state_seq_set_data(self._ctx, _pointer(state), state.size, arriving) != state.size:
+            if not is_taken(self._ctx, self._numbers.arriving, state):
                 raise DeviceEngineFailed(f"llama.cpp does not take cells: {llama_log.reason()}")
             self._check(self._numbers.arriving, start, end)
             L.llama_memory_seq_cp(self._memory, self._numbers.arriving, self._numbers.waiting, -1, -1)
@@ -112,7 +111,7 @@ class ContextCells:
 
     def waiting(self) -> np.ndarray:
         """Return the state of the cells that wait, uint8."""
-        return self._state(self._numbers.waiting)
+        return state_of(self._ctx, self._numbers.waiting)
 
     def own(self, start: int, end: int) -> np.ndarray:
         """Return the state of the sequence's cells from `start` to `end`, uint8.
@@ -125,7 +124,7 @@ class ContextCells:
             raise DeviceEngineFailed(f"a context of {held} tokens has no cells from {start} to {end}")
         L.llama_memory_seq_cp(self._memory, self._numbers.answer, self._numbers.arriving, start, end)
         try:
-            return self._state(self._numbers.arriving)
+            return state_of(self._ctx, self._numbers.arriving)
         finally:
             L.llama_memory_seq_rm(self._memory, self._numbers.arriving, -1, -1)
 
@@ -138,19 +137,8 @@ class ContextCells:
             self.drop()
             raise
 
-    def _state(self, sequence: int) -> np.ndarray:
-        llama_log.forget()
-        state: np.ndarray = np.empty(L.llama_state_seq_get_size(self._ctx, sequence), dtype=np.uint8)
-        if L.llama_state_seq_get_data(self._ctx, _pointer(state), state.size, sequence) != state.size:
-            raise DeviceEngineFailed(f"llama.cpp cannot copy its cells: {llama_log.reason()}")
-        return state
-
     def _check(self, sequence: int, start: int, end: int) -> None:
         first = int(L.llama_memory_seq_pos_min(self._memory, sequence))
         last = int(L.llama_memory_seq_pos_max(self._memory, sequence))
         if (first, last + 1) != (start, end):
             raise DeviceEngineFailed(f"llama.cpp has cells from {first} to {last + 1}, not from {start} to {end}")
-
-
-def _pointer(state: np.ndarray) -> Any:
-    return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

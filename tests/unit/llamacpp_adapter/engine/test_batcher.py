@@ -85,6 +85,17 @@ def batcher(context, thread, slots=4):
     return Batcher(context, thread, Sharing(slots, together=2.0))
 
 
+def done_together(made, context, tasks):
+    """Have `tasks` processed; all of them are there before the first of their batches."""
+    context.gate.clear()
+    made.add(first := Task(9, [1]))
+    context.entered.wait(LONG)
+    for task in tasks:
+        made.add(task)
+    context.gate.set()
+    wait([task.future for task in [first, *tasks]], timeout=LONG)
+
+
 def processed(context, name):
     return [len(ids) for batch in context.batches for ids in batch if ids[0] == name]
 
@@ -122,13 +133,7 @@ def test_answers_share_batches_and_one_that_comes_later_joins_in(thread):
 def test_prompts_are_read_in_turns_and_nothing_is_learnt_of_steps_beside_them(thread):
     context = Context()
     made, tasks = batcher(context, thread), [Task(1, [20, 20]), Task(2, [20, 20]), Task(3, [1] * 4)]
-    context.gate.clear()
-    made.add(first := Task(9, [1]))
-    context.entered.wait(LONG)
-    for task in tasks:
-        made.add(task)
-    context.gate.set()
-    wait([task.future for task in [first, *tasks]], timeout=LONG)
+    done_together(made, context, tasks)
     large = [[ids[0] for ids in batch if len(ids) == 20] for batch in context.batches[1:]]
     assert large == [[1], [2], [1], [2]]
     assert tasks[2].seconds == [None] * 4
@@ -138,13 +143,7 @@ def test_prompts_are_read_in_turns_and_nothing_is_learnt_of_steps_beside_them(th
 def test_one_that_is_to_blame_fails_and_the_others_go_on(thread):
     context = Context(fails={2})
     made, tasks = batcher(context, thread), [Task(1, [1, 1]), Task(2, [1, 1]), Task(3, [1, 1])]
-    context.gate.clear()
-    made.add(first := Task(9, [1]))
-    context.entered.wait(LONG)
-    for task in tasks:
-        made.add(task)
-    context.gate.set()
-    wait([task.future for task in [first, *tasks]], timeout=LONG)
+    done_together(made, context, tasks)
     assert isinstance(tasks[1].future.exception(), DeviceEngineFailed)
     assert [task.future.exception() for task in (tasks[0], tasks[2])] == [None, None]
     assert processed(context, 1) == processed(context, 3) == [1, 1]

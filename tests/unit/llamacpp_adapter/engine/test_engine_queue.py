@@ -26,7 +26,7 @@ async def test_an_answer_gets_the_slot_that_has_most_of_its_prompt():
     queue = EngineQueue(slots)
     async with queue.answer(range(60)) as slot:
         assert slot is slots[1]
-        assert queue.at_work == 1
+        assert len(queue._free) == 2
         async with queue.answer(range(60)) as other:
             assert other is slots[0], "the best of those that are left: with 5 of 60, that is not the best's text"
 
@@ -63,13 +63,13 @@ async def test_more_answers_than_slots_wait_in_line():
         for number in range(4):
             tasks.start_soon(answer, number)
             await anyio.wait_all_tasks_blocked()
-        assert (order, queue.at_work) == ([0, 1], 2)
+        assert (order, queue._free) == ([0, 1], [])
         leave[1].set()
         await anyio.wait_all_tasks_blocked()
         assert order == [0, 1, 2]
         for event in leave:
             event.set()
-    assert (order, queue.at_work) == ([0, 1, 2, 3], 0)
+    assert (order, len(queue._free)) == ([0, 1, 2, 3], 2)
 
 
 async def test_idle_work_has_every_slot_and_an_answer_waits_until_it_is_undone():

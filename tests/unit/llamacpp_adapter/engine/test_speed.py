@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdd_llamacpp_adapter.engine.device_profile import DEFAULT_CHUNK
-from pdd_llamacpp_adapter.engine.speed import EFFICIENT_CHUNK, MAX_CHUNK, DeviceSpeed, Work
+from pdd_llamacpp_adapter.engine.speed import MAX_CHUNK, DeviceSpeed, Work
 from pdd_llamacpp_adapter.session.arrivals import Arrivals
 
 
@@ -26,7 +26,7 @@ def test_large_batches_tell_the_prefill_rate_and_single_tokens_the_step():
     assert speed.seconds(0) == 0.0
     assert speed.chunk(least=16) == 50
     assert speed.chunk(least=16, within=0.1) == 20
-    assert speed.chunk() == EFFICIENT_CHUNK, "smaller ones take longer for each token"
+    assert speed.chunk() == DEFAULT_CHUNK, "smaller ones take longer for each token"
 
 
 def test_one_hiccup_moves_the_estimate_by_less_than_a_third():
