@@ -204,16 +204,25 @@ class CloudUnreachable(CloudError):
 class CloudRefused(CloudError):
     """The cloud answered with an error, has no plugin, or sent an answer that is too long or not of the schema.
 
-    `status` is the HTTP status, `code` the code in its error object.
+    `status` is the HTTP status, `code` the code in its error object. `retry_after` is how many seconds it wants to
+    pass before it is asked again; None where it did not say.
 
     What to do: with 401, give the key. With 404, start vLLM with `VLLM_PLUGINS=pdd`. With 429, ask again later.
     Behind a router, the message says what did not get through.
     """
 
-    def __init__(self, message: str, *, status: int | None = None, code: str | int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.retry_after = retry_after
 
 
 class CloudLost(CloudError):

@@ -2,7 +2,8 @@
 
 For all other hosts, the HTTP client's own rules hold: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY.
 
-They keep no cookies: one client serves many conversations, and a cookie belongs to one of them.
+They keep no cookies: one client serves many conversations, and a cookie belongs to one of them. They follow a
+redirection only to the address that they were given: a prompt goes nowhere else.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import ipaddress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
+
+from pdd_core.errors import CloudRefused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +28,9 @@ def new_client(base_url: str, **options: Any) -> openai.OpenAI:
     """Return a client of `base_url`; `options` are those of ``openai.OpenAI``."""
     import openai
 
-    http = openai.DefaultHttpxClient(mounts=_direct(base_url), cookies=_no_cookies())
+    http = openai.DefaultHttpxClient(
+        mounts=_direct(base_url), cookies=_no_cookies(), event_hooks={"response": [_stay]}
+    )
     return openai.OpenAI(base_url=base_url, http_client=http, **options)
 
 
@@ -35,7 +40,11 @@ def new_async_client(
     """Return a client of `base_url`; `options` are those of ``openai.AsyncOpenAI``, `http_options` httpx's."""
     import openai
 
-    http = openai.DefaultAsyncHttpxClient(mounts=_direct(base_url), cookies=_no_cookies(), **(http_options or {}))
+    own = dict(http_options or {})
+    hooks = {"response": [_stay_async, *own.pop("event_hooks", {}).get("response", ())]}
+    http = openai.DefaultAsyncHttpxClient(
+        mounts=_direct(base_url), cookies=_no_cookies(), event_hooks=hooks, **own
+    )
     return openai.AsyncOpenAI(base_url=base_url, http_client=http, **options)
 
 
@@ -61,6 +70,27 @@ def _direct(base_url: str) -> dict[str, None]:
     """Return mounts, in the HTTP client's words, by which no proxy is asked for this machine."""
     own = [urlsplit(base_url).netloc.rpartition("@")[2]] if is_loopback(base_url) else []
     return {f"all://{name}": None for name in (*_NAMES, *own)}
+
+
+def _stay(response: Any) -> None:
+    """Called by the HTTP client, of which there are two, before it follows a redirection.
+
+    Raises:
+        CloudRefused: it leads to another address. HTTPS in the place of HTTP is none.
+    """
+    if not response.has_redirect_location:
+        return
+    here, there = response.request.url, response.request.url.join(response.headers["location"])
+    secured = (here.scheme, there.scheme, here.port, there.port) == ("http", "https", None, None)
+    if here.host != there.host or not (secured or (here.scheme, here.port) == (there.scheme, there.port)):
+        where = urlunsplit((there.scheme, there.netloc.decode("ascii"), "", "", ""))
+        raise CloudRefused(
+            f"the server at {here.host} redirects to another address, which gets no prompt: {where}"
+        )
+
+
+async def _stay_async(response: Any) -> None:
+    _stay(response)
 
 
 def _no_cookies() -> CookieJar:

@@ -17,6 +17,9 @@ class Patience:
 
     first_token_s: float = 10.0
     """A device that is ready waits this long for the cloud's first token."""
+    standby_s: float = 2.0
+    """Where the cloud makes an answer alone, this long without a token makes the device get ready, and step in
+    once it is. A device that cannot keep the answer's pace steps in after `first_token_s` without a token."""
     cloud_silence_s: float = 30.0
     """A stream without a token for this long is lost. Before the first token, `cloud_prefill_s` counts."""
     cloud_prefill_s: float = 180.0

@@ -85,6 +85,8 @@ class CloudClient:
             http_options=bounded_reading(),
         )
         self._model = model
+        self._served: str | None = None
+        """What the cloud last called its model."""
         self._tenant = tenant
         self._checked: DeviceVocabulary | None = None
         self.route = CloudRoute(self._client, self.sessions, self._model_name)
@@ -128,11 +130,15 @@ class CloudClient:
             SchemaVersionError: the cloud speaks a newer major version of the wire schema.
             TokenizerMismatch: the vocabularies differ; the message names the first difference.
         """
-        info = await self.route.connect(retries=retries)
+        try:
+            info = await self.route.connect(retries=retries)
+        except CloudRefused:
+            self._served = None  # by POST, the name is part of the question: it may be another one by now
+            raise
         known = self.info is not None and self._checked is vocab and self.info.tokenizer == info.tokenizer
         if vocab is not None and not known:
             await check_tokenizer(info.tokenizer, vocab, self._vocabulary_piece)
-        self.info, self._checked = info, vocab
+        self.info, self._checked, self._served = info, vocab, info.model
         return info
 
     async def connected(self, vocab: DeviceVocabulary) -> CloudInfo:
@@ -164,8 +170,7 @@ class CloudClient:
             CloudRefused: the cloud answered with an error before the first token, or does not stream as vLLM does.
             CloudLost: the stream broke off, lacks or repeats an event, or ended without a finish reason.
         """
-        # A second POST of one handoff id would be refused, and the device goes on anyway.
-        client = self._client if opt_in is None else self._client.with_options(max_retries=0)
+        client = self._client.with_options(max_retries=0)  # whether to ask again is the answer's to decide
         if opt_in is not None and self._knows_budget_policies:
             opt_in = replace(opt_in, tenant=self._tenant)
         session = self.sessions.begin(request.session or "", None if opt_in is None else opt_in.handoff_id)
@@ -186,6 +191,7 @@ class CloudClient:
             events = read_stream(
                 stream,
                 prompt_tokens=len(request.prompt_token_ids),
+                max_tokens=request.max_tokens,
                 top_logprobs=request.logprobs or 0,
                 ids_below=ids_below,
                 longest=0 if opt_in is None else self._longest(request),
@@ -207,16 +213,15 @@ class CloudClient:
         return min(request.max_tokens, room, request.max_tokens if own is None else own)
 
     async def _model_name(self) -> str:
-        if self._model is None:
-            if self.info is not None:
-                self._model = self.info.model
-            else:
-                body = await answered(self._client.get("/models", cast_to=bytes))
-                models = parsed(body, _Models)
-                if not models.data:
-                    raise CloudRefused("the cloud serves no model")
-                self._model = models.data[0].id
-        return self._model
+        if self._model is not None:
+            return self._model
+        if self._served is None:
+            body = await answered(self._client.get("/models", cast_to=bytes))
+            models = parsed(body, _Models)
+            if not models.data:
+                raise CloudRefused("the cloud serves no model")
+            self._served = models.data[0].id
+        return self._served
 
     async def handoff(self, handoff_id: str, *, wait: float = 0.0) -> HandoffState:
         """Read the state of a handoff; `wait` seconds at most for what is not decided yet.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import openai
@@ -43,8 +46,25 @@ def translated(error: openai.OpenAIError) -> CloudError:
         # vLLM's answer to a wrong key is a bare {"error": "Unauthorized"}
         message = error.body.get("message") if isinstance(error.body, dict) else error.body
         text = shown(message if message and isinstance(message, str) else error.message)
-        return CloudRefused(f"{text} (HTTP {error.status_code})", status=error.status_code, code=_code(error.code))
+        return CloudRefused(
+            f"{text} (HTTP {error.status_code})",
+            status=error.status_code,
+            code=_code(error.code),
+            retry_after=_retry_after(error.response.headers.get("retry-after", "")),
+        )
     return CloudRefused(shown(str(error)))
+
+
+def _retry_after(value: str) -> float | None:
+    """Return the seconds that ``Retry-After`` says, in either of its forms; None if it says none."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return seconds if math.isfinite(seconds) and seconds > 0 else None
 
 
 def _code(code: object) -> str | int | None:

@@ -29,6 +29,11 @@ _LOOK_WITHIN_S = 10.0
 _LOOK_AGAIN_S = 60.0
 """A connected cloud may have been restarted with another model."""
 
+_LONGEST_TOLD_S = 3600.0
+"""However long a cloud says that it wants to be left alone."""
+_ANOTHER = frozenset({400, 401, 403, 404})
+"""HTTP statuses of a cloud that may have been restarted with another model, another vocabulary or another key."""
+
 
 class Connection(StrEnum):
     """What is known of the cloud."""
@@ -93,6 +98,8 @@ class CloudMonitor:
             self._look_now = anyio.Event()
             with anyio.move_on_after(delay if down else _LOOK_AGAIN_S):
                 await self._look_now.wait()
+            if isinstance(self.error, CloudRefused) and self.error.retry_after is not None:
+                await anyio.sleep(min(self.error.retry_after, _LONGEST_TOLD_S))
             delay = min(_LONGEST_DELAY_S, delay * 2) if down else _FIRST_DELAY_S
 
     async def _look(self, client: CloudClient) -> None:
@@ -128,9 +135,19 @@ class CloudMonitor:
             self._on_round_trip(time.monotonic() - begun)
 
     def suspect(self, error: PDDError) -> None:
-        """Look at once: an answer has lost the cloud. One that could not be reached is done without meanwhile."""
-        if self.connection is not Connection.CONNECTED or not isinstance(error, CloudUnreachable | CloudLost):
+        """Look at once: an answer has lost the cloud, or was refused by one that may have become another.
+
+        One that could not be reached, or wants to be left alone for a while, is done without meanwhile.
+        """
+        if self.connection is not Connection.CONNECTED:
             return
-        if isinstance(error, CloudUnreachable):
-            self.connection, self.error = Connection.DOWN, error
+        match error:
+            case CloudUnreachable() | CloudRefused(retry_after=float()):
+                self.connection, self.error = Connection.DOWN, error
+            case CloudRefused() if error.status not in _ANOTHER:
+                return
+            case CloudRefused() | CloudLost():
+                pass
+            case _:
+                return
         self._look_now.set()

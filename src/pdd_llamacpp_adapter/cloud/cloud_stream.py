@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 _DONE = b"[DONE]"
 ANY_ID = 2**31
 """Ids are below this: llama.cpp's are C ints."""
-MAX_EVENT_BYTES = 4 * 1024 * 1024
-"""Of one event: all the tokens that came while nobody read, each with the logprobs of twenty."""
+MAX_EVENT_BYTES = 256 * 1024
+"""Of one event, besides what follows: its frame, and the longest texts of single tokens."""
 _BYTES_PER_ID = 12
+_BYTES_PER_TOKEN = 64
+_BYTES_PER_LOGPROB = 48
 _LEFT_OUT = "{}: a gateway in between leaves them out, or the server does not know vLLM's {}"
 
 
@@ -59,6 +61,7 @@ async def read_stream(
     stream: openai.AsyncStream[Completion],
     *,
     prompt_tokens: int = 0,
+    max_tokens: int = 0,
     top_logprobs: int = 0,
     ids_below: int = ANY_ID,
     longest: int = 0,
@@ -72,6 +75,7 @@ async def read_stream(
     Args:
         stream: of openai's client, with nothing read yet. Its own reader of events has no bounds.
         prompt_tokens: length of the prompt, whose ids are in the first event.
+        max_tokens: that were asked for. All may come in one event, if nobody read meanwhile.
         top_logprobs: how many of each token's best are passed on: vLLM adds the chosen one to them.
         ids_below: size of the vocabulary.
         longest: tokens before which an answer ends for its length only by a decode budget; 0 where there is none.
@@ -87,6 +91,8 @@ async def read_stream(
     received, ended = 0, False
     # the prompt's ids are in the first event; a refined prompt has as many again, and their positions
     limit = MAX_EVENT_BYTES + _BYTES_PER_ID * prompt_tokens * (1 if on_update is None else 2)
+    # the chosen one, its id and its value count as well; reading JSON holds up everybody, so no more than it can be
+    limit += max_tokens * (_BYTES_PER_TOKEN + _BYTES_PER_LOGPROB * (top_logprobs + 3))
     try:
         async with aclosing(event_data(stream.response.aiter_bytes(), limit=limit)) as events:
             async for data in events:

@@ -239,7 +239,7 @@ class AnswerSession:
             cloud_tokens_in_vain=answer.in_vain,
             cloud_error=None if answer.cloud_error is None else named(answer.cloud_error),
             cancel_confirmed=conductor.cancel_confirmed,
-            reused_tokens=0 if device is None else device.reused,
+            reused_tokens=0 if device is None else device.reused or 0,
             extensions=conductor.extensions,
             cloud_retries=conductor.retries,
             decisions=tuple(live.decisions),

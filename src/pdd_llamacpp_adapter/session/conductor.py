@@ -8,11 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from pdd_core.errors import CloudLost, CloudRefused, CloudUnreachable, named
+from pdd_core.errors import named
 from pdd_core.optin import OptIn
 from pdd_core.timeline import Source
+from pdd_llamacpp_adapter.session.asking_again import is_passing, is_unlike, told_to_wait
 from pdd_llamacpp_adapter.session.cloud_leg import CloudLeg
-from pdd_llamacpp_adapter.session.leg_plan import NOT_REPEATED, plan_leg
+from pdd_llamacpp_adapter.session.leg_plan import plan_leg
 from pdd_llamacpp_adapter.session.outcome import Mode
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ _FIRST_EXTENSION = 16
 _GUESSED_RATE = 16.0
 _HEADROOM = 1.5
 """Of an extension over the device's own estimate, which has just proved too low."""
-_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-"""HTTP statuses after which asking again may help."""
 
 
 class Conductor:
@@ -160,16 +159,18 @@ class Conductor:
             return False
         if answer.cloud_error is None:
             return True
+        if told_to_wait(answer.cloud_error) > self._patience.cloud_silence_s:
+            return False
         # an able device is worth waiting for: its answer is the one that was asked for
-        may_pass = _is_passing(answer.cloud_error) or (answer.stranded and _is_unlike(answer.cloud_error))
+        may_pass = is_passing(answer.cloud_error) or (answer.stranded and is_unlike(answer.cloud_error))
         return may_pass and self.retries < self._patience.cloud_retries
 
     def _next_budget(self, *, stranded: bool) -> int | None:
         """Return how many tokens to ask for, and write down why."""
         answer, live = self._live.answer, self._live
-        if answer.cloud_error is not None:
+        lost, answer.cloud_error = answer.cloud_error, None
+        if lost is not None:
             self.retries += 1
-            answer.cloud_error, lost = None, answer.cloud_error
             live.decided(f"asked the cloud again after {type(lost).__name__}")
         remaining = answer.max_tokens - len(answer)
         if stranded:
@@ -177,11 +178,13 @@ class Conductor:
             why = "nobody else is left" if lost_device is None else named(lost_device)
             live.decided(f"the cloud finishes: {why}")
             return remaining
+        tokens = min(remaining, self._extension())
+        if lost is not None:
+            return tokens
         if self.extensions >= self._patience.max_extensions:
             live.decided("the cloud may finish: the device is too slow")
             return remaining
         self.extensions += 1
-        tokens = min(remaining, self._extension())
         live.decided(f"extended the cloud's budget by {tokens}: the device is late")
         return tokens
 
@@ -230,21 +233,11 @@ class Conductor:
             self._cancel_confirmed = leg.cancel_confirmed
         if (error := self._live.answer.cloud_error) is not None:
             self._live.decided(f"the cloud was lost: {type(error).__name__}")
-            self._repeatable = self._repeatable and not _is_unlike(error)
+            self._repeatable = self._repeatable and not is_unlike(error)
             self._alone = False
             if self._device is not None:
                 self._device.wake()
             if (on_cloud_error := self._setup.options.on_cloud_error) is not None:
                 on_cloud_error(error)
-            self._not_before = self._live.now() + self._patience.retry_delay_s * 2**self.retries
-
-
-def _is_passing(error: Exception) -> bool:
-    if isinstance(error, CloudRefused):
-        return error.status in _PASSING
-    return isinstance(error, CloudUnreachable | CloudLost)
-
-
-def _is_unlike(error: Exception) -> bool:
-    """The cloud has made the answer again, and differently: as its batches go, the next time it may not."""
-    return isinstance(error, CloudRefused) and error.code == NOT_REPEATED
+            delay = max(self._patience.retry_delay_s * 2**self.retries, told_to_wait(error))
+            self._not_before = self._live.now() + delay

@@ -14,8 +14,8 @@ from pdd_llamacpp_adapter.engine.device_profile import Throttle
 from pdd_llamacpp_adapter.session.batches import Batches
 from pdd_llamacpp_adapter.session.decoding import decode
 from pdd_llamacpp_adapter.session.grammar_following import GrammarFollower
-from pdd_llamacpp_adapter.session.outcome import Mode
 from pdd_llamacpp_adapter.session.prompt_reader import PromptReader
+from pdd_llamacpp_adapter.session.standby import Standby
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,18 +53,19 @@ class DevicePart:
         self._scope = anyio.CancelScope()
         self._at_work = False
         self._begun_at = 0
-        self._standby = options.mode is Mode.CLOUD_ONLY
-        self.reused = 0
-        """Prompt tokens that were in the context already."""
+        self._standby = Standby(setup)
+        self.reused: int | None = None
+        """Prompt tokens that were in the context already; None before the device has begun."""
 
     async def run(self) -> None:
         """Work until the answer is finished or the device fails. Never raises a device's error."""
         try:
             with self._scope:
-                await self._end_of_standby()
-                async with self._engine.exclusive(self._request.prompt_token_ids) as self._batches.slot:
-                    self._at_work = True
-                    await self._decode(await self._catch_up())
+                while self._live.answer.owner is Source.CLOUD:
+                    await self._standby.over()
+                    async with self._engine.exclusive(self._request.prompt_token_ids) as self._batches.slot:
+                        if (logits := await self._catch_up()) is not None:
+                            await self._decode(logits)
         except DeviceError as error:
             self._lost(error)
         except Exception as error:
@@ -76,19 +77,9 @@ class DevicePart:
             self.reader.end()
         self._live.changed()
 
-    async def _end_of_standby(self) -> None:
-        """Return when there is work: at once, or once a cloud that makes the answer alone is lost or silent."""
-        answer, limit = self._live.answer, self._patience.first_token_s
-        with anyio.move_on_after(limit) as patience:
-            await self._live.until(lambda: not self._standby or len(answer) > 0)
-        if patience.cancelled_caught:
-            self._live.decided(f"the device begins: no token of the cloud's within {limit:g} s")
-            self._standby = False
-        await self._live.until(lambda: not self._standby)
-
     def wake(self) -> None:
         """Begin, if it is on standby."""
-        self._standby = False
+        self._standby.end()
         self._live.changed()
 
     async def watch(self) -> None:
@@ -114,7 +105,7 @@ class DevicePart:
     def needed(self) -> bool:
         """Whether the device is at work for this answer, or waits to be."""
         answer = self._live.answer
-        return answer.device_able and not answer.finished and not self._standby
+        return answer.device_able and not answer.finished and not self._standby.cloud_speaks
 
     @property
     def work(self) -> Work:
@@ -130,13 +121,19 @@ class DevicePart:
             return None
         return self._speed.seconds(self.reader.expected_left)
 
-    async def _catch_up(self) -> np.ndarray:
-        """Process prompt and received tokens until the answer is the device's; return the logits to go on from."""
+    async def _catch_up(self) -> np.ndarray | None:
+        """Process prompt and received tokens until the answer is the device's; return the logits to go on from.
+
+        None: the device is in reserve, and the cloud goes on.
+        """
         answer = self._live.answer
-        self.reused = await self.reader.start()
-        self._begun_at = answer.processed
+        if self._standby.cloud_speaks:  # while others had the engine
+            return None
+        held = await self.reader.start()
+        self.reused = held if self.reused is None else self.reused
+        self._begun_at, self._at_work = answer.processed, True
         logits: np.ndarray | None = None
-        while True:
+        while not self._standby.cloud_speaks:
             # the guard may want to know what the grammar lets come
             self._grammar.follow(self._judging.allow if self.reader.may_be_judged else None)
             if await self.reader.update():
@@ -148,13 +145,18 @@ class DevicePart:
                     self.reader.next_chunk(self._batches.chunk(may_change=self.reader.may_change))
                 )
                 self._live.changed()
-            elif logits is not None and not self._waits_for_verdict() and answer.take_over():
+            elif logits is not None and self._may_take_over() and answer.take_over():
                 self.reader.took_over()
                 self._live.decided("the device took over")
                 self._live.changed()
                 return logits
             else:
                 await self._wait_for_work()
+        self._at_work = False
+        return None
+
+    def _may_take_over(self) -> bool:
+        return not self._waits_for_verdict() and self._standby.step_in()
 
     def _waits_for_verdict(self) -> bool:
         """Whether the cloud may yet send tokens that tell if a refined prompt, or its cells, will do."""
@@ -167,6 +169,8 @@ class DevicePart:
         that has all but caught up would chase a cloud that outruns its steps to the end of the budget.
         """
         answer, reading = self._live.answer, self._live.answer.reading
+        if self._standby.in_reserve:
+            return
         last_lap = reading.prompt_done and answer.behind <= LAST_LAP
         # with more to do the forecast has to hold for longer: it must be the device's own, of half of its work
         begun_well = reading.processed - self._begun_at >= answer.behind
@@ -188,6 +192,9 @@ class DevicePart:
     async def _wait_for_work(self) -> None:
         """Return when the answer may be taken over, or has grown. A cloud that stays silent is given up."""
         answer, limit = self._live.answer, self._patience.first_token_s
+        if self._standby.in_reserve:
+            await self._live.next_change(within=self._standby.left)
+            return
 
         def is_there() -> bool:
             may_take_over = answer.may_take_over and not self._waits_for_verdict()

@@ -89,6 +89,7 @@ class Reading:
             position: where that ends in the whole prompt; before its end.
             history: what was read in place of the prompt's beginning; None where that was the prompt itself.
         """
+        self.restore()  # the device may have begun before
         self.processed = position
         if history is None:
             return

@@ -51,6 +51,11 @@ class LiveAnswer:
         return len(self.answer) - self.shown
 
     @property
+    def silence(self) -> float:
+        """Seconds since the latest token came, or since the request began."""
+        return self.now() - (self.received_at[-1] if self.received_at else 0.0)
+
+    @property
     def arrival_rate(self) -> float | None:
         """Tokens per second at which the answer came so far; None while that is unknown."""
         times = self.received_at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -12,6 +13,8 @@ import anyio
 import openai
 import pytest
 
+from pdd_core import http_client
+from pdd_core.errors import CloudRefused
 from pdd_core.http_client import is_loopback, new_async_client, new_client, proxy_of
 
 SRC = Path(__file__).parents[3] / "src"
@@ -108,6 +111,43 @@ def test_the_proxy_is_named_without_its_password(proxy, monkeypatch) -> None:
 )
 def test_loopback_is_told_from_other_addresses(url: str, loopback: bool) -> None:
     assert is_loopback(url) is loopback
+
+
+@pytest.mark.parametrize(
+    ("place", "stays"),
+    [
+        ("/elsewhere", True),
+        ("http://here.example/v1/models/", True),
+        ("https://here.example/v1/models", True),
+        ("http://there.example/v1/models", False),
+        ("http://here.example:81/v1/models", False),
+        ("https://here.example:8443/v1/models", False),
+        ("//there.example/v1/models", False),
+        ("http://here.example@there.example/", False),
+    ],
+)
+def test_a_redirection_leads_to_the_same_address_or_nowhere(place: str, stays: bool) -> None:
+    asked = []
+
+    def moved(request):
+        asked.append(str(request.url))
+        if len(asked) > 1:
+            return http.Response(200, json={"object": "list", "data": []})
+        return http.Response(307, headers={"location": place})
+
+    http = sys.modules[openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0]]
+    for run in (listed, lambda base_url: anyio.run(alisted, base_url)):
+        asked.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(http_client, "_direct", lambda _: {"all://": http.MockTransport(moved)})
+            if stays:
+                run("http://here.example/v1")
+            else:
+                with pytest.raises((CloudRefused, openai.APIConnectionError)) as caught:
+                    run("http://here.example/v1")
+                # openai 2 takes it for the transport's
+                assert isinstance(caught.value, CloudRefused) or isinstance(caught.value.__cause__, CloudRefused)
+        assert len(asked) == 1 + stays
 
 
 def test_every_client_of_the_project_is_made_here() -> None:

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 
 from pdd_core.errors import (
     CloudError,
+    CloudRefused,
     ContextOverflow,
     DeviceBusy,
     DeviceError,
@@ -77,7 +78,8 @@ def error_object(error: PDDError) -> ErrorObject:
         case ServerStopping():
             return SHUTTING_DOWN
         case CloudError():
-            return ErrorObject(503, message, UNAVAILABLE, code="cloud_unavailable")
+            wait = error.retry_after if isinstance(error, CloudRefused) else None
+            return ErrorObject(503, message, UNAVAILABLE, code="cloud_unavailable", retry_after=wait)
         case DeviceError():
             return ErrorObject(503, message, UNAVAILABLE, code="device_unavailable")
         case _:

@@ -16,6 +16,7 @@ from pdd_core.fingerprint import fingerprint
 from pdd_core.optin import OptIn
 from pdd_core.tracing import Tracing
 from pdd_llamacpp_adapter.cloud.cloud_client import CloudClient
+from pdd_llamacpp_adapter.cloud.cloud_monitor import CloudMonitor, Connection
 from pdd_llamacpp_adapter.cloud.cloud_part import TRACED, TracedAnswer
 from pdd_llamacpp_adapter.cloud.cloud_stream import CloudEnd, read_stream
 from pdd_llamacpp_adapter.request import AnswerRequest
@@ -256,11 +257,79 @@ async def test_a_stream_can_be_left_in_the_middle(serve, sse):
 
 
 async def test_the_served_model_is_asked_for(serve, sse):
-    models = {"object": "list", "data": [{"id": "served", "object": "model", "created": 1, "owned_by": "vllm"}]}
-    server = await serve({("GET", "/models"): (200, models), COMPLETIONS: (200, [sse.chunk([1], finish="stop")])})
+    server = await serve(
+        {("GET", "/models"): (200, models("served")), COMPLETIONS: (200, [sse.chunk([1], finish="stop")])}
+    )
     async with CloudClient(server.url) as cloud:
         assert [chunk.token_ids async for chunk in cloud.stream(REQUEST, None)] == [(1,)]
     assert server.requests[-1][2]["model"] == "served"
+
+
+def models(name):
+    return {"object": "list", "data": [{"id": name, "object": "model", "created": 1, "owned_by": "vllm"}]}
+
+
+@pytest.mark.parametrize("way", ["routes", "post"])
+async def test_a_cloud_under_another_name_is_asked_by_that(serve, sse, way):
+    """Behind a router that lets only POSTs through, the old name leads nowhere at all."""
+    served = "before"
+
+    def answer(body):
+        if body["model"] != served:
+            return 404, {"error": {"message": "no such model", "code": 404}}
+        if body["prompt"] == "":
+            return 200, {**info(), "model": served}
+        return 200, [sse.chunk([1], finish="stop")]
+
+    server = await serve({COMPLETIONS: answer})
+    kept = {("GET", "/v1/models"): (200, models(served))}
+    if way == "routes":
+        kept["GET", "/v1/pdd/info"] = (200, {**info(), "model": served})
+    server.answers |= kept
+    async with CloudClient(server.url) as cloud:
+        await cloud.connect(Vocabulary())
+        assert [chunk.token_ids async for chunk in cloud.stream(REQUEST, None)] == [(1,)]
+        served = "after"
+        server.answers["GET", "/v1/models"] = (200, models(served))
+        if way == "routes":
+            server.answers["GET", "/v1/pdd/info"] = (200, {**info(), "model": served})
+        with pytest.raises(CloudRefused, match="no such model"):
+            await anext(cloud.stream(REQUEST, None))
+        monitor = CloudMonitor(cloud, Vocabulary())
+        monitor.connection = Connection.CONNECTED
+        monitor.suspect(CloudRefused("no such model", status=404))
+        for _ in range(2):
+            await monitor._look(cloud)
+        assert monitor.connection is Connection.CONNECTED
+        sse.count = 0
+        assert [chunk.token_ids async for chunk in cloud.stream(REQUEST, None)] == [(1,)]
+    assert cloud.info.model == "after"
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7.0), ("0.5", 0.5), ("Thu, 01 Jan 2150 00:00:00 GMT", pytest.approx(3.9e9, rel=1)), ("0", None)]
+    + [(strange, None) for strange in ("", "-3", "nan", "inf", "soon", "Thu, 01 Jan 1970 00:00:00 GMT")],
+)
+async def test_a_refusal_says_when_to_come_back(serve, header, seconds):
+    server = await serve({COMPLETIONS: (429, {"error": {"message": "busy"}}, f"Retry-After: {header}")})
+    async with CloudClient(server.url, model="smol") as cloud:
+        with pytest.raises(CloudRefused, match="busy") as caught:
+            await anext(cloud.stream(REQUEST, None))
+    assert caught.value.retry_after == seconds
+    assert len(server.requests) == 1, "whether to ask again is the answer's to decide"
+
+
+@pytest.mark.parametrize("path", ["/completions", "/pdd/info"])
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_a_prompt_does_not_follow_to_another_address(serve, sse, path, status):
+    elsewhere = await serve({COMPLETIONS: (200, [sse.chunk([1], finish="stop")])})
+    moved = (status, {}, f"Location: {elsewhere.url}{path}")
+    server = await serve({COMPLETIONS: moved, ("GET", "/pdd/info"): moved})
+    async with CloudClient(server.url, model="smol") as cloud:
+        with pytest.raises(CloudRefused, match="redirects to another address"):
+            await (anext(cloud.stream(REQUEST, OPT_IN)) if path == "/completions" else cloud.connect(retries=0))
+    assert elsewhere.requests == []
 
 
 def state(**changes):

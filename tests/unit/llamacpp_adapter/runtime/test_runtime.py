@@ -12,6 +12,7 @@ import pytest
 from pdd_core.env import ServeSettings
 from pdd_core.errors import (
     CloudLost,
+    CloudRefused,
     CloudUnreachable,
     ConfigurationError,
     ContextOverflow,
@@ -401,6 +402,46 @@ async def test_an_answer_that_lost_the_cloud_has_it_looked_at_too(monitoring):
         monitor.suspect(CloudLost("no first token"))
         assert monitor.client is client, "one stream that broke off says nothing about the next request"
         await until(lambda: monitor.connection is Connection.DOWN)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+async def test_a_refusal_has_the_cloud_looked_at_which_may_be_another(monitoring, status):
+    client = Client()
+    async with monitoring(client) as monitor:
+        await until(lambda: monitor.connection is not Connection.CONNECTING)
+        monitor.suspect(CloudRefused("no", status=status))
+        assert monitor.client is client
+        await until(lambda: client.looks == 2)
+
+
+async def test_a_cloud_that_wants_to_be_left_alone_is(monitoring, monkeypatch):
+    slept = []
+
+    async def sleep(seconds):
+        slept.append(seconds)
+        await left_alone.wait()
+
+    left_alone, client = anyio.Event(), Client()
+    async with monitoring(client) as monitor:
+        await until(lambda: monitor.connection is not Connection.CONNECTING)
+        monkeypatch.setattr("pdd_llamacpp_adapter.cloud.cloud_monitor.anyio", SimpleNamespace(**vars(anyio)))
+        monkeypatch.setattr("pdd_llamacpp_adapter.cloud.cloud_monitor.anyio.sleep", sleep)
+        monitor.suspect(CloudRefused("busy", status=429, retry_after=50_000.0))
+        assert (monitor.client, monitor.connection) == (None, Connection.DOWN)
+        await until(lambda: slept)
+        assert (slept, client.looks) == ([3600.0], 1)
+        left_alone.set()
+        await until(lambda: client.looks == 2)
+        assert monitor.client is client
+
+
+async def test_a_refusal_that_says_nothing_of_the_cloud_is_no_reason_to_look(monitoring):
+    client = Client()
+    async with monitoring(client) as monitor:
+        await until(lambda: monitor.connection is not Connection.CONNECTING)
+        before = monitor._look_now
+        monitor.suspect(CloudRefused("the answer was another one", code="not_repeated"))
+        assert not before.is_set()
 
 
 async def test_a_cloud_that_takes_the_connection_and_says_nothing_is_down(monitoring, monkeypatch):

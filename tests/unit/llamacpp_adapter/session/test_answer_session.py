@@ -211,6 +211,56 @@ async def test_the_cloud_is_asked_again_when_a_device_is_far_from_ready(session,
     assert outcome.timeline.count(Source.CLOUD) == 2
 
 
+async def test_a_retry_is_no_extension(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([[101], CloudLost("cut")], [["goes on"]])
+    patience = {**SHORT, "max_extensions": 0}
+    making = session(
+        engine=fake_engine(seconds=0.5), cloud=cloud, max_tokens=90, decode_budget=2, patience=patience
+    )
+    ids, outcome = await collect(making)
+    assert ids == list(range(101, 191))
+    assert (outcome.cloud_retries, outcome.extensions) == (1, 0)
+    assert cloud.asked[1].decode_budget < 89, "the budget of a device that is late, not the rest of the answer"
+    assert all("may finish" not in decision.what for decision in outcome.decisions)
+
+
+BUSY = CloudRefused("busy", status=429, retry_after=3.0)
+
+
+async def test_a_cloud_that_says_when_to_come_back_is_asked_then(session, fake_cloud):
+    cloud = fake_cloud([BUSY], [["goes on"]])
+    posted = []
+    stream = cloud.stream
+
+    def noted(*args, **options):
+        posted.append(anyio.current_time())
+        return stream(*args, **options)
+
+    cloud.stream = noted
+    ids, _ = await collect(session(cloud=cloud, max_tokens=3, patience=SHORT))
+    assert len(ids) == 3
+    assert posted[1] - posted[0] == pytest.approx(3.0, abs=0.2)
+
+
+@pytest.mark.parametrize("engine", [True, False])
+async def test_a_cloud_that_says_to_come_back_in_an_hour_is_not_asked_again(
+    session, fake_engine, fake_cloud, engine
+):
+    cloud = fake_cloud([CloudRefused("busy", status=429, retry_after=3600.0)], [["goes on"]])
+    making = session(
+        engine=fake_engine(seconds=0.3) if engine else None, cloud=cloud, max_tokens=4, patience=SHORT
+    )
+    begun = anyio.current_time()
+    if engine:
+        ids, _ = await collect(making)
+        assert ids == [101, 102, 103, 104]
+    else:
+        with pytest.raises(CloudRefused, match="busy"):
+            await collect(making)
+    assert len(cloud.asked) == 1
+    assert anyio.current_time() - begun < 60
+
+
 async def test_a_cloud_that_refuses_for_good_is_not_asked_again(session, fake_engine, fake_cloud):
     cloud = fake_cloud([CloudRefused("wrong key", status=401)], [[[999]]])
     ids, outcome = await collect(

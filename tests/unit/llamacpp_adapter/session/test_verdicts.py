@@ -12,6 +12,7 @@ from pdd_core.patience import Patience
 from pdd_core.planner.types import Plan, Verdict, Why
 from pdd_core.timeline import Source
 from pdd_llamacpp_adapter.cloud.cloud_stream import CloudEnd
+from pdd_llamacpp_adapter.engine.speed import DeviceSpeed
 from pdd_llamacpp_adapter.request import AnswerRequest
 from pdd_llamacpp_adapter.session.answer_session import AnswerSession
 from pdd_llamacpp_adapter.session.outcome import AnswerPlan
@@ -84,13 +85,59 @@ async def test_a_cloud_that_comes_back_helps_a_slow_device(session, fake_engine,
     assert cloud.opt_ins[1] is not None, "from now on there is a handoff to prepare"
 
 
-async def test_a_silent_cloud_wakes_the_device_too(session, fake_engine, fake_cloud):
-    cloud = fake_cloud([60])
+def said(outcome):
+    return [decision.what for decision in outcome.decisions]
+
+
+@pytest.mark.parametrize("first", [[], [[101]], [[101], 0.5, [102]]], ids=["no token", "one token", "two tokens"])
+async def test_a_device_that_keeps_pace_steps_in_once_it_is_ready(session, fake_engine, fake_cloud, first):
+    cloud, engine = fake_cloud([*first, 60]), fake_engine(seconds=0.05)
+    patience = {"standby_s": 1.0, "first_token_s": 20.0}
+    quick = DeviceSpeed()
+    quick.measured(1, 0.05)
+    answer = session(Verdict.CLOUD_ONLY, engine=engine, cloud=cloud, patience=patience, rate=12.0, speed=quick)
+    ids, outcome = await collect(answer)
+    assert ids == WHOLE
+    assert "the device gets ready: no token of the cloud's within 1 s" in said(outcome)
+    silent_since = 0.5 * (len(first) == 3)
+    assert silent_since + 1.0 <= outcome.took_over_at < silent_since + 2.0
+    assert outcome.timeline.count(Source.CLOUD) == sum(isinstance(step, list) for step in first)
+    assert cloud.closed
+
+
+async def test_a_device_that_does_not_keep_pace_waits_longer_for_the_cloud(session, fake_engine, fake_cloud):
+    cloud, engine = fake_cloud([[101], 60]), fake_engine(seconds=0.05)
+    slow = DeviceSpeed()
+    slow.measured(1, 1.0)
+    patience = {"standby_s": 1.0, "first_token_s": 5.0}
+    answer = session(Verdict.CLOUD_ONLY, engine=engine, cloud=cloud, patience=patience, rate=12.0, speed=slow)
+    ids, outcome = await collect(answer)
+    assert ids == WHOLE
+    assert 5.0 <= outcome.took_over_at < 6.0
+    assert outcome.cloud_error == "CloudLost: no token within 5 s"
+
+
+async def test_a_cloud_that_speaks_again_keeps_the_answer(session, fake_engine, fake_cloud):
+    cloud = fake_cloud([[101], 1.5, [102], 1.5, (WHOLE[2:], CloudEnd.LENGTH)])
+    engine = fake_engine(seconds=0.4)
     ids, outcome = await collect(
-        session(Verdict.CLOUD_ONLY, engine=fake_engine(), cloud=cloud, patience={"first_token_s": 0.05})
+        session(Verdict.CLOUD_ONLY, engine=engine, cloud=cloud, patience={"standby_s": 1.0}, rate=12.0)
     )
     assert ids == WHOLE
-    assert any(what.what.startswith("the device begins: no token") for what in outcome.decisions)
+    assert outcome.timeline.count(Source.CLOUD) == 10
+    assert said(outcome).count("the device gets ready: no token of the cloud's within 1 s") == 2
+    assert (outcome.took_over_at, outcome.cloud_error) == (None, None)
+
+
+async def test_a_device_in_reserve_is_free_for_others_while_the_cloud_speaks(session, fake_engine, fake_cloud):
+    tokens = [step for token in WHOLE[1:-1] for step in ([token], 0.5)]
+    cloud, engine = fake_cloud([[101], 1.5, *tokens, ([110], CloudEnd.LENGTH)]), fake_engine(seconds=0.2)
+    made = session(Verdict.CLOUD_ONLY, engine=engine, cloud=cloud, patience={"standby_s": 1.0})
+    async with made as answer:
+        left = {token.token_id: made.work_left() async for token in answer}
+    assert engine.calls, "it got ready"
+    assert [token for token, work in left.items() if work is not None] == []
+    assert answer.outcome.timeline.count(Source.CLOUD) == 10
 
 
 async def test_leaving_while_the_cloud_is_at_work_alone(session, fake_engine, fake_cloud):
