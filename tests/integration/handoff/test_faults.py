@@ -13,6 +13,7 @@ from held_engine import Held
 from pdd_core.errors import CloudRefused, CloudUnreachable, TokenizerMismatch
 from pdd_core.optin import OptIn
 from pdd_core.patience import Patience
+from pdd_core.planner.types import Verdict
 from pdd_core.timeline import Source
 from pdd_llamacpp_adapter import AnswerRequest, AnswerSession, CloudClient
 from pdd_llamacpp_adapter.cloud.cloud_request import body_fields
@@ -78,6 +79,8 @@ CHANGES = {
     "dropped": lambda event: b"",
     "marked": lambda event: MARK + event,
 }
+HELD = "held"
+"""Nothing of the event comes, nor anything after it; the connection stays."""
 
 
 @asynccontextmanager
@@ -85,7 +88,7 @@ async def changed(base_url, how, number):
     """A proxy in front of the real cloud that changes one event of a stream, the others stay as they are."""
     host, port = base_url.removeprefix("http://").removesuffix("/v1").split(":")
 
-    open_writers, serving = [], []
+    open_writers, serving, left = [], [], asyncio.Event()
 
     async def serve(reader, writer):
         serving.append(asyncio.current_task())
@@ -104,6 +107,9 @@ async def changed(base_url, how, number):
                 size = int(await up_reader.readuntil(b"\r\n"), 16)  # vLLM sends each event in a chunk of its own
                 event = (await up_reader.readexactly(size + 2))[:-2]
                 place += b'"choices":[]' not in event  # but not what tells of the handoff
+                if how == HELD and place >= number:
+                    await left.wait()
+                    return
                 event = CHANGES[how](event) if place == number and b'"choices":[]' not in event else event
                 if event or not size:
                     writer.write(b"%x\r\n%s\r\n" % (len(event), event))
@@ -115,6 +121,7 @@ async def changed(base_url, how, number):
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        left.set()
         for one in open_writers:
             one.close()  # what still waits for the cloud's next event ends
         await asyncio.gather(*serving, return_exceptions=True)
@@ -200,6 +207,24 @@ async def test_an_event_that_is_repeated_lost_or_marked_changes_nothing(cloud, e
         assert outcome.cloud_error.startswith("CloudLost: the stream lacks or repeats an event")
         # one that is repeated has been taken in once
         assert outcome.timeline.count(Source.CLOUD) == number + (how == "repeated")
+
+
+@pytest.mark.parametrize("number", [0, 1, 4])
+async def test_a_mute_cloud_gives_an_answer_of_its_own_to_a_device_that_is_ready(cloud, engine, expected, number):
+    """It would be waited for without end: the test passes only because the device did not wait for that."""
+    prompt, ids = expected
+    patience = Patience(standby_s=0.5, first_token_s=1.0, cloud_silence_s=6000.0, cloud_prefill_s=6000.0)
+    request = AnswerRequest(prompt_token_ids=prompt, max_tokens=24)
+    engine.reset()
+    async with changed(cloud.base_url, HELD, number) as base_url, CloudClient(base_url, api_key=KEY) as client:
+        with anyio.fail_after(120):
+            async with AnswerSession(
+                request, engine=engine, cloud=client, verdict=Verdict.CLOUD_ONLY, rate=1e6, patience=patience
+            ) as answer:
+                shown = [token async for token in answer]
+    assert [token.token_id for token in shown] == ids
+    assert [token.source for token in shown].count(Source.CLOUD) == number
+    assert answer.outcome.cloud_error.startswith("CloudLost: no token within")
 
 
 @pytest.mark.parametrize(
