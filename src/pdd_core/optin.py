@@ -7,6 +7,7 @@ them. vLLM hands them through unchecked, so this is the only check there is.
 from __future__ import annotations
 
 import re
+import reprlib
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pdd_core.errors import InvalidOptIn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 HANDOFF = "pdd_handoff"
 DECODE_BUDGET = "pdd_decode_budget"
@@ -32,9 +33,20 @@ FIELDS = (HANDOFF, DECODE_BUDGET, LEAST_BUDGET, REFINE_RATIO, PROTECT, TENANT, E
 MAX_DECODE_BUDGET = 1_000_000
 """Far above any context length; larger values are typing errors, not wishes."""
 
+COUNTS_BELOW = 2**31
+"""Above any count of tokens, and any position in a prompt: both engines keep them in C ints."""
+MAX_PROTECTED = 4096
+"""Spans that a refined prompt can be asked to keep. A state keeps them, so they are bounded."""
+KEPT_TEXTS = ("stop", "stop_sequences", "bad_words")
+"""Fields of a request whose texts a state keeps. The second is Anthropic's name of the first."""
+MAX_STOP_CHARS = 16_384
+"""Characters of `KEPT_TEXTS` together, each text counting as one at least."""
+
 HANDOFF_ID_CHARS = (16, 128)
 """Shortest and longest handoff id. 16 characters is where guessing stops being practical."""
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
+_LONGEST_NAME = 64
+"""Characters of an unknown field's name that an error shows."""
 TENANT_CHARS = (1, 64)
 """Shortest and longest name of a tenant."""
 TENANT_PATTERN = rf"^[A-Za-z0-9._-]{{{TENANT_CHARS[0]},{TENANT_CHARS[1]}}}$"
@@ -139,6 +151,33 @@ def check_one_answer(n: object) -> None:
         raise InvalidOptIn(f"n must be 1 with {HANDOFF}: a handoff hands over one answer", param="n")
 
 
+def check_protected(spans: Sequence[tuple[int, int]], prompt_tokens: int) -> None:
+    """Check that spans, which increase, are within a prompt of so many tokens.
+
+    Raises:
+        InvalidOptIn: one ends behind it.
+    """
+    if spans and (end := spans[-1][1]) > prompt_tokens:
+        problem = f"must end within the prompt, which has {prompt_tokens} tokens, not at {end}"
+        raise _invalid(PROTECT, problem)
+
+
+def check_kept_texts(request: Mapping[str, object]) -> None:
+    """Check a request's texts that a state keeps. What is no text is left to vLLM.
+
+    Raises:
+        InvalidOptIn: they have more than `MAX_STOP_CHARS` characters.
+    """
+    characters = 0
+    for name in KEPT_TEXTS:
+        value = request.get(name)
+        texts = value if isinstance(value, list | tuple) else [value]
+        characters += sum(max(1, len(text)) for text in texts if isinstance(text, str))
+        if characters > MAX_STOP_CHARS:
+            most = f"at most {MAX_STOP_CHARS:,} characters together, for an answer to be handed over"
+            raise InvalidOptIn(f"stop and bad_words must have {most}, not {characters:,}", param=name)
+
+
 def _name(field: str, value: object, chars: tuple[int, int], *, hint: str = "") -> str:
     if not isinstance(value, str):
         raise _invalid(field, f"must be a string, not {type(value).__name__}{hint}")
@@ -171,18 +210,21 @@ def _refine_ratio(value: object) -> float:
 
 
 def _protect(value: object) -> tuple[tuple[int, int], ...]:
+    if isinstance(value, list) and len(value) > 2 * MAX_PROTECTED:
+        raise _invalid(PROTECT, f"must have at most {MAX_PROTECTED:,} spans, not {(len(value) + 1) // 2:,}")
     bounds = [bound for bound in value if type(bound) is int] if isinstance(value, list) else []
-    increasing = all(a < b for a, b in pairwise([-1, *bounds]))
+    increasing = all(a < b for a, b in pairwise([-1, *bounds, COUNTS_BELOW]))
     if not isinstance(value, list) or len(bounds) != len(value) or len(bounds) % 2 or not increasing:
-        wish = "must be a list [start, end, start, end, ...] of increasing positions"
+        wish = f"must be a list [start, end, start, end, ...] of increasing positions below {COUNTS_BELOW}"
         raise _invalid(PROTECT, f"{wish}, not {_show(value)}")
     return tuple(zip(bounds[::2], bounds[1::2], strict=True))
 
 
 def _show(value: object) -> str:
-    text = repr(value)
+    text = reprlib.repr(value)  # which reads no more of a long value than it shows
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def _invalid(name: str, problem: str) -> InvalidOptIn:
+    name = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
     return InvalidOptIn(f"{name} {problem}", param=f"vllm_xargs.{name}")

@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import InvalidOptIn
-from pdd_core.optin import check_handoff_id
+from pdd_core.optin import COUNTS_BELOW, check_handoff_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,14 +109,15 @@ def parse_state_request(xargs: Mapping[str, Any]) -> StateRequest | None:
 
 
 def _count(field: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise _invalid(field, "must be an integer of at least 0")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < COUNTS_BELOW:
+        raise _invalid(field, f"must be an integer from 0 to {COUNTS_BELOW - 1}")
     return value
 
 
 def _seconds(value: object) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not 0 <= value <= MAX_WAIT_S:  # type: ignore[operator]
+    # compared first: an integer of hundreds of digits is no float
+    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_WAIT_S
+    if not number:
         raise _invalid(WAIT, f"must be a number of seconds from 0 to {MAX_WAIT_S:g}")
     return float(value)  # type: ignore[arg-type]
 

@@ -12,7 +12,7 @@ from pydantic_core import from_json, to_json
 from starlette.responses import Response
 
 from pdd_core.errors import InvalidOptIn
-from pdd_core.optin import HANDOFF, INLINE, check_one_answer, parse_opt_in
+from pdd_core.optin import HANDOFF, INLINE, check_kept_texts, check_one_answer, parse_opt_in
 from pdd_core.state_request import parse_state_request
 from pdd_vllm_plugin import openai_json
 from pdd_vllm_plugin.inline_updates import OBJECTS, InlineUpdates
@@ -48,13 +48,14 @@ class OptInCheck:
             return
         if found is not None and not _counts(found):
             messages = [{"type": "http.request", "body": _counting(found)}]
-        replayed = iter(messages)
+        looked, replayed = found is not None, iter(messages)
+        del messages, body, found  # the answer may take minutes, and vLLM has read them by then
 
         async def replay() -> Message:
             # After the stored messages the real channel: it is how vLLM learns that the client has left.
             return next(replayed, None) or await receive()
 
-        if found is None:
+        if not looked:
             await self._app(scope, replay, send)
             return
         updates = InlineUpdates(send, path, hold_s=self._service.config.cancel_timeout_s)
@@ -80,6 +81,7 @@ class OptInCheck:
             if opt_in is None:
                 return None
             _check_single(request)
+            check_kept_texts(request)
             if opt_in.inline:
                 _check_inline(path, request)
             self._service.store.check_free(opt_in.handoff_id)

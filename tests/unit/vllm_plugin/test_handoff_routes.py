@@ -223,6 +223,10 @@ async def test_info_and_vocabulary(server):
         ({"vllm_xargs": {**OPT_IN, "pdd_decode_budget": 10**9}}, "vllm_xargs.pdd_decode_budget"),
         ({"vllm_xargs": {**OPT_IN, "pdd_refine_ratio": 2}}, "vllm_xargs.pdd_refine_ratio"),
         ({"vllm_xargs": {"pdd_handoff": ""}}, "vllm_xargs.pdd_handoff"),
+        ({"vllm_xargs": {**OPT_IN, "pdd_protect": list(range(1_000_000))}}, "vllm_xargs.pdd_protect"),
+        ({"vllm_xargs": OPT_IN, "stop": "x" * 20_000}, "stop"),
+        ({"vllm_xargs": OPT_IN, "stop": ["x"], "bad_words": ["x" * 20_000]}, "bad_words"),
+        ({"vllm_xargs": OPT_IN, "stop_sequences": ["x" * 10_000, "y" * 10_000]}, "stop_sequences"),
         ({"vllm_xargs": OPT_IN, "n": 2}, "n"),
         ({"vllm_xargs": OPT_IN, "use_beam_search": True}, "use_beam_search"),
         ({"vllm_xargs": OPT_IN, "prompt": ["one", "two"]}, "prompt"),
@@ -243,6 +247,7 @@ async def test_a_wrong_opt_in_is_a_400_that_names_the_field(server, body, param)
         {"prompt": [1, 2, 3], "vllm_xargs": OPT_IN},
         {"prompt": [[1, 2, 3]], "vllm_xargs": OPT_IN},
         {"prompt": "p", "vllm_xargs": {"mine": 1}},
+        {"prompt": "about pdd_", "vllm_xargs": {"mine": 1}, "stop": "x" * 20_000, "bad_words": ["x" * 20_000]},
         {"prompt": "p", "vllm_xargs": None},
     ],
 )
@@ -410,3 +415,21 @@ def test_a_question_that_the_middleware_did_not_see_is_no_request_for_an_answer(
         server.begin(opt_in={name: ID})
     assert refused.value.parameter == f"vllm_xargs.{name}"
     assert server.engine.calls == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query"),
+    [
+        ("GET", "/v1/pdd/vocabulary", "start"),
+        ("GET", f"/v1/pdd/handoffs/{ID}", "after"),
+        ("DELETE", f"/v1/pdd/handoffs/{ID}", "used"),
+        ("GET", f"/v1/pdd/handoffs/{ID}/kv", "from"),
+        ("GET", f"/v1/pdd/handoffs/{ID}/kv", "to"),
+    ],
+)
+@pytest.mark.parametrize("number", [-1, 2**31, 10**400])
+async def test_a_count_that_no_answer_has_room_for_is_refused(server, method, path, query, number):
+    await anext(server.begin())
+    answer = await server.client.request(method, path, params={query: number})
+    assert answer.status_code == 422  # vLLM makes it a 400
+    assert answer.json()["detail"][0]["loc"] == ["query", query]

@@ -19,7 +19,7 @@ CHAT = "chatcmpl-" + "c" * 20
 
 
 class Clock:
-    now = 1000.0
+    now = 0.0  # before any that the machine's own clock shows, however lately it was started
 
     def __call__(self):
         return self.now
