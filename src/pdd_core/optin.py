@@ -27,9 +27,10 @@ TENANT = "pdd_tenant"
 EXTENDS = "pdd_extends"
 INLINE = "pdd_inline"
 KV = "pdd_kv"
+TOKENIZER = "pdd_tokenizer"
 
 PREFIX = "pdd_"
-FIELDS = (HANDOFF, DECODE_BUDGET, LEAST_BUDGET, REFINE_RATIO, PROTECT, TENANT, EXTENDS, INLINE, KV)
+FIELDS = (HANDOFF, DECODE_BUDGET, LEAST_BUDGET, REFINE_RATIO, PROTECT, TENANT, EXTENDS, INLINE, KV, TOKENIZER)
 MAX_DECODE_BUDGET = 1_000_000
 """Far above any context length; larger values are typing errors, not wishes."""
 
@@ -50,6 +51,12 @@ _LONGEST_NAME = 64
 TENANT_CHARS = (1, 64)
 """Shortest and longest name of a tenant."""
 TENANT_PATTERN = rf"^[A-Za-z0-9._-]{{{TENANT_CHARS[0]},{TENANT_CHARS[1]}}}$"
+
+DIGEST_CHARS = 64
+"""Hexadecimal digits of a tokenizer's digest."""
+_DIGEST = re.compile(rf"[0-9a-f]{{{DIGEST_CHARS}}}")
+FOREIGN_TOKENIZER = "tokenizer_mismatch"
+"""`code` of the error of a request whose token ids mean something else here."""
 
 STOP_REASON = "pdd_handoff"
 """``stop_reason`` of a choice that ended because its decode budget was used up."""
@@ -82,6 +89,9 @@ class OptIn:
     """Have a streamed answer carry the budget, the refined prompt and the final status: `HandoffUpdate`."""
     kv: bool = False
     """Keep the prompt's KV cache for the device: ``GET /v1/pdd/handoffs/{id}/kv``."""
+    tokenizer: str | None = None
+    """Digest of the tokenizer that the client takes the cloud's to be, as `CloudInfo` told it. A server that has
+    another one by now refuses the request. None: the client reads text, and sends no ids."""
 
     def xargs(self) -> dict[str, str | int | float | list[int]]:
         """Return the fields as they go into ``vllm_xargs``."""
@@ -95,6 +105,7 @@ class OptIn:
             EXTENDS: self.extends,
             INLINE: 1 if self.inline else None,
             KV: 1 if self.kv else None,
+            TOKENIZER: self.tokenizer,
         }
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -127,6 +138,7 @@ def parse_opt_in(xargs: Mapping[str, Any] | None) -> OptIn | None:
         extends=_name(EXTENDS, xargs[EXTENDS], HANDOFF_ID_CHARS) if EXTENDS in xargs else None,
         inline=_flag(INLINE, xargs[INLINE]) if INLINE in xargs else False,
         kv=_flag(KV, xargs[KV]) if KV in xargs else False,
+        tokenizer=_digest(xargs[TOKENIZER]) if TOKENIZER in xargs else None,
     )
 
 
@@ -149,6 +161,17 @@ def check_one_answer(n: object) -> None:
     """
     if n is not None and n != 1:
         raise InvalidOptIn(f"n must be 1 with {HANDOFF}: a handoff hands over one answer", param="n")
+
+
+def check_tokenizer_digest(opt_in: OptIn, own: str) -> None:
+    """Check that token ids mean what the client takes them to mean, on a server whose tokenizer's digest is `own`.
+
+    Raises:
+        InvalidOptIn: they do not; its `code` is `FOREIGN_TOKENIZER`.
+    """
+    if opt_in.tokenizer not in (None, own):
+        problem = f"{TOKENIZER} is not the digest of this server's tokenizer, which is {own}: read its info again"
+        raise InvalidOptIn(problem, param=f"vllm_xargs.{TOKENIZER}", code=FOREIGN_TOKENIZER)
 
 
 def check_protected(spans: Sequence[tuple[int, int]], prompt_tokens: int) -> None:
@@ -186,6 +209,12 @@ def _name(field: str, value: object, chars: tuple[int, int], *, hint: str = "") 
         raise _invalid(field, f"must have {shortest} to {longest} characters, not {len(value)}{hint}")
     if not _NAME.fullmatch(value):
         raise _invalid(field, f"may only have the characters A-Z a-z 0-9 . _ -{hint}")
+    return value
+
+
+def _digest(value: object) -> str:
+    if not isinstance(value, str) or not _DIGEST.fullmatch(value):
+        raise _invalid(TOKENIZER, f"must have {DIGEST_CHARS} hexadecimal digits, not {_show(value)}")
     return value
 
 

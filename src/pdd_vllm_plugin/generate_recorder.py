@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import InvalidOptIn
 from pdd_core.handoff import DecodeBudget, KVCells, Status
-from pdd_core.optin import KEPT_TEXTS, check_kept_texts, check_one_answer, check_protected, parse_opt_in
+from pdd_core.optin import (
+    KEPT_TEXTS,
+    check_kept_texts,
+    check_one_answer,
+    check_protected,
+    check_tokenizer_digest,
+    parse_opt_in,
+)
 from pdd_vllm_plugin.budget_in_kv_transfer_params import take_budget_report
 from pdd_vllm_plugin.compat import completion_id, request_error
 from pdd_vllm_plugin.config import PDDConfig
@@ -83,6 +90,7 @@ class GenerateRecorder:
             opt_in = parse_opt_in(getattr(sampling_params, "extra_args", None))
             if opt_in is None:
                 return self._generate(prompt, sampling_params, request_id, **kwargs)  # type: ignore[no-any-return]
+            check_tokenizer_digest(opt_in, self._tokenizer)
             check_one_answer(sampling_params.n)
             check_kept_texts({name: getattr(sampling_params, name, None) for name in KEPT_TEXTS})
             check_request_id(request_id)

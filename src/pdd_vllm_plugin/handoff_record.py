@@ -103,7 +103,7 @@ class HandoffRecord:
 
     @property
     def size(self) -> int:
-        """What is held, in token ids of 4 bytes: all of which a client decides how much it is."""
+        """What is held, in token ids of 4 bytes: the ids, and all else whose length a client decides."""
         if self._given_bytes is None:
             given = sum(map(held_bytes, self.sampling_params.values()))
             self._given_bytes = given + SPAN * len(self.opt_in.protect)

@@ -7,6 +7,8 @@ import psutil
 import pytest
 from cloud_support import PROMPTS, complete, new_id
 
+from pdd_core.handoff import TOKENIZER_DIGEST, CloudInfo
+
 BUDGET, RATIO, HANDOFF = (f"vllm_xargs.pdd_{name}" for name in ("decode_budget", "refine_ratio", "handoff"))
 
 WRONG = [
@@ -124,6 +126,32 @@ def test_what_only_the_recorder_sees_is_refused_by_name_as_well(cloud, client):
     ):
         opted_in(named, {})
     assert caught.value.param == "X-Request-Id"
+    assert len(cloud.steps()) == steps
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("route", ["completions", "chat", "responses"])
+def test_ids_of_another_vocabulary_are_refused_before_anything_is_decoded(cloud, client, route, stream):
+    steps = len(cloud.steps())
+    with pytest.raises(openai.BadRequestError, match="is not the digest of this server's tokenizer") as caught:
+        post(client, route, {"pdd_tokenizer": "f" * 64}, stream=stream)
+    assert (caught.value.code, caught.value.param) == ("tokenizer_mismatch", "vllm_xargs.pdd_tokenizer")
+    assert len(cloud.steps()) == steps
+
+
+def test_ids_of_the_same_vocabulary_are_answered(cloud, client):
+    info = CloudInfo.model_validate(client.get("/pdd/info", cast_to=object))
+    assert TOKENIZER_DIGEST in info.features
+    own = {"pdd_tokenizer": info.tokenizer.digest}
+    assert len(complete(client, budget=3, xargs=own).token_ids) == 3
+    steps = len(cloud.steps())
+    hidden = b'{"model":"smollm2","prompt":"p","max_tokens":2,"vllm_xargs":{"\\u0070dd_handoff":"%s",%s}}'
+    body = hidden % (new_id().encode(), b'"\\u0070dd_tokenizer":"%s"' % (b"f" * 64))
+    with pytest.raises(openai.BadRequestError, match="is not the digest") as caught:
+        client.post(
+            "/completions", cast_to=object, content=body, options={"headers": {"Content-Type": "application/json"}}
+        )
+    assert caught.value.param == "vllm_xargs.pdd_tokenizer"
     assert len(cloud.steps()) == steps
 
 

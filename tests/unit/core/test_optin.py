@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from pdd_core.errors import InvalidOptIn
 from pdd_core.optin import (
+    FOREIGN_TOKENIZER,
     MAX_DECODE_BUDGET,
     MAX_PROTECTED,
     MAX_STOP_CHARS,
@@ -13,6 +14,7 @@ from pdd_core.optin import (
     check_kept_texts,
     check_one_answer,
     check_protected,
+    check_tokenizer_digest,
     parse_opt_in,
 )
 
@@ -203,3 +205,28 @@ def test_the_name_of_a_field_is_not_echoed_whole():
     with pytest.raises(InvalidOptIn) as caught:
         parse_opt_in({"pdd_handoff": ID, "pdd_" + "x" * 100_000: 1})
     assert len(str(caught.value)) + len(caught.value.param) < 500
+
+
+DIGEST = "0123456789abcdef" * 4
+
+
+def test_the_digest_of_a_tokenizer_goes_both_ways():
+    opt_in = OptIn(ID, tokenizer=DIGEST)
+    assert parse_opt_in(opt_in.xargs()) == opt_in
+
+
+@pytest.mark.parametrize(
+    "value", ["", DIGEST[1:], f"{DIGEST}0", DIGEST.upper(), f"{DIGEST[1:]}\n", "g" * 64, 7, None]
+)
+def test_what_is_no_digest_is_named(value):
+    with pytest.raises(InvalidOptIn, match="pdd_tokenizer must have 64 hexadecimal digits") as caught:
+        parse_opt_in({"pdd_handoff": ID, "pdd_tokenizer": value})
+    assert (caught.value.param, caught.value.code) == ("vllm_xargs.pdd_tokenizer", None)
+
+
+def test_a_foreign_digest_has_a_code_of_its_own():
+    check_tokenizer_digest(OptIn(ID), DIGEST)
+    check_tokenizer_digest(OptIn(ID, tokenizer=DIGEST), DIGEST)
+    with pytest.raises(InvalidOptIn, match=f"which is {DIGEST}") as caught:
+        check_tokenizer_digest(OptIn(ID, tokenizer="f" * 64), DIGEST)
+    assert (caught.value.param, caught.value.code) == ("vllm_xargs.pdd_tokenizer", FOREIGN_TOKENIZER)

@@ -197,6 +197,18 @@ async def test_what_a_state_would_keep_without_bounds_is_refused_by_name(opt_in,
     assert [called for called, _ in engine.calls] == [request_id]
 
 
+async def test_ids_of_another_vocabulary_are_refused_before_the_engine():
+    engine = FakeEngine()
+    store, metrics = HandoffStore(PDDConfig()), CloudMetrics(CollectorRegistry())
+    recorder = GenerateRecorder(engine, store, model="m", tokenizer="a" * 64, metrics=metrics)
+    with pytest.raises(ValueError, match="pdd_tokenizer is not the digest") as caught:
+        recorder.generate({}, sampling_params({**OPT_IN, "pdd_tokenizer": "b" * 64}), "cmpl-1-0")
+    assert caught.value.parameter == "vllm_xargs.pdd_tokenizer"
+    assert (engine.calls, len(store)) == ([], 0)
+    recorder.generate({}, sampling_params({**OPT_IN, "pdd_tokenizer": "a" * 64}), "cmpl-1-0")
+    assert (len(engine.calls), len(store)) == (1, 1)
+
+
 async def test_what_the_client_gave_makes_earlier_states_make_way():
     engine = FakeEngine([output([7], finish_reason="stop")])
     recorder, store = recorder_over(engine, max_state_tokens=100_000)

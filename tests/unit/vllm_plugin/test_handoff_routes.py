@@ -200,6 +200,26 @@ async def test_a_delete_that_overtakes_its_post_refuses_it(server):
     assert server.posted == []
 
 
+async def test_where_an_unknown_id_cannot_be_refused_its_delete_says_so(server, monkeypatch):
+    monkeypatch.setattr("pdd_vllm_plugin.tombstones.MAX_REFUSED", 2)
+    others = ["b" * 32, "c" * 32]
+    for other in others:
+        assert (await server.client.delete(f"/v1/pdd/handoffs/{other}")).status_code == 404
+    for asked in (
+        await server.client.delete(f"/v1/pdd/handoffs/{ID}"),
+        await server.client.post("/v1/completions", json={"vllm_xargs": {"pdd_cancel": ID}}),
+    ):
+        assert (asked.status_code, asked.headers["retry-after"]) == (429, "1")
+        assert "cannot be refused" in asked.json()["error"]["message"]
+    assert (await server.client.delete("/v1/pdd/handoffs/x")).status_code == 404  # no request can have this id
+    for other in others:
+        assert (await server.client.delete(f"/v1/pdd/handoffs/{other}")).status_code == 404
+        answer = await server.client.post("/v1/completions", json={"vllm_xargs": {"pdd_handoff": other}})
+        assert answer.status_code == 400
+    await anext(server.begin())
+    assert (await server.client.delete(f"/v1/pdd/handoffs/{ID}")).status_code == 200
+
+
 async def test_one_request_id_twice_is_a_conflict_for_the_completions_id_only(server):
     other = "b" * 32
     await anext(server.begin())
@@ -238,6 +258,18 @@ async def test_a_wrong_opt_in_is_a_400_that_names_the_field(server, body, param)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
     assert server.posted == []
+
+
+async def test_ids_of_another_vocabulary_are_refused_with_a_code_of_their_own(server):
+    server.service.tokenizer = "a" * 64
+    for path in POSTS:
+        foreign = await ask(server, path, {**OPT_IN, "pdd_tokenizer": "b" * 64}, prompt=[1, 2])
+        error = foreign.json()["error"]
+        assert (foreign.status_code, error["code"]) == (400, "tokenizer_mismatch")
+        assert error["param"] == "vllm_xargs.pdd_tokenizer"
+    assert server.posted == []
+    own = await ask(server, POSTS[0], {**OPT_IN, "pdd_tokenizer": "a" * 64}, prompt=[1, 2])
+    assert own.json() == {"ok": True}
 
 
 @pytest.mark.parametrize(
