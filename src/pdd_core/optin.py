@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pdd_core.errors import InvalidOptIn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 HANDOFF = "pdd_handoff"
 DECODE_BUDGET = "pdd_decode_budget"
@@ -42,6 +43,10 @@ KEPT_TEXTS = ("stop", "stop_sequences", "bad_words")
 """Fields of a request whose texts a state keeps. The second is Anthropic's name of the first."""
 MAX_STOP_CHARS = 16_384
 """Characters of `KEPT_TEXTS` together, each text counting as one at least."""
+KEPT_IDS = ("stop_token_ids", "allowed_token_ids", "logit_bias")
+"""Fields of a request whose token ids a state keeps."""
+MAX_KEPT_IDS = 131_072
+"""Entries of `KEPT_IDS` together. So one request takes a fifth of what all states may hold, and no more."""
 
 HANDOFF_ID_CHARS = (16, 128)
 """Shortest and longest handoff id. 16 characters is where guessing stops being practical."""
@@ -185,20 +190,33 @@ def check_protected(spans: Sequence[tuple[int, int]], prompt_tokens: int) -> Non
         raise _invalid(PROTECT, problem)
 
 
-def check_kept_texts(request: Mapping[str, object]) -> None:
-    """Check a request's texts that a state keeps. What is no text is left to vLLM.
+def check_kept(request: Mapping[str, object]) -> None:
+    """Check a request's fields that a state keeps, and that vLLM takes in any length.
+
+    What is of no such type is left to vLLM.
 
     Raises:
-        InvalidOptIn: they have more than `MAX_STOP_CHARS` characters.
+        InvalidOptIn: they have more than `MAX_STOP_CHARS` characters, or `MAX_KEPT_IDS` entries.
     """
-    characters = 0
-    for name in KEPT_TEXTS:
-        value = request.get(name)
-        texts = value if isinstance(value, list | tuple) else [value]
-        characters += sum(max(1, len(text)) for text in texts if isinstance(text, str))
-        if characters > MAX_STOP_CHARS:
-            most = f"at most {MAX_STOP_CHARS:,} characters together, for an answer to be handed over"
-            raise InvalidOptIn(f"stop and bad_words must have {most}, not {characters:,}", param=name)
+    for names, most, count, what in (
+        (KEPT_TEXTS, MAX_STOP_CHARS, _characters, "characters"),
+        (KEPT_IDS, MAX_KEPT_IDS, _entries, "entries"),
+    ):
+        found = 0
+        for name in names:
+            found += count(request.get(name))
+            if found > most:
+                bound = f"at most {most:,} {what} together, for an answer to be handed over"
+                raise InvalidOptIn(f"{', '.join(names)} must have {bound}, not {found:,}", param=name)
+
+
+def _characters(value: object) -> int:
+    texts = value if isinstance(value, list | tuple) else [value]
+    return sum(max(1, len(text)) for text in texts if isinstance(text, str))
+
+
+def _entries(value: object) -> int:
+    return len(value) if isinstance(value, list | tuple | Mapping) else 0
 
 
 def _name(field: str, value: object, chars: tuple[int, int], *, hint: str = "") -> str:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from pdd_core.errors import InvalidOptIn
 from pdd_core.handoff import DecodeBudget, KVCells, Status
 from pdd_core.optin import (
+    KEPT_IDS,
     KEPT_TEXTS,
-    check_kept_texts,
+    check_kept,
     check_one_answer,
     check_protected,
     check_tokenizer_digest,
@@ -92,7 +93,7 @@ class GenerateRecorder:
                 return self._generate(prompt, sampling_params, request_id, **kwargs)  # type: ignore[no-any-return]
             check_tokenizer_digest(opt_in, self._tokenizer)
             check_one_answer(sampling_params.n)
-            check_kept_texts({name: getattr(sampling_params, name, None) for name in KEPT_TEXTS})
+            check_kept({name: getattr(sampling_params, name, None) for name in (*KEPT_TEXTS, *KEPT_IDS)})
             check_request_id(request_id)
             record = self._new_record(opt_in, prompt, sampling_params, request_id, kwargs.get("lora_request"))
             if opt_in.inline:

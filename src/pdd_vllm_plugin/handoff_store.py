@@ -148,6 +148,8 @@ class HandoffStore:
             self._names.ended(handoff_id)
         if self.watch is not None and record.status is not Status.RUNNING:
             self.watch.ended(record)
+        if size > self._config.max_state_tokens and handoff_id in self._ended:
+            self._forget(handoff_id)  # it would have to go in the end: no other one makes way for it
         self.make_room()
 
     def get(self, handoff_id: str) -> HandoffRecord | None:

@@ -15,7 +15,7 @@ from pdd_core.errors import InvalidOptIn
 from pdd_core.optin import (
     HANDOFF,
     INLINE,
-    check_kept_texts,
+    check_kept,
     check_one_answer,
     check_tokenizer_digest,
     parse_opt_in,
@@ -89,7 +89,7 @@ class OptInCheck:
                 return None
             check_tokenizer_digest(opt_in, self._service.tokenizer)
             _check_single(request)
-            check_kept_texts(request)
+            check_kept(request)
             if opt_in.inline:
                 _check_inline(path, request)
             self._service.store.check_free(opt_in.handoff_id)

@@ -8,10 +8,11 @@ from pdd_core.errors import InvalidOptIn
 from pdd_core.optin import (
     FOREIGN_TOKENIZER,
     MAX_DECODE_BUDGET,
+    MAX_KEPT_IDS,
     MAX_PROTECTED,
     MAX_STOP_CHARS,
     OptIn,
-    check_kept_texts,
+    check_kept,
     check_one_answer,
     check_protected,
     check_tokenizer_digest,
@@ -187,18 +188,37 @@ def test_a_protected_span_ends_within_the_prompt():
 )
 def test_texts_that_are_kept_are_bounded_together(stop, bad_words, param):
     if param is None:
-        check_kept_texts({"stop": stop, "bad_words": bad_words})
+        check_kept({"stop": stop, "bad_words": bad_words})
         return
     with pytest.raises(InvalidOptIn, match="at most 16,384 characters") as caught:
-        check_kept_texts({"stop": stop, "bad_words": bad_words})
+        check_kept({"stop": stop, "bad_words": bad_words})
     assert caught.value.param == param
 
 
 def test_anthropics_name_of_it_counts_as_well():
-    check_kept_texts({})
+    check_kept({})
     with pytest.raises(InvalidOptIn) as caught:
-        check_kept_texts({"stop_sequences": ["x" * MAX_STOP_CHARS, "y"]})
+        check_kept({"stop_sequences": ["x" * MAX_STOP_CHARS, "y"]})
     assert caught.value.param == "stop_sequences"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"stop_token_ids": [7] * MAX_KEPT_IDS}, None),
+        ({"stop_token_ids": 5, "allowed_token_ids": None, "logit_bias": "7"}, None),  # vLLM's to refuse
+        ({"stop_token_ids": [7] * (MAX_KEPT_IDS + 1)}, "stop_token_ids"),
+        ({"stop_token_ids": [7], "allowed_token_ids": [7] * MAX_KEPT_IDS}, "allowed_token_ids"),
+        ({"allowed_token_ids": [7], "logit_bias": dict.fromkeys(range(MAX_KEPT_IDS), 1.0)}, "logit_bias"),
+    ],
+)
+def test_ids_that_are_kept_are_bounded_together(fields, param):
+    if param is None:
+        check_kept(fields)
+        return
+    with pytest.raises(InvalidOptIn, match="at most 131,072 entries together") as caught:
+        check_kept(fields)
+    assert caught.value.param == param
 
 
 def test_the_name_of_a_field_is_not_echoed_whole():

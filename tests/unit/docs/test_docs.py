@@ -32,7 +32,9 @@ from pdd_core.kv.geometry import KV_VERSION, PIECE_TOKENS, KVGeometry, KVPart, N
 from pdd_core.optin import (
     FIELDS,
     HANDOFF_ID_CHARS,
+    KEPT_IDS,
     MAX_DECODE_BUDGET,
+    MAX_KEPT_IDS,
     MAX_PROTECTED,
     MAX_STOP_CHARS,
     STOP_REASON,
@@ -159,6 +161,7 @@ def test_bounds_are_the_codes():
         f"at most {MAX_REFUSED:,} of them",
         f"of `stop` and `bad_words` together {MAX_STOP_CHARS:,}",
         f"of `X-Request-Id` {MAX_REQUEST_ID_CHARS}",
+        f"`{KEPT_IDS[-1]}` together {MAX_KEPT_IDS:,}",
         f"above {MAX_PARSED_BYTES // 2**20} MiB",
         f"`ttl_s` seconds ({PDDConfig().ttl_s:g})",
         f"`max_handoffs` states ({PDDConfig().max_handoffs:,})",

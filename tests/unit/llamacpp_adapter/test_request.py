@@ -39,9 +39,17 @@ def test_a_wrong_field_is_named(field, value):
         AnswerRequest(**{"prompt_token_ids": [1], "max_tokens": 8, field: value})
 
 
-@pytest.mark.parametrize("fields", [{"stop": ["x" * 20_000]}, {"bad_words": ["x" * 9_000, "y" * 9_000]}])
-def test_texts_that_a_cloud_would_refuse_to_keep_are_refused_by_name(fields):
-    with pytest.raises(InvalidRequest, match="at most 16,384 characters") as refused:
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stop": ["x" * 20_000]},
+        {"bad_words": ["x" * 9_000, "y" * 9_000]},
+        {"allowed_token_ids": [7] * 200_000},
+        {"logit_bias": dict.fromkeys(range(200_000), 1.0)},
+    ],
+)
+def test_what_a_cloud_would_refuse_to_keep_is_refused_by_name(fields):
+    with pytest.raises(InvalidRequest, match="together, for an answer to be handed over") as refused:
         AnswerRequest(prompt_token_ids=[1], max_tokens=8, **fields)
     assert [refused.value.param] == list(fields)
 

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from vllm_fakes import FakeEngine, output, sampling_params
 
 from pdd_core.handoff import Status
-from pdd_core.optin import MAX_STOP_CHARS
+from pdd_core.optin import MAX_KEPT_IDS, MAX_STOP_CHARS
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.generate_recorder import GenerateRecorder
 from pdd_vllm_plugin.handoff_names import MAX_REQUEST_ID_CHARS
@@ -182,6 +182,7 @@ async def test_a_wrong_opt_in_is_refused_before_the_engine():
         ({"pdd_protect": [0, 2, 3, 5]}, {}, "cmpl-1-0", "vllm_xargs.pdd_protect"),
         ({}, {"stop": ["x" * MAX_STOP_CHARS, "y"]}, "cmpl-1-0", "stop"),
         ({}, {"stop": ["x"], "bad_words": ["y" * MAX_STOP_CHARS]}, "cmpl-1-0", "bad_words"),
+        ({}, {"stop_token_ids": [7] * (MAX_KEPT_IDS + 1)}, "cmpl-1-0", "stop_token_ids"),
         ({}, {}, "cmpl-" + "x" * MAX_REQUEST_ID_CHARS, "X-Request-Id"),
     ],
 )

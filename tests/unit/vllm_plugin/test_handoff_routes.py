@@ -247,6 +247,8 @@ async def test_info_and_vocabulary(server):
         ({"vllm_xargs": OPT_IN, "stop": "x" * 20_000}, "stop"),
         ({"vllm_xargs": OPT_IN, "stop": ["x"], "bad_words": ["x" * 20_000]}, "bad_words"),
         ({"vllm_xargs": OPT_IN, "stop_sequences": ["x" * 10_000, "y" * 10_000]}, "stop_sequences"),
+        ({"vllm_xargs": OPT_IN, "stop_token_ids": [7] * 200_000}, "stop_token_ids"),
+        ({"vllm_xargs": OPT_IN, "logit_bias": dict.fromkeys(range(200_000), 1)}, "logit_bias"),
         ({"vllm_xargs": OPT_IN, "n": 2}, "n"),
         ({"vllm_xargs": OPT_IN, "use_beam_search": True}, "use_beam_search"),
         ({"vllm_xargs": OPT_IN, "prompt": ["one", "two"]}, "prompt"),

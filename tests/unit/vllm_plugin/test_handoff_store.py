@@ -107,6 +107,17 @@ def test_tokens_are_bounded_too(store, clock):
     assert store.get("a") is None
 
 
+def test_a_state_that_is_larger_than_all_may_be_makes_none_go(store, clock):
+    small, huge = record("a", clock=clock, tokens=10), record("b", clock=clock)
+    for one in (small, huge):
+        store.add(one)
+    end(store, small)
+    huge.output_token_ids.extend(range(101))
+    end(store, huge)
+    assert store.get("a") is small
+    assert store.get("b") is None
+
+
 def test_what_an_ended_state_grows_by_counts(store, clock):
     first, second = record("a", clock=clock, tokens=40), record("b", clock=clock, tokens=40)
     for one in (first, second):
