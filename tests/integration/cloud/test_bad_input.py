@@ -8,6 +8,7 @@ import pytest
 from cloud_support import PROMPTS, complete, new_id
 
 from pdd_core.handoff import TOKENIZER_DIGEST, CloudInfo
+from pdd_vllm_plugin.config import PDDConfig
 
 BUDGET, RATIO, HANDOFF = (f"vllm_xargs.pdd_{name}" for name in ("decode_budget", "refine_ratio", "handoff"))
 
@@ -113,6 +114,19 @@ def test_no_request_fills_the_api_servers_memory(cloud, client, fields, more, pa
     steps, before = len(cloud.steps()), asked(3)  # the first ones make room for a body of this size
     assert asked(12) < before + 32 * 2**20
     assert len(cloud.steps()) == steps
+
+
+def test_what_states_keep_is_bounded_in_bytes_whatever_it_is(cloud, client):
+    ids = [40_000 + number % 9_000 for number in range(100_000)]  # 3.6 MB in each state
+
+    def asked(times):
+        for _ in range(times):
+            opted_in(client, {"pdd_decode_budget": 1}, stop_token_ids=ids)
+        return memory(cloud)
+
+    bound = 4 * PDDConfig().max_state_tokens
+    before = asked(3)
+    assert asked(2 * bound // (36 * len(ids))) < before + bound + 32 * 2**20
 
 
 def test_what_only_the_recorder_sees_is_refused_by_name_as_well(cloud, client):
