@@ -127,12 +127,12 @@ def parse_opt_in(xargs: Mapping[str, Any] | None) -> OptIn | None:
         return None
     for name in xargs:
         if name.startswith(PREFIX) and name not in FIELDS:
-            raise _invalid(name, f"is not a field; the fields are {', '.join(FIELDS)}")
+            raise invalid(name, f"is not a field; the fields are {', '.join(FIELDS)}")
     handoff_id = check_handoff_id(xargs.get(HANDOFF))
     budget = _budget(DECODE_BUDGET, xargs[DECODE_BUDGET]) if DECODE_BUDGET in xargs else None
     least = _budget(LEAST_BUDGET, xargs[LEAST_BUDGET]) if LEAST_BUDGET in xargs else None
     if budget is not None and least is not None and least > budget:
-        raise _invalid(LEAST_BUDGET, f"must be at most {DECODE_BUDGET} ({budget}), not {least}")
+        raise invalid(LEAST_BUDGET, f"must be at most {DECODE_BUDGET} ({budget}), not {least}")
     return OptIn(
         handoff_id=handoff_id,
         decode_budget=budget,
@@ -154,7 +154,7 @@ def check_handoff_id(value: object, field: str = HANDOFF) -> str:
         InvalidOptIn: it is missing, not a string, too short, too long, or has characters outside ``A-Za-z0-9._-``.
     """
     if value is None:
-        raise _invalid(HANDOFF, "is required when another pdd_ field is given; use uuid4().hex")
+        raise invalid(HANDOFF, "is required when another pdd_ field is given; use uuid4().hex")
     return _name(field, value, HANDOFF_ID_CHARS, hint="; use uuid4().hex")
 
 
@@ -187,7 +187,7 @@ def check_protected(spans: Sequence[tuple[int, int]], prompt_tokens: int) -> Non
     """
     if spans and (end := spans[-1][1]) > prompt_tokens:
         problem = f"must end within the prompt, which has {prompt_tokens} tokens, not at {end}"
-        raise _invalid(PROTECT, problem)
+        raise invalid(PROTECT, problem)
 
 
 def check_kept(request: Mapping[str, object]) -> None:
@@ -219,59 +219,60 @@ def _entries(value: object) -> int:
     return len(value) if isinstance(value, list | tuple | Mapping) else 0
 
 
+def invalid(name: str, problem: str) -> InvalidOptIn:
+    """Return the error of the field `name` of ``vllm_xargs``, which may be any client's invention."""
+    name = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+    return InvalidOptIn(f"{name} {problem}", param=f"vllm_xargs.{name}")
+
+
 def _name(field: str, value: object, chars: tuple[int, int], *, hint: str = "") -> str:
     if not isinstance(value, str):
-        raise _invalid(field, f"must be a string, not {type(value).__name__}{hint}")
+        raise invalid(field, f"must be a string, not {type(value).__name__}{hint}")
     shortest, longest = chars
     if not shortest <= len(value) <= longest:
-        raise _invalid(field, f"must have {shortest} to {longest} characters, not {len(value)}{hint}")
+        raise invalid(field, f"must have {shortest} to {longest} characters, not {len(value)}{hint}")
     if not _NAME.fullmatch(value):
-        raise _invalid(field, f"may only have the characters A-Z a-z 0-9 . _ -{hint}")
+        raise invalid(field, f"may only have the characters A-Z a-z 0-9 . _ -{hint}")
     return value
 
 
 def _digest(value: object) -> str:
     if not isinstance(value, str) or not _DIGEST.fullmatch(value):
-        raise _invalid(TOKENIZER, f"must have {DIGEST_CHARS} hexadecimal digits, not {_show(value)}")
+        raise invalid(TOKENIZER, f"must have {DIGEST_CHARS} hexadecimal digits, not {_show(value)}")
     return value
 
 
 def _flag(field: str, value: object) -> bool:
     # JSON's true is 1 by the time that vLLM hands it on
     if not isinstance(value, int) or value not in {0, 1}:
-        raise _invalid(field, f"must be true or false, not {_show(value)}")
+        raise invalid(field, f"must be true or false, not {_show(value)}")
     return bool(value)
 
 
 def _budget(field: str, value: object) -> int:
     # bool is an int in Python, and JSON's true is never a budget
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_DECODE_BUDGET:
-        raise _invalid(field, f"must be an integer from 1 to {MAX_DECODE_BUDGET}, not {_show(value)}")
+        raise invalid(field, f"must be an integer from 1 to {MAX_DECODE_BUDGET}, not {_show(value)}")
     return value
 
 
 def _refine_ratio(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise _invalid(REFINE_RATIO, f"must be a number above 0 and at most 1, not {_show(value)}")
+        raise invalid(REFINE_RATIO, f"must be a number above 0 and at most 1, not {_show(value)}")
     return float(value)
 
 
 def _protect(value: object) -> tuple[tuple[int, int], ...]:
     if isinstance(value, list) and len(value) > 2 * MAX_PROTECTED:
-        raise _invalid(PROTECT, f"must have at most {MAX_PROTECTED:,} spans, not {(len(value) + 1) // 2:,}")
+        raise invalid(PROTECT, f"must have at most {MAX_PROTECTED:,} spans, not {(len(value) + 1) // 2:,}")
     bounds = [bound for bound in value if type(bound) is int] if isinstance(value, list) else []
     increasing = all(a < b for a, b in pairwise([-1, *bounds, COUNTS_BELOW]))
     if not isinstance(value, list) or len(bounds) != len(value) or len(bounds) % 2 or not increasing:
         wish = f"must be a list [start, end, start, end, ...] of increasing positions below {COUNTS_BELOW}"
-        raise _invalid(PROTECT, f"{wish}, not {_show(value)}")
+        raise invalid(PROTECT, f"{wish}, not {_show(value)}")
     return tuple(zip(bounds[::2], bounds[1::2], strict=True))
 
 
 def _show(value: object) -> str:
     text = reprlib.repr(value)  # which reads no more of a long value than it shows
     return text if len(text) <= 40 else f"{text[:40]}..."
-
-
-def _invalid(name: str, problem: str) -> InvalidOptIn:
-    name = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
-    return InvalidOptIn(f"{name} {problem}", param=f"vllm_xargs.{name}")

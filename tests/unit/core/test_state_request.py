@@ -73,5 +73,11 @@ def test_a_wrong_question_is_refused_by_the_name_of_its_field(xargs, param):
     assert refused.value.param == f"vllm_xargs.{param}"
 
 
+def test_the_name_of_a_field_is_not_echoed_whole():
+    with pytest.raises(InvalidOptIn) as refused:
+        parse_state_request({"pdd_read": ID, "pdd_" + "x" * 100_000: 1})
+    assert len(str(refused.value)) + len(refused.value.param) < 300
+
+
 def test_each_question_that_goes_by_post_has_a_field_of_its_own_name():
     assert all(verb.startswith("pdd_") for verb in BY_POST)
