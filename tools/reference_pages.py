@@ -245,11 +245,15 @@ _BOUNDS = {
     "decode_budget": lambda optin: f"integer, 1 to {optin.MAX_DECODE_BUDGET:,}",
     "least_budget": lambda optin: f"integer, 1 to {optin.MAX_DECODE_BUDGET:,}, at most `{optin.DECODE_BUDGET}`",
     "refine_ratio": lambda _: "number, above 0 and at most 1",
-    "protect": lambda _: "list of integers `[start, end, start, end, ...]`, increasing",
+    "protect": lambda optin: (
+        f"list of integers `[start, end, start, end, ...]`, increasing, at most {optin.MAX_PROTECTED:,} spans, "
+        "within the prompt"
+    ),
     "tenant": lambda optin: _chars(optin.TENANT_CHARS),
     "extends": lambda optin: _chars(optin.HANDOFF_ID_CHARS),
     "inline": lambda _: "`true` or `false`",
     "kv": lambda _: "`true` or `false`",
+    "tokenizer": lambda optin: f"{optin.DIGEST_CHARS} hexadecimal digits",
 }
 
 

@@ -156,14 +156,16 @@ class ServerStopping(PDDError):
 class InvalidOptIn(PDDError):
     """A ``pdd_*`` field of a request is wrong; a 400 over HTTP.
 
-    `param` is the field's path in the request body, such as ``vllm_xargs.pdd_decode_budget``.
+    `param` is the field's path in the request body, such as ``vllm_xargs.pdd_decode_budget``. `code` is a stable
+    word for programs, where there is one.
 
     What to do: correct the field in `param`.
     """
 
-    def __init__(self, message: str, *, param: str) -> None:
+    def __init__(self, message: str, *, param: str, code: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+        self.code = code
 
 
 class HandoffInUse(InvalidOptIn):

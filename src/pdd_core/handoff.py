@@ -35,6 +35,8 @@ BY_POST = "by_post"
 """In `CloudInfo.features`: the server knows the fields of `pdd_core.state_request`."""
 KV_HANDOVER = "kv"
 """In `CloudInfo.features`: the server knows the field ``pdd_kv``, whether or not it has cells to give."""
+TOKENIZER_DIGEST = "tokenizer_digest"
+"""In `CloudInfo.features`: the server knows the field ``pdd_tokenizer``."""
 SHARED_STORE = "shared_store"
 """In `CloudInfo.features`: ended states can be read from every server that has the same store."""
 
@@ -232,8 +234,9 @@ class CloudInfo(_Wire):
     or nothing of its own with ``--generation-config vllm``. Null: not told."""
     features: list[Name]
     """``decode_budget``, ``budget_policies`` (the server knows ``pdd_least_budget``, ``pdd_tenant``,
-    ``pdd_extends`` and ``used``), ``handoff_state``, ``inline`` and ``by_post``, ``refinement`` where it is on,
-    and ``shared_store`` where there is one."""
+    ``pdd_extends`` and ``used``), ``handoff_state``, ``inline``, ``by_post``, ``kv`` and ``tokenizer_digest`` (it
+    knows ``pdd_kv`` and ``pdd_tokenizer``), ``refinement`` where it is on, and ``shared_store`` where there is
+    one."""
     refinement: Name
     """``off``, or where refined prompts come from: ``attention``, ``lexical``, ``truncation``, ``random``."""
     structured_outputs: StructuredOutputs | None = None

@@ -7,6 +7,8 @@ them. vLLM hands them through unchecked, so this is the only check there is.
 from __future__ import annotations
 
 import re
+import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pdd_core.errors import InvalidOptIn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
 HANDOFF = "pdd_handoff"
 DECODE_BUDGET = "pdd_decode_budget"
@@ -26,18 +28,40 @@ TENANT = "pdd_tenant"
 EXTENDS = "pdd_extends"
 INLINE = "pdd_inline"
 KV = "pdd_kv"
+TOKENIZER = "pdd_tokenizer"
 
 PREFIX = "pdd_"
-FIELDS = (HANDOFF, DECODE_BUDGET, LEAST_BUDGET, REFINE_RATIO, PROTECT, TENANT, EXTENDS, INLINE, KV)
+FIELDS = (HANDOFF, DECODE_BUDGET, LEAST_BUDGET, REFINE_RATIO, PROTECT, TENANT, EXTENDS, INLINE, KV, TOKENIZER)
 MAX_DECODE_BUDGET = 1_000_000
 """Far above any context length; larger values are typing errors, not wishes."""
+
+COUNTS_BELOW = 2**31
+"""Above any count of tokens, and any position in a prompt: both engines keep them in C ints."""
+MAX_PROTECTED = 4096
+"""Spans that a refined prompt can be asked to keep. A state keeps them, so they are bounded."""
+KEPT_TEXTS = ("stop", "stop_sequences", "bad_words")
+"""Fields of a request whose texts a state keeps. The second is Anthropic's name of the first."""
+MAX_STOP_CHARS = 16_384
+"""Characters of `KEPT_TEXTS` together, each text counting as one at least."""
+KEPT_IDS = ("stop_token_ids", "allowed_token_ids", "logit_bias")
+"""Fields of a request whose token ids a state keeps."""
+MAX_KEPT_IDS = 131_072
+"""Entries of `KEPT_IDS` together. So one request takes a fifth of what all states may hold, and no more."""
 
 HANDOFF_ID_CHARS = (16, 128)
 """Shortest and longest handoff id. 16 characters is where guessing stops being practical."""
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
+_LONGEST_NAME = 64
+"""Characters of an unknown field's name that an error shows."""
 TENANT_CHARS = (1, 64)
 """Shortest and longest name of a tenant."""
 TENANT_PATTERN = rf"^[A-Za-z0-9._-]{{{TENANT_CHARS[0]},{TENANT_CHARS[1]}}}$"
+
+DIGEST_CHARS = 64
+"""Hexadecimal digits of a tokenizer's digest."""
+_DIGEST = re.compile(rf"[0-9a-f]{{{DIGEST_CHARS}}}")
+FOREIGN_TOKENIZER = "tokenizer_mismatch"
+"""`code` of the error of a request whose token ids mean something else here."""
 
 STOP_REASON = "pdd_handoff"
 """``stop_reason`` of a choice that ended because its decode budget was used up."""
@@ -70,6 +94,9 @@ class OptIn:
     """Have a streamed answer carry the budget, the refined prompt and the final status: `HandoffUpdate`."""
     kv: bool = False
     """Keep the prompt's KV cache for the device: ``GET /v1/pdd/handoffs/{id}/kv``."""
+    tokenizer: str | None = None
+    """Digest of the tokenizer that the client takes the cloud's to be, as `CloudInfo` told it. A server that has
+    another one by now refuses the request. None: the client reads text, and sends no ids."""
 
     def xargs(self) -> dict[str, str | int | float | list[int]]:
         """Return the fields as they go into ``vllm_xargs``."""
@@ -83,6 +110,7 @@ class OptIn:
             EXTENDS: self.extends,
             INLINE: 1 if self.inline else None,
             KV: 1 if self.kv else None,
+            TOKENIZER: self.tokenizer,
         }
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -99,12 +127,12 @@ def parse_opt_in(xargs: Mapping[str, Any] | None) -> OptIn | None:
         return None
     for name in xargs:
         if name.startswith(PREFIX) and name not in FIELDS:
-            raise _invalid(name, f"is not a field; the fields are {', '.join(FIELDS)}")
+            raise invalid(name, f"is not a field; the fields are {', '.join(FIELDS)}")
     handoff_id = check_handoff_id(xargs.get(HANDOFF))
     budget = _budget(DECODE_BUDGET, xargs[DECODE_BUDGET]) if DECODE_BUDGET in xargs else None
     least = _budget(LEAST_BUDGET, xargs[LEAST_BUDGET]) if LEAST_BUDGET in xargs else None
     if budget is not None and least is not None and least > budget:
-        raise _invalid(LEAST_BUDGET, f"must be at most {DECODE_BUDGET} ({budget}), not {least}")
+        raise invalid(LEAST_BUDGET, f"must be at most {DECODE_BUDGET} ({budget}), not {least}")
     return OptIn(
         handoff_id=handoff_id,
         decode_budget=budget,
@@ -115,6 +143,7 @@ def parse_opt_in(xargs: Mapping[str, Any] | None) -> OptIn | None:
         extends=_name(EXTENDS, xargs[EXTENDS], HANDOFF_ID_CHARS) if EXTENDS in xargs else None,
         inline=_flag(INLINE, xargs[INLINE]) if INLINE in xargs else False,
         kv=_flag(KV, xargs[KV]) if KV in xargs else False,
+        tokenizer=_digest(xargs[TOKENIZER]) if TOKENIZER in xargs else None,
     )
 
 
@@ -125,7 +154,7 @@ def check_handoff_id(value: object, field: str = HANDOFF) -> str:
         InvalidOptIn: it is missing, not a string, too short, too long, or has characters outside ``A-Za-z0-9._-``.
     """
     if value is None:
-        raise _invalid(HANDOFF, "is required when another pdd_ field is given; use uuid4().hex")
+        raise invalid(HANDOFF, "is required when another pdd_ field is given; use uuid4().hex")
     return _name(field, value, HANDOFF_ID_CHARS, hint="; use uuid4().hex")
 
 
@@ -139,50 +168,111 @@ def check_one_answer(n: object) -> None:
         raise InvalidOptIn(f"n must be 1 with {HANDOFF}: a handoff hands over one answer", param="n")
 
 
+def check_tokenizer_digest(opt_in: OptIn, own: str) -> None:
+    """Check that token ids mean what the client takes them to mean, on a server whose tokenizer's digest is `own`.
+
+    Raises:
+        InvalidOptIn: they do not; its `code` is `FOREIGN_TOKENIZER`.
+    """
+    if opt_in.tokenizer not in (None, own):
+        problem = f"{TOKENIZER} is not the digest of this server's tokenizer, which is {own}: read its info again"
+        raise InvalidOptIn(problem, param=f"vllm_xargs.{TOKENIZER}", code=FOREIGN_TOKENIZER)
+
+
+def check_protected(spans: Sequence[tuple[int, int]], prompt_tokens: int) -> None:
+    """Check that spans, which increase, are within a prompt of so many tokens.
+
+    Raises:
+        InvalidOptIn: one ends behind it.
+    """
+    if spans and (end := spans[-1][1]) > prompt_tokens:
+        problem = f"must end within the prompt, which has {prompt_tokens} tokens, not at {end}"
+        raise invalid(PROTECT, problem)
+
+
+def check_kept(request: Mapping[str, object]) -> None:
+    """Check a request's fields that a state keeps, and that vLLM takes in any length.
+
+    What is of no such type is left to vLLM.
+
+    Raises:
+        InvalidOptIn: they have more than `MAX_STOP_CHARS` characters, or `MAX_KEPT_IDS` entries.
+    """
+    for names, most, count, what in (
+        (KEPT_TEXTS, MAX_STOP_CHARS, _characters, "characters"),
+        (KEPT_IDS, MAX_KEPT_IDS, _entries, "entries"),
+    ):
+        found = 0
+        for name in names:
+            found += count(request.get(name))
+            if found > most:
+                bound = f"at most {most:,} {what} together, for an answer to be handed over"
+                raise InvalidOptIn(f"{', '.join(names)} must have {bound}, not {found:,}", param=name)
+
+
+def _characters(value: object) -> int:
+    texts = value if isinstance(value, list | tuple) else [value]
+    return sum(max(1, len(text)) for text in texts if isinstance(text, str))
+
+
+def _entries(value: object) -> int:
+    return len(value) if isinstance(value, list | tuple | Mapping) else 0
+
+
+def invalid(name: str, problem: str) -> InvalidOptIn:
+    """Return the error of the field `name` of ``vllm_xargs``, which may be any client's invention."""
+    name = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+    return InvalidOptIn(f"{name} {problem}", param=f"vllm_xargs.{name}")
+
+
 def _name(field: str, value: object, chars: tuple[int, int], *, hint: str = "") -> str:
     if not isinstance(value, str):
-        raise _invalid(field, f"must be a string, not {type(value).__name__}{hint}")
+        raise invalid(field, f"must be a string, not {type(value).__name__}{hint}")
     shortest, longest = chars
     if not shortest <= len(value) <= longest:
-        raise _invalid(field, f"must have {shortest} to {longest} characters, not {len(value)}{hint}")
+        raise invalid(field, f"must have {shortest} to {longest} characters, not {len(value)}{hint}")
     if not _NAME.fullmatch(value):
-        raise _invalid(field, f"may only have the characters A-Z a-z 0-9 . _ -{hint}")
+        raise invalid(field, f"may only have the characters A-Z a-z 0-9 . _ -{hint}")
+    return value
+
+
+def _digest(value: object) -> str:
+    if not isinstance(value, str) or not _DIGEST.fullmatch(value):
+        raise invalid(TOKENIZER, f"must have {DIGEST_CHARS} hexadecimal digits, not {_show(value)}")
     return value
 
 
 def _flag(field: str, value: object) -> bool:
     # JSON's true is 1 by the time that vLLM hands it on
     if not isinstance(value, int) or value not in {0, 1}:
-        raise _invalid(field, f"must be true or false, not {_show(value)}")
+        raise invalid(field, f"must be true or false, not {_show(value)}")
     return bool(value)
 
 
 def _budget(field: str, value: object) -> int:
     # bool is an int in Python, and JSON's true is never a budget
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_DECODE_BUDGET:
-        raise _invalid(field, f"must be an integer from 1 to {MAX_DECODE_BUDGET}, not {_show(value)}")
+        raise invalid(field, f"must be an integer from 1 to {MAX_DECODE_BUDGET}, not {_show(value)}")
     return value
 
 
 def _refine_ratio(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise _invalid(REFINE_RATIO, f"must be a number above 0 and at most 1, not {_show(value)}")
+        raise invalid(REFINE_RATIO, f"must be a number above 0 and at most 1, not {_show(value)}")
     return float(value)
 
 
 def _protect(value: object) -> tuple[tuple[int, int], ...]:
+    if isinstance(value, list) and len(value) > 2 * MAX_PROTECTED:
+        raise invalid(PROTECT, f"must have at most {MAX_PROTECTED:,} spans, not {(len(value) + 1) // 2:,}")
     bounds = [bound for bound in value if type(bound) is int] if isinstance(value, list) else []
-    increasing = all(a < b for a, b in pairwise([-1, *bounds]))
+    increasing = all(a < b for a, b in pairwise([-1, *bounds, COUNTS_BELOW]))
     if not isinstance(value, list) or len(bounds) != len(value) or len(bounds) % 2 or not increasing:
-        wish = "must be a list [start, end, start, end, ...] of increasing positions"
-        raise _invalid(PROTECT, f"{wish}, not {_show(value)}")
+        wish = f"must be a list [start, end, start, end, ...] of increasing positions below {COUNTS_BELOW}"
+        raise invalid(PROTECT, f"{wish}, not {_show(value)}")
     return tuple(zip(bounds[::2], bounds[1::2], strict=True))
 
 
 def _show(value: object) -> str:
-    text = repr(value)
+    text = reprlib.repr(value)  # which reads no more of a long value than it shows
     return text if len(text) <= 40 else f"{text[:40]}..."
-
-
-def _invalid(name: str, problem: str) -> InvalidOptIn:
-    return InvalidOptIn(f"{name} {problem}", param=f"vllm_xargs.{name}")

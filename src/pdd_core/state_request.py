@@ -6,13 +6,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from pdd_core.errors import InvalidOptIn
-from pdd_core.optin import check_handoff_id
+from pdd_core.optin import COUNTS_BELOW, check_handoff_id, invalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,10 +91,10 @@ def parse_state_request(xargs: Mapping[str, Any]) -> StateRequest | None:
     goes_with = {Verb.READ: (AFTER, WAIT), Verb.CANCEL: (USED,), Verb.CELLS: (FROM, TO)}.get(verb, ())
     for name in xargs:
         if name.startswith("pdd_") and name != verb and name not in goes_with:
-            raise _invalid(name, f"does not go with {verb}")
+            raise invalid(name, f"does not go with {verb}")
     value = xargs[verb]
     if verb is Verb.INFO and value != 1:  # JSON's true is 1 by the time that vLLM hands it on
-        raise _invalid(verb, "must be true")
+        raise invalid(verb, "must be true")
     return StateRequest(
         verb,
         id=check_handoff_id(value, verb) if verb in BY_HANDOFF else "",
@@ -110,17 +108,14 @@ def parse_state_request(xargs: Mapping[str, Any]) -> StateRequest | None:
 
 
 def _count(field: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise _invalid(field, "must be an integer of at least 0")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < COUNTS_BELOW:
+        raise invalid(field, f"must be an integer from 0 to {COUNTS_BELOW - 1}")
     return value
 
 
 def _seconds(value: object) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not 0 <= value <= MAX_WAIT_S:  # type: ignore[operator]
-        raise _invalid(WAIT, f"must be a number of seconds from 0 to {MAX_WAIT_S:g}")
+    # compared first: an integer of hundreds of digits is no float
+    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_WAIT_S
+    if not number:
+        raise invalid(WAIT, f"must be a number of seconds from 0 to {MAX_WAIT_S:g}")
     return float(value)  # type: ignore[arg-type]
-
-
-def _invalid(name: str, problem: str) -> InvalidOptIn:
-    return InvalidOptIn(f"{name} {problem}", param=f"vllm_xargs.{name}")

@@ -61,7 +61,7 @@ class PDDConfig:
     max_handoffs: int = 1024
     """Handoff states kept at once; the oldest ended one goes first."""
     max_state_tokens: int = 16_000_000
-    """Bound on what all states hold together, in token ids of 4 bytes; text and logprobs count as so many."""
+    """Bound on what all states hold together, in token ids of 4 bytes; all else in them counts as so many."""
     ttl_s: float = 600.0
     """Seconds for which a state can be read after its request has ended."""
     cancel_timeout_s: float = 10.0

@@ -9,14 +9,24 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import InvalidOptIn
 from pdd_core.handoff import DecodeBudget, KVCells, Status
-from pdd_core.optin import check_one_answer, parse_opt_in
+from pdd_core.optin import (
+    KEPT_IDS,
+    KEPT_TEXTS,
+    check_kept,
+    check_one_answer,
+    check_protected,
+    check_tokenizer_digest,
+    parse_opt_in,
+)
 from pdd_vllm_plugin.budget_in_kv_transfer_params import take_budget_report
 from pdd_vllm_plugin.compat import completion_id, request_error
 from pdd_vllm_plugin.config import PDDConfig
+from pdd_vllm_plugin.handoff_names import check_request_id
 from pdd_vllm_plugin.handoff_record import NOT_ENABLED, NOT_REQUESTED, PENDING, HandoffRecord
 from pdd_vllm_plugin.handoff_spans import end_span
 from pdd_vllm_plugin.inline_updates import follow
@@ -81,7 +91,10 @@ class GenerateRecorder:
             opt_in = parse_opt_in(getattr(sampling_params, "extra_args", None))
             if opt_in is None:
                 return self._generate(prompt, sampling_params, request_id, **kwargs)  # type: ignore[no-any-return]
+            check_tokenizer_digest(opt_in, self._tokenizer)
             check_one_answer(sampling_params.n)
+            check_kept({name: getattr(sampling_params, name, None) for name in (*KEPT_TEXTS, *KEPT_IDS)})
+            check_request_id(request_id)
             record = self._new_record(opt_in, prompt, sampling_params, request_id, kwargs.get("lora_request"))
             if opt_in.inline:
                 follow(record)
@@ -117,6 +130,8 @@ class GenerateRecorder:
         # vLLM's EngineInput is a TypedDict; text prompts given to the Python API come without ids
         if isinstance(prompt, dict):
             record.prompt_token_ids.extend(prompt.get("prompt_token_ids") or ())
+        if record.prompt_token_ids:
+            check_protected(opt_in.protect, len(record.prompt_token_ids))
         return record
 
     def _refinement_of(self, opt_in: OptIn) -> NoRefinement:
@@ -150,8 +165,10 @@ class GenerateRecorder:
             if span is not None:
                 end_span(span, record)
             self._store.note(record)
-            # Nobody may ever ask again, and a prompt is not to stay in memory for that.
-            asyncio.get_running_loop().call_later(self._store.ttl_s + 1.0, self._store.purge)
+            # Nobody may ever ask again, and a prompt is not to stay in memory for that. Nor is what the variables
+            # of this request lead to, which a timer would keep: its connection, for one.
+            later = self._store.ttl_s + 1.0
+            asyncio.get_running_loop().call_later(later, self._store.purge, context=Context())
             # Closing it here aborts the engine's request now, not when the garbage collector comes by.
             await inner.aclose()
 

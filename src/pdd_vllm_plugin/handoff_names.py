@@ -8,13 +8,27 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pdd_core.optin import HANDOFF_ID_CHARS
+from pdd_core.errors import InvalidOptIn
+from pdd_core.optin import HANDOFF, HANDOFF_ID_CHARS
 from pdd_vllm_plugin.compat import client_chosen_part
+
+MAX_REQUEST_ID_CHARS = 256
 
 
 def names_a_state(completion_id: str) -> bool:
     """Whether a completion's id is long enough to name a state: a client may have chosen a short one."""
     return len(client_chosen_part(completion_id)) >= HANDOFF_ID_CHARS[0]
+
+
+def check_request_id(request_id: str) -> None:
+    """Check the id that vLLM gives a request. A client chooses it, in any length, and a state keeps it.
+
+    Raises:
+        InvalidOptIn: it is too long.
+    """
+    if len(request_id) > MAX_REQUEST_ID_CHARS:
+        problem = f"must have at most {MAX_REQUEST_ID_CHARS} characters with {HANDOFF}, vLLM's own ones included"
+        raise InvalidOptIn(f"X-Request-Id {problem}", param="X-Request-Id")
 
 
 class Totals(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import anyio
 
 from pdd_core.handoff import DecodeBudget, HandoffState, KVCells, NoRefinement, Refinement, Status
 from pdd_core.optin import STOP_REASON
+from pdd_vllm_plugin.held_bytes import LOGPROB, NUMBER, SLOT, SPAN, held_bytes
 from pdd_vllm_plugin.kv.offer import NOT_REQUESTED as NO_KV_REQUESTED
 
 if TYPE_CHECKING:
@@ -18,10 +20,7 @@ if TYPE_CHECKING:
     from pdd_core.kv.geometry import NoKV
     from pdd_core.optin import OptIn
 
-_IDS_PER_LOGPROB = 16
-"""An entry of a dict of floats takes about as much as so many ids."""
-_IDS_PER_KEPT = 2 * 9
-"""A kept token is two numbers in lists, its position and its id: a slot of 8 bytes and an int of 28 each."""
+_ID_BYTES = 4
 _LEAST_LOGPROB = -9999.0
 """As in vLLM's own answers: JSON has no infinity. (``max`` takes it for NaN, too, as it comes first.)"""
 NOT_REQUESTED = NoRefinement(reason="not_requested", message="the request names no pdd_refine_ratio")
@@ -85,10 +84,12 @@ class HandoffRecord:
     """The cells were there once: if they are not, they are gone."""
     stored: Refinement | NoRefinement | None = None
     """With what refinement it was given to the shared store; None: it was not."""
-    _characters: int = 0
+    _text_bytes: int = 0
     """Of `text`."""
-    _logprobs: int = 0
-    """Entries of `output_logprobs`."""
+    _logprob_bytes: int = 0
+    """Of `output_logprobs`."""
+    _given_bytes: int | None = None
+    """Of what came with the request and stays as it is; None: nobody has asked yet."""
 
     @property
     def engine(self) -> int | None:
@@ -102,26 +103,31 @@ class HandoffRecord:
 
     @property
     def size(self) -> int:
-        """What is held, in token ids of 4 bytes: the ids, the text, the refined prompt, the logprobs asked for."""
-        kept = _IDS_PER_KEPT * len(self.refinement.kept_indices) if isinstance(self.refinement, Refinement) else 0
-        return self.num_tokens + self._characters // 4 + _IDS_PER_LOGPROB * self._logprobs + kept
+        """What is held, in token ids of 4 bytes: the ids, and all else whose length a client decides."""
+        if self._given_bytes is None:
+            given = sum(map(held_bytes, self.sampling_params.values()))
+            self._given_bytes = given + SPAN * len(self.opt_in.protect)
+        held = self._given_bytes + self._text_bytes + self._logprob_bytes
+        if isinstance(self.refinement, Refinement):
+            held += 2 * NUMBER * len(self.refinement.kept_indices) + SPAN * len(self.refinement.protected)
+        return self.num_tokens + held // _ID_BYTES
 
     def add_output(self, completion: Any, *, delta: bool) -> None:
         """Take in one ``CompletionOutput``: new tokens only if `delta`, else the whole answer so far."""
         known = 0 if delta else len(self.output_token_ids)
         if not delta:
             self.text.clear()
-            self._characters = 0
+            self._text_bytes = 0
         self.output_token_ids.extend(completion.token_ids[known:])
         if completion.text:
             self.text.append(completion.text)
-            self._characters += len(completion.text)
+            self._text_bytes += sys.getsizeof(completion.text) + SLOT
         if completion.logprobs:
             rows = [
                 {token: max(_LEAST_LOGPROB, entry.logprob) for token, entry in row.items()}
                 for row in completion.logprobs[known:]
             ]
-            self._logprobs += sum(map(len, rows))
+            self._logprob_bytes += sum(sys.getsizeof(row) + SLOT + LOGPROB * len(row) for row in rows)
             if self.output_logprobs is None:
                 self.output_logprobs = []
             self.output_logprobs += rows
@@ -139,6 +145,9 @@ class HandoffRecord:
             self.status = Status.HANDED_OFF
         else:
             self.status = Status.FINISHED
+        # a string for each token takes ten times as much
+        self.text = ["".join(self.text)] if self.text else []
+        self._text_bytes = sum(map(sys.getsizeof, self.text))
         self.changed.set()
         # With an output token it is about to begin, also when that token is the answer's last (a budget of 1).
         if not self.output_token_ids:

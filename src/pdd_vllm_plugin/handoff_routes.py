@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 from starlette.requests import Request  # noqa: TC002 - FastAPI reads the annotation
 from starlette.responses import Response
 from starlette.routing import Match
 
 from pdd_core.handoff import CloudInfo, HandoffDeleted, HandoffState, VocabularyPiece
+from pdd_core.optin import COUNTS_BELOW
 from pdd_core.state_request import MAX_WAIT_S, StateRequest, Verb
 from pdd_vllm_plugin import openai_json
 
 if TYPE_CHECKING:
     from pdd_vllm_plugin.handoff_service import HandoffService
 
+_Count = Annotated[int, Field(ge=0, lt=COUNTS_BELOW)]
 _METHODS = ["DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"]
 
 
@@ -30,7 +33,7 @@ def make_router(service: HandoffService) -> APIRouter:
         return await answer(StateRequest(Verb.INFO))
 
     @router.get("/v1/pdd/vocabulary", response_model=VocabularyPiece)
-    async def vocabulary(start: Annotated[int, Query(ge=0)] = 0) -> Response:
+    async def vocabulary(start: _Count = 0) -> Response:
         """Send what tokens mean, so that a device can name the first one on which it differs."""
         return await answer(StateRequest(Verb.VOCABULARY, start=start))
 
@@ -38,13 +41,13 @@ def make_router(service: HandoffService) -> APIRouter:
     async def get_handoff(
         handoff_id: str,
         wait: Annotated[float | None, Query(ge=0, le=MAX_WAIT_S)] = None,
-        after: Annotated[int, Query(ge=0)] = 0,
+        after: _Count = 0,
     ) -> Response:
         """Send the state now, or after up to `wait` seconds when it changes: `StateAnswers`."""
         return await answer(StateRequest(Verb.READ, handoff_id, after=after, wait=wait))
 
     @router.delete("/v1/pdd/handoffs/{handoff_id}", response_model=HandoffDeleted)
-    async def delete_handoff(handoff_id: str, used: Annotated[int | None, Query(ge=0)] = None) -> Response:
+    async def delete_handoff(handoff_id: str, used: _Count | None = None) -> Response:
         """Stop the cloud's decoding, drop the state, and answer when the engine has confirmed.
 
         `used` says how many tokens of the answer the client had a use for; it is only counted.
@@ -54,8 +57,8 @@ def make_router(service: HandoffService) -> APIRouter:
     @router.get("/v1/pdd/handoffs/{handoff_id}/kv", response_class=Response)
     async def get_cells(
         handoff_id: str,
-        begin: Annotated[int, Query(alias="from", ge=0)] = 0,
-        end: Annotated[int | None, Query(alias="to", ge=0)] = None,
+        begin: Annotated[_Count, Query(alias="from")] = 0,
+        end: Annotated[_Count | None, Query(alias="to")] = None,
     ) -> Response:
         """Stream the prompt's KV cache from position `to` back to position `from`: `pdd_core.kv.frames`."""
         return await answer(StateRequest(Verb.CELLS, handoff_id, begin=begin, end=end))

@@ -14,6 +14,7 @@ from pdd_core.handoff import (
     INLINE_UPDATES,
     KV_HANDOVER,
     SHARED_STORE,
+    TOKENIZER_DIGEST,
     CloudInfo,
     Limits,
     StructuredOutputs,
@@ -49,6 +50,8 @@ class HandoffService:
         self.metrics = CloudMetrics(CollectorRegistry()) if metrics is None else metrics
         self.vocabulary: list[bytes | None] = []
         self.info_json = b"{}"
+        self.tokenizer = ""
+        """Digest of the tokenizer's fingerprint."""
         self.answers = StateAnswers(self)
         self.cells = CellAnswers(self.config, NOT_ENABLED, self.metrics)
         self.elsewhere: list[Elsewhere] = []
@@ -97,6 +100,7 @@ class HandoffService:
                 INLINE_UPDATES,
                 BY_POST,
                 KV_HANDOVER,
+                TOKENIZER_DIGEST,
                 *(() if method == "off" else ("refinement",)),
                 *(() if config.store is None else (SHARED_STORE,)),
             ],
@@ -113,11 +117,12 @@ class HandoffService:
             kv=shelves if isinstance(shelves, NoKV) else shelves.geometry,
         )
         self.info_json = info.model_dump_json().encode()
+        self.tokenizer = info.tokenizer.digest
         recorder = GenerateRecorder(
             engine_client,
             self.store,
             model=served_model_name,
-            tokenizer=info.tokenizer.digest,
+            tokenizer=self.tokenizer,
             metrics=self.metrics,
             cells=self.cells,
             refiner=None if method == "off" else PromptRefiner(engine_client, config, method, tokenizer),

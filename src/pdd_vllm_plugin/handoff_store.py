@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pdd_core.errors import HandoffInUse
 from pdd_core.handoff import Status
 from pdd_core.optin import HANDOFF
 from pdd_vllm_plugin.handoff_names import ALONE, Totals, names_a_state
+from pdd_vllm_plugin.tombstones import Tombstones
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,21 +26,8 @@ T = TypeVar("T")
 
 NOT_STARTED_TTL_S = 30.0
 """A request that vLLM registered but never began: another prompt of the same POST was refused."""
-TOMBSTONE_TTL_S = 60.0
-"""How long a deleted id refuses a POST that comes after its own DELETE."""
-MAX_TOMBSTONES = 4096
 TAKEN = "is in use by a running request, or was deleted a moment ago"
 """What is known of an id that another process has."""
-
-
-class _Tombstone(NamedTuple):
-    """What is left of a deletion."""
-
-    at: float
-    existed: bool
-    """Whether there was a state."""
-    of_completion: bool = False
-    """It is a completion's id, not a handoff's."""
 
 
 class StoreWatch(Protocol):
@@ -80,7 +68,7 @@ class HandoffStore:
         self._not_begun: OrderedDict[str, HandoffRecord] = OrderedDict()
         """Those that may never begin, as they came; some have begun since."""
         self._by_completion: dict[str, list[str]] = {}
-        self._tombstones: OrderedDict[str, _Tombstone] = OrderedDict()
+        self._tombstones = Tombstones(clock, self._unbury)
         self.watch: StoreWatch | None = None
         self.drop_cells: Callable[[str], object] | None = None
         """Is told the handoff id of each record that is dropped and whose cells workers were asked for."""
@@ -160,6 +148,8 @@ class HandoffStore:
             self._names.ended(handoff_id)
         if self.watch is not None and record.status is not Status.RUNNING:
             self.watch.ended(record)
+        if size > self._config.max_state_tokens and handoff_id in self._ended:
+            self._forget(handoff_id)  # it would have to go in the end: no other one makes way for it
         self.make_room()
 
     def get(self, handoff_id: str) -> HandoffRecord | None:
@@ -188,35 +178,31 @@ class HandoffStore:
         self._drop(handoff_id)
         self._removed(record, deleted=True)
         if held:
-            self._bury(handoff_id, _Tombstone(self._clock(), existed=True))
+            self._tombstones.bury(handoff_id)
         self._names.name_completion(completion, deleted=True)
-        self._bury(completion, _Tombstone(self._clock(), existed=True, of_completion=True))
+        self._tombstones.bury(completion, of_completion=True)
 
     def refuse(self, handoff_id: str) -> bool:
         """Refuse an id that is not known yet for a minute: its DELETE may have overtaken its POST.
 
         Returns:
-            False if another process has the id.
+            False if another process has the id, or if there is no room for it: `can_refuse`.
         """
-        if not self._names.claim(handoff_id):
+        if not self.can_refuse(handoff_id) or not self._names.claim(handoff_id):
             return False
-        self._bury(handoff_id, _Tombstone(self._clock(), existed=False))
+        self._tombstones.refuse(handoff_id)
         return True
+
+    def can_refuse(self, handoff_id: str) -> bool:
+        """Is there room for one more id that is refused? It must not make others be forgotten."""
+        return self._tombstones.has_room(handoff_id)
 
     def is_refused(self, handoff_id: str) -> bool:
         """Is this id refused for a minute since it was deleted?"""
         return handoff_id in self._tombstones
 
-    def _bury(self, name: str, tombstone: _Tombstone) -> None:
-        self._tombstones[name] = tombstone
-        self._tombstones.move_to_end(name)
-        while len(self._tombstones) > MAX_TOMBSTONES:
-            self._unbury()
-
-    def _unbury(self) -> None:
-        """Forget the oldest deletion."""
-        name, tombstone = self._tombstones.popitem(last=False)
-        if tombstone.of_completion:
+    def _unbury(self, name: str, of_completion: bool) -> None:
+        if of_completion:
             self._names.unname_completion(name, deleted=True)
         else:
             self._names.free(name, ended=False)
@@ -224,8 +210,7 @@ class HandoffStore:
     def was_deleted(self, completion_or_handoff_id: str) -> bool:
         """Was there a state of this name, and was it deleted within the last minute?"""
         self.purge()
-        tombstone = self._tombstones.get(completion_or_handoff_id)
-        return tombstone is not None and tombstone.existed
+        return self._tombstones.had_state(completion_or_handoff_id)
 
     def expires_in(self, record: HandoffRecord) -> float:
         """Seconds until `record` is dropped if nothing changes."""
@@ -245,8 +230,7 @@ class HandoffStore:
                 self._forget(record.opt_in.handoff_id)
             else:
                 break
-        while self._tombstones and now - _first(self._tombstones).at > TOMBSTONE_TTL_S:
-            self._unbury()
+        self._tombstones.purge()
 
     def make_room(self) -> None:
         """Drop what ended first until both bounds hold. Running ones stay: their DELETE must work.

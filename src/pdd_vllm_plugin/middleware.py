@@ -12,7 +12,14 @@ from pydantic_core import from_json, to_json
 from starlette.responses import Response
 
 from pdd_core.errors import InvalidOptIn
-from pdd_core.optin import HANDOFF, INLINE, check_one_answer, parse_opt_in
+from pdd_core.optin import (
+    HANDOFF,
+    INLINE,
+    check_kept,
+    check_one_answer,
+    check_tokenizer_digest,
+    parse_opt_in,
+)
 from pdd_core.state_request import parse_state_request
 from pdd_vllm_plugin import openai_json
 from pdd_vllm_plugin.inline_updates import OBJECTS, InlineUpdates
@@ -48,13 +55,14 @@ class OptInCheck:
             return
         if found is not None and not _counts(found):
             messages = [{"type": "http.request", "body": _counting(found)}]
-        replayed = iter(messages)
+        looked, replayed = found is not None, iter(messages)
+        del messages, body, found  # the answer may take minutes, and vLLM has read them by then
 
         async def replay() -> Message:
             # After the stored messages the real channel: it is how vLLM learns that the client has left.
             return next(replayed, None) or await receive()
 
-        if found is None:
+        if not looked:
             await self._app(scope, replay, send)
             return
         updates = InlineUpdates(send, path, hold_s=self._service.config.cancel_timeout_s)
@@ -79,12 +87,14 @@ class OptInCheck:
             opt_in = parse_opt_in(xargs)
             if opt_in is None:
                 return None
+            check_tokenizer_digest(opt_in, self._service.tokenizer)
             _check_single(request)
+            check_kept(request)
             if opt_in.inline:
                 _check_inline(path, request)
             self._service.store.check_free(opt_in.handoff_id)
         except InvalidOptIn as error:
-            return openai_json.error(400, str(error), param=error.param)
+            return openai_json.error(400, str(error), param=error.param, code=error.code)
         if self._service.store.full_of_running():
             return openai_json.error(
                 429,

@@ -26,11 +26,12 @@ def error(
     message: str,
     *,
     param: str | None = None,
+    code: str | None = None,
     headers: dict[str, str] | None = None,
     kv: NoKV | None = None,
 ) -> JSONResponse:
-    """An OpenAI error object, with the same `type` names that vLLM uses; beside it, why there are no cells."""
-    body = {"message": message, "type": _TYPES[status], "param": param, "code": status}
+    """An OpenAI error object, as vLLM's: `code` is the status unless given. Beside it, why there are no cells."""
+    body = {"message": message, "type": _TYPES[status], "param": param, "code": code or status}
     more = {} if kv is None else {"kv": kv.model_dump()}
     return JSONResponse({"error": body, **more}, status_code=status, headers=headers)
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from pdd_vllm_plugin.handoff_service import HandoffService
 
 UNKNOWN = "no handoff has this id: it is unknown, expired or deleted"
+FLOODED = (
+    f"{UNKNOWN}. So many such ids were deleted within a minute that this one cannot be refused to a request that "
+    "is yet to come: ask again"
+)
 UNKNOWN_COMPLETION = "no opted-in completion has this id: it is unknown, expired or deleted"
 _OBJECTS = {Verb.CANCEL: "pdd.handoff.deleted", Verb.DELETE: "chat.completion.deleted"}
 
@@ -141,14 +145,23 @@ class StateAnswers:
         if request.verb is Verb.CANCEL and self._refuse(request):
             late = "a request that comes with this id within a minute is refused"
             return openai_json.error(404, f"{UNKNOWN}; {late}")
+        if request.verb is Verb.CANCEL and _is_handoff_id(request.id) and not self._can_refuse(request):
+            return openai_json.error(429, FLOODED, headers={"retry-after": "1"})
         return openai_json.error(404, UNKNOWN)
 
     def _refuse(self, request: StateRequest) -> bool:
         """Refuse an id for a minute: its DELETE may have overtaken its POST. False if that cannot be."""
-        try:
-            return self._service.store.refuse(check_handoff_id(request.id))
-        except InvalidOptIn:
-            return False
+        return _is_handoff_id(request.id) and self._service.store.refuse(request.id)
+
+    def _can_refuse(self, request: StateRequest) -> bool:
+        return self._service.store.can_refuse(request.id)
+
+
+def _is_handoff_id(name: str) -> bool:
+    try:
+        return bool(check_handoff_id(name))
+    except InvalidOptIn:
+        return False
 
 
 def deleted(request: StateRequest, *, confirmed: bool) -> Response:

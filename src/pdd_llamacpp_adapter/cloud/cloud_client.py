@@ -13,7 +13,14 @@ from pydantic import BaseModel
 from pdd_core.env import Env
 from pdd_core.errors import CloudLost, CloudRefused
 from pdd_core.fingerprint import Name
-from pdd_core.handoff import BUDGET_POLICIES, CloudInfo, HandoffDeleted, HandoffState, VocabularyPiece
+from pdd_core.handoff import (
+    BUDGET_POLICIES,
+    TOKENIZER_DIGEST,
+    CloudInfo,
+    HandoffDeleted,
+    HandoffState,
+    VocabularyPiece,
+)
 from pdd_core.http_client import new_async_client
 from pdd_core.kv.frames import FrameReader
 from pdd_core.session_id import SESSION_HEADER
@@ -121,6 +128,12 @@ class CloudClient:
     def _knows_budget_policies(self) -> bool:
         return self.info is not None and BUDGET_POLICIES in self.info.features
 
+    @property
+    def _digest(self) -> str | None:
+        """What the cloud's tokenizer was called when it was last looked at, for a cloud that compares it."""
+        info = self.info
+        return info.tokenizer.digest if info is not None and TOKENIZER_DIGEST in info.features else None
+
     async def connect(self, vocab: DeviceVocabulary | None = None, *, retries: int = 2) -> CloudInfo:
         """Read what the cloud is and, with `vocab`, check that token ids can cross.
 
@@ -173,6 +186,8 @@ class CloudClient:
         client = self._client.with_options(max_retries=0)  # whether to ask again is the answer's to decide
         if opt_in is not None and self._knows_budget_policies:
             opt_in = replace(opt_in, tenant=self._tenant)
+        if opt_in is not None and self._checked is not None:
+            opt_in = replace(opt_in, tokenizer=self._digest)
         session = self.sessions.begin(request.session or "", None if opt_in is None else opt_in.handoff_id)
         headers = self.sessions.headers(session, f"{self._client.base_url}{POST_PATH.removeprefix('/')}")
         model, url = await self._model_name(), self._client.base_url

@@ -49,7 +49,8 @@ class RefinementReport:
     """Tokens that the guard judged by."""
     reason: str | None = None
     """Why the device read no refined prompt: ``not_enabled`` and the other reasons of the wire, ``unavailable``
-    (no answer), ``invalid`` (one that breaks the contract), ``too_late`` (nothing was left to save)."""
+    (no answer), ``invalid`` (one that breaks the contract), ``too_late`` (nothing was left to save),
+    ``too_many_spans`` (more parts of the prompt have to stay than a cloud takes)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

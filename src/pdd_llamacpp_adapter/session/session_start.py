@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from pdd_core.hookspecs import PaceRequest, PaceTarget
+from pdd_core.optin import MAX_PROTECTED
 from pdd_llamacpp_adapter.engine.explicit_grammar import explicit_grammar
 from pdd_llamacpp_adapter.engine.grammar_limits import check_limits
 from pdd_llamacpp_adapter.request import check_token_ids, context_overflow, requested
@@ -166,6 +167,9 @@ async def set_up(request: AnswerRequest, options: SessionOptions) -> SessionSetu
         if request.refine_ratio is not None:
             protected = await anyio.to_thread.run_sync(protected_by_device, request, engine.vocab)
             fetch = RefinedPromptFetch(live, request.refine_ratio, protected)
+            if len(protected) > MAX_PROTECTED:  # a cloud would refuse the request
+                problem = f"{len(protected)} parts of it have to stay, and a cloud takes {MAX_PROTECTED}"
+                fetch.give_up("too_many_spans", problem)
         if request.kv:
             silence_s = options.patience.cells_silence_s
             cells = CellsFetch(live, engine.kv, options.cells_checks, silence_s=silence_s)

@@ -17,7 +17,6 @@ from pdd_core.state_request import BY_COMPLETION, Verb
 from pdd_vllm_plugin import openai_json
 from pdd_vllm_plugin.cancel import ENDED_BY_ENGINE
 from pdd_vllm_plugin.handoff_names import names_a_state
-from pdd_vllm_plugin.handoff_store import MAX_TOMBSTONES
 from pdd_vllm_plugin.shared_store import names
 from pdd_vllm_plugin.shared_store.connection import COMMAND_S, connect
 from pdd_vllm_plugin.shared_store.questions import Questions
@@ -26,6 +25,7 @@ from pdd_vllm_plugin.shared_store.store_metrics import StoreMetrics
 from pdd_vllm_plugin.shared_store.store_thread import StoreThread
 from pdd_vllm_plugin.shared_store.stored_state import StoredState, decode
 from pdd_vllm_plugin.state_answers import UNKNOWN, UNKNOWN_COMPLETION, deleted
+from pdd_vllm_plugin.tombstones import MAX_TOMBSTONES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

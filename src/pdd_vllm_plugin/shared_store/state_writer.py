@@ -13,10 +13,10 @@ from redis.exceptions import TimeoutError as Late
 
 from pdd_vllm_plugin.cancel import ENDED_BY_ENGINE
 from pdd_vllm_plugin.handoff_names import names_a_state
-from pdd_vllm_plugin.handoff_store import MAX_TOMBSTONES, TOMBSTONE_TTL_S
 from pdd_vllm_plugin.shared_store import names
 from pdd_vllm_plugin.shared_store.scripts import REMOVE, WRITE
 from pdd_vllm_plugin.shared_store.stored_state import encode
+from pdd_vllm_plugin.tombstones import MAX_TOMBSTONES, TOMBSTONE_TTL_S
 
 if TYPE_CHECKING:
     from pdd_core.handoff import Status

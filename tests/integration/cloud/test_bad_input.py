@@ -1,8 +1,14 @@
 """Wrong opt-ins: a 400 that names the field, before any work, on every route."""
 
+from urllib.parse import urlsplit
+
 import openai
+import psutil
 import pytest
 from cloud_support import PROMPTS, complete, new_id
+
+from pdd_core.handoff import TOKENIZER_DIGEST, CloudInfo
+from pdd_vllm_plugin.config import PDDConfig
 
 BUDGET, RATIO, HANDOFF = (f"vllm_xargs.pdd_{name}" for name in ("decode_budget", "refine_ratio", "handoff"))
 
@@ -72,6 +78,109 @@ def test_a_body_of_too_many_levels_is_told_as_vllm_tells_it(cloud, client, where
         )
     assert "error parsing the body" in caught.value.response.text  # FastAPI's own, as without the plugin
     assert len(cloud.steps()) == steps
+
+
+def memory(cloud):
+    """Bytes that the API server has in memory."""
+    port = urlsplit(cloud.base_url).port
+    listening = (one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN)
+    return psutil.Process(next(one.pid for one in listening if one.laddr.port == port)).memory_info().rss
+
+
+def opted_in(client, fields, **more):
+    xargs = {"pdd_handoff": new_id(), **fields}
+    body = {"model": "smollm2", "prompt": "p", "max_tokens": 1, "vllm_xargs": xargs, **more}
+    return client.post("/completions", cast_to=object, body=body)
+
+
+@pytest.mark.parametrize(
+    ("fields", "more", "param"),
+    [
+        ({"pdd_protect": list(range(1_000_000))}, {}, "vllm_xargs.pdd_protect"),
+        ({"pdd_protect": list(range(1_000_000)), "pdd_refine_ratio": 0.5}, {}, "vllm_xargs.pdd_protect"),
+        ({}, {"stop": ["x" * 6_000_000]}, "stop"),
+        ({}, {"bad_words": ["x" * 6_000_000]}, "bad_words"),
+    ],
+    ids=["spans", "spans of a refined prompt", "stop", "bad words"],
+)
+def test_no_request_fills_the_api_servers_memory(cloud, client, fields, more, param):
+    def asked(times):
+        for _ in range(times):
+            with pytest.raises(openai.BadRequestError) as caught:
+                opted_in(client, fields, **more)
+            assert caught.value.param == param
+        return memory(cloud)
+
+    steps, before = len(cloud.steps()), asked(3)  # the first ones make room for a body of this size
+    assert asked(12) < before + 32 * 2**20
+    assert len(cloud.steps()) == steps
+
+
+def test_what_states_keep_is_bounded_in_bytes_whatever_it_is(cloud, client):
+    ids = [40_000 + number % 9_000 for number in range(100_000)]  # 3.6 MB in each state
+
+    def asked(times):
+        for _ in range(times):
+            opted_in(client, {"pdd_decode_budget": 1}, stop_token_ids=ids)
+        return memory(cloud)
+
+    bound = 4 * PDDConfig().max_state_tokens
+    before = asked(3)
+    assert asked(2 * bound // (36 * len(ids))) < before + bound + 32 * 2**20
+
+
+def test_what_only_the_recorder_sees_is_refused_by_name_as_well(cloud, client):
+    steps = len(cloud.steps())
+    with pytest.raises(openai.BadRequestError, match="must end within the prompt") as caught:
+        opted_in(client, {"pdd_protect": [0, 1_000]})
+    assert caught.value.param == "vllm_xargs.pdd_protect"
+    with (
+        cloud.client(default_headers={"X-Request-Id": "x" * 10_000}) as named,
+        pytest.raises(openai.BadRequestError, match="X-Request-Id must have at most") as caught,
+    ):
+        opted_in(named, {})
+    assert caught.value.param == "X-Request-Id"
+    assert len(cloud.steps()) == steps
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("route", ["completions", "chat", "responses"])
+def test_ids_of_another_vocabulary_are_refused_before_anything_is_decoded(cloud, client, route, stream):
+    steps = len(cloud.steps())
+    with pytest.raises(openai.BadRequestError, match="is not the digest of this server's tokenizer") as caught:
+        post(client, route, {"pdd_tokenizer": "f" * 64}, stream=stream)
+    assert (caught.value.code, caught.value.param) == ("tokenizer_mismatch", "vllm_xargs.pdd_tokenizer")
+    assert len(cloud.steps()) == steps
+
+
+def test_ids_of_the_same_vocabulary_are_answered(cloud, client):
+    info = CloudInfo.model_validate(client.get("/pdd/info", cast_to=object))
+    assert TOKENIZER_DIGEST in info.features
+    own = {"pdd_tokenizer": info.tokenizer.digest}
+    assert len(complete(client, budget=3, xargs=own).token_ids) == 3
+    steps = len(cloud.steps())
+    hidden = b'{"model":"smollm2","prompt":"p","max_tokens":2,"vllm_xargs":{"\\u0070dd_handoff":"%s",%s}}'
+    body = hidden % (new_id().encode(), b'"\\u0070dd_tokenizer":"%s"' % (b"f" * 64))
+    with pytest.raises(openai.BadRequestError, match="is not the digest") as caught:
+        client.post(
+            "/completions", cast_to=object, content=body, options={"headers": {"Content-Type": "application/json"}}
+        )
+    assert caught.value.param == "vllm_xargs.pdd_tokenizer"
+    assert len(cloud.steps()) == steps
+
+
+def test_without_opting_in_the_same_is_as_on_vllm(client):
+    body = {"model": "smollm2", "prompt": "p", "max_tokens": 1, "stop": ["x" * 20_000]}
+    assert client.post("/completions", cast_to=object, body=body)["choices"]
+
+
+def test_a_count_that_no_answer_has_room_for_is_refused(client):
+    for question in ({"pdd_read": new_id(), "pdd_wait": 10**400}, {"pdd_vocabulary": 2**31}):
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.post("/completions", cast_to=object, body={"model": "smollm2", "vllm_xargs": question})
+        assert caught.value.param == f"vllm_xargs.{list(question)[-1]}"
+    with pytest.raises(openai.BadRequestError):
+        client.get("/pdd/vocabulary", cast_to=object, options={"params": {"start": 2**31}})
 
 
 def test_bad_requests_disturb_nobody(cloud, client):

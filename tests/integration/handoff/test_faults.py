@@ -11,6 +11,7 @@ from cloud_support import KEY, new_id
 from held_engine import Held
 
 from pdd_core.errors import CloudRefused, CloudUnreachable, TokenizerMismatch
+from pdd_core.handoff import TOKENIZER_DIGEST
 from pdd_core.optin import OptIn
 from pdd_core.patience import Patience
 from pdd_core.planner.types import Verdict
@@ -261,6 +262,24 @@ async def test_another_vocabulary_is_refused_with_the_first_difference(cloud, en
         assert "something else" in str(caught.value)
         info = await client.connect(engine.vocab)
     assert json.loads(info.model_dump_json())["tokenizer"]["size"] == 49152
+
+
+async def test_a_cloud_that_has_another_vocabulary_by_now_refuses_and_the_device_answers(cloud, engine, expected):
+    prompt, ids = expected
+    async with CloudClient(cloud.base_url, api_key=KEY) as client:
+        info = await client.connect(engine.vocab)
+        assert TOKENIZER_DIGEST in info.features
+        steps = len(cloud.steps())
+        other = info.tokenizer.model_copy(update={"digest": "f" * 64})
+        client.info = info.model_copy(update={"tokenizer": other})  # as of a cloud that has been restarted since
+        shown, outcome = await answer_of(engine, client, prompt)
+        assert len(cloud.steps()) == steps
+        assert "pdd_tokenizer is not the digest" in outcome.cloud_error
+        assert [token.token_id for token in shown] == ids
+        assert outcome.timeline.count(Source.CLOUD) == 0
+        client.info = info
+        _, outcome = await answer_of(engine, client, prompt)
+    assert outcome.cloud_error is None
 
 
 async def test_a_port_where_nobody_listens_is_named():

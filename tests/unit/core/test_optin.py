@@ -5,7 +5,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdd_core.errors import InvalidOptIn
-from pdd_core.optin import MAX_DECODE_BUDGET, OptIn, check_one_answer, parse_opt_in
+from pdd_core.optin import (
+    FOREIGN_TOKENIZER,
+    MAX_DECODE_BUDGET,
+    MAX_KEPT_IDS,
+    MAX_PROTECTED,
+    MAX_STOP_CHARS,
+    OptIn,
+    check_kept,
+    check_one_answer,
+    check_protected,
+    check_tokenizer_digest,
+    parse_opt_in,
+)
 
 ID = uuid.uuid4().hex
 
@@ -125,3 +137,116 @@ def test_a_wrong_flag_is_named(value):
 def test_the_kv_cache_is_not_asked_for_without_a_handoff():
     with pytest.raises(InvalidOptIn, match="pdd_handoff is required"):
         parse_opt_in({"pdd_kv": 1})
+
+
+@pytest.mark.parametrize("spans", [0, 1, MAX_PROTECTED])
+def test_so_many_spans_may_be_protected(spans):
+    bounds = list(range(2 * spans))
+    assert len(parse_opt_in({"pdd_handoff": ID, "pdd_protect": bounds}).protect) == spans
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (list(range(2 * MAX_PROTECTED + 2)), r"must have at most 4,096 spans, not 4,097"),
+        (["x" * 1000] * 1_000_000, "must have at most 4,096 spans"),
+        ([0, 2**31], "increasing positions below 2147483648"),
+        ([0, 10**400], "increasing positions"),
+        ([5, 5], "increasing positions"),
+        ([1, 2, 3], "increasing positions"),
+        ("x" * 100_000, "increasing positions"),
+    ],
+)
+def test_protected_spans_that_cannot_be_are_named_in_a_few_words(value, problem):
+    with pytest.raises(InvalidOptIn, match=f"pdd_protect {problem}" if "most" in problem else problem) as caught:
+        parse_opt_in({"pdd_handoff": ID, "pdd_protect": value})
+    assert caught.value.param == "vllm_xargs.pdd_protect"
+    assert len(str(caught.value)) < 300
+
+
+def test_a_protected_span_ends_within_the_prompt():
+    check_protected(((0, 2), (5, 10)), 10)
+    check_protected((), 0)
+    with pytest.raises(InvalidOptIn, match="must end within the prompt, which has 9 tokens, not at 10") as caught:
+        check_protected(((0, 2), (5, 10)), 9)
+    assert caught.value.param == "vllm_xargs.pdd_protect"
+
+
+@pytest.mark.parametrize(
+    ("stop", "bad_words", "param"),
+    [
+        (None, None, None),
+        ("x" * MAX_STOP_CHARS, None, None),
+        (["x"] * 4, ["y" * (MAX_STOP_CHARS - 4)], None),
+        ([5, None, "x"], {"no": "list"}, None),  # vLLM's to refuse
+        ("x" * (MAX_STOP_CHARS + 1), None, "stop"),
+        (["x" * MAX_STOP_CHARS, "x"], None, "stop"),
+        ("x", ["y"] * MAX_STOP_CHARS, "bad_words"),
+        (None, ["y" * (MAX_STOP_CHARS + 1)], "bad_words"),
+        ([""] * (MAX_STOP_CHARS + 1), None, "stop"),
+    ],
+)
+def test_texts_that_are_kept_are_bounded_together(stop, bad_words, param):
+    if param is None:
+        check_kept({"stop": stop, "bad_words": bad_words})
+        return
+    with pytest.raises(InvalidOptIn, match="at most 16,384 characters") as caught:
+        check_kept({"stop": stop, "bad_words": bad_words})
+    assert caught.value.param == param
+
+
+def test_anthropics_name_of_it_counts_as_well():
+    check_kept({})
+    with pytest.raises(InvalidOptIn) as caught:
+        check_kept({"stop_sequences": ["x" * MAX_STOP_CHARS, "y"]})
+    assert caught.value.param == "stop_sequences"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"stop_token_ids": [7] * MAX_KEPT_IDS}, None),
+        ({"stop_token_ids": 5, "allowed_token_ids": None, "logit_bias": "7"}, None),  # vLLM's to refuse
+        ({"stop_token_ids": [7] * (MAX_KEPT_IDS + 1)}, "stop_token_ids"),
+        ({"stop_token_ids": [7], "allowed_token_ids": [7] * MAX_KEPT_IDS}, "allowed_token_ids"),
+        ({"allowed_token_ids": [7], "logit_bias": dict.fromkeys(range(MAX_KEPT_IDS), 1.0)}, "logit_bias"),
+    ],
+)
+def test_ids_that_are_kept_are_bounded_together(fields, param):
+    if param is None:
+        check_kept(fields)
+        return
+    with pytest.raises(InvalidOptIn, match="at most 131,072 entries together") as caught:
+        check_kept(fields)
+    assert caught.value.param == param
+
+
+def test_the_name_of_a_field_is_not_echoed_whole():
+    with pytest.raises(InvalidOptIn) as caught:
+        parse_opt_in({"pdd_handoff": ID, "pdd_" + "x" * 100_000: 1})
+    assert len(str(caught.value)) + len(caught.value.param) < 500
+
+
+DIGEST = "0123456789abcdef" * 4
+
+
+def test_the_digest_of_a_tokenizer_goes_both_ways():
+    opt_in = OptIn(ID, tokenizer=DIGEST)
+    assert parse_opt_in(opt_in.xargs()) == opt_in
+
+
+@pytest.mark.parametrize(
+    "value", ["", DIGEST[1:], f"{DIGEST}0", DIGEST.upper(), f"{DIGEST[1:]}\n", "g" * 64, 7, None]
+)
+def test_what_is_no_digest_is_named(value):
+    with pytest.raises(InvalidOptIn, match="pdd_tokenizer must have 64 hexadecimal digits") as caught:
+        parse_opt_in({"pdd_handoff": ID, "pdd_tokenizer": value})
+    assert (caught.value.param, caught.value.code) == ("vllm_xargs.pdd_tokenizer", None)
+
+
+def test_a_foreign_digest_has_a_code_of_its_own():
+    check_tokenizer_digest(OptIn(ID), DIGEST)
+    check_tokenizer_digest(OptIn(ID, tokenizer=DIGEST), DIGEST)
+    with pytest.raises(InvalidOptIn, match=f"which is {DIGEST}") as caught:
+        check_tokenizer_digest(OptIn(ID, tokenizer="f" * 64), DIGEST)
+    assert (caught.value.param, caught.value.code) == ("vllm_xargs.pdd_tokenizer", FOREIGN_TOKENIZER)

@@ -59,12 +59,24 @@ def test_other_fields_ask_nothing(xargs):
         ({"pdd_cells": ID, "pdd_to": True}, "pdd_to"),
         ({"pdd_cells": ID, "pdd_wait": 1}, "pdd_wait"),
         ({"pdd_read": ID, "pdd_to": 1}, "pdd_to"),
+        ({"pdd_read": ID, "pdd_wait": 10**400}, "pdd_wait"),
+        ({"pdd_read": ID, "pdd_after": 2**31}, "pdd_after"),
+        ({"pdd_cancel": ID, "pdd_used": 10**400}, "pdd_used"),
+        ({"pdd_vocabulary": 2**31}, "pdd_vocabulary"),
+        ({"pdd_cells": ID, "pdd_from": 2**31}, "pdd_from"),
+        ({"pdd_cells": ID, "pdd_to": 10**400}, "pdd_to"),
     ],
 )
 def test_a_wrong_question_is_refused_by_the_name_of_its_field(xargs, param):
     with pytest.raises(InvalidOptIn) as refused:
         parse_state_request(xargs)
     assert refused.value.param == f"vllm_xargs.{param}"
+
+
+def test_the_name_of_a_field_is_not_echoed_whole():
+    with pytest.raises(InvalidOptIn) as refused:
+        parse_state_request({"pdd_read": ID, "pdd_" + "x" * 100_000: 1})
+    assert len(str(refused.value)) + len(refused.value.param) < 300
 
 
 def test_each_question_that_goes_by_post_has_a_field_of_its_own_name():

@@ -29,7 +29,16 @@ from pdd_core.handoff import (
 )
 from pdd_core.kv.frames import HEADER_BYTES, MEDIA_TYPE
 from pdd_core.kv.geometry import KV_VERSION, PIECE_TOKENS, KVGeometry, KVPart, NoKV, NoKVReason, RopeGeometry
-from pdd_core.optin import FIELDS, HANDOFF_ID_CHARS, MAX_DECODE_BUDGET, STOP_REASON
+from pdd_core.optin import (
+    FIELDS,
+    HANDOFF_ID_CHARS,
+    KEPT_IDS,
+    MAX_DECODE_BUDGET,
+    MAX_KEPT_IDS,
+    MAX_PROTECTED,
+    MAX_STOP_CHARS,
+    STOP_REASON,
+)
 from pdd_core.patience import Patience
 from pdd_core.planner import types
 from pdd_core.refinement.prompt import RefinePrompt
@@ -45,15 +54,17 @@ from pdd_llamacpp_adapter.session.answer_session import AnswerSession
 from pdd_llamacpp_adapter.session.outcome import Mode, Outcome
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.generate_recorder import SAMPLING_FIELDS
+from pdd_vllm_plugin.handoff_names import MAX_REQUEST_ID_CHARS
 from pdd_vllm_plugin.handoff_record import HandoffRecord
 from pdd_vllm_plugin.handoff_routes import make_router
 from pdd_vllm_plugin.handoff_service import HandoffService
-from pdd_vllm_plugin.handoff_store import MAX_TOMBSTONES, NOT_STARTED_TTL_S, TOMBSTONE_TTL_S
+from pdd_vllm_plugin.handoff_store import NOT_STARTED_TTL_S
 from pdd_vllm_plugin.kv.cell_answers import MAX_STREAMS
 from pdd_vllm_plugin.kv.cells_response import STALL_S
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.middleware import MAX_PARSED_BYTES, PATHS
 from pdd_vllm_plugin.shared_store.store_metrics import StoreMetrics
+from pdd_vllm_plugin.tombstones import MAX_REFUSED, MAX_TOMBSTONES, TOMBSTONE_TTL_S
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -146,14 +157,23 @@ def test_bounds_are_the_codes():
         f"0 to {MAX_WAIT_S:g} seconds",
         f"after {NOT_STARTED_TTL_S:g} seconds",
         f"lasts {TOMBSTONE_TTL_S:g} seconds",
-        f"{MAX_TOMBSTONES:,} are kept",
+        f"the newest {MAX_TOMBSTONES:,} names are kept",
+        f"at most {MAX_REFUSED:,} of them",
+        f"of `stop` and `bad_words` together {MAX_STOP_CHARS:,}",
+        f"of `X-Request-Id` {MAX_REQUEST_ID_CHARS}",
+        f"`{KEPT_IDS[-1]}` together {MAX_KEPT_IDS:,}",
         f"above {MAX_PARSED_BYTES // 2**20} MiB",
         f"`ttl_s` seconds ({PDDConfig().ttl_s:g})",
         f"`max_handoffs` states ({PDDConfig().max_handoffs:,})",
         f"({PDDConfig().max_state_tokens:,})",
     ):
         assert text in " ".join(WIRE.split()), text
-    for text in (f"{shortest} to {longest} characters", f"1 to {MAX_DECODE_BUDGET:,}"):
+    bounds = (
+        f"{shortest} to {longest} characters",
+        f"1 to {MAX_DECODE_BUDGET:,}",
+        f"at most {MAX_PROTECTED:,} spans",
+    )
+    for text in bounds:
         assert text in section(FIELDS_ON_THE_WIRE, "Opt-in fields"), text
 
 

@@ -39,6 +39,21 @@ def test_a_wrong_field_is_named(field, value):
         AnswerRequest(**{"prompt_token_ids": [1], "max_tokens": 8, field: value})
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stop": ["x" * 20_000]},
+        {"bad_words": ["x" * 9_000, "y" * 9_000]},
+        {"allowed_token_ids": [7] * 200_000},
+        {"logit_bias": dict.fromkeys(range(200_000), 1.0)},
+    ],
+)
+def test_what_a_cloud_would_refuse_to_keep_is_refused_by_name(fields):
+    with pytest.raises(InvalidRequest, match="together, for an answer to be handed over") as refused:
+        AnswerRequest(prompt_token_ids=[1], max_tokens=8, **fields)
+    assert [refused.value.param] == list(fields)
+
+
 def test_protected_spans_are_put_in_order():
     request = AnswerRequest(prompt_token_ids=range(9), max_tokens=1, protect=[[6, 8], (0, 2), (2, 4), (1, 3)])
     assert request.protect == ((0, 4), (6, 8))

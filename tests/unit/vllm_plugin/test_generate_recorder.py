@@ -1,4 +1,5 @@
 import asyncio
+from contextvars import ContextVar
 from types import SimpleNamespace
 
 import pytest
@@ -6,8 +7,10 @@ from prometheus_client import CollectorRegistry
 from vllm_fakes import FakeEngine, output, sampling_params
 
 from pdd_core.handoff import Status
+from pdd_core.optin import MAX_KEPT_IDS, MAX_STOP_CHARS
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.generate_recorder import GenerateRecorder
+from pdd_vllm_plugin.handoff_names import MAX_REQUEST_ID_CHARS
 from pdd_vllm_plugin.handoff_store import HandoffStore
 from pdd_vllm_plugin.metrics import CloudMetrics
 from pdd_vllm_plugin.question_window import window_of, with_window
@@ -18,8 +21,8 @@ OPT_IN = {"pdd_handoff": ID, "pdd_decode_budget": 2}
 REPORT = {"pdd": {"engine": 0, "tokens": 2, "set_by": "client"}}
 
 
-def recorder_over(engine):
-    store = HandoffStore(PDDConfig())
+def recorder_over(engine, **config):
+    store = HandoffStore(PDDConfig(**config))
     metrics = CloudMetrics(CollectorRegistry())
     return GenerateRecorder(engine, store, model="m", tokenizer="digest", metrics=metrics), store
 
@@ -173,6 +176,65 @@ async def test_a_wrong_opt_in_is_refused_before_the_engine():
     assert len(store) == 0
 
 
+@pytest.mark.parametrize(
+    ("opt_in", "fields", "request_id", "param"),
+    [
+        ({"pdd_protect": [0, 2, 3, 5]}, {}, "cmpl-1-0", "vllm_xargs.pdd_protect"),
+        ({}, {"stop": ["x" * MAX_STOP_CHARS, "y"]}, "cmpl-1-0", "stop"),
+        ({}, {"stop": ["x"], "bad_words": ["y" * MAX_STOP_CHARS]}, "cmpl-1-0", "bad_words"),
+        ({}, {"stop_token_ids": [7] * (MAX_KEPT_IDS + 1)}, "cmpl-1-0", "stop_token_ids"),
+        ({}, {}, "cmpl-" + "x" * MAX_REQUEST_ID_CHARS, "X-Request-Id"),
+    ],
+)
+async def test_what_a_state_would_keep_without_bounds_is_refused_by_name(opt_in, fields, request_id, param):
+    engine = FakeEngine()
+    recorder, store = recorder_over(engine)
+    prompt = {"prompt_token_ids": [1, 2, 3, 4]}
+    with pytest.raises(ValueError, match="must") as caught:
+        recorder.generate(prompt, sampling_params({**OPT_IN, **opt_in}, **fields), request_id)
+    assert caught.value.parameter == param
+    assert (engine.calls, len(store)) == ([], 0)
+    recorder.generate(prompt, sampling_params(**fields), request_id)  # as on plain vLLM
+    assert [called for called, _ in engine.calls] == [request_id]
+
+
+async def test_ids_of_another_vocabulary_are_refused_before_the_engine():
+    engine = FakeEngine()
+    store, metrics = HandoffStore(PDDConfig()), CloudMetrics(CollectorRegistry())
+    recorder = GenerateRecorder(engine, store, model="m", tokenizer="a" * 64, metrics=metrics)
+    with pytest.raises(ValueError, match="pdd_tokenizer is not the digest") as caught:
+        recorder.generate({}, sampling_params({**OPT_IN, "pdd_tokenizer": "b" * 64}), "cmpl-1-0")
+    assert caught.value.parameter == "vllm_xargs.pdd_tokenizer"
+    assert (engine.calls, len(store)) == ([], 0)
+    recorder.generate({}, sampling_params({**OPT_IN, "pdd_tokenizer": "a" * 64}), "cmpl-1-0")
+    assert (len(engine.calls), len(store)) == (1, 1)
+
+
+async def test_what_the_client_gave_makes_earlier_states_make_way():
+    engine = FakeEngine([output([7], finish_reason="stop")])
+    recorder, store = recorder_over(engine, max_state_tokens=100_000)
+    for number in range(8):
+        given = {"stop_token_ids": list(range(1_000_000, 1_005_000))}  # as much as 45,000 ids of 4 bytes
+        async for _ in recorder.generate(
+            {}, sampling_params({"pdd_handoff": f"{number:032}"}, **given), "cmpl-1-0"
+        ):
+            pass
+    assert len(store) == 2
+
+
+async def test_nothing_of_a_request_is_kept_for_its_state_to_be_dropped_in_time(monkeypatch):
+    """A timer keeps the variables of who started it: vLLM's, and with ``pdd_inline`` the connection itself."""
+    timers = []
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "call_later", lambda *_, context=None: timers.append(context))
+    of_request = ContextVar("of_request")
+    of_request.set("a connection")
+    recorder, _ = recorder_over(FakeEngine([output([7], finish_reason="stop")]))
+    async for _ in recorder.generate({}, sampling_params(OPT_IN), "cmpl-1-0"):
+        pass
+    assert [len(context) for context in timers] == [0]
+
+
 async def test_an_id_in_use_is_refused_and_the_first_request_goes_on():
     recorder, store = recorder_over(FakeEngine([output([7], finish_reason="stop")]))
     first = recorder.generate({}, sampling_params(OPT_IN), "cmpl-1-0")
@@ -195,7 +257,7 @@ async def test_a_delete_before_the_first_iteration_is_not_lost():
 async def test_a_state_leaves_memory_when_its_time_is_up_though_nobody_asks(monkeypatch):
     timers = []
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(loop, "call_later", lambda delay, call: timers.append((delay, call)))
+    monkeypatch.setattr(loop, "call_later", lambda delay, call, **_: timers.append((delay, call)))
     engine = FakeEngine([output([7], finish_reason="stop")])
     clock = SimpleNamespace(now=0.0)
     store = HandoffStore(PDDConfig(ttl_s=60.0), lambda: clock.now)

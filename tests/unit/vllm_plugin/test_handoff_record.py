@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Mapping
+from dataclasses import is_dataclass
 from types import SimpleNamespace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdd_core.handoff import HandoffState
+from pdd_core.handoff import HandoffState, Refinement
 from pdd_core.optin import OptIn
-from pdd_vllm_plugin.handoff_record import _IDS_PER_LOGPROB, HandoffRecord
+from pdd_vllm_plugin.handoff_record import HandoffRecord
 
 ROWS = st.lists(st.dictionaries(st.integers(0, 9), st.just(SimpleNamespace(logprob=-0.5))), max_size=3)
 OUTPUTS = st.lists(
@@ -25,11 +29,35 @@ OUTPUTS = st.lists(
 )
 
 
-def record() -> HandoffRecord:
+EMPTY = 4096
+"""Bytes of a record without anything in it, at most: there are `max_handoffs`."""
+
+
+def record(*, sampling_params: Mapping[str, object] | None = None, **opt_in: object) -> HandoffRecord:
     return HandoffRecord(
-        opt_in=OptIn("a" * 32), completion_id="c", engine_request_id="e", model="m", tokenizer="d",
-        sampling_params={}, created=0.0, touched=0.0,
+        opt_in=OptIn("a" * 32, **opt_in), completion_id="c", engine_request_id="e", model="m", tokenizer="d",
+        sampling_params=sampling_params or {}, created=0.0, touched=0.0,
     )  # fmt: skip
+
+
+def memory_of(value: object) -> int:
+    """All that hangs on a value, by Python's own word; what is in it twice counts once."""
+    seen: dict[int, object] = {}
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen or isinstance(one, type):
+            continue
+        seen[id(one)] = one
+        if isinstance(one, Mapping):
+            waiting += [*one.keys(), *one.values()]
+        elif isinstance(one, list | tuple | set | frozenset):
+            waiting += one
+        elif isinstance(one, Refinement):
+            waiting += one.__dict__.values()
+        elif is_dataclass(one):
+            waiting += [getattr(one, name) for name in type(one).__slots__]
+    return sum(map(sys.getsizeof, seen.values()))
 
 
 def test_its_state_can_be_read_whatever_the_logprobs_are() -> None:
@@ -56,5 +84,52 @@ def test_its_size_is_that_of_what_it_holds(outputs: list[SimpleNamespace], delta
     assert held.output_token_ids.tolist() == ids
     assert "".join(held.text) == text
     assert (held.output_logprobs or []) == [dict.fromkeys(row, -0.5) for row in rows]
-    characters = sum(len(text) for text in held.text)
-    assert held.size == 5 + len(ids) + characters // 4 + _IDS_PER_LOGPROB * sum(map(len, rows))
+    assert memory_of(held) <= 4 * held.size + EMPTY
+    held.end("stop")
+    assert "".join(held.text) == text
+    assert memory_of(held) <= 4 * held.size + EMPTY
+
+
+BIG = range(1_000_000, 1_020_000)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"stop": ["é" * 5_000, "x"]},
+        {"bad_words": [f"word {number}" for number in range(1000)]},
+        {"stop_token_ids": list(BIG)},
+        {"allowed_token_ids": list(BIG)},
+        {"logit_bias": {token: token / 3 for token in BIG}},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_what_the_client_gave_counts_once_it_is_kept(given: dict[str, object]) -> None:
+    held = record(sampling_params=given)
+    assert memory_of(held) <= 4 * held.size + EMPTY
+    assert 4 * held.size <= 1.2 * memory_of(held)
+
+
+def test_protected_spans_count_in_the_wish_and_in_the_refined_prompt() -> None:
+    spans = tuple((position, position + 1) for position in range(1_000_000, 1_010_000, 2))
+    held = record(protect=spans, refine_ratio=0.5)
+    wish = held.size
+    assert memory_of(held) <= 4 * wish + EMPTY
+    kept = list(range(2_000_000, 2_010_000))
+    held.refinement = Refinement(
+        method="m", ratio=0.5, kept_indices=kept, kept_token_ids=[token + 20_000 for token in kept],
+        protected=[(start + 20_000, end + 20_000) for start, end in spans], window=1, layers=[1],
+    )  # fmt: skip
+    assert 4 * wish < memory_of(held) <= 4 * held.size + EMPTY
+
+
+def test_the_text_of_an_ended_answer_is_one_string() -> None:
+    held = record()
+    for number in range(1000):
+        text = f"{number:04}"
+        output = SimpleNamespace(token_ids=[number], text=text, logprobs=None, finish_reason=None)
+        held.add_output(output, delta=True)
+    running = held.size
+    held.end("stop")
+    assert (len(held.text), len(held.text[0])) == (1, 4000)
+    assert held.size < running / 5

@@ -200,6 +200,26 @@ async def test_a_delete_that_overtakes_its_post_refuses_it(server):
     assert server.posted == []
 
 
+async def test_where_an_unknown_id_cannot_be_refused_its_delete_says_so(server, monkeypatch):
+    monkeypatch.setattr("pdd_vllm_plugin.tombstones.MAX_REFUSED", 2)
+    others = ["b" * 32, "c" * 32]
+    for other in others:
+        assert (await server.client.delete(f"/v1/pdd/handoffs/{other}")).status_code == 404
+    for asked in (
+        await server.client.delete(f"/v1/pdd/handoffs/{ID}"),
+        await server.client.post("/v1/completions", json={"vllm_xargs": {"pdd_cancel": ID}}),
+    ):
+        assert (asked.status_code, asked.headers["retry-after"]) == (429, "1")
+        assert "cannot be refused" in asked.json()["error"]["message"]
+    assert (await server.client.delete("/v1/pdd/handoffs/x")).status_code == 404  # no request can have this id
+    for other in others:
+        assert (await server.client.delete(f"/v1/pdd/handoffs/{other}")).status_code == 404
+        answer = await server.client.post("/v1/completions", json={"vllm_xargs": {"pdd_handoff": other}})
+        assert answer.status_code == 400
+    await anext(server.begin())
+    assert (await server.client.delete(f"/v1/pdd/handoffs/{ID}")).status_code == 200
+
+
 async def test_one_request_id_twice_is_a_conflict_for_the_completions_id_only(server):
     other = "b" * 32
     await anext(server.begin())
@@ -223,6 +243,12 @@ async def test_info_and_vocabulary(server):
         ({"vllm_xargs": {**OPT_IN, "pdd_decode_budget": 10**9}}, "vllm_xargs.pdd_decode_budget"),
         ({"vllm_xargs": {**OPT_IN, "pdd_refine_ratio": 2}}, "vllm_xargs.pdd_refine_ratio"),
         ({"vllm_xargs": {"pdd_handoff": ""}}, "vllm_xargs.pdd_handoff"),
+        ({"vllm_xargs": {**OPT_IN, "pdd_protect": list(range(1_000_000))}}, "vllm_xargs.pdd_protect"),
+        ({"vllm_xargs": OPT_IN, "stop": "x" * 20_000}, "stop"),
+        ({"vllm_xargs": OPT_IN, "stop": ["x"], "bad_words": ["x" * 20_000]}, "bad_words"),
+        ({"vllm_xargs": OPT_IN, "stop_sequences": ["x" * 10_000, "y" * 10_000]}, "stop_sequences"),
+        ({"vllm_xargs": OPT_IN, "stop_token_ids": [7] * 200_000}, "stop_token_ids"),
+        ({"vllm_xargs": OPT_IN, "logit_bias": dict.fromkeys(range(200_000), 1)}, "logit_bias"),
         ({"vllm_xargs": OPT_IN, "n": 2}, "n"),
         ({"vllm_xargs": OPT_IN, "use_beam_search": True}, "use_beam_search"),
         ({"vllm_xargs": OPT_IN, "prompt": ["one", "two"]}, "prompt"),
@@ -236,6 +262,18 @@ async def test_a_wrong_opt_in_is_a_400_that_names_the_field(server, body, param)
     assert server.posted == []
 
 
+async def test_ids_of_another_vocabulary_are_refused_with_a_code_of_their_own(server):
+    server.service.tokenizer = "a" * 64
+    for path in POSTS:
+        foreign = await ask(server, path, {**OPT_IN, "pdd_tokenizer": "b" * 64}, prompt=[1, 2])
+        error = foreign.json()["error"]
+        assert (foreign.status_code, error["code"]) == (400, "tokenizer_mismatch")
+        assert error["param"] == "vllm_xargs.pdd_tokenizer"
+    assert server.posted == []
+    own = await ask(server, POSTS[0], {**OPT_IN, "pdd_tokenizer": "a" * 64}, prompt=[1, 2])
+    assert own.json() == {"ok": True}
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -243,6 +281,7 @@ async def test_a_wrong_opt_in_is_a_400_that_names_the_field(server, body, param)
         {"prompt": [1, 2, 3], "vllm_xargs": OPT_IN},
         {"prompt": [[1, 2, 3]], "vllm_xargs": OPT_IN},
         {"prompt": "p", "vllm_xargs": {"mine": 1}},
+        {"prompt": "about pdd_", "vllm_xargs": {"mine": 1}, "stop": "x" * 20_000, "bad_words": ["x" * 20_000]},
         {"prompt": "p", "vllm_xargs": None},
     ],
 )
@@ -410,3 +449,21 @@ def test_a_question_that_the_middleware_did_not_see_is_no_request_for_an_answer(
         server.begin(opt_in={name: ID})
     assert refused.value.parameter == f"vllm_xargs.{name}"
     assert server.engine.calls == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query"),
+    [
+        ("GET", "/v1/pdd/vocabulary", "start"),
+        ("GET", f"/v1/pdd/handoffs/{ID}", "after"),
+        ("DELETE", f"/v1/pdd/handoffs/{ID}", "used"),
+        ("GET", f"/v1/pdd/handoffs/{ID}/kv", "from"),
+        ("GET", f"/v1/pdd/handoffs/{ID}/kv", "to"),
+    ],
+)
+@pytest.mark.parametrize("number", [-1, 2**31, 10**400])
+async def test_a_count_that_no_answer_has_room_for_is_refused(server, method, path, query, number):
+    await anext(server.begin())
+    answer = await server.client.request(method, path, params={query: number})
+    assert answer.status_code == 422  # vLLM makes it a 400
+    assert answer.json()["detail"][0]["loc"] == ["query", query]

@@ -122,3 +122,9 @@ def test_why_there_are_no_cells_is_told_and_that_the_field_is_known(start):
 def test_the_processes_share_the_bound_on_what_is_sent(start):
     service, _ = start(parallel_config=parallel(_api_process_count=4), kv_mbit_s=8.0)
     assert service.cells._bucket._rate == 250_000
+
+
+def test_that_a_tokenizers_digest_is_compared_is_told(start):
+    service, info = start()
+    assert "tokenizer_digest" in info.features
+    assert service.tokenizer == info.tokenizer.digest

@@ -10,7 +10,8 @@ from pdd_core.handoff import Status
 from pdd_core.optin import OptIn
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.handoff_record import HandoffRecord
-from pdd_vllm_plugin.handoff_store import MAX_TOMBSTONES, NOT_STARTED_TTL_S, TOMBSTONE_TTL_S, HandoffStore
+from pdd_vllm_plugin.handoff_store import NOT_STARTED_TTL_S, HandoffStore
+from pdd_vllm_plugin.tombstones import MAX_REFUSED, MAX_TOMBSTONES, TOMBSTONE_TTL_S
 
 LONG = "x" * 20
 
@@ -106,6 +107,17 @@ def test_tokens_are_bounded_too(store, clock):
     assert store.get("a") is None
 
 
+def test_a_state_that_is_larger_than_all_may_be_makes_none_go(store, clock):
+    small, huge = record("a", clock=clock, tokens=10), record("b", clock=clock)
+    for one in (small, huge):
+        store.add(one)
+    end(store, small)
+    huge.output_token_ids.extend(range(101))
+    end(store, huge)
+    assert store.get("a") is small
+    assert store.get("b") is None
+
+
 def test_what_an_ended_state_grows_by_counts(store, clock):
     first, second = record("a", clock=clock, tokens=40), record("b", clock=clock, tokens=40)
     for one in (first, second):
@@ -174,12 +186,27 @@ def test_deleting_also_remembers_the_completions_id(store, clock):
     assert store.was_deleted(f"cmpl-{LONG}")
 
 
-def test_tombstones_are_bounded(store):
-    for index in range(MAX_TOMBSTONES + 10):
-        store.refuse(f"id{index}")
-    store.check_free("id0")
-    with pytest.raises(HandoffInUse):
-        store.check_free(f"id{MAX_TOMBSTONES + 9}")
+def test_a_flood_of_unknown_ids_makes_no_deletion_be_forgotten(store, clock):
+    store.add(record("a", clock=clock))
+    store.delete("a")
+    assert store.refuse("late")
+    assert sum(store.refuse(f"id{number}") for number in range(MAX_REFUSED + 10)) == MAX_REFUSED - 1
+    assert store.was_deleted("a")
+    for name in ("a", "late", "id0"):
+        with pytest.raises(HandoffInUse, match="deleted"):
+            store.check_free(name)
+    assert store.can_refuse("late")
+    assert not store.can_refuse("more")
+    clock.now += TOMBSTONE_TTL_S + 1
+    assert store.can_refuse("more")
+
+
+def test_the_newest_deleted_states_are_remembered(store, clock):
+    for number in range(MAX_TOMBSTONES // 2 + 1):  # each has two names
+        store.add(record(f"id{number}", f"cmpl-{LONG}{number}", clock=clock))
+        store.delete(f"id{number}")
+    assert not store.was_deleted("id0")
+    assert store.was_deleted("id1")
 
 
 def test_a_guessable_completion_id_names_nothing(store, clock):

@@ -646,6 +646,34 @@ def test_whatever_a_stream_holds_it_is_tokens_or_a_loss(sse, events):
         anyio.run(read)
 
 
+@pytest.mark.parametrize("features", [["decode_budget"], ["decode_budget", "tokenizer_digest"]])
+@pytest.mark.parametrize("vocab", [None, Vocabulary()], ids=["not checked", "checked"])
+async def test_a_cloud_that_compares_it_is_told_whose_ids_these_are(serve, sse, features, vocab):
+    told = {**info(), "features": features}
+    server = await serve(
+        {
+            ("GET", "/pdd/info"): (200, told),
+            COMPLETIONS: (200, [sse.chunk([1], finish="stop"), sse.DONE]),
+        }
+    )
+    async with CloudClient(server.url) as cloud:
+        await cloud.connect(vocab)
+        for opt_in in (OPT_IN, None):
+            async for _ in cloud.stream(REQUEST, opt_in):
+                pass
+    opted_in, plain = (body for _, _, body in server.requests[-2:])
+    knows = "tokenizer_digest" in features and vocab is not None
+    assert opted_in["vllm_xargs"].get("pdd_tokenizer") == (told["tokenizer"]["digest"] if knows else None)
+    assert "vllm_xargs" not in plain
+
+
+async def test_a_cloud_with_another_vocabulary_refuses_with_its_code(stream):
+    refusal = {"error": {"message": "no", "type": "BadRequestError", "param": "p", "code": "tokenizer_mismatch"}}
+    with pytest.raises(CloudRefused) as refused:
+        await stream((400, refusal))
+    assert (refused.value.status, refused.value.code) == (400, "tokenizer_mismatch")
+
+
 @pytest.mark.parametrize(("features", "tenant"), [(["decode_budget"], None), (["budget_policies"], "ward-7")])
 async def test_a_tenant_is_named_to_a_cloud_that_has_tenants(serve, sse, features, tenant):
     answers = {

@@ -242,6 +242,19 @@ async def test_a_cloud_that_refines_nothing_is_not_asked_to(session, fake_engine
     assert outcome.refinement.reason == "not_enabled"
 
 
+async def test_a_cloud_is_not_asked_to_keep_more_spans_than_it_takes(
+    session, fake_engine, fake_cloud, monkeypatch
+):
+    marked = {"protect": [(10, 11), (20, 21)]}  # with the first token and the last paragraph these are four
+    for most in (3, 4):
+        monkeypatch.setattr("pdd_llamacpp_adapter.session.session_start.MAX_PROTECTED", most)
+        cloud = fake_cloud([list(range(301, 307)), 60], refinement=refined())
+        _, outcome = await collect(session(engine=fake_engine(seconds=0.01), cloud=cloud, fields=marked))
+        asked = most == 4
+        assert (cloud.opt_in.refine_ratio is not None, len(cloud.opt_in.protect)) == (asked, 4 if asked else 0)
+        assert (outcome.refinement.reason == "too_many_spans") is not asked
+
+
 async def test_a_refinement_that_comes_after_catch_up_changes_nothing(session, fake_engine, fake_cloud):
     engine = fake_engine()
     cloud = fake_cloud([0.1, [301], 0.2, [302], 60], refinement=refined(), late=0.1)

@@ -9,9 +9,10 @@ from starlette.responses import JSONResponse
 
 from pdd_core.handoff import Status
 from pdd_core.state_request import StateRequest, Verb
-from pdd_vllm_plugin.handoff_store import NOT_STARTED_TTL_S, TOMBSTONE_TTL_S
+from pdd_vllm_plugin.handoff_store import NOT_STARTED_TTL_S
 from pdd_vllm_plugin.processes import other_processes
 from pdd_vllm_plugin.processes.other_processes import ENDED, SILENT
+from pdd_vllm_plugin.tombstones import TOMBSTONE_TTL_S
 
 pytestmark = pytest.mark.anyio
 ID = "a" * 32
@@ -19,7 +20,7 @@ CHAT = "chatcmpl-" + "c" * 20
 
 
 class Clock:
-    now = 1000.0
+    now = 0.0  # before any that the machine's own clock shows, however lately it was started
 
     def __call__(self):
         return self.now

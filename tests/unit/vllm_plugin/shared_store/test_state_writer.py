@@ -7,9 +7,9 @@ from prometheus_client import CollectorRegistry
 
 from pdd_core.handoff import Status
 from pdd_vllm_plugin.config import PDDConfig
-from pdd_vllm_plugin.handoff_store import MAX_TOMBSTONES
 from pdd_vllm_plugin.shared_store.state_writer import QUEUE_STATES, Removal, StateWriter, confirmed
 from pdd_vllm_plugin.shared_store.store_metrics import StoreMetrics
+from pdd_vllm_plugin.tombstones import MAX_TOMBSTONES
 
 
 class Writer(StateWriter):

@@ -58,6 +58,7 @@ def test_a_prompt_has_four_shapes(client, service, prompt):
         ({"max_tokens": 0}, "max_tokens"),
         ({"echo": True, "logprobs": 1}, "echo"),
         ({"logprobs": 21}, "logprobs"),
+        ({"stop": "x" * 20_000}, "stop"),
     ],
 )
 def test_what_cannot_be_done_is_refused(client, service, fields, param):
