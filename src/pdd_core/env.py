@@ -98,8 +98,8 @@ class ServeSettings(BaseSettings, LlamaParams):
     """PDD_ALLOW_HOSTS: names by which clients may call a server without a key, besides its addresses and
     `localhost`, as a JSON list such as `["device.example"]`."""
     max_connections: PositiveInt = 256
-    """PDD_MAX_CONNECTIONS: connections at a time, at most half of the descriptors that the process may have.
-    Clients of further ones get a 503."""
+    """PDD_MAX_CONNECTIONS: connections at a time. Clients of further ones get a 503. There may be fewer, if the
+    process has not enough file descriptors for so many."""
     allow_origins: tuple[str, ...] = ()
     """PDD_ALLOW_ORIGINS: origins of web pages that may use the server (CORS), as a JSON list such as
     `["https://chat.example"]`, or `["*"]`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+import math
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SPARE = 8
-"""Connections beyond the most that there may be, to tell their clients so; further ones wait until one ends."""
+"""Connections that are refused at a time: each takes a moment. Further ones wait to be accepted."""
+RESERVE = 24
+"""Descriptors that connections leave to files, the engine and the cloud, and to connections that are refused."""
 RETRY_S = 1.0
 """Seconds until the next try to accept, where the system has nothing left for it; as asyncio waits itself."""
 QUIET_S = 60.0
@@ -35,9 +37,10 @@ class Acceptor:
 
     def __init__(self, connect: Callable[..., asyncio.Protocol], most: int) -> None:
         self._connect = connect
-        self._most = _affordable(most)
-        self._places = asyncio.Semaphore(self._most + SPARE)
-        self._open = 0
+        self._most = most
+        self._descriptors = _descriptors() - RESERVE
+        self._spare = asyncio.Semaphore(SPARE)
+        self._served = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._told: dict[str, float] = {}
 
@@ -58,30 +61,41 @@ class Acceptor:
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._places.acquire()
+            await self._spare.acquire()
             try:
                 accepted, _ = await loop.sock_accept(listening)
             except OSError as error:
-                self._places.release()
+                self._spare.release()
                 is_gone = isinstance(error, ConnectionAbortedError)  # its client left before it was accepted
                 if not is_gone:
                     self._tell(f"no further connection can be accepted for now: {error.strerror}")
                 await asyncio.sleep(0 if is_gone else RETRY_S)
                 continue
-            self._open += 1
-            is_one_too_many = self._open > self._most
-            if is_one_too_many:
-                self._tell(f"{self._most} connections are open, as many as may be: others are refused with a 503")
-            connect = partial(self._connect, loop, ended=self._ended, is_one_too_many=is_one_too_many)
+            why = self._why_not(accepted)
+            if why:
+                self._tell(f"{why}: further connections are refused with a 503")
+                ended: Callable[[], None] = self._spare.release
+            else:
+                self._spare.release()
+                self._served += 1
+                ended = self._ended
+            connect = partial(self._connect, loop, ended=ended, is_one_too_many=bool(why))
             try:
                 await loop.connect_accepted_socket(connect, accepted)
             except OSError:
                 accepted.close()
-                self._ended()
+                ended()
+
+    def _why_not(self, accepted: socket.socket) -> str:
+        """Return why this is one connection too many; empty where it is none."""
+        if self._served >= self._most:
+            return f"{self._most} connections are open, as many as may be"
+        if accepted.fileno() >= self._descriptors:  # a system that numbers them takes the lowest that is free
+            return "few file descriptors are left"
+        return ""
 
     def _ended(self) -> None:
-        self._open -= 1
-        self._places.release()
+        self._served -= 1
 
     def _tell(self, what: str) -> None:
         now = asyncio.get_running_loop().time()
@@ -90,12 +104,11 @@ class Acceptor:
             logger.warning(what)
 
 
-def _affordable(most: int) -> int:
-    """Return how many connections there may be: files, the engine and the cloud need descriptors, too."""
-    with suppress(ImportError):  # Windows has no such limit
+def _descriptors() -> float:
+    """Return how many descriptors this process may have."""
+    try:
         from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
-
-        descriptors, _ = getrlimit(RLIMIT_NOFILE)
-        if descriptors != RLIM_INFINITY:
-            return max(1, min(most, descriptors // 2))
-    return most
+    except ImportError:  # Windows has no such limit
+        return math.inf
+    most, _ = getrlimit(RLIMIT_NOFILE)
+    return math.inf if most == RLIM_INFINITY else most
