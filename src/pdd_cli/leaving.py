@@ -27,7 +27,7 @@ def leave(patience: float = PATIENCE_S) -> None:
         thread.join(max(0.0, deadline - time.monotonic()))
     if any(thread.is_alive() for thread in others):
         logging.shutdown()
-        for stream in (sys.stdout, sys.stderr):
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # None: it was closed at the start
             stream.flush()
         # not sys.exit: it waits, and what C++ frees at a regular end is still in use
         os._exit(0)

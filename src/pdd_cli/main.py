@@ -11,7 +11,7 @@ import typer
 from pdd_cli.demo.command import demo
 from pdd_cli.extensions import add_installed
 from pdd_cli.generate.command import generate
-from pdd_cli.options import ApiKey, Gguf, gguf_path, new_console
+from pdd_cli.options import IN_PS, ApiKey, ApiKeyFile, Gguf, gguf_path, given_key, new_console
 from pdd_cli.serve.command import serve
 from pdd_core.errors import ConfigurationError, PDDError, first_of_ours
 
@@ -67,7 +67,14 @@ def cloud(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 8000,
     api_key: Annotated[
-        str | None, typer.Option(help="The key that clients must send.", envvar="VLLM_API_KEY")
+        str | None,
+        typer.Option(
+            help=f"The key that clients must send. {IN_PS}: better use the variable or --api-key-file.",
+            envvar="VLLM_API_KEY",
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="A file that holds the key that clients must send.", dir_okay=False)
     ] = None,
     only_print: Annotated[bool, typer.Option("--print", help="Print the command, and start nothing.")] = False,
 ) -> None:
@@ -79,8 +86,9 @@ def cloud(
     from pdd_cli.progress import ConsoleProgress
 
     console = new_console(stderr=only_print)
+    key = given_key(api_key, api_key_file)
     server = server_of(
-        model, host=host, port=port, api_key=api_key, flags=context.args, progress=ConsoleProgress(console)
+        model, host=host, port=port, api_key=key, flags=context.args, progress=ConsoleProgress(console)
     )
     if only_print:
         print_command(server.command, console)
@@ -94,6 +102,7 @@ def doctor(
         str | None, typer.Option(help="The URL of a cloud to check, such as http://host:8000/v1.")
     ] = None,
     api_key: ApiKey = None,
+    api_key_file: ApiKeyFile = None,
     gguf: Annotated[
         str | None,
         typer.Option(help="A device model to compare with the model of the cloud.", metavar="demo|PATH"),
@@ -103,7 +112,8 @@ def doctor(
     """Check this installation and a cloud: report what is missing or would fail, and how to fix it."""
     from pdd_cli.doctor import report
 
-    raise typer.Exit(report(url=url, api_key=api_key, gguf=gguf, as_json=json, console=new_console()))
+    key = given_key(api_key, api_key_file)
+    raise typer.Exit(report(url=url, api_key=key, gguf=gguf, as_json=json, console=new_console()))
 
 
 add_installed(app)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pdd_core.errors import ConfigurationError
+from pdd_core.key_file import one_key
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,7 +16,30 @@ if TYPE_CHECKING:
 Gguf = Annotated[
     str, typer.Option(help="The GGUF file of the model, or `demo` for the demo model.", metavar="demo|PATH")
 ]
-ApiKey = Annotated[str | None, typer.Option(help="The API key of the cloud.", envvar="PDD_CLOUD_API_KEY")]
+IN_PS = "On the command line it shows in `ps`"
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        help=f"The API key of the cloud. {IN_PS}: better use the variable or --api-key-file.",
+        envvar="PDD_CLOUD_API_KEY",
+    ),
+]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="A file that holds the API key of the cloud.", envvar="PDD_CLOUD_API_KEY_FILE", dir_okay=False
+    ),
+]
+CloudApiKey = Annotated[
+    str | None,
+    typer.Option(
+        help=f"The API key of the cloud. {IN_PS}: better use the variable or --cloud-api-key-file.",
+        envvar="PDD_CLOUD_API_KEY",
+    ),
+]
+CloudApiKeyFile = Annotated[
+    Path | None, typer.Option(help="A file that holds the API key of the cloud.", dir_okay=False)
+]
 Json = Annotated[
     Path | None, typer.Option("--json", help="Write all figures to this file, as JSON.", dir_okay=False)
 ]
@@ -68,6 +92,15 @@ def check_number(flag: str, value: float | None, least: float, most: float) -> N
     """
     if value is not None and not least <= value <= most:
         raise ConfigurationError(f"{flag} must be from {least:g} to {most:g}, not {value:g}")
+
+
+def given_key(key: str | None, file: Path | None) -> str | None:
+    """Return the key that `--api-key` gives, or the file of `--api-key-file`; None without either.
+
+    Raises:
+        ConfigurationError: both are given, or the file has no key.
+    """
+    return one_key("--api-key", key, file)
 
 
 def gguf_path(name: str) -> Path | None:

@@ -1,6 +1,7 @@
 """Every environment variable of this project.
 
-Nothing else reads ``PDD_*`` variables, except the command line: `--api-key` also reads PDD_CLOUD_API_KEY.
+Nothing else reads ``PDD_*`` variables, except the command line: `--api-key` also reads PDD_CLOUD_API_KEY, and
+`--api-key-file` PDD_CLOUD_API_KEY_FILE.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationErr
 from pydantic_settings import BaseSettings, SettingsConfigDict, TomlConfigSettingsSource
 
 from pdd_core.errors import ConfigurationError
+from pdd_core.key_file import one_key
 from pdd_core.llama_params import LlamaParams, problem
 from pdd_core.optin import TENANT_PATTERN
 from pdd_core.patience import Patience
@@ -71,6 +73,8 @@ class ServeSettings(BaseSettings, LlamaParams):
     """PDD_CLOUD_URL: the base URL of the cloud, ``http://host:port/v1``. Unset: the device answers alone."""
     cloud_api_key: SecretStr | None = None
     """PDD_CLOUD_API_KEY: the API key of the cloud."""
+    cloud_api_key_file: Path | None = None
+    """PDD_CLOUD_API_KEY_FILE: a file that holds this key, in one line; instead of `cloud_api_key`."""
     cloud_model: str | None = None
     """PDD_CLOUD_MODEL: the name of the model in the cloud. Unset: the model that the cloud serves."""
     cloud_tenant: str | None = Field(default=None, pattern=TENANT_PATTERN)
@@ -84,7 +88,18 @@ class ServeSettings(BaseSettings, LlamaParams):
     port: int = Field(default=8090, ge=0, le=65535)
     """PDD_PORT: the port to listen on; 0 takes a free port."""
     api_key: SecretStr | None = None
-    """PDD_API_KEY: the key that clients must send. Unset: everyone who reaches the port can use the server."""
+    """PDD_API_KEY: the key that clients must send. Unset: everyone who reaches the port can use the server. For
+    this and the next four see docs/server.md#who-may-use-it."""
+    api_key_file: Path | None = None
+    """PDD_API_KEY_FILE: a file that holds this key, in one line; instead of `api_key`."""
+    allow_no_key: bool = False
+    """PDD_ALLOW_NO_KEY: listen without a key on an address that other machines reach."""
+    allow_hosts: tuple[str, ...] = ()
+    """PDD_ALLOW_HOSTS: names by which clients may call a server without a key, besides its addresses and
+    `localhost`, as a JSON list such as `["device.example"]`."""
+    max_connections: PositiveInt = 256
+    """PDD_MAX_CONNECTIONS: connections at a time. Clients of further ones get a 503. There may be fewer, if the
+    process has not enough file descriptors for so many."""
     allow_origins: tuple[str, ...] = ()
     """PDD_ALLOW_ORIGINS: origins of web pages that may use the server (CORS), as a JSON list such as
     `["https://chat.example"]`, or `["*"]`."""
@@ -206,7 +221,17 @@ class ServeSettings(BaseSettings, LlamaParams):
             raise ConfigurationError("; ".join(problem(one) for one in error.errors())) from error
         except (OSError, ValueError, RecursionError) as error:  # tomllib has more than its own
             raise ConfigurationError(f"{file} cannot be read: {error}") from error
-        return settings
+        return settings._with_keys()
+
+    def _with_keys(self) -> ServeSettings:
+        """Return the same settings with the keys that files hold."""
+        keys = {}
+        for name in ("api_key", "cloud_api_key"):
+            given: SecretStr | None = getattr(self, name)
+            plain = None if given is None else given.get_secret_value()
+            plain = one_key(name, plain, getattr(self, f"{name}_file"))
+            keys[name] = None if plain is None else SecretStr(plain)
+        return self.model_copy(update=keys)
 
 
 def _planned(file: Path) -> dict[str, object]:

@@ -50,11 +50,15 @@ def new_async_client(
 
 def is_loopback(url: str) -> bool:
     """Return whether `url` leads to this machine's loopback address, by its name or number."""
-    host = urlsplit(url).hostname or ""
+    return is_loopback_host(urlsplit(url).hostname or "")
+
+
+def is_loopback_host(host: str) -> bool:
+    """Return whether only this machine reaches `host`. Of names, this is certain for one alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host.lower() == "localhost"
 
 
 def proxy_of(url: str) -> str | None:

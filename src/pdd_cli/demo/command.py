@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pdd_cli.options import ApiKey, Gguf, Json, Plot, gguf_path, new_console
+from pdd_cli.options import ApiKey, ApiKeyFile, Gguf, Json, Plot, gguf_path, given_key, new_console
 
 
 class Profile(StrEnum):
@@ -40,6 +40,7 @@ def demo(
     threads: Annotated[int, typer.Option(help="CPU threads of the device.", min=1)] = 1,
     url: Annotated[str | None, typer.Option(help="The URL of a running cloud. Default: start one.")] = None,
     api_key: ApiKey = None,
+    api_key_file: ApiKeyFile = None,
     port: Annotated[int | None, typer.Option(help="The port of the cloud to start. Default: a free port.")] = None,
     link: Annotated[
         str,
@@ -69,7 +70,8 @@ def demo(
         threads=threads,
         link=None if link == "none" else Link.parse(link),
     )
-    run_demo(scenario, url=url, api_key=api_key, port=port, json_path=json, plot=plot, console=new_console())
+    key = given_key(api_key, api_key_file)
+    run_demo(scenario, url=url, api_key=key, port=port, json_path=json, plot=plot, console=new_console())
 
 
 def _budget(text: str) -> int | None:

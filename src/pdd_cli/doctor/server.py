@@ -154,7 +154,9 @@ def cloud_problem(base_url: str, error: PDDError) -> Finding:
         case CloudUnreachable():
             return fail("cloud", str(error), "check the address, and that vLLM is up: `pdd-device cloud`")
         case CloudRefused(status=401 | 403):
-            return fail("cloud", f"{base_url} refuses the key", "give its key: --api-key or PDD_CLOUD_API_KEY")
+            return fail(
+                "cloud", f"{base_url} refuses the key", "give its key: PDD_CLOUD_API_KEY or --api-key-file"
+            )
         case CloudRefused(status=404):
             return fail(
                 "cloud",

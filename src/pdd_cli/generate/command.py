@@ -10,7 +10,8 @@ import typer
 from pdd_cli.llama_options import with_llama_options
 from pdd_cli.options import (
     KV,
-    ApiKey,
+    CloudApiKey,
+    CloudApiKeyFile,
     DecodeBudget,
     Json,
     Plot,
@@ -34,7 +35,8 @@ def generate(
     cloud: Annotated[
         str | None, typer.Option(help="The URL of the cloud, such as http://host:8000/v1. Default: none.")
     ] = None,
-    cloud_api_key: ApiKey = None,
+    cloud_api_key: CloudApiKey = None,
+    cloud_api_key_file: CloudApiKeyFile = None,
     cloud_model: Annotated[str | None, typer.Option(help="The name of the model in the cloud.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="The longest answer, in tokens.", min=1)] = None,
     temperature: Annotated[float, typer.Option(help="The sampling temperature; 0 is greedy.", min=0, max=2)] = 0.0,
@@ -66,6 +68,7 @@ def generate(
     flags = {
         "cloud_url": cloud,
         "cloud_api_key": cloud_api_key,
+        "cloud_api_key_file": cloud_api_key_file,
         "cloud_model": cloud_model,
         "gguf": gguf,
         "rate": rate,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pdd_cli.llama_options import with_llama_options
-from pdd_cli.options import KV, ApiKey, DecodeBudget, Rate, Refine, new_console
+from pdd_cli.options import IN_PS, KV, CloudApiKey, CloudApiKeyFile, DecodeBudget, Rate, Refine, new_console
 
 
 @with_llama_options
@@ -16,7 +16,8 @@ def serve(
     *,
     config: Annotated[Path | None, typer.Option(help="A TOML file with settings.", dir_okay=False)] = None,
     cloud: Annotated[str | None, typer.Option(help="The URL of the cloud, such as http://host:8000/v1.")] = None,
-    cloud_api_key: ApiKey = None,
+    cloud_api_key: CloudApiKey = None,
+    cloud_api_key_file: CloudApiKeyFile = None,
     cloud_model: Annotated[str | None, typer.Option(help="The name of the model in the cloud.")] = None,
     cloud_tenant: Annotated[str | None, typer.Option(help="The tenant whose budgets apply in the cloud.")] = None,
     session_header: Annotated[
@@ -28,7 +29,19 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="The port to listen on; 0 takes a free port.")] = None,
-    api_key: Annotated[str | None, typer.Option(help="The key that clients must send.")] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            help=f"The key that clients must send. {IN_PS}: better use the variable PDD_API_KEY or --api-key-file."
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="A file that holds the key that clients must send.", dir_okay=False)
+    ] = None,
+    allow_no_key: Annotated[
+        bool | None,
+        typer.Option("--allow-no-key", help="Listen without a key on an address that other machines reach."),
+    ] = None,
     no_ui: Annotated[bool | None, typer.Option("--no-ui", help="Serve no pages at / and /status.")] = None,
     rate: Rate = None,
     pacing: Annotated[
@@ -69,6 +82,7 @@ def serve(
     flags = {
         "cloud_url": cloud,
         "cloud_api_key": cloud_api_key,
+        "cloud_api_key_file": cloud_api_key_file,
         "cloud_model": cloud_model,
         "cloud_tenant": cloud_tenant,
         "session_header": session_header,
@@ -76,6 +90,8 @@ def serve(
         "host": host,
         "port": port,
         "api_key": api_key,
+        "api_key_file": api_key_file,
+        "allow_no_key": allow_no_key,
         "ui": False if no_ui else None,
         "rate": rate,
         "pacing": pacing,

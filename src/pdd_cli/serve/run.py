@@ -11,6 +11,7 @@ import anyio
 from pdd_cli.demo_model import DEMO_NAME, device_gguf
 from pdd_cli.extras import require
 from pdd_cli.leaving import leave
+from pdd_cli.output import outlast_output
 from pdd_cli.progress import ConsoleProgress
 from pdd_cli.urls import openai_base_url
 
@@ -28,11 +29,13 @@ def run_serve(settings: ServeSettings, console: Console) -> None:
         ConfigurationError: a setting that cannot work, or an extra that is not installed.
         ModelError: the model file is missing, unreadable or not a GGUF model.
     """
+    outlast_output()
     require("device", need="the local server")
     if settings.tracing:
         require("tracing", need="tracing")
-    from pdd_llamacpp_adapter.runtime.serving import serve_device
+    from pdd_llamacpp_adapter.runtime.serving import check_access, serve_device
 
+    check_access(settings)  # before the demo model is prepared
     own = None if settings.gguf == "demo" else Path(settings.gguf)
     gguf = device_gguf(None, progress=ConsoleProgress(console)) if own is None else own
     settings = settings.model_copy(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pdd_cli.options import ApiKey, Gguf, Json, Plot, VocabSize, gguf_path, new_console
+from pdd_cli.options import ApiKey, ApiKeyFile, Gguf, Json, Plot, VocabSize, gguf_path, given_key, new_console
 
 benchmark = typer.Typer(help="Measure your own hardware into a profile for the planner.", no_args_is_help=True)
 
@@ -58,6 +58,7 @@ def bench_device(
 def bench_cloud(
     url: Annotated[str, typer.Option(help="The URL of the cloud, such as http://host:8000/v1.")],
     api_key: ApiKey = None,
+    api_key_file: ApiKeyFile = None,
     model: Annotated[str | None, typer.Option(help="The name of the model. Default: the served model.")] = None,
     lengths: Annotated[
         str, typer.Option(help="Prompt lengths, separated by commas.", metavar="128,...")
@@ -94,7 +95,7 @@ def bench_cloud(
 
     wanted = CloudBench(
         url=url,
-        api_key=api_key,
+        api_key=given_key(api_key, api_key_file),
         model=model,
         plan=CloudPlan(
             lengths=parse_numbers(lengths, "--lengths"),

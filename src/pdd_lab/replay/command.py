@@ -8,6 +8,7 @@ import typer
 
 from pdd_cli.options import (
     ApiKey,
+    ApiKeyFile,
     BlockSize,
     Json,
     Plot,
@@ -15,6 +16,7 @@ from pdd_cli.options import (
     TimeUnit,
     TraceFormat,
     VocabSize,
+    given_key,
     new_console,
 )
 
@@ -42,6 +44,7 @@ def replay(
         str, typer.Option(help="The policy of the simulated handoffs.", metavar="planner|plain|fixed_N")
     ] = "planner",
     api_key: ApiKey = None,
+    api_key_file: ApiKeyFile = None,
     model: Annotated[str | None, typer.Option(help="The name of the model. Default: the served model.")] = None,
     format: TraceFormat = None,  # noqa: A002 - the flag's name
     block_size: BlockSize = None,
@@ -75,7 +78,7 @@ def replay(
         device=device,
         cloud=cloud,
         policy=policy,
-        api_key=api_key,
+        api_key=given_key(api_key, api_key_file),
         model=model,
         speedup=speedup,
         limit=limit,

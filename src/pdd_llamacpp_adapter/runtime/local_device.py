@@ -32,11 +32,11 @@ class _LocalServer:
 
     def __init__(self, gguf: str | os.PathLike[str], **settings: Any) -> None:
         """Use `PDDevice` or `AsyncPDDevice`."""
-        if taken := sorted({*_FIXED, "api_key"} & settings.keys()):
+        if taken := sorted({*_FIXED, "api_key", "api_key_file"} & settings.keys()):
             raise ConfigurationError(f"{taken[0]} cannot be set here: use `pdd-device serve`")
         self._gguf = Path(gguf)
         self._key = secrets.token_urlsafe(24)
-        flags = {**settings, **_FIXED, "gguf": str(gguf), "api_key": self._key}
+        flags = {**settings, **_FIXED, "gguf": str(gguf), "api_key": self._key, "api_key_file": None}
         self._settings = ServeSettings.load(None, flags)
         self._resources = ExitStack()
         self._scope: anyio.CancelScope | None = None
@@ -87,7 +87,8 @@ class PDDevice(_LocalServer):
 
     Args:
         gguf: the model file.
-        settings: the fields of `ServeSettings`, but for host, port and api_key. ``PDD_*`` variables count as well.
+        settings: the fields of `ServeSettings`, but for host, port, api_key and api_key_file. ``PDD_*`` variables
+            count as well.
     """
 
     def start(self) -> Self:

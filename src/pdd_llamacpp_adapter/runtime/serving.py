@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import anyio
 
-from pdd_core.errors import first_of_ours
+from pdd_core.errors import ConfigurationError, first_of_ours
+from pdd_core.http_client import is_loopback_host
 from pdd_core.tracing import Tracing
 from pdd_llamacpp_adapter.runtime.runtime import Runtime
 from pdd_llamacpp_adapter.server.answers.http_limits import HttpLimits
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pdd_core.env import ServeSettings
+
+logger = logging.getLogger(__name__)
 
 
 async def serve_device(
@@ -41,13 +45,17 @@ async def serve_device(
         signals: obey SIGINT and SIGTERM; only in the main thread.
 
     Raises:
-        ConfigurationError: a setting that cannot work, such as a port that is in use, or tracing that is not
-            installed.
+        ConfigurationError: a setting that cannot work, such as a port that is in use, an address that other
+            machines reach and no key, or tracing that is not installed.
         DeviceEngineFailed: llama.cpp cannot make a context of this size.
         ModelError: the model file is missing, unreadable or not a GGUF model.
     """
-    # what is not installed is found out before a model is loaded
+    # what cannot work is found out before a model is loaded
+    check_access(settings)
     service = Service(_http_limits(settings), tracing=Tracing() if settings.tracing else None)
+
+    if settings.api_key is None and not is_loopback_host(settings.host):
+        logger.warning("there is no key: everyone who reaches the host %s may use this server", settings.host)
 
     async def load() -> None:
         name = settings.model_name or gguf.stem.lower()
@@ -73,20 +81,33 @@ async def serve_device(
         raise first_of_ours(group) from group
 
 
+def check_access(settings: ServeSettings) -> None:
+    """Pass if the server has a key, only this machine reaches it, or `allow_no_key` says that it needs none.
+
+    Raises:
+        ConfigurationError: else.
+    """
+    if settings.api_key is None and not is_loopback_host(settings.host) and not settings.allow_no_key:
+        raise ConfigurationError(
+            f"other machines may reach the host {settings.host!r}, and no key is set: set api_key_file or "
+            "PDD_API_KEY, or set allow_no_key to let everyone use the server"
+        )
+
+
 def _http_limits(settings: ServeSettings) -> HttpLimits:
-    key = settings.api_key
+    key, on_loopback = settings.api_key, is_loopback_host(settings.host)
     # With a cloud, answers that wait for the device begin there at once.
     places = settings.llama.parallel + settings.max_queue
     running = settings.llama.parallel if settings.cloud_url is None else places
-    # a name of one's own needs a key; on loopback alone, the names of loopback are all there are
-    local = ("127.0.0.1", "localhost", "[::1]")
     return HttpLimits(
         api_key=None if key is None else key.get_secret_value(),
-        allow_hosts=local if key is None and settings.host in ("127.0.0.1", "localhost", "::1") else (),
+        allow_hosts=(*settings.allow_hosts, settings.host),
+        on_loopback=on_loopback,
         allow_origins=settings.allow_origins,
         ui=settings.ui,
         max_running=running,
         max_queue=places - running,
+        max_connections=settings.max_connections,
         streams=StreamLimits(
             count=settings.max_streams, size=settings.stream_mib * 2**20, ttl=settings.stream_ttl_s
         ),

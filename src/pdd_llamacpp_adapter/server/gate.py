@@ -36,6 +36,8 @@ _ALWAYS = frozenset({"/metrics", "/version"})
 _UNSAFE = re.compile(r"[^\w.:/+=-]", re.ASCII)
 _PORT = re.compile(r":\d+$")
 _LONGEST_ID = 128
+LOCAL = ("127.0.0.1", "localhost", "[::1]")
+"""Names by which a browser knows the loopback address, and nobody else's page its own server."""
 _LOOPBACK = re.compile(r"^(127\.0\.0\.1|\[::1\])(?=(:\d+)?$)")
 
 
@@ -82,7 +84,8 @@ class Gate:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
         self._service = service
-        self._hosts = tuple(host.lower() for host in service.limits.allow_hosts)
+        self._hosts = (*LOCAL, *(host.lower() for host in service.limits.allow_hosts))
+        self._most_headers, self._most_bytes = service.limits.max_headers, service.limits.max_head_bytes
         self._origins = frozenset(service.limits.allow_origins)
         self._pages = PATHS if service.limits.ui else frozenset()
         key = service.limits.api_key
@@ -95,10 +98,12 @@ class Gate:
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         path, headers = scope["path"], Headers(scope=scope)
+        if len(scope["headers"]) > self._most_headers or _head_bytes(scope) > self._most_bytes:
+            message = f"the request's head has more than {self._most_headers} headers or {self._most_bytes} bytes"
+            return error_response(ErrorObject(431, message, INVALID, code="head_too_large"))
         host = headers.get("host", "").lower()
-        name = _PORT.sub("", host)
-        if self._hosts and name and name not in self._hosts:
-            message = f"this server answers to the names {', '.join(self._hosts)}; with a key set, to any"
+        if self._key is None and not self._is_own(host, scope):
+            message = "without a key, this server answers to its addresses and to the names in allow_hosts alone"
             return error_response(ErrorObject(403, message, INVALID, code="host_not_allowed"))
         if self._key is None and not self._may_ask(headers.get("origin"), host):
             message = "a web page from elsewhere may use this server only if allow_origins names it, or with a key"
@@ -116,6 +121,12 @@ class Gate:
             return JSONResponse(LOADING, status_code=503, headers={"retry-after": "1"})
         return None
 
+    def _is_own(self, host: str, scope: Scope) -> bool:
+        """Return whether `host` is this server: a page from elsewhere may have its own name resolve to it."""
+        name = _PORT.sub("", host)
+        address, _ = scope.get("server") or ("", None)
+        return not name or name in self._hosts or name in (address.lower(), f"[{address}]".lower())
+
     def _may_ask(self, origin: str | None, host: str) -> bool:
         """Return whether a page of `origin` may use this: browsers send anybody's form without asking first."""
         if origin is None or origin in self._origins or "*" in self._origins:
@@ -131,6 +142,11 @@ class Gate:
         # the bytes that came: as text, only ASCII could be compared
         scheme, _, key = authorization.encode("latin-1").partition(b" ")
         return hmac.compare_digest(key.strip(), self._key) and scheme.lower() == b"bearer"
+
+
+def _head_bytes(scope: Scope) -> int:
+    headers = sum(len(name) + len(value) for name, value in scope["headers"])
+    return headers + len(scope.get("raw_path") or b"") + len(scope["query_string"])
 
 
 class JoinTrace:

@@ -6,19 +6,20 @@ import errno
 import signal
 import socket
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import uvicorn
 
 from pdd_core.errors import ConfigurationError
+from pdd_llamacpp_adapter.server.acceptor import Acceptor
 from pdd_llamacpp_adapter.server.app import create_app
+from pdd_llamacpp_adapter.server.connections import Connection
 from pdd_llamacpp_adapter.server.signals import received_signals
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterator
-
-    from starlette.applications import Starlette
 
     from pdd_llamacpp_adapter.server.answers.service import Service
 
@@ -53,7 +54,7 @@ async def serve(
     """
     sockets = await _listen(host, port)
     url = _url(host, sockets[0].getsockname()[1])
-    server = _Server(create_app(service), lambda: None if on_started is None else on_started(url))
+    server = _Server(service, lambda: None if on_started is None else on_started(url))
     async with anyio.create_task_group() as tasks:
         obeyed = (signal.SIGINT, signal.SIGTERM) if signals else ()
         with received_signals(*obeyed) as received:
@@ -83,10 +84,12 @@ async def serve(
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, app: Starlette, on_started: Callable[[], object]) -> None:
+    def __init__(self, service: Service, on_started: Callable[[], object]) -> None:
         super().__init__(
             uvicorn.Config(
-                app,
+                create_app(service),
+                http=Connection,
+                h11_max_incomplete_event_size=service.limits.max_head_bytes,
                 lifespan="off",
                 ws="none",
                 log_config=None,
@@ -96,6 +99,7 @@ class _Server(uvicorn.Server):
             )
         )
         self._on_started = on_started
+        self._acceptor = Acceptor(self._connect, service.limits.max_connections)
         self.servers = []  # uvicorn sets it on start-up, and its shutdown reads it
 
     @contextmanager
@@ -104,8 +108,16 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])  # without sockets: they are the acceptor's
+        self._acceptor.start(sockets or [])
         self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._acceptor.stop()
+        await super().shutdown(sockets)
+
+    def _connect(self, loop: asyncio.AbstractEventLoop, **options: Any) -> Connection:
+        return Connection(self.config, self.server_state, self.lifespan.state, loop, **options)
 
 
 async def _listen(host: str, port: int) -> list[socket.socket]:

@@ -50,8 +50,8 @@ async def read_body(request: Request, model: type[Body], *, limit: int, most: in
     """Read and check a request's body. Its content type is not insisted on.
 
     Raises:
-        InvalidRequest: it is not JSON, `model` or its `fates` refuse it, or it has more than `most` values or than
-            `limit` bytes (status 413).
+        InvalidRequest: it is not JSON, `model` or its `fates` refuse it, it has more than `most` values or than
+            `limit` bytes (status 413), or it comes too slowly (408).
     """
     data = await read_data(request, limit=limit)
     if len(data) < _LONG:

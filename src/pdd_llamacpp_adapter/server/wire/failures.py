@@ -26,9 +26,10 @@ from pdd_core.errors import (
 MODEL_NOT_FOUND = "model_not_found"
 NOT_FOUND = "not_found"
 TOO_LARGE = "request_too_large"
+TOO_SLOW = "request_timeout"
 CLIENT_GONE = 499
 """nginx' status for a client that left; nobody reads it but the metrics."""
-_OTHER_STATUS = {MODEL_NOT_FOUND: 404, NOT_FOUND: 404, TOO_LARGE: 413}
+_OTHER_STATUS = {MODEL_NOT_FOUND: 404, NOT_FOUND: 404, TOO_SLOW: 408, TOO_LARGE: 413}
 """Invalid requests with another HTTP status than 400, by their code."""
 
 

@@ -6,16 +6,22 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
+import anyio
 from pydantic_core import from_json
 
 from pdd_core.errors import InvalidRequest
-from pdd_llamacpp_adapter.server.wire.failures import TOO_LARGE
+from pdd_llamacpp_adapter.server.wire.failures import TOO_LARGE, TOO_SLOW
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
 Json = dict[str, Any]
 """A JSON object."""
+
+BODY_S = 30.0
+"""Seconds for a body, and more the longer it is: as many as its bytes take at `BODY_RATE`."""
+BODY_RATE = 8 * 2**10
+"""Bytes per second, over the whole body. The slowest of mobile links send more."""
 
 _MAY_BE_INFINITE = re.compile(rb"\d[eE]\+?\d{3}|\d{309}")
 """Of a number too large for a float, the exponent or so many digits."""
@@ -29,17 +35,22 @@ async def read_data(request: Request, *, limit: int) -> bytes:
     """Read a request's body.
 
     Raises:
-        InvalidRequest: it is longer than `limit` bytes; HTTP status 413.
+        InvalidRequest: it is longer than `limit` bytes (HTTP status 413), or comes too slowly (408).
     """
     data = bytearray()
     declared = request.headers.get("content-length", "")
     too_long = declared.isascii() and declared.isdigit() and int(declared[:18]) > limit
     if not too_long:
-        async for chunk in request.stream():
-            data += chunk
-            too_long = len(data) > limit
-            if too_long:
-                break
+        began = anyio.current_time()
+        with anyio.move_on_at(began + BODY_S) as patience:
+            async for chunk in request.stream():
+                data += chunk
+                too_long = len(data) > limit
+                if too_long:
+                    break
+                patience.deadline = began + BODY_S + len(data) / BODY_RATE
+        if patience.cancelled_caught:
+            raise InvalidRequest("the request's body comes too slowly", code=TOO_SLOW)
     if too_long:
         raise InvalidRequest(f"the request's body is longer than {limit} bytes", code=TOO_LARGE)
     return bytes(data)

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 from opentelemetry import trace
+from starlette.testclient import TestClient
 
 from pdd_core.errors import ConfigurationError
 from pdd_core.tracing import Tracing
@@ -42,16 +43,48 @@ def test_everything_is_503_until_the_model_is_loaded(client, service, fake_runti
     [("127.0.0.1:8090", 200), ("localhost", 200), ("[::1]:8090", 200), ("evil.example:8090", 403), ("evil", 403)],
 )
 def test_a_page_that_has_its_name_resolve_to_this_machine_gets_nothing(client, service, host, status):
-    http = client(service(allow_hosts=("127.0.0.1", "localhost", "[::1]")))
-    response = http.get("/v1/models", headers={"host": host})
+    response = client(service()).get("/v1/models", headers={"host": host})
     assert response.status_code == status
     if status == 403:
         assert error_of(response)["code"] == "host_not_allowed"
 
 
+@pytest.mark.parametrize(
+    ("reached", "host", "status"),
+    [
+        ("192.168.1.5", "192.168.1.5:8090", 200),
+        ("192.168.1.5", "localhost:8090", 200),
+        ("192.168.1.5", "device.example:8090", 200),
+        ("192.168.1.5", "evil.example:8090", 403),
+        ("192.168.1.5", "192.168.1.5.evil.example:8090", 403),
+        ("192.168.1.5", "192.168.1.6:8090", 403),
+        ("fd00::5", "[fd00::5]:8090", 200),
+        ("fd00::5", "[FD00::5]", 200),
+        ("fd00::5", "[fd00::6]:8090", 403),
+    ],
+)
+def test_beyond_this_machine_a_server_answers_to_its_address_and_its_names(service, client, reached, host, status):
+    app = client(service(allow_hosts=("Device.Example",))).app
+
+    async def reached_there(scope, receive, send):
+        await app({**scope, "server": (reached, 8090)}, receive, send)
+
+    http = TestClient(reached_there)
+    for path in ("/v1/models", "/health", "/"):
+        assert http.get(path, headers={"host": host}).status_code == status
+
+
+def test_with_a_key_a_server_answers_to_any_name(client, service):
+    """A page from elsewhere does not know the key."""
+    http = client(service(api_key="k"))
+    headers = {"host": "evil.example", "authorization": "Bearer k"}
+    assert http.get("/v1/models", headers=headers).status_code == 200
+    assert http.get("/v1/models", headers={"host": "evil.example"}).status_code == 401
+
+
 @pytest.mark.parametrize("host", ["LOCALHOST:8090", "LocalHost"])
 def test_a_name_is_the_same_in_capitals(client, service, host):
-    assert client(service(allow_hosts=("localhost",))).get("/v1/models", headers={"host": host}).status_code == 200
+    assert client(service()).get("/v1/models", headers={"host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -96,7 +129,7 @@ def test_origins_may_be_let_in_that_have_no_name(client, service, origins):
 
 def test_behind_a_proxy_a_page_of_the_servers_own_name_is_let_in(client, service):
     headers = {"host": "ai.example", "origin": "https://ai.example"}
-    assert client(service()).post(CHAT, json=ASK, headers=headers).status_code == 200
+    assert client(service(allow_hosts=["ai.example"])).post(CHAT, json=ASK, headers=headers).status_code == 200
 
 
 def test_a_ready_server_is_healthy(client, service):
