@@ -77,7 +77,7 @@ def _direct(base_url: str) -> dict[str, None]:
 
 
 def _stay(response: Any) -> None:
-    """Called by the HTTP client, of which there are two, before it follows a redirection.
+    """Called by the HTTP client, in either of its two forms, before it follows a redirection.
 
     Raises:
         CloudRefused: it leads to another address. HTTPS in the place of HTTP is none.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pdd_core.errors import InvalidOptIn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 HANDOFF = "pdd_handoff"
 DECODE_BUDGET = "pdd_decode_budget"
@@ -39,14 +38,6 @@ COUNTS_BELOW = 2**31
 """Above any count of tokens, and any position in a prompt: both engines keep them in C ints."""
 MAX_PROTECTED = 4096
 """Spans that a refined prompt can be asked to keep. A state keeps them, so they are bounded."""
-KEPT_TEXTS = ("stop", "stop_sequences", "bad_words")
-"""Fields of a request whose texts a state keeps. The second is Anthropic's name of the first."""
-MAX_STOP_CHARS = 16_384
-"""Characters of `KEPT_TEXTS` together, each text counting as one at least."""
-KEPT_IDS = ("stop_token_ids", "allowed_token_ids", "logit_bias")
-"""Fields of a request whose token ids a state keeps."""
-MAX_KEPT_IDS = 131_072
-"""Entries of `KEPT_IDS` together. So one request takes a fifth of what all states may hold, and no more."""
 
 HANDOFF_ID_CHARS = (16, 128)
 """Shortest and longest handoff id. 16 characters is where guessing stops being practical."""
@@ -118,12 +109,12 @@ class OptIn:
 def parse_opt_in(xargs: Mapping[str, Any] | None) -> OptIn | None:
     """Check the ``pdd_*`` fields of `xargs`.
 
-    Returns None when there is none: the request has not opted in.
+    Returns None when there is none, or only that of `check_tokenizer_digest`: the request has not opted in.
 
     Raises:
         InvalidOptIn: a field is unknown, of the wrong type or out of range, or ``pdd_handoff`` is missing.
     """
-    if not xargs or not any(name.startswith(PREFIX) for name in xargs):
+    if not xargs or not any(name.startswith(PREFIX) and name != TOKENIZER for name in xargs):
         return None
     for name in xargs:
         if name.startswith(PREFIX) and name not in FIELDS:
@@ -168,13 +159,15 @@ def check_one_answer(n: object) -> None:
         raise InvalidOptIn(f"n must be 1 with {HANDOFF}: a handoff hands over one answer", param="n")
 
 
-def check_tokenizer_digest(opt_in: OptIn, own: str) -> None:
+def check_tokenizer_digest(xargs: Mapping[str, Any] | None, own: str) -> None:
     """Check that token ids mean what the client takes them to mean, on a server whose tokenizer's digest is `own`.
 
+    A request may ask for this alone, and is a plain one otherwise.
+
     Raises:
-        InvalidOptIn: they do not; its `code` is `FOREIGN_TOKENIZER`.
+        InvalidOptIn: they do not; its `code` is `FOREIGN_TOKENIZER`. Or the digest is none.
     """
-    if opt_in.tokenizer not in (None, own):
+    if xargs and TOKENIZER in xargs and _digest(xargs[TOKENIZER]) != own:
         problem = f"{TOKENIZER} is not the digest of this server's tokenizer, which is {own}: read its info again"
         raise InvalidOptIn(problem, param=f"vllm_xargs.{TOKENIZER}", code=FOREIGN_TOKENIZER)
 
@@ -188,35 +181,6 @@ def check_protected(spans: Sequence[tuple[int, int]], prompt_tokens: int) -> Non
     if spans and (end := spans[-1][1]) > prompt_tokens:
         problem = f"must end within the prompt, which has {prompt_tokens} tokens, not at {end}"
         raise invalid(PROTECT, problem)
-
-
-def check_kept(request: Mapping[str, object]) -> None:
-    """Check a request's fields that a state keeps, and that vLLM takes in any length.
-
-    What is of no such type is left to vLLM.
-
-    Raises:
-        InvalidOptIn: they have more than `MAX_STOP_CHARS` characters, or `MAX_KEPT_IDS` entries.
-    """
-    for names, most, count, what in (
-        (KEPT_TEXTS, MAX_STOP_CHARS, _characters, "characters"),
-        (KEPT_IDS, MAX_KEPT_IDS, _entries, "entries"),
-    ):
-        found = 0
-        for name in names:
-            found += count(request.get(name))
-            if found > most:
-                bound = f"at most {most:,} {what} together, for an answer to be handed over"
-                raise InvalidOptIn(f"{', '.join(names)} must have {bound}, not {found:,}", param=name)
-
-
-def _characters(value: object) -> int:
-    texts = value if isinstance(value, list | tuple) else [value]
-    return sum(max(1, len(text)) for text in texts if isinstance(text, str))
-
-
-def _entries(value: object) -> int:
-    return len(value) if isinstance(value, list | tuple | Mapping) else 0
 
 
 def invalid(name: str, problem: str) -> InvalidOptIn:

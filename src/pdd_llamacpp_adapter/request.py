@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from pdd_core.errors import ContextOverflow, InvalidOptIn, InvalidRequest
-from pdd_core.optin import KEPT_IDS, KEPT_TEXTS, MAX_DECODE_BUDGET, check_kept
+from pdd_core.kept_fields import KEPT_IDS, KEPT_TEXTS, check_kept_fields
+from pdd_core.optin import MAX_DECODE_BUDGET
 from pdd_core.refinement.spans import merge_spans
 from pdd_core.refinement.target import RefineTarget
 from pdd_core.session_id import beginning_of_prompt, session_id
@@ -194,7 +195,7 @@ class AnswerRequest(SamplingParams):
         _require(all(self.stop), "stop", "must not hold an empty string")
         _require(all(map(str.strip, self.bad_words)), "bad_words", "must not hold an empty string")
         try:
-            check_kept({name: getattr(self, name, None) for name in (*KEPT_TEXTS, *KEPT_IDS)})
+            check_kept_fields({name: getattr(self, name, None) for name in (*KEPT_TEXTS, *KEPT_IDS)})
         except InvalidOptIn as error:  # a cloud would refuse what may be handed over
             raise InvalidRequest(str(error), param=error.param) from None
         _require(allowed is None or len(allowed) > 0, "allowed_token_ids", "must not be empty")

@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from pdd_core.errors import InvalidOptIn
 from pdd_core.handoff import DecodeBudget, KVCells, Status
+from pdd_core.kept_fields import KEPT_IDS, KEPT_TEXTS, check_kept_fields
 from pdd_core.optin import (
-    KEPT_IDS,
-    KEPT_TEXTS,
-    check_kept,
     check_one_answer,
     check_protected,
     check_tokenizer_digest,
@@ -88,12 +86,13 @@ class GenerateRecorder:
             VLLMValidationError: the opt-in is wrong. The middleware has usually said so before.
         """
         try:
-            opt_in = parse_opt_in(getattr(sampling_params, "extra_args", None))
+            xargs = getattr(sampling_params, "extra_args", None)
+            check_tokenizer_digest(xargs, self._tokenizer)
+            opt_in = parse_opt_in(xargs)
             if opt_in is None:
                 return self._generate(prompt, sampling_params, request_id, **kwargs)  # type: ignore[no-any-return]
-            check_tokenizer_digest(opt_in, self._tokenizer)
             check_one_answer(sampling_params.n)
-            check_kept({name: getattr(sampling_params, name, None) for name in (*KEPT_TEXTS, *KEPT_IDS)})
+            check_kept_fields({name: getattr(sampling_params, name, None) for name in (*KEPT_TEXTS, *KEPT_IDS)})
             check_request_id(request_id)
             record = self._new_record(opt_in, prompt, sampling_params, request_id, kwargs.get("lora_request"))
             if opt_in.inline:

@@ -12,10 +12,10 @@ from pydantic_core import from_json, to_json
 from starlette.responses import Response
 
 from pdd_core.errors import InvalidOptIn
+from pdd_core.kept_fields import check_kept_fields
 from pdd_core.optin import (
     HANDOFF,
     INLINE,
-    check_kept,
     check_one_answer,
     check_tokenizer_digest,
     parse_opt_in,
@@ -84,12 +84,12 @@ class OptInCheck:
                 answer = await self._service.answers.answer(question)
                 answer.headers["cache-control"] = "no-store"  # gateways keep what equal POSTs are answered
                 return answer
+            check_tokenizer_digest(xargs, self._service.tokenizer)
             opt_in = parse_opt_in(xargs)
             if opt_in is None:
                 return None
-            check_tokenizer_digest(opt_in, self._service.tokenizer)
             _check_single(request)
-            check_kept(request)
+            check_kept_fields(request)
             if opt_in.inline:
                 _check_inline(path, request)
             self._service.store.check_free(opt_in.handoff_id)

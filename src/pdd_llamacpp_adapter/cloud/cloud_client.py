@@ -130,8 +130,8 @@ class CloudClient:
 
     @property
     def _digest(self) -> str | None:
-        """What the cloud's tokenizer was called when it was last looked at, for a cloud that compares it."""
-        info = self.info
+        """Digest of the tokenizer that was compared with the device's own, for a cloud that knows the field."""
+        info = None if self._checked is None else self.info
         return info.tokenizer.digest if info is not None and TOKENIZER_DIGEST in info.features else None
 
     async def connect(self, vocab: DeviceVocabulary | None = None, *, retries: int = 2) -> CloudInfo:
@@ -176,6 +176,7 @@ class CloudClient:
         """Send `request` and yield what comes, chunk by chunk, until the cloud's part has ended.
 
         With `opt_in` the cloud keeps to its budget and can be cancelled; without, it is a plain vLLM request.
+        Either way, one that has another vocabulary by now refuses it, if it knows ``pdd_tokenizer``.
         With `on_update`, as in `read_stream`, this goes on behind the last chunk while updates may come.
 
         Raises:
@@ -186,8 +187,6 @@ class CloudClient:
         client = self._client.with_options(max_retries=0)  # whether to ask again is the answer's to decide
         if opt_in is not None and self._knows_budget_policies:
             opt_in = replace(opt_in, tenant=self._tenant)
-        if opt_in is not None and self._checked is not None:
-            opt_in = replace(opt_in, tokenizer=self._digest)
         session = self.sessions.begin(request.session or "", None if opt_in is None else opt_in.handoff_id)
         headers = self.sessions.headers(session, f"{self._client.base_url}{POST_PATH.removeprefix('/')}")
         model, url = await self._model_name(), self._client.base_url
@@ -197,7 +196,7 @@ class CloudClient:
                     model=model,
                     prompt=list(request.prompt_token_ids),
                     stream=True,
-                    extra_body=body_fields(request, opt_in),
+                    extra_body=body_fields(request, opt_in, tokenizer=self._digest),
                     extra_headers={**STREAMED, **headers, **(part.headers or {})},
                 )
             )

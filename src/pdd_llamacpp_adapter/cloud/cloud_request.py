@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from pdd_core.optin import TOKENIZER
 from pdd_llamacpp_adapter.request import GrammarKind, SamplingParams
 
 if TYPE_CHECKING:
@@ -17,8 +18,11 @@ _IF_SET = frozenset({"stop", "logit_bias", "ignore_eos", "bad_words", "include_s
 """Sampling parameters that are not sent while they are empty."""
 
 
-def body_fields(request: AnswerRequest, opt_in: OptIn | None) -> dict[str, Any]:
-    """Return the body's fields, but for `model`, `prompt` and `stream`."""
+def body_fields(request: AnswerRequest, opt_in: OptIn | None, *, tokenizer: str | None = None) -> dict[str, Any]:
+    """Return the body's fields, but for `model`, `prompt` and `stream`.
+
+    `tokenizer` is the digest that the cloud is to have, if it knows the field; one that has another refuses.
+    """
     body = {"max_tokens": request.max_tokens, **_sampling(request), "return_token_ids": True}
     # each event then says how many tokens it makes: `cloud_stream.py` notices one that is lost or comes twice
     body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
@@ -26,8 +30,11 @@ def body_fields(request: AnswerRequest, opt_in: OptIn | None) -> dict[str, Any]:
         body |= {"logprobs": request.logprobs, "return_tokens_as_token_ids": True}
     if request.grammar is not None:
         body["structured_outputs"] = _structured_outputs(request.grammar)
-    if opt_in is not None:
-        body["vllm_xargs"] = opt_in.xargs()
+    xargs: dict[str, Any] = {} if opt_in is None else opt_in.xargs()
+    if tokenizer is not None:
+        xargs[TOKENIZER] = tokenizer
+    if xargs:
+        body["vllm_xargs"] = xargs
     if request.cache_salt is not None:
         body["cache_salt"] = request.cache_salt
     return body

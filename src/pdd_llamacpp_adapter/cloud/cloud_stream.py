@@ -91,7 +91,7 @@ async def read_stream(
     received, ended = 0, False
     # the prompt's ids are in the first event; a refined prompt has as many again, and their positions
     limit = MAX_EVENT_BYTES + _BYTES_PER_ID * prompt_tokens * (1 if on_update is None else 2)
-    # the chosen one, its id and its value count as well; reading JSON holds up everybody, so no more than it can be
+    # the chosen one, its id and its value count as well. Reading JSON holds up everybody: no more than it can be
     limit += max_tokens * (_BYTES_PER_TOKEN + _BYTES_PER_LOGPROB * (top_logprobs + 3))
     try:
         async with aclosing(event_data(stream.response.aiter_bytes(), limit=limit)) as events:

@@ -153,6 +153,22 @@ def test_ids_of_another_vocabulary_are_refused_before_anything_is_decoded(cloud,
     assert len(cloud.steps()) == steps
 
 
+@pytest.mark.parametrize("name", ["pdd_tokenizer", "\\u0070dd_tokenizer"], ids=["plain", "hidden"])
+def test_a_plain_request_can_have_the_vocabulary_compared_too(cloud, client, name):
+    def ask(digest):
+        body = f'{{"model":"smollm2","prompt":"p","max_tokens":2,"vllm_xargs":{{"{name}":"{digest}"}}}}'
+        headers = {"Content-Type": "application/json"}
+        return client.post("/completions", cast_to=object, content=body.encode(), options={"headers": headers})
+
+    own = client.get("/pdd/info", cast_to=object)["tokenizer"]["digest"]
+    assert ask(own)["choices"][0]["finish_reason"] == "length"
+    steps = len(cloud.steps())
+    with pytest.raises(openai.BadRequestError, match="is not the digest") as caught:
+        ask("f" * 64)
+    assert caught.value.param == "vllm_xargs.pdd_tokenizer"
+    assert len(cloud.steps()) == steps
+
+
 def test_ids_of_the_same_vocabulary_are_answered(cloud, client):
     info = CloudInfo.model_validate(client.get("/pdd/info", cast_to=object))
     assert TOKENIZER_DIGEST in info.features

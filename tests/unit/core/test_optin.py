@@ -5,14 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdd_core.errors import InvalidOptIn
+from pdd_core.kept_fields import MAX_KEPT_IDS, MAX_STOP_CHARS, check_kept_fields
 from pdd_core.optin import (
     FOREIGN_TOKENIZER,
     MAX_DECODE_BUDGET,
-    MAX_KEPT_IDS,
     MAX_PROTECTED,
-    MAX_STOP_CHARS,
     OptIn,
-    check_kept,
     check_one_answer,
     check_protected,
     check_tokenizer_digest,
@@ -188,17 +186,17 @@ def test_a_protected_span_ends_within_the_prompt():
 )
 def test_texts_that_are_kept_are_bounded_together(stop, bad_words, param):
     if param is None:
-        check_kept({"stop": stop, "bad_words": bad_words})
+        check_kept_fields({"stop": stop, "bad_words": bad_words})
         return
     with pytest.raises(InvalidOptIn, match="at most 16,384 characters") as caught:
-        check_kept({"stop": stop, "bad_words": bad_words})
+        check_kept_fields({"stop": stop, "bad_words": bad_words})
     assert caught.value.param == param
 
 
 def test_anthropics_name_of_it_counts_as_well():
-    check_kept({})
+    check_kept_fields({})
     with pytest.raises(InvalidOptIn) as caught:
-        check_kept({"stop_sequences": ["x" * MAX_STOP_CHARS, "y"]})
+        check_kept_fields({"stop_sequences": ["x" * MAX_STOP_CHARS, "y"]})
     assert caught.value.param == "stop_sequences"
 
 
@@ -214,10 +212,10 @@ def test_anthropics_name_of_it_counts_as_well():
 )
 def test_ids_that_are_kept_are_bounded_together(fields, param):
     if param is None:
-        check_kept(fields)
+        check_kept_fields(fields)
         return
     with pytest.raises(InvalidOptIn, match="at most 131,072 entries together") as caught:
-        check_kept(fields)
+        check_kept_fields(fields)
     assert caught.value.param == param
 
 
@@ -235,18 +233,27 @@ def test_the_digest_of_a_tokenizer_goes_both_ways():
     assert parse_opt_in(opt_in.xargs()) == opt_in
 
 
+def test_a_digest_alone_does_not_opt_in():
+    assert parse_opt_in({"pdd_tokenizer": DIGEST}) is None
+    with pytest.raises(InvalidOptIn, match="pdd_handoff"):
+        parse_opt_in({"pdd_tokenizer": DIGEST, "pdd_decode_budget": 3})
+
+
 @pytest.mark.parametrize(
     "value", ["", DIGEST[1:], f"{DIGEST}0", DIGEST.upper(), f"{DIGEST[1:]}\n", "g" * 64, 7, None]
 )
 def test_what_is_no_digest_is_named(value):
     with pytest.raises(InvalidOptIn, match="pdd_tokenizer must have 64 hexadecimal digits") as caught:
         parse_opt_in({"pdd_handoff": ID, "pdd_tokenizer": value})
+    with pytest.raises(InvalidOptIn, match="pdd_tokenizer must have 64 hexadecimal digits"):
+        check_tokenizer_digest({"pdd_tokenizer": value}, DIGEST)
     assert (caught.value.param, caught.value.code) == ("vllm_xargs.pdd_tokenizer", None)
 
 
 def test_a_foreign_digest_has_a_code_of_its_own():
-    check_tokenizer_digest(OptIn(ID), DIGEST)
-    check_tokenizer_digest(OptIn(ID, tokenizer=DIGEST), DIGEST)
+    check_tokenizer_digest(None, DIGEST)
+    check_tokenizer_digest({"other": 1}, DIGEST)
+    check_tokenizer_digest({"pdd_tokenizer": DIGEST}, DIGEST)
     with pytest.raises(InvalidOptIn, match=f"which is {DIGEST}") as caught:
-        check_tokenizer_digest(OptIn(ID, tokenizer="f" * 64), DIGEST)
+        check_tokenizer_digest({"pdd_tokenizer": "f" * 64}, DIGEST)
     assert (caught.value.param, caught.value.code) == ("vllm_xargs.pdd_tokenizer", FOREIGN_TOKENIZER)

@@ -27,16 +27,14 @@ from pdd_core.handoff import (
     Refinement,
     Status,
 )
+from pdd_core.kept_fields import KEPT_IDS, MAX_KEPT_IDS, MAX_STOP_CHARS
 from pdd_core.kv.frames import HEADER_BYTES, MEDIA_TYPE
 from pdd_core.kv.geometry import KV_VERSION, PIECE_TOKENS, KVGeometry, KVPart, NoKV, NoKVReason, RopeGeometry
 from pdd_core.optin import (
     FIELDS,
     HANDOFF_ID_CHARS,
-    KEPT_IDS,
     MAX_DECODE_BUDGET,
-    MAX_KEPT_IDS,
     MAX_PROTECTED,
-    MAX_STOP_CHARS,
     STOP_REASON,
 )
 from pdd_core.patience import Patience

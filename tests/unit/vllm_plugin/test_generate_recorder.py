@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from vllm_fakes import FakeEngine, output, sampling_params
 
 from pdd_core.handoff import Status
-from pdd_core.optin import MAX_KEPT_IDS, MAX_STOP_CHARS
+from pdd_core.kept_fields import MAX_KEPT_IDS, MAX_STOP_CHARS
 from pdd_vllm_plugin.config import PDDConfig
 from pdd_vllm_plugin.generate_recorder import GenerateRecorder
 from pdd_vllm_plugin.handoff_names import MAX_REQUEST_ID_CHARS
