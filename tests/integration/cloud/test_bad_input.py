@@ -117,7 +117,7 @@ def test_no_request_fills_the_api_servers_memory(cloud, client, fields, more, pa
 
 
 def test_what_states_keep_is_bounded_in_bytes_whatever_it_is(cloud, client):
-    ids = [40_000 + number % 9_000 for number in range(100_000)]  # 3.6 MB in each state
+    ids = list(range(1_000, 49_000))  # 1.7 MB in each state: vLLM keeps an id once, and none but the model's
 
     def asked(times):
         for _ in range(times):
@@ -126,7 +126,8 @@ def test_what_states_keep_is_bounded_in_bytes_whatever_it_is(cloud, client):
 
     bound = 4 * PDDConfig().max_state_tokens
     before = asked(3)
-    assert asked(2 * bound // (36 * len(ids))) < before + bound + 32 * 2**20
+    # four times the bound, as what earlier requests have left free takes some of it
+    assert asked(4 * bound // (36 * len(ids))) < before + bound + 32 * 2**20
 
 
 def test_what_only_the_recorder_sees_is_refused_by_name_as_well(cloud, client):
