@@ -1,5 +1,6 @@
 """Requests that have not opted in, and what a server answers to them."""
 
+import itertools
 import json
 import re
 
@@ -30,6 +31,8 @@ CHANGING = re.compile(
     r'"(id|created|request_id|system_fingerprint)": ?("[^"]*"|\d+|null)'
     r"|(cmpl|chatcmpl)-[0-9a-f]+(-\d+)?"
 )
+MADE = re.compile(r'"(?:text|content)":"((?:[^"\\]|\\.)*)"|"token_ids":\[([\d,]*)\]')
+"""What one event of a stream adds to the answer."""
 
 
 def ask(base_url):
@@ -41,5 +44,18 @@ def ask(base_url):
                 raw = client.post(path, cast_to=str, body={**COMMON, **body}, options={"headers": {"X-Raw": "1"}})
             except openai.APIStatusError as error:
                 raw = f"{error.status_code} {json.dumps(error.body)}"
-            answers[name] = CHANGING.sub("-", str(raw))
+            answers[name] = united(CHANGING.sub("-", str(raw)))
     return answers
+
+
+def united(raw):
+    """A stream as it would be if all its tokens came in one event, and its events without what they add.
+
+    A busy vLLM puts tokens into one event that came while nobody read.
+    """
+    if not raw.startswith("data: "):
+        return raw
+    made = MADE.findall(raw)
+    events = [event for event, _ in itertools.groupby(MADE.sub("+", raw).split("\n\n"))]
+    texts, ids = ("".join(text for text, _ in made), ",".join(ids for _, ids in made if ids))
+    return "\n".join([*events, texts, ids])

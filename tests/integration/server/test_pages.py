@@ -33,9 +33,9 @@ def test_an_answer_whose_connection_is_cut_twice_is_shown_whole(chromium, device
         page.get_by_text("Settings").click()
         page.get_by_label("Temperature").fill("0")
         page.get_by_label("Longest answer").fill("120")
-        page.get_by_label("Rate").fill("12")  # so that there is something to cut
+        page.get_by_label("Rate").fill("6")  # so that there is something to cut, twice
         seen.ask(LONG)
-        for words in (4, 20):
+        for words in (4, 8):
             expect(seen.answers().locator(".body")).to_have_text(re.compile(rf"(\S+\s+){{{words}}}"))
             network.close()
             expect(seen.answers()).to_contain_text("The connection is lost")
