@@ -156,7 +156,7 @@ class DevicePart:
         return None
 
     def _may_take_over(self) -> bool:
-        return not self._waits_for_verdict() and self._standby.step_in()
+        return self._standby.step_in() and not self._waits_for_verdict()
 
     def _waits_for_verdict(self) -> bool:
         """Whether the cloud may yet send tokens that tell if a refined prompt, or its cells, will do."""

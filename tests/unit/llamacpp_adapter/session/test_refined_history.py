@@ -84,9 +84,12 @@ async def test_a_device_alone_has_nobody_to_judge_by_and_reads_the_whole_prompt(
 
 
 @pytest.mark.parametrize("sent", [[], [301, 302]], ids=["before a token", "after some"])
-async def test_nor_has_one_that_steps_in_for_a_cloud_that_was_to_make_it_all(answer, engine, fake_cloud, sent):
+@pytest.mark.parametrize("ends", [CloudLost("broke off"), 60], ids=["lost", "silent"])
+async def test_nor_has_one_that_steps_in_for_a_cloud_that_was_to_make_it_all(
+    answer, engine, fake_cloud, sent, ends
+):
     """It was asked for a plain answer, so there are no likelihoods."""
-    device, cloud = engine(), fake_cloud([*([sent] if sent else []), CloudLost("broke off")])
+    device, cloud = engine(), fake_cloud([*([sent] if sent else []), ends])
     outcome = await answer(device, cloud, Verdict.CLOUD_ONLY)
     assert cloud.asked[0].logprobs is None
     assert device.held[:300] == PROMPT
