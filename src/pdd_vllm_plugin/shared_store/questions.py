@@ -56,24 +56,24 @@ class Questions:
         self._answer_here = answer_here
         self._replica = secrets.token_hex(8)
         self._waiting: dict[str, asyncio.Queue[bytes]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def subscribe(self, pubsub: Any) -> None:
         """Begin to hear questions and answers."""
         await pubsub.subscribe(ASK, answer_channel(self._replica))
 
     async def listen(self, pubsub: Any, client: Any) -> None:
-        """Take in what comes, for as long as the connection holds."""
-        while True:
-            message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=_POLL_S)
-            if message is None:
-                continue
-            if message["channel"] == ASK.encode():
-                self._asked(client, message["data"])
-            else:
-                waiting = self._waiting.get(message["data"][:_NUMBER].decode(errors="replace"))
-                if waiting is not None:  # else it came too late
-                    waiting.put_nowait(message["data"][_NUMBER:])
+        """Take in what comes, for as long as the connection holds. No answer of this replica outlives it."""
+        async with asyncio.TaskGroup() as replies:
+            while True:
+                message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=_POLL_S)
+                if message is None:
+                    continue
+                if message["channel"] == ASK.encode():
+                    self._asked(replies, client, message["data"])
+                else:
+                    waiting = self._waiting.get(message["data"][:_NUMBER].decode(errors="replace"))
+                    if waiting is not None:  # else it came too late
+                        waiting.put_nowait(message["data"][_NUMBER:])
 
     async def hears(self, client: Any) -> bool:
         """Whether what is published reaches this replica's subscription."""
@@ -105,15 +105,13 @@ class Questions:
             del self._waiting[number]
         return None
 
-    def _asked(self, client: Any, data: bytes) -> None:
+    def _asked(self, replies: asyncio.TaskGroup, client: Any, data: bytes) -> None:
         try:
             question = _Question.model_validate_json(data)
         except ValidationError:
             return  # not ours
         if question.replica != self._replica:
-            task = asyncio.create_task(self._reply(client, question))
-            self._tasks.add(task)  # asyncio itself keeps only weak references
-            task.add_done_callback(self._tasks.discard)
+            replies.create_task(self._reply(client, question))
 
     async def _reply(self, client: Any, question: _Question) -> None:
         name, answer = self._name_of(question.name), _NOT_HERE.encode()

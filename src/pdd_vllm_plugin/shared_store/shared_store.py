@@ -69,6 +69,8 @@ class SharedStore:
         self._questions = Questions(self._name_of, self._answer_here)
         self._client: Any = None
         """None while the store does not answer."""
+        self._asking: set[asyncio.Task[Any]] = set()
+        """The thread's tasks that ask it."""
         self._said = self._stopping = False
         self._told: list[tuple[Callable[[Any], None], HandoffRecord | Removal]] = []
         """What the thread has not been told yet."""
@@ -158,10 +160,13 @@ class SharedStore:
             self._client, self._writer.open, self._said = client, True, False
             self._metrics.up.set(1)
             logger.info("pdd: the shared store answers")
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._writer.run(client))
-                tasks.create_task(self._questions.listen(pubsub, client))
-                tasks.create_task(self._look(client))
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._writer.run(client))
+                    tasks.create_task(self._questions.listen(pubsub, client))
+                    tasks.create_task(self._look(client))
+            finally:
+                await self._stop_asking()  # or the closed client would connect again, for ever
 
     async def _look(self, client: Any) -> None:
         while await self._questions.hears(client):
@@ -170,10 +175,16 @@ class SharedStore:
             await asyncio.sleep(LOOK_S)
         raise Lost("the subscription is gone")
 
+    async def _stop_asking(self) -> None:
+        self._client = None
+        for task in self._asking:
+            task.cancel()
+        await asyncio.gather(*self._asking, return_exceptions=True)
+
     def _went_down(self, error: BaseException) -> None:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        self._client, self._writer.open = None, False
+        self._writer.open = False
         self._writer.drop_all()
         self._metrics.up.set(0)
         self._metrics.error()
@@ -187,12 +198,19 @@ class SharedStore:
 
     async def _answer(self, request: StateRequest) -> Response | None:
         deletes = request.verb in {Verb.CANCEL, Verb.DELETE}
-        if self._client is not None:
+        if (client := self._client) is not None:
+            asking = asyncio.create_task((self._delete if deletes else self._read)(client, request))
+            self._asking.add(asking)
             try:
-                return await (self._delete if deletes else self._read)(self._client, request)
+                return await asking
             except FAULTS as error:
                 self._metrics.error()
                 logger.debug("pdd: the shared store could not answer: %r", error)
+            except asyncio.CancelledError:
+                if self._client is client:  # else it was `_stop_asking`
+                    raise
+            finally:
+                self._asking.discard(asking)
         if deletes:
             return None  # the 404 has a tombstone as its consequence: `StateAnswers`
         known_as = UNKNOWN_COMPLETION if request.verb is Verb.RETRIEVE else UNKNOWN

@@ -319,6 +319,21 @@ async def test_requests_go_on_without_the_store_and_it_comes_back(replica, monke
         server.remove()
 
 
+async def test_who_waits_for_another_replica_hears_at_once_that_the_store_is_gone(replica):
+    server = StoreServer()
+    try:
+        owner, other = await replica(server.url), await replica(server.url)
+        await anext(owner.begin())
+        waiting = asyncio.create_task(other.call("GET", HANDOFF, wait=60))
+        await eventually(lambda: owner.service.store.get(ID).changed.statistics().tasks_waiting)
+    finally:
+        server.remove()
+    async with asyncio.timeout(30):
+        answer = await waiting
+    assert answer.status_code == 404
+    assert "the shared store does not answer" in answer.json()["error"]["message"]
+
+
 async def test_what_is_deleted_while_the_store_is_away_is_removed_when_it_is_back(replica, shared_server, client):
     owner = await replica()
     await owner.finish()
