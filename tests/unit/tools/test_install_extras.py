@@ -109,6 +109,7 @@ def test_the_beat_is_silent_while_lines_are_fresh(tool) -> None:
 FAKE_BUILD = """
     import pathlib
     if sys.argv[1:3] == ["tool", "run"]:
+        assert sys.argv[-2] == "cmake.define.LLAVA_BUILD=off"
         assert sys.argv[-1].startswith("llama-cpp-python>=")
         folder = pathlib.Path(sys.argv[sys.argv.index("--wheel-dir") + 1])
         (folder / "llama_cpp_python-0.3.40-py3-none-linux_x86_64.whl").touch()
