@@ -66,7 +66,8 @@ class Expectations:
         longest = cloud.max_model_len
         fits = True if longest is None else request.num_prompt_tokens + request.max_tokens <= longest
         self.cloud_takes = fits & cloud.available
-        self.plain_cost = self.cost(self.output, square)
+        self._plain_decoding = self._decoding(self.output, square)
+        self.plain_cost = self._prefill + self._plain_decoding
         self.plain_qoe = self._qoe(self.ttft, tpot)
         self._lowest_qoe = ops.minimum(goals.qoe, self.plain_qoe) - QOE_SLACK
         link = cloud.link_bps
@@ -136,7 +137,7 @@ class Expectations:
 
     def net_saved(self, saved: Any, kv_bytes: Any) -> Any:
         """Return the share of the cloud's decode tokens that is saved, less what the bytes cost."""
-        return saved - kv_bytes * self._byte / (self.plain_cost - self._prefill)
+        return saved - kv_bytes * self._byte / self._plain_decoding
 
     def stall(self, race: Race, budget: Any) -> Any:
         """Return the share of answers that stall with `budget`."""
@@ -162,9 +163,10 @@ class Expectations:
 
     def cost(self, decoded: Any, square: Any, kv_bytes: Any = 0.0) -> Any:
         """Return the token-seconds of the cloud for so many tokens, their square, and bytes of cells."""
-        tpot = self.cloud.tpot_s.mean
-        decoding = decode_cost(self.request.num_prompt_tokens, decoded, square, tpot_s=tpot)
-        return self._prefill + decoding + kv_bytes * self._byte
+        return self._prefill + self._decoding(decoded, square) + kv_bytes * self._byte
+
+    def _decoding(self, decoded: Any, square: Any) -> Any:
+        return decode_cost(self.request.num_prompt_tokens, decoded, square, tpot_s=self.cloud.tpot_s.mean)
 
     def _qoe(self, ttft: Any, gap: Any) -> Any:
         return expected_qoe(

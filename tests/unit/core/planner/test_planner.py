@@ -61,6 +61,13 @@ def test_the_time_of_the_first_token_is_the_device_s_to_use() -> None:
     assert plan().decode_budget == math.ceil((1.025 - 0.15) / (1 / 20 - 1 / 1000))
 
 
+@pytest.mark.parametrize("quantity", ["ttft_s", "tpot_s", "rtt_s", "link_bps"])
+@pytest.mark.parametrize("value", [math.exp(-50.0), math.exp(50.0)])  # as far as a `Tracker` goes
+def test_a_plan_is_made_whatever_was_learnt_of_the_cloud(quantity, value) -> None:
+    made = plan(cloud={"link_bps": Estimate(1e7), quantity: Estimate(value)}, kv_cell_bytes=10_000)
+    assert all(math.isfinite(one.cost) for one in made.why.alternatives)
+
+
 def test_uncertainty_becomes_head_room() -> None:
     budgets = [plan(prefill_sd=sd).decode_budget for sd in (0, 100, 200, 300)]
     assert budgets == sorted(budgets)
