@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ENGINE = "llama-cpp-python"
 EXTRA = "device"
 WITHOUT_IMAGES = "cmake.define.LLAVA_BUILD=off"
-"""What reads images is 53 of 193 files to compile, and is not used here."""
+"""What reads images is 53 of 193 steps of the build, and is not used here."""
 _WHEEL = re.compile(r"llama_cpp_python-(?P<version>[^-]+)-.+\.whl")
 
 
